@@ -1,0 +1,265 @@
+"""What an answer of the service means: a value read tolerantly, or one typed error.
+
+Pure: status, headers and bytes in, value or exception out. Nothing here knows a socket, and nothing here ever
+sees the API key.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+import msgspec
+
+from aiomutex.errors import (
+    APIError,
+    AuthenticationError,
+    BadRequestError,
+    ConflictError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitedError,
+    ServerError,
+)
+from aiomutex.models import GroupPage, MutexGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Answer", "read_created", "read_group", "read_page", "refusal", "request_id_of", "retry_after_of"]
+
+BODY_SHOWN: Final = 4096
+_DETAIL_SHOWN: Final = 300
+_BY_STATUS: Final[dict[int, type[APIError]]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    429: RateLimitedError,
+}
+# The service documents none; these are the names in common use.
+_REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "x-amzn-requestid", "x-correlation-id", "x-amz-cf-id")
+_MESSAGE_FIELDS: Final = ("message", "error", "errorMessage", "detail", "title", "reason")
+
+
+class Answer(NamedTuple):
+    """One complete HTTP answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Seconds to wait that a ``Retry-After`` header asks for, written as seconds or as an HTTP date; else ``None``.
+
+    A date in the past is 0.0. What cannot be read counts as absent.
+    """
+    value = headers.get("Retry-After", "").strip()
+    if not value:
+        return None
+    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", value):
+        return float(value)
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    try:
+        return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
+    except OverflowError:
+        return None
+
+
+def request_id_of(headers: Mapping[str, str]) -> str | None:
+    """The service's name for the request, if one of the usual headers tells it."""
+    for name in _REQUEST_ID_HEADERS:
+        if value := headers.get(name):
+            return value[:200]
+    return None
+
+
+def refusal(method: str, path: str, answer: Answer) -> APIError:
+    """The error that an answer outside 200 to 299 stands for."""
+    status, headers, body = answer
+    kind = _BY_STATUS.get(status) or (ServerError if 500 <= status <= 599 else APIError)  # noqa: PLR2004  # HTTP's
+    text = body[:BODY_SHOWN].decode("utf-8", "replace")
+    if 300 <= status <= 399:  # noqa: PLR2004  # HTTP's
+        detail = f"redirects are refused (it points to {headers.get('Location', 'nowhere')[:200]!r})"
+    else:
+        detail = _detail(body, text)
+    return kind(
+        detail,
+        status=status,
+        method=method,
+        path=path,
+        request_id=request_id_of(headers),
+        body=text,
+        retry_after=retry_after_of(headers),
+    )
+
+
+def _detail(body: bytes, text: str) -> str:
+    """What the body of a refusal says to people; the service documents no form, so each likely one is tried."""
+    stripped = text.strip()
+    if not stripped:
+        return "an empty body"
+    if stripped[0] == "<":
+        title = re.search(r"<(title|h1)[^>]*>([^<]{1,200})", stripped, re.IGNORECASE)
+        return f"an HTML page{f', {title[2].strip()!r}' if title else ''}"
+    try:
+        told: object = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        told = stripped
+    return _quoted(_message(told) or stripped)
+
+
+def _message(told: object) -> str | None:
+    if isinstance(told, str):
+        return told
+    if isinstance(told, dict):
+        fields = cast("dict[str, object]", told)
+        for field in _MESSAGE_FIELDS:
+            found = fields.get(field)
+            if isinstance(found, str) and found:
+                return found
+            if isinstance(found, dict) and (inner := _message(cast("object", found))):
+                return inner
+    return None
+
+
+def _quoted(text: str) -> str:
+    clean = " ".join(text.split())
+    return f'"{clean[:_DETAIL_SHOWN]}{"…" if len(clean) > _DETAIL_SHOWN else ""}"'
+
+
+class _WirePage(msgspec.Struct, gc=False):
+    mutexes: list[MutexGroup]
+    next_cursor: str | int | None = msgspec.field(name="nextCursor", default=None)
+
+
+class _WireCreated(msgspec.Struct, gc=False):
+    id: str | int
+    url: str | None = None
+
+
+_page = msgspec.json.Decoder(_WirePage)
+_group = msgspec.json.Decoder(MutexGroup)
+_created = msgspec.json.Decoder(_WireCreated)
+
+
+def read_group(body: bytes) -> MutexGroup:
+    """A group, from its documented form or one near it.
+
+    Raises:
+        msgspec.MsgspecError: The body is no group: it is not JSON, or lacks an id or slots.
+    """
+    try:
+        return _group.decode(body)
+    except msgspec.ValidationError:
+        return msgspec.convert(_mended_group(msgspec.json.decode(body)), MutexGroup)
+
+
+def read_page(body: bytes, cursor: str | None) -> GroupPage:
+    """A page of the listing; null, absent and empty next cursors all mean the end.
+
+    Raises:
+        msgspec.MsgspecError: The body is no page, or one of its groups is no group.
+    """
+    try:
+        wire = _page.decode(body)
+    except msgspec.ValidationError:
+        wire = msgspec.convert(_mended_page(msgspec.json.decode(body)), _WirePage)
+    told = wire.next_cursor
+    return GroupPage(
+        groups=wire.mutexes, next_cursor=str(told) if told is not None and told != "" else None, cursor=cursor
+    )
+
+
+def read_created(body: bytes) -> tuple[str, str | None]:
+    """Id and URL of a group that was just created.
+
+    Raises:
+        msgspec.MsgspecError: The body tells no id.
+    """
+    wire = _created.decode(body)
+    if wire.id == "":
+        raise msgspec.ValidationError("Expected an id, got an empty text - at `$.id`")
+    return str(wire.id), wire.url
+
+
+# What follows runs only for answers that depart from the documented form. It changes kinds, never meanings.
+
+
+def _mended_page(told: object) -> object:
+    page = _as_object(told)
+    if page is None or "mutexes" not in page:
+        return told
+    cursor = page.get("nextCursor")
+    return {
+        "mutexes": _each(_mended_group, page["mutexes"] or []),
+        "nextCursor": int(cursor) if isinstance(cursor, float) and cursor.is_integer() else cursor,
+    }
+
+
+def _mended_group(told: object) -> object:
+    group = _as_object(told)
+    if group is None:
+        return told
+    group = _without_nulls(group)
+    if isinstance(group.get("slots"), list):
+        slots = cast("list[object]", group["slots"])
+        group["slots"] = [_mended_slot(slot, place) for place, slot in enumerate(slots, 1)]
+    return group
+
+
+def _mended_slot(told: object, place: int) -> object:
+    slot = _as_object(told)
+    if slot is None:
+        return told
+    slot = {"index": place} | _without_nulls(slot)
+    for field, mend in _SLOT_MENDS:
+        if field in slot:
+            slot[field] = mend(slot[field])
+    return slot
+
+
+def _numbers(value: object) -> object:
+    return _each(_number, value)
+
+
+def _texts(value: object) -> object:
+    return _each(lambda item: str(item) if type(item) is int else item, value)
+
+
+def _number(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+_SLOT_MENDS: Final[tuple[tuple[str, Callable[[object], object]], ...]] = (
+    ("index", _number),
+    ("percentage", _number),
+    ("experiments", _numbers),
+    ("holdouts", _numbers),
+    ("individuals", _texts),
+)
+
+
+def _each(mend: Callable[[object], object], told: object) -> Any:
+    return [mend(item) for item in cast("list[object]", told)] if isinstance(told, list) else told
+
+
+def _as_object(told: object) -> dict[str, Any] | None:
+    return cast("dict[str, Any]", told) if isinstance(told, dict) else None
+
+
+def _without_nulls(told: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in told.items() if value is not None}

@@ -1,0 +1,84 @@
+"""The connection pool with a gate: a permit is taken once a connection is ready, just before the request is written.
+
+Connection set-up is the largest source of jitter between "permit granted" and "request seen by the service". Taking
+the permit last removes it. The gate of the attempt in progress travels in a context variable, because
+``ClientSession`` hands its connector nothing of ours.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from aiohttp import ClientRequest, ClientTimeout
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
+    from aiomutex.limits import Priority, RateLimiter
+
+__all__ = ["Gate", "GatedConnector", "current_gate"]
+
+
+class Gate:
+    """What one attempt waits for, and the clock that starts when it may go."""
+
+    __slots__ = ("attempt_timeout", "clock", "ends_at", "limiter", "loop", "permit", "priority")
+
+    def __init__(
+        self,
+        limiter: RateLimiter,
+        priority: Priority,
+        attempt_timeout: float,
+        ends_at: float,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.limiter = limiter
+        self.priority = priority
+        self.attempt_timeout = attempt_timeout
+        self.ends_at = ends_at
+        self.loop = loop
+        self.clock: asyncio.Timeout | None = None
+        self.permit: float | None = None
+
+    async def open(self) -> None:
+        """Take the permit, and start the attempt's clock."""
+        self.permit = await self.limiter.acquire(self.priority)
+        stop = self.loop.time() + self.attempt_timeout
+        if stop < self.ends_at and self.clock is not None:
+            self.clock.reschedule(stop)
+
+
+current_gate: ContextVar[Gate | None] = ContextVar("current_gate", default=None)
+
+
+class _SecondSendRefusedError(aiohttp.ClientConnectionError):
+    """aiohttp wanted to send a request again by itself."""
+
+
+class GatedConnector(aiohttp.TCPConnector):
+    """A ``TCPConnector`` that hands out a connection only once the current gate is open."""
+
+    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
+        """Get a ready connection, then wait for the permit; a connection lost while waiting is replaced."""
+        gate = current_gate.get()
+        if gate is not None and gate.permit is not None:
+            # aiohttp repeats an idempotent request by itself when a pooled connection turns out to be dead. There is
+            # one retry layer, ours: it counts attempts and takes a permit for each.
+            raise _SecondSendRefusedError("the connection was closed before an answer came")
+        connection = await super().connect(req, traces, timeout)
+        if gate is None:
+            return connection
+        try:
+            await gate.open()
+        except BaseException:
+            connection.release()
+            raise
+        if connection.protocol is None or not connection.protocol.is_connected():
+            connection.close()
+            connection = await super().connect(req, traces, timeout)
+        return connection

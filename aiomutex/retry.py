@@ -1,0 +1,97 @@
+"""When to send again, and how long to wait first: pure decisions, with no clock and no I/O."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from aiomutex.errors import (
+    APIError,
+    ConfigurationError,
+    MutexError,
+    RateLimitedError,
+    ServerError,
+    TransportError,
+    UnexpectedResponseError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["RetryPolicy", "backoff", "leaves_open", "may_pass", "wait_before_next"]
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a call is tried, and how long it waits in between.
+
+    The call's ``deadline`` ends it earlier: a wait that would not fit is not begun.
+
+    Raises:
+        ConfigurationError: A value is not a number in its range.
+
+    Example:
+        >>> RetryPolicy(max_attempts=1).max_attempts  # never send again
+        1
+    """
+
+    max_attempts: int = 5
+    """Requests started for one call at the most, the first included; 1 or more."""
+    base: float = 0.25
+    """Seconds; the first back-off is between half of it and all of it."""
+    cap: float = 20.0
+    """Seconds; no back-off is longer."""
+    max_retry_after: float = 60.0
+    """Seconds; a longer wait asked for by ``Retry-After`` is cut to this."""
+
+    def __post_init__(self) -> None:
+        attempts: object = self.max_attempts
+        if type(attempts) is not int or attempts < 1:
+            raise ConfigurationError(f"max_attempts is {attempts!r}; it must be a whole number from 1")
+        for field in ("base", "cap", "max_retry_after"):
+            value: object = getattr(self, field)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+                raise ConfigurationError(f"{field} is {value!r}; it must be a number of seconds from 0")
+
+
+def backoff(attempt: int, *, base: float = 0.25, cap: float = 20.0, rng: Callable[[], float] = random.random) -> float:
+    """Seconds to wait after attempt ``attempt`` (from 1): equal jitter on ``min(cap, base * 2**(attempt - 1))``.
+
+    Half of the wait is fixed, so that retries never pile up at once; half is random, so that they spread.
+    """
+    ceiling = min(cap, math.ldexp(base, min(attempt - 1, 64)))
+    return ceiling / 2 + ceiling / 2 * rng()
+
+
+def may_pass(error: MutexError) -> bool:
+    """Whether the same request may succeed a little later.
+
+    True when no complete answer came, when it could not be read, and for 408, 425, 429 and 5xx.
+    """
+    if isinstance(error, APIError):
+        return isinstance(error, RateLimitedError | ServerError) or error.status in (408, 425)
+    return isinstance(error, TransportError | UnexpectedResponseError)
+
+
+def leaves_open(error: MutexError) -> bool:
+    """Whether a write that failed like this may have been applied all the same."""
+    if isinstance(error, TransportError):
+        return error.sent
+    return isinstance(error, ServerError | UnexpectedResponseError)
+
+
+def wait_before_next(
+    error: MutexError, attempt: int, policy: RetryPolicy, rng: Callable[[], float] = random.random
+) -> float:
+    """Seconds to wait after ``attempt`` failed with ``error``, before the next.
+
+    A 429 waits nothing here: the limiter has heard of it, and holds everybody who shares it.
+    """
+    if isinstance(error, RateLimitedError):
+        return 0.0
+    pause = backoff(attempt, base=policy.base, cap=policy.cap, rng=rng)
+    if isinstance(error, APIError) and error.retry_after is not None:
+        return max(pause, min(error.retry_after, policy.max_retry_after))
+    return pause

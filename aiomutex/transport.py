@@ -1,0 +1,271 @@
+"""One attempt: a request goes out over aiohttp, and a whole answer comes back or one typed error.
+
+Knows no endpoint and never sends anything twice. It tells the limiter what the service answered, keeps bodies
+bounded, and lets no aiohttp exception through: those hold the request's headers, and so the key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import io
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+from yarl import URL
+
+from aiomutex import answers
+from aiomutex.connector import Gate, GatedConnector, current_gate
+from aiomutex.errors import (
+    AttemptTimeoutError,
+    ConfigurationError,
+    ConnectionFailedError,
+    DeadlineExceededError,
+    MutexError,
+    UnexpectedResponseError,
+)
+from aiomutex.secret import Secret
+
+if TYPE_CHECKING:
+    from aiomutex.limits import Priority, RateLimiter
+    from aiomutex.protocol import Request
+
+__all__ = ["Transport"]
+
+MAX_BODY: Final = 64 * 2**20
+_MAX_ERROR_BODY: Final = 64 * 2**10
+_TOO_MANY: Final = 429
+_USER_AGENT: Final = f"aiomutex aiohttp/{aiohttp.__version__}"
+# aiohttp warns of larger bodies given as bytes, and wants a file to read them from piece by piece.
+_LARGE_BODY: Final = 2**20
+
+
+class _BodyTooLargeError(Exception):
+    """More bytes than an answer may have."""
+
+
+@functools.lru_cache(maxsize=16)
+def _connect_timeout(seconds: float) -> aiohttp.ClientTimeout:
+    """Only making one connection is timed by aiohttp; its ``total`` would also count the wait for a pooled one."""
+    return aiohttp.ClientTimeout(total=None, connect=None, sock_connect=seconds, sock_read=None)
+
+
+def _payload(body: bytes | None) -> aiohttp.Payload | None:
+    if body is None:
+        return None
+    if len(body) > _LARGE_BODY:
+        return aiohttp.BytesIOPayload(io.BytesIO(body), content_type="application/json")
+    return aiohttp.BytesPayload(body, content_type="application/json")
+
+
+class Transport:
+    """The connections to one service, and the limiter that guards them.
+
+    Args:
+        base_url: Scheme, host and optional path prefix, checked already.
+        api_key: The management API key, checked already.
+        limiter: Asked for a permit before each attempt.
+        max_connections: Size of the pool; ignored for a borrowed session.
+        http: A borrowed session, used and never closed. Its permits are taken before aiohttp looks for a connection.
+        max_body: Bytes a success may have after decompression.
+    """
+
+    def __init__(
+        self,
+        base_url: URL,
+        api_key: str,
+        limiter: RateLimiter,
+        *,
+        max_connections: int,
+        http: aiohttp.ClientSession | None,
+        max_body: int = MAX_BODY,
+    ) -> None:
+        self.base_url = base_url
+        self.limiter = limiter
+        self.in_flight = 0
+        self._root = str(base_url).rstrip("/")
+        self._key = Secret(api_key)
+        self._headers = {
+            "Authorization": Secret(f"Bearer {api_key}"),
+            "Accept": "application/json",
+            "User-Agent": _USER_AGENT,
+        }
+        self.max_connections = max_connections
+        self._max_body = max_body
+        self._borrowed = http
+        self._http: aiohttp.ClientSession | None = None
+        self._is_closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def state(self) -> str:
+        """``new``, ``open`` or ``closed``."""
+        if self._is_closed:
+            return "closed"
+        return "new" if self._http is None else "open"
+
+    def open(self) -> None:
+        """Make the pool ready; nothing is connected yet."""
+        if self._is_closed or self._http is not None:
+            raise ConfigurationError(f"the session is {self.state} already; make a new MutexSession for each use")
+        self._loop = asyncio.get_running_loop()
+        self._http = self._borrowed or aiohttp.ClientSession(
+            connector=GatedConnector(limit=self.max_connections),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+        )
+
+    async def aclose(self) -> None:
+        """Close what ``open`` made. Further calls do nothing."""
+        self._is_closed = True
+        http, self._http = self._http, None
+        if http is not None and http is not self._borrowed:
+            await http.close()
+
+    def check_open(self) -> tuple[aiohttp.ClientSession, asyncio.AbstractEventLoop]:
+        """The pool and the event loop it belongs to.
+
+        Raises:
+            ConfigurationError: The session is not open, or belongs to another event loop.
+        """
+        if self._http is None or self._loop is None:
+            if self._is_closed:
+                raise ConfigurationError("the session is closed; make a new MutexSession")
+            raise ConfigurationError("the session is not open yet; use it inside 'async with MutexSession(...)'")
+        if self._http.closed:
+            raise ConfigurationError("the aiohttp.ClientSession lent as 'http' is closed")
+        if asyncio.get_running_loop() is not self._loop:
+            raise ConfigurationError("the session was opened in another event loop; open one in each loop")
+        return self._http, self._loop
+
+    async def attempt(
+        self, request: Request[Any], *, priority: Priority, attempt_timeout: float, ends_at: float, deadline: float
+    ) -> answers.Answer:
+        """Send ``request`` once and read the whole answer, whatever its status.
+
+        Args:
+            request: What to send.
+            priority: Its place among those who wait for permits.
+            attempt_timeout: Seconds from the permit to the last byte of the answer.
+            ends_at: When the call as a whole must have ended, on the loop's clock.
+            deadline: The seconds that ``ends_at`` came from, for the message.
+
+        Raises:
+            AttemptTimeoutError: ``attempt_timeout`` was over.
+            DeadlineExceededError: ``ends_at`` was reached.
+            ConnectionFailedError: No connection, or it broke before the last byte.
+            UnexpectedResponseError: A success with a body over the maximum.
+            DailyBudgetExhaustedError, LimiterUnavailableError: The limiter gave no permit; nothing was sent.
+        """
+        http, loop = self.check_open()
+        gate = Gate(self.limiter, priority, attempt_timeout, ends_at, loop)
+        token = current_gate.set(gate)
+        self.in_flight += 1
+        try:
+            async with asyncio.timeout_at(ends_at) as gate.clock:
+                if self._borrowed is not None:
+                    await gate.open()
+                async with http.request(
+                    request.method,
+                    URL(self._root + request.path, encoded=True),
+                    data=_payload(request.body),
+                    headers=self._headers if self._borrowed is not None else None,
+                    allow_redirects=False,
+                    timeout=_connect_timeout(attempt_timeout),
+                ) as response:
+                    status = response.status
+                    if gate.permit is not None:
+                        if status == _TOO_MANY:
+                            self.limiter.throttled(gate.permit, answers.retry_after_of(response.headers))
+                        else:
+                            self.limiter.answered(gate.permit)
+                    body = await self._read(response)
+            return answers.Answer(status, response.headers, body)
+        except TimeoutError as error:
+            failure = self._timed_out(request, gate, deadline, error)
+        except (aiohttp.ClientError, OSError) as error:
+            failure = self._broken(request, gate, error)
+        except asyncio.CancelledError as error:
+            # Closing a pool cancels the futures of those who queue for a connection, not their tasks.
+            task = asyncio.current_task()
+            if not self._is_closed or task is None or task.cancelling():
+                raise
+            failure = self._broken(request, gate, error)
+        except _BodyTooLargeError:
+            failure = UnexpectedResponseError(
+                f"a body of more than {self._max_body:,} bytes",
+                status=200,
+                method=request.method,
+                path=request.path,
+            )
+        finally:
+            self.in_flight -= 1
+            current_gate.reset(token)
+        # Raised out here so that no aiohttp exception, with the request's headers in it, becomes its context.
+        raise failure
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The whole body; of a refusal only its beginning."""
+        content = response.content
+        body = await content.readany()
+        if content.at_eof() and len(body) <= self._max_body:
+            return self._without_key(response, body)
+        refused = response.status >= 300  # noqa: PLR2004  # HTTP's
+        most = _MAX_ERROR_BODY if refused else self._max_body
+        chunks, size = [body], len(body)
+        while size <= most and not content.at_eof():
+            chunks.append(await content.readany())
+            size += len(chunks[-1])
+        if size > most and not refused:
+            raise _BodyTooLargeError
+        return self._without_key(response, b"".join(chunks)[:most])
+
+    def _without_key(self, response: aiohttp.ClientResponse, body: bytes) -> bytes:
+        """The body, with the key struck out of a refusal that repeats it."""
+        if response.status < 300:  # noqa: PLR2004  # HTTP's
+            return body
+        return body.replace(str(self._key).encode(), b"***")
+
+    def _timed_out(self, request: Request[Any], gate: Gate, deadline: float, error: TimeoutError) -> MutexError:
+        clock = gate.clock
+        if clock is None or not clock.expired():
+            # Not our clock: setting up the socket took longer than aiohttp allows.
+            return self._broken(request, gate, error)
+        if gate.loop.time() >= gate.ends_at:
+            where = "before it was sent" if gate.permit is None else "while it waited for the answer"
+            late = DeadlineExceededError(
+                f"not done within its deadline of {deadline:g} s; it ended {where}",
+                method=request.method,
+                path=request.path,
+                deadline=deadline,
+            )
+            late.maybe_applied = gate.permit is not None
+            return late
+        return AttemptTimeoutError(
+            f"no complete answer within {gate.attempt_timeout:g} s of sending",
+            method=request.method,
+            path=request.path,
+            sent=True,
+        )
+
+    def _broken(self, request: Request[Any], gate: Gate, error: BaseException) -> ConnectionFailedError:
+        return ConnectionFailedError(
+            _plainly(error), method=request.method, path=request.path, sent=gate.permit is not None
+        )
+
+
+def _plainly(error: BaseException) -> str:
+    """What broke, in words that hold neither headers nor the whole request."""
+    if isinstance(error, asyncio.CancelledError):
+        return "the session was closed meanwhile"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server closed the connection before it answered"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the connection ended before the whole answer was read"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "the answer is not HTTP that can be read"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect to {error.host}:{error.port} ({error.os_error.strerror or error.os_error})"
+    if isinstance(error, TimeoutError):
+        return "the connection could not be made in time"
+    return f"the connection broke ({type(error).__name__}: {error})"
