@@ -6,6 +6,8 @@ An independent project, not Amplitude's. Everything public is here, but for ``ai
 
 from msgspec import UNSET, UnsetType
 
+from aiomutex.bulk.report import BulkReport, SlotOutcome
+from aiomutex.bulk.stream import OutcomeStream
 from aiomutex.errors import (
     APIError,
     AttemptTimeoutError,
@@ -17,6 +19,7 @@ from aiomutex.errors import (
     DailyBudgetExhaustedError,
     DeadlineExceededError,
     InvalidRequestError,
+    JournalError,
     LimiterUnavailableError,
     MutexError,
     NotFoundError,
@@ -25,8 +28,10 @@ from aiomutex.errors import (
     PermissionDeniedError,
     RateLimitedError,
     ServerError,
+    TooManyFailuresError,
     TransportError,
     UnexpectedResponseError,
+    VerificationError,
 )
 from aiomutex.limits import LimiterState, LocalRateLimiter, Priority, RateLimiter
 from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup, NewSlot, Slot, SlotEdit
@@ -40,6 +45,7 @@ __all__ = [
     "AttemptTimeoutError",
     "AuthenticationError",
     "BadRequestError",
+    "BulkReport",
     "ConfigurationError",
     "ConflictError",
     "ConnectionFailedError",
@@ -49,6 +55,7 @@ __all__ = [
     "GroupPage",
     "GroupPager",
     "InvalidRequestError",
+    "JournalError",
     "LimiterState",
     "LimiterUnavailableError",
     "LocalRateLimiter",
@@ -58,6 +65,7 @@ __all__ = [
     "NewGroup",
     "NewSlot",
     "NotFoundError",
+    "OutcomeStream",
     "OutcomeUnknownError",
     "PaginationError",
     "PermissionDeniedError",
@@ -68,7 +76,10 @@ __all__ = [
     "ServerError",
     "Slot",
     "SlotEdit",
+    "SlotOutcome",
+    "TooManyFailuresError",
     "TransportError",
     "UnexpectedResponseError",
     "UnsetType",
+    "VerificationError",
 ]

@@ -58,7 +58,7 @@ async def create_once(transport: Transport, group: NewGroup, options: Options, f
     while True:
         policy = msgspec.structs.replace(options.retry, max_attempts=left)
         try:
-            return await send(transport, request, msgspec.structs.replace(options, retry=policy), ends_at)
+            return (await send(transport, request, msgspec.structs.replace(options, retry=policy), ends_at)).value
         except MutexError as error:
             failure = error
         left -= max(1, failure.attempts)

@@ -22,6 +22,7 @@ __all__ = [
     "DailyBudgetExhaustedError",
     "DeadlineExceededError",
     "InvalidRequestError",
+    "JournalError",
     "LimiterUnavailableError",
     "MutexError",
     "NotFoundError",
@@ -30,6 +31,7 @@ __all__ = [
     "PermissionDeniedError",
     "RateLimitedError",
     "ServerError",
+    "TooManyFailuresError",
     "TransportError",
     "UnexpectedResponseError",
     "VerificationError",
@@ -287,3 +289,19 @@ class VerificationError(MutexError):
 def _short(items: list[Any]) -> str:
     text = repr(items)
     return text if len(text) <= 200 else f"{text[:200]}… ({len(items)} items)"  # noqa: PLR2004  # readable in a line
+
+
+class TooManyFailuresError(MutexError):
+    """A bulk run was stopped by its ``stop_after``.
+
+    Attributes:
+        failures: How many edits had failed by then.
+    """
+
+    def __init__(self, detail: str, *, failures: int) -> None:
+        super().__init__(detail)
+        self.failures = failures
+
+
+class JournalError(MutexError, ValueError):
+    """A journal cannot be used: no journal, in use, of another input, undone already, or the disk refuses."""

@@ -12,6 +12,7 @@ import anyio
 
 from aiomutex import rules
 from aiomutex.errors import InvalidRequestError, MutexError, PaginationError
+from aiomutex.tasks import unwrapped
 
 if TYPE_CHECKING:
     from aiomutex.models import GroupPage, MutexGroup
@@ -120,9 +121,10 @@ class _SideBySide:
 
     async def read(self, concurrency: int) -> list[GroupPage]:
         """The pages in order, up to the last, or up to the first whose cursor does not lead to the next."""
-        async with anyio.create_task_group() as tasks:
-            for _ in range(concurrency):
-                tasks.start_soon(self._work)
+        with unwrapped():
+            async with anyio.create_task_group() as tasks:
+                for _ in range(concurrency):
+                    tasks.start_soon(self._work)
         pages: list[GroupPage] = []
         for offset in sorted(self._read):
             page = self._read[offset]

@@ -37,7 +37,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         1
     """
 
-    max_attempts: int = 5
+    max_attempts: int = 6
     """Requests started for one call at the most, the first included; 1 or more."""
     base: float = 0.25
     """Seconds; the first back-off is between half of it and all of it."""

@@ -6,7 +6,7 @@ The only retry layer. Nothing is held while waiting: each attempt ends, connecti
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aiomutex.protocol import Request
     from aiomutex.transport import Transport
 
-__all__ = ["Options", "send"]
+__all__ = ["Options", "Sent", "send"]
 
 T = TypeVar("T")
 
@@ -44,7 +44,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError(f"priority is {self.priority!r}; it must be a Priority")
 
 
-async def send(transport: Transport, request: Request[T], options: Options, ends_at: float | None = None) -> T:
+class Sent(NamedTuple, Generic[T]):
+    """A call that succeeded."""
+
+    value: T
+    attempts: int
+
+
+async def send(transport: Transport, request: Request[T], options: Options, ends_at: float | None = None) -> Sent[T]:
     """Send ``request`` until it is answered for good, and read the answer.
 
     Args:
@@ -68,7 +75,7 @@ async def send(transport: Transport, request: Request[T], options: Options, ends
                 ends_at=ends_at,
                 deadline=options.deadline,
             )
-            return protocol.interpret(request, answer)
+            return Sent(protocol.interpret(request, answer), len(earlier) + 1)
         except MutexError as error:
             failure = error
         delay = _delay(transport, request, failure, earlier, options, ends_at)

@@ -1,46 +1,40 @@
-"""What users hold: one method an endpoint, one a helper; the connections and the limiter behind them.
+"""What users hold: one method an endpoint, one a helper.
 
-Each endpoint method validates and builds its request in ``protocol`` and hands it to ``sender``. Nothing here knows
-a header, a status or a retry.
+Each method validates and builds its request in ``protocol`` and hands it on. Nothing here knows a header, a status, a
+retry or a connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
-import os
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import AsyncIterable, Iterator
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
 from aiomutex import protocol, rules
+from aiomutex.bulk import changes
+from aiomutex.bulk.engine import Settings, request_of
+from aiomutex.bulk.report import BulkReport, SlotOutcome
+from aiomutex.bulk.stream import OutcomeStream
+from aiomutex.client import Client
 from aiomutex.creation import create_once
-from aiomutex.endpoint import check_api_key, service_url
-from aiomutex.errors import ConfigurationError
-from aiomutex.limits import LocalRateLimiter
+from aiomutex.errors import InvalidRequestError
+from aiomutex.limits import Priority
 from aiomutex.paging import GroupPager
-from aiomutex.retry import RetryPolicy
-from aiomutex.sender import Options, send
-from aiomutex.transport import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import TracebackType
+    import os
+    from collections.abc import Callable, Iterable, Sequence
 
-    import aiohttp
-
-    from aiomutex.limits import Priority, RateLimiter
-    from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup
-    from aiomutex.protocol import Request
+    from aiomutex.bulk.engine import Edits, OnBudget
+    from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup, Slot, SlotEdit
 
 __all__ = ["MutexSession"]
 
-T = TypeVar("T")
 
-
-class MutexSession:
+class MutexSession(Client):
     """A client of the Management API's mutex groups: concurrent, rate limited, typed.
 
     One session serves a whole application; it is made once, opened with ``async with`` in the event loop that uses it,
@@ -72,101 +66,6 @@ class MutexSession:
 
     Source: Experiment Management API, "Mutual exclusion groups".
     """
-
-    def __init__(
-        self,
-        api_key: str | None = None,
-        *,
-        region: str | None = None,
-        base_url: str | None = None,
-        rate_limiter: RateLimiter | None = None,
-        retry: RetryPolicy | None = None,
-        attempt_timeout: float = 30.0,
-        deadline: float = 120.0,
-        max_connections: int = 64,
-        http: aiohttp.ClientSession | None = None,
-    ) -> None:
-        key = check_api_key(os.environ.get("AMPLITUDE_MANAGEMENT_API_KEY") if api_key is None else api_key)
-        url, self._region = service_url(region, base_url)
-        if type(max_connections) is not int or max_connections < 1:
-            raise ConfigurationError(f"max_connections is {max_connections!r}; it must be a whole number from 1")
-        self._options = Options(
-            attempt_timeout=attempt_timeout, deadline=deadline, retry=RetryPolicy() if retry is None else retry
-        )
-        limiter = LocalRateLimiter() if rate_limiter is None else rate_limiter
-        self._transport = Transport(url, key, limiter, max_connections=max_connections, http=http)
-
-    async def __aenter__(self) -> Self:
-        self._transport.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close the connections; further calls of the session and its views fail, closing again does nothing.
-
-        A borrowed ``http`` session stays open.
-        """
-        await self._transport.aclose()
-
-    def __repr__(self) -> str:
-        state = self.rate_limiter.state()
-        return (
-            f"<MutexSession {self._region} · {self._transport.state} · {self._transport.in_flight} in flight · "
-            f"{state.used} of {state.per_window} permits used · {state.used_today:,} today>"
-        )
-
-    @property
-    def rate_limiter(self) -> RateLimiter:
-        """The limiter every request of this session asks; give it to another session to share the budget."""
-        return self._transport.limiter
-
-    @property
-    def max_connections(self) -> int:
-        """Connections kept at the most."""
-        return self._transport.max_connections
-
-    def with_options(
-        self,
-        *,
-        attempt_timeout: float | UnsetType = UNSET,
-        deadline: float | UnsetType = UNSET,
-        retry: RetryPolicy | UnsetType = UNSET,
-        priority: Priority | UnsetType = UNSET,
-    ) -> Self:
-        """A light view over the same connections and limiter, for one call or a group of calls.
-
-        It opens and closes with the session it was made from.
-
-        Args:
-            attempt_timeout: Seconds for one attempt.
-            deadline: Seconds for a call as a whole.
-            retry: How often and when calls are sent again.
-            priority: Who goes first when requests wait for permits.
-
-        Raises:
-            ConfigurationError: A value is out of its range.
-
-        Example:
-            >>> session = MutexSession("key")
-            >>> patient = session.with_options(deadline=600.0)
-        """
-        given = {
-            name: value
-            for name, value in (
-                ("attempt_timeout", attempt_timeout),
-                ("deadline", deadline),
-                ("retry", retry),
-                ("priority", priority),
-            )
-            if value is not UNSET
-        }
-        view = copy.copy(self)
-        view._options = msgspec.structs.replace(self._options, **given)  # noqa: SLF001  # of our own kind
-        return view
 
     # ------------------------------------------------------------------ the endpoints
 
@@ -315,10 +214,164 @@ class MutexSession:
         """
         return await create_once(self._transport, group, self._options, self._find)
 
-    # ------------------------------------------------------------------ inside
+    # ------------------------------------------------------------------ bulk edits
 
-    async def _send(self, request: Request[T], ends_at: float | None = None) -> T:
-        return await send(self._transport, request, self._options, ends_at)
+    async def edit_slots(
+        self,
+        edits: Edits,
+        *,
+        concurrency: int | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        verify: bool = False,
+        on_outcome: Callable[[SlotOutcome], object] | None = None,
+        stop_after: int | None = None,
+        on_budget: OnBudget = "stop",
+        reserve: int = 0,
+    ) -> BulkReport:
+        """Write many slots, and report what became of each edit.
+
+        Edits of one group go one after the other, in the order given; groups go side by side. Identical edits that
+        follow each other share a request. Interactive calls of the same limiter go ahead.
+
+        Args:
+            edits: An iterable or async iterable of ``SlotEdit``, pulled as needed. A collection is checked as a whole
+                before anything is sent; of an iterator, a wrong edit fails when its turn comes.
+            concurrency: Edits in flight at the most; three quarters of ``max_connections`` if not given.
+            journal: A file that remembers progress and earlier content. The same call after a crash goes on where the
+                run stopped; ``aiomutex.bulk.undo`` takes it back. Costs one read for each group.
+            verify: Read each group before and after, and fail an edit whose slot does not hold what was written.
+            on_outcome: Called with each outcome as it comes; it must not block.
+            stop_after: Stop after so many failed edits. A refused API key stops the run in any case.
+            on_budget: When the day's requests are used up: ``"stop"``, to be resumed later, or ``"wait"`` for the next
+                day.
+            reserve: Requests of the day to leave to others.
+
+        Raises:
+            InvalidRequestError: An argument or an edit of a collection breaks a rule. Nothing was sent.
+            JournalError: The journal belongs to another input or process, or is no journal.
+
+        Source: Experiment Management API, "Edit mutex group slot".
+        """
+        outcomes: list[SlotOutcome] = []
+        stream = self.stream_slot_edits(
+            edits,
+            concurrency=concurrency,
+            journal=journal,
+            verify=verify,
+            on_outcome=on_outcome,
+            stop_after=stop_after,
+            on_budget=on_budget,
+            reserve=reserve,
+        )
+        async with stream:
+            async for outcome in stream:
+                outcomes.append(outcome)  # noqa: PERF401  # a comprehension would lose what came before an error
+        if not isinstance(edits, AsyncIterable | Iterator):
+            # A stopped run leaves the rest of its input unread; each edit of a collection gets its outcome still.
+            for position, edit in enumerate(edits):
+                if position >= stream.pulled:
+                    note = "not sent: the run was stopped before"
+                    outcomes.append(SlotOutcome(edit=edit, status="skipped", position=position, note=note))
+        return BulkReport(outcomes=outcomes, stopped_by=stream.stopped_by)
+
+    def stream_slot_edits(
+        self,
+        edits: Edits,
+        *,
+        concurrency: int | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        verify: bool = False,
+        on_outcome: Callable[[SlotOutcome], object] | None = None,
+        stop_after: int | None = None,
+        on_budget: OnBudget = "stop",
+        reserve: int = 0,
+    ) -> OutcomeStream:
+        """Write many slots and keep nothing: the outcomes come as they are known. For millions of edits.
+
+        Arguments and errors are those of :meth:`edit_slots`.
+
+        Example:
+            >>> async def migrate(session, edits):
+            ...     async with session.stream_slot_edits(edits, journal="run.db") as outcomes:
+            ...         async for outcome in outcomes:
+            ...             if outcome.error:
+            ...                 print(outcome.edit, outcome.error)
+        """
+        settings = Settings(
+            concurrency=max(1, self.max_connections * 3 // 4) if concurrency is None else concurrency,
+            stop_after=stop_after,
+            on_budget=on_budget,
+            reserve=reserve,
+        )
+        if not isinstance(edits, AsyncIterable | Iterator):
+            _check_all(edits)
+        bulk = self.with_options(priority=Priority.BULK)
+        return OutcomeStream(
+            bulk._send_counted,  # noqa: SLF001  # a view of our own
+            self.rate_limiter,
+            edits,
+            settings,
+            journal=journal,
+            verify=verify,
+            on_outcome=on_outcome,
+        )
+
+    async def change_slot(
+        self,
+        group_id: str | int,
+        slot_index: int,
+        *,
+        add_experiments: Sequence[int] | UnsetType = UNSET,
+        remove_experiments: Sequence[int] | UnsetType = UNSET,
+        add_holdouts: Sequence[int] | UnsetType = UNSET,
+        remove_holdouts: Sequence[int] | UnsetType = UNSET,
+        add_individuals: Sequence[str] | UnsetType = UNSET,
+        remove_individuals: Sequence[str] | UnsetType = UNSET,
+    ) -> Slot:
+        """Add to and remove from the lists of one slot: read, write only if something changes, read back.
+
+        Changes of one group queue up inside this session and its views. The service has no ETags, so a write of
+        somebody else between our read and our write is overwritten unseen; one between our write and our read-back is
+        noticed.
+
+        Returns:
+            The slot as it is afterwards.
+
+        Raises:
+            InvalidRequestError: Nothing is given, an id is both added and removed, or the group has no such slot.
+            VerificationError: The read-back shows something else.
+        """
+        return await changes.change_slot(
+            self._send_counted,
+            self._locks,
+            group_id,
+            slot_index,
+            {
+                "add_experiments": add_experiments,
+                "remove_experiments": remove_experiments,
+                "add_holdouts": add_holdouts,
+                "remove_holdouts": remove_holdouts,
+                "add_individuals": add_individuals,
+                "remove_individuals": remove_individuals,
+            },
+        )
+
+    async def move_experiment(self, group_id: str | int, experiment: int, from_slot: int, to_slot: int) -> MutexGroup:
+        """Move an experiment to another slot of its group; to run it again completes a move that broke off.
+
+        It enters the new slot before it leaves the old one, so it is never on users of neither. Moving a running
+        experiment reshuffles its users.
+
+        Returns:
+            The group as it is afterwards.
+
+        Raises:
+            InvalidRequestError: The experiment is on neither slot, or a slot does not exist.
+            VerificationError: A read-back shows something else.
+        """
+        return await changes.move_experiment(self._send_counted, self._locks, group_id, experiment, from_slot, to_slot)
+
+    # ------------------------------------------------------------------ inside
 
     async def _fetch_page(self, limit: int, cursor: str | None, ends_at: float | None = None) -> GroupPage:
         return await self._send(protocol.list_page(limit, cursor), ends_at)
@@ -329,3 +382,15 @@ class MutexSession:
             if group.key == key:
                 return group
         return None
+
+
+def _check_all(edits: Iterable[SlotEdit]) -> None:
+    """Check each edit of a collection, so that a wrong one stops the run before it begins."""
+    for position, edit in enumerate(edits):
+        try:
+            request_of(edit)
+        except InvalidRequestError as error:
+            problem = str(error)
+        else:
+            continue
+        raise InvalidRequestError(f"edits[{position}]: {problem}")

@@ -1,0 +1,120 @@
+"""What a slot holds, as the journal keeps it and the read-back compares it: three lists to write, and cohorts.
+
+Pure. The service documents no order inside a list, so two lists are the same when they hold the same things.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from aiomutex.errors import VerificationError
+from aiomutex.models import SlotEdit
+
+if TYPE_CHECKING:
+    from aiomutex.models import MutexGroup, Slot
+
+__all__ = [
+    "WRITABLE",
+    "Content",
+    "check",
+    "content_of",
+    "find_slot",
+    "holds",
+    "packed",
+    "restoring",
+    "unpacked",
+    "wish_of",
+]
+
+WRITABLE: Final = ("experiments", "holdouts", "individuals")
+
+Content = tuple[list[int] | None, list[int] | None, list[str] | None]
+"""The lists in the order of ``WRITABLE``; ``None`` where one was not given."""
+
+
+def wish_of(edit: SlotEdit) -> Content:
+    """What an edit gives."""
+    given: list[Any] = [None if (items := getattr(edit, field)) is UNSET else list(items) for field in WRITABLE]
+    return given[0], given[1], given[2]
+
+
+def content_of(slot: Slot) -> Content:
+    """What a slot holds."""
+    return slot.experiments, slot.holdouts, slot.individuals
+
+
+def find_slot(group: MutexGroup, index: int) -> Slot | None:
+    """The slot with that index."""
+    for slot in group.slots:
+        if slot.index == index:
+            return slot
+    return None
+
+
+def _same(one: list[Any] | None, other: list[Any] | None) -> bool:
+    return one == other or (one is not None and other is not None and set(one) == set(other))
+
+
+def holds(slot: Slot | None, wish: Content) -> bool:
+    """Whether a slot holds what was wished for; lists that were not given do not count."""
+    return slot is not None and all(
+        wished is None or _same(wished, found) for wished, found in zip(wish, content_of(slot), strict=True)
+    )
+
+
+def check(group: MutexGroup, index: int, wish: Content, before: Slot | None) -> VerificationError | None:
+    """The difference between a slot read back and what it should hold, if there is one.
+
+    Lists that were not given, and cohorts, should be as they were before.
+    """
+    found = find_slot(group, index)
+    wished: dict[str, list[Any]] = {}
+    for field, items in zip(WRITABLE, wish, strict=True):
+        if items is not None:
+            wished[field] = items
+        elif before is not None:
+            wished[field] = getattr(before, field)
+    if before is not None:
+        wished["cohorts"] = list(before.cohorts)
+    if found is not None and all(_same(items, getattr(found, field)) for field, items in wished.items()):
+        return None
+    shown = {} if found is None else {field: list(getattr(found, field)) for field in wished}
+    return VerificationError(
+        group_id=group.id,
+        slot_index=index,
+        wished={field: _sorted(items) for field, items in wished.items()},
+        found={field: _sorted(items) for field, items in shown.items()},
+    )
+
+
+def _sorted(items: list[Any]) -> list[Any]:
+    return sorted(items, key=lambda item: (isinstance(item, str), item))
+
+
+def restoring(group_id: str, slot_index: int, before: Content) -> SlotEdit:
+    """The edit that writes ``before`` back."""
+    experiments, holdouts, individuals = before
+    return SlotEdit(
+        group_id,
+        slot_index,
+        experiments=UNSET if experiments is None else experiments,
+        holdouts=UNSET if holdouts is None else holdouts,
+        individuals=UNSET if individuals is None else individuals,
+    )
+
+
+_decoder = msgspec.json.Decoder(Content)
+
+
+def packed(content: Content) -> bytes:
+    """The content as a short text."""
+    return msgspec.json.encode(content)
+
+
+def unpacked(text: bytes) -> Content:
+    """The content that ``packed`` made."""
+    content: Content = _decoder.decode(text)
+    return content

@@ -1,0 +1,183 @@
+"""A run as its user sees it: a context manager that hands out outcomes as they come, and keeps none of them.
+
+The engine runs in a task of its own, so the body of the ``async with`` is in no task group: an exception in it comes
+out as it is, and leaving the body, by whatever way, ends the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import anyio
+
+from aiomutex.bulk.engine import Engine
+from aiomutex.bulk.report import SlotOutcome
+from aiomutex.bulk.writer import SlotWriter
+from aiomutex.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from datetime import datetime
+    from types import TracebackType
+
+    from aiomutex.bulk.engine import Edits, Settings
+    from aiomutex.bulk.journal import Journal
+    from aiomutex.bulk.report import Status
+    from aiomutex.errors import MutexError
+    from aiomutex.limits import RateLimiter
+    from aiomutex.protocol import Request
+    from aiomutex.sender import Sent
+
+__all__ = ["OutcomeStream"]
+
+_BUFFER: Final = 64
+
+
+class OutcomeStream:
+    """A run of slot edits: ``async with`` it, then ``async for`` over it.
+
+    Leaving the block early cancels what is in flight. Those edits are told as ``unknown`` in ``unfinished``, and to
+    ``on_outcome``; a journal settles them in the next run. ``stop()`` is the gentle way: it waits for them.
+
+    ``MutexSession.stream_slot_edits`` makes it and describes its arguments.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Request[Any]], Awaitable[Sent[Any]]],
+        limiter: RateLimiter,
+        edits: Edits,
+        settings: Settings,
+        *,
+        journal: str | os.PathLike[str] | None,
+        verify: bool,
+        on_outcome: Callable[[SlotOutcome], object] | None,
+    ) -> None:
+        self._send = send
+        self._limiter = limiter
+        self._edits = edits
+        self._settings = settings
+        self._journal_path = journal
+        self._verify = verify
+        self._on_outcome = on_outcome
+        self._outcomes: asyncio.Queue[SlotOutcome | None] = asyncio.Queue(_BUFFER)
+        self._run: tuple[Engine, asyncio.Task[None], Journal | None] | None = None
+        self.counts: Counter[Status] = Counter()
+        """How many outcomes of each status have been handed out."""
+        self.unfinished: list[SlotOutcome] = []
+        """After the block: what was in flight when it was left."""
+
+    async def __aenter__(self) -> Self:
+        if self._run is not None:
+            raise ConfigurationError("a stream of outcomes is used once; make a new one")
+        journal = self._open_journal()
+        writer = SlotWriter(self._send, journal, verify=self._verify)
+        engine = Engine(writer, self._limiter, self._settings, journal, self._outcomes.put)
+        self._run = engine, asyncio.create_task(self._drive(engine), name="aiomutex bulk run"), journal
+        return self
+
+    def _open_journal(self) -> Journal | None:
+        if self._journal_path is None:
+            return None
+        from aiomutex.bulk.journal import Journal  # noqa: PLC0415  # SQLite is imported where it is used only
+
+        journal = Journal(self._journal_path)
+        try:
+            journal.begin_run()
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    async def _drive(self, engine: Engine) -> None:
+        try:
+            await engine.run(self._edits)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            await self._outcomes.put(None)
+            raise
+        await self._outcomes.put(None)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        engine, task, journal = self._running
+        task.cancel()
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not task.done():
+                try:
+                    await asyncio.wait([task])
+                except asyncio.CancelledError as again:
+                    # The run is ending already; whoever cancels us gets that once nothing is left behind.
+                    cancelled = again
+        if not task.cancelled():
+            task.exception()  # it was raised by __anext__, or the body had a failure of its own
+        if journal is not None:
+            journal.close()
+        for item in engine.in_flight.values():
+            cut = SlotOutcome(
+                edit=item.edit, status="unknown", position=item.position, note="in flight when the run was left"
+            )
+            self.unfinished.append(cut)
+            self._hand_out(cut)
+        if cancelled is not None:
+            raise cancelled
+
+    def __aiter__(self) -> AsyncIterator[SlotOutcome]:
+        return self
+
+    async def __anext__(self) -> SlotOutcome:
+        _, task, _ = self._running
+        outcome = await self._outcomes.get()
+        if outcome is None:
+            self._outcomes.put_nowait(None)
+            await task  # raises what ended the run, if anything did
+            raise StopAsyncIteration
+        self._hand_out(outcome)
+        return outcome
+
+    def stop(self) -> None:
+        """Send nothing more. Iteration goes on to its end: what is in flight finishes, what waits is skipped."""
+        self._running[0].stop()
+
+    @property
+    def pulled(self) -> int:
+        """Edits taken from the input so far."""
+        return self._running[0].pulled
+
+    @property
+    def in_flight(self) -> int:
+        """Edits whose request may be on its way."""
+        return len(self._running[0].in_flight)
+
+    @property
+    def stopped_by(self) -> MutexError | None:
+        """What ended the run before its input did; ``None`` while nothing has."""
+        return self._running[0].stopped_by
+
+    @property
+    def waiting_until(self) -> datetime | None:
+        """When a run that waits for more budget goes on; ``None`` while it does not wait."""
+        return self._running[0].waiting_until
+
+    @property
+    def _running(self) -> tuple[Engine, asyncio.Task[None], Journal | None]:
+        if self._run is None:
+            raise ConfigurationError("the stream of outcomes is not open; use it inside 'async with'")
+        return self._run
+
+    def __repr__(self) -> str:
+        if self._run is None:
+            return "<OutcomeStream · not open>"
+        told = "".join(f" · {count:,} {status}" for status, count in sorted(self.counts.items()))
+        return f"<OutcomeStream {self.pulled:,} pulled · {self.in_flight} in flight{told}>"
+
+    def _hand_out(self, outcome: SlotOutcome) -> None:
+        self.counts[outcome.status] += 1
+        if self._on_outcome is not None:
+            self._on_outcome(outcome)

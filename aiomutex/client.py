@@ -1,0 +1,139 @@
+"""The life of a session: its settings, its connections and limiter, its views, its end.
+
+Which calls there are is the business of ``session``; how one is made, that of ``sender``.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from aiomutex.bulk.changes import GroupLocks
+from aiomutex.endpoint import check_api_key, service_url
+from aiomutex.errors import ConfigurationError
+from aiomutex.limits import LocalRateLimiter, Priority
+from aiomutex.retry import RetryPolicy
+from aiomutex.sender import Options, Sent, send
+from aiomutex.transport import Transport
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import aiohttp
+
+    from aiomutex.limits import RateLimiter
+    from aiomutex.protocol import Request
+
+__all__ = ["Client"]
+
+T = TypeVar("T")
+
+
+class Client:
+    """What a session is before it has endpoints. ``MutexSession`` describes the arguments."""
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        region: str | None = None,
+        base_url: str | None = None,
+        rate_limiter: RateLimiter | None = None,
+        retry: RetryPolicy | None = None,
+        attempt_timeout: float = 30.0,
+        deadline: float = 120.0,
+        max_connections: int = 64,
+        http: aiohttp.ClientSession | None = None,
+    ) -> None:
+        key = check_api_key(os.environ.get("AMPLITUDE_MANAGEMENT_API_KEY") if api_key is None else api_key)
+        url, self._place = service_url(region, base_url)
+        if type(max_connections) is not int or max_connections < 1:
+            raise ConfigurationError(f"max_connections is {max_connections!r}; it must be a whole number from 1")
+        self._options = Options(
+            attempt_timeout=attempt_timeout, deadline=deadline, retry=RetryPolicy() if retry is None else retry
+        )
+        self._locks = GroupLocks()
+        limiter = LocalRateLimiter() if rate_limiter is None else rate_limiter
+        self._transport = Transport(url, key, limiter, max_connections=max_connections, http=http)
+
+    async def __aenter__(self) -> Self:
+        self._transport.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections; further calls of the session and its views fail, closing again does nothing.
+
+        A borrowed ``http`` session stays open.
+        """
+        await self._transport.aclose()
+
+    def __repr__(self) -> str:
+        state = self.rate_limiter.state()
+        return (
+            f"<MutexSession {self._place} · {self._transport.state} · {self._transport.in_flight} in flight · "
+            f"{state.used} of {state.per_window} permits used · {state.used_today:,} today>"
+        )
+
+    @property
+    def rate_limiter(self) -> RateLimiter:
+        """The limiter every request of this session asks; give it to another session to share the budget."""
+        return self._transport.limiter
+
+    @property
+    def max_connections(self) -> int:
+        """Connections kept at the most."""
+        return self._transport.max_connections
+
+    def with_options(
+        self,
+        *,
+        attempt_timeout: float | UnsetType = UNSET,
+        deadline: float | UnsetType = UNSET,
+        retry: RetryPolicy | UnsetType = UNSET,
+        priority: Priority | UnsetType = UNSET,
+    ) -> Self:
+        """A light view over the same connections and limiter, for one call or a group of calls.
+
+        It opens and closes with the session it was made from.
+
+        Args:
+            attempt_timeout: Seconds for one attempt.
+            deadline: Seconds for a call as a whole.
+            retry: How often and when calls are sent again.
+            priority: Who goes first when requests wait for permits.
+
+        Raises:
+            ConfigurationError: A value is out of its range.
+
+        Example:
+            >>> session = MutexSession("key")
+            >>> patient = session.with_options(deadline=600.0)
+        """
+        given = {
+            name: value
+            for name, value in (
+                ("attempt_timeout", attempt_timeout),
+                ("deadline", deadline),
+                ("retry", retry),
+                ("priority", priority),
+            )
+            if value is not UNSET
+        }
+        view = copy.copy(self)
+        view._options = msgspec.structs.replace(self._options, **given)  # noqa: SLF001  # of our own kind
+        return view
+
+    async def _send(self, request: Request[T], ends_at: float | None = None) -> T:
+        return (await send(self._transport, request, self._options, ends_at)).value
+
+    async def _send_counted(self, request: Request[Any]) -> Sent[Any]:
+        return await send(self._transport, request, self._options)
