@@ -16,14 +16,13 @@ def unwrapped() -> Generator[None]:
     """Raise the first exception of a task group inside as itself."""
     try:
         yield
-    except BaseExceptionGroup as caught:
-        group: BaseExceptionGroup[BaseException] = caught
+    except BaseExceptionGroup as group:
         first = _first(group)
     else:
         return
     raise first
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+def _first(error: BaseException) -> BaseException:
+    inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return _first(inner[0]) if inner else error

@@ -1,0 +1,118 @@
+"""What the commands share: a session from the environment, a run that ends in an exit code, output for two readers.
+
+People get tables and colours on a terminal; machines get JSON, or plain text through a pipe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from rich.console import Console
+
+    from aiomutex import MutexGroup, MutexSession
+
+__all__ = ["INTERRUPTED", "console", "fail", "group_table", "json_option", "open_session", "print_json", "run"]
+
+INTERRUPTED = 130
+
+T = TypeVar("T")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+def open_session() -> MutexSession:
+    """A session from the environment, to be used with ``async with``."""
+    from aiomutex import MutexSession  # noqa: PLC0415  # --help needs none
+
+    return MutexSession()
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Say what went wrong on standard error, and leave with ``code``."""
+    click.echo(f"aiomutex: {message}", err=True)
+    raise click.exceptions.Exit(code)
+
+
+def run(work: Callable[[], Awaitable[T]]) -> T:
+    """Run ``work`` in an event loop; the library's errors become one line on standard error.
+
+    A wrong argument or setting leaves with code 2, any other error with 1, an interrupt with 130.
+    """
+    from aiomutex.errors import ConfigurationError, InvalidRequestError, JournalError, MutexError  # noqa: PLC0415
+
+    async def main() -> T:
+        return await work()
+
+    try:
+        return asyncio.run(main())
+    except (ConfigurationError, InvalidRequestError, JournalError) as error:
+        fail(str(error), 2)
+    except MutexError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted", INTERRUPTED)
+
+
+def print_json(value: Any) -> None:
+    """Print a value of the library as JSON, in the service's own names."""
+    import msgspec  # noqa: PLC0415  # --help needs none
+
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    sys.stdout.flush()
+
+
+def console(*, err: bool = False) -> Console:
+    """A console that writes plain text where its output is no terminal."""
+    from rich.console import Console  # noqa: PLC0415  # --help needs none
+
+    made = Console(stderr=err, highlight=False)
+    if not made.is_terminal:
+        # No terminal has a width; a table through a pipe shall not be cut to a guess of one.
+        made.width = 160
+    return made
+
+
+_BAR = 20
+
+
+def _bar(percentage: float) -> str:
+    full = round(percentage / 100 * _BAR)
+    return "█" * full + "░" * (_BAR - full)
+
+
+def _ids(items: Sequence[object]) -> str:
+    most = 6
+    shown = ", ".join(str(item) for item in items[:most])
+    return f"{shown}, … ({len(items)})" if len(items) > most else shown
+
+
+def group_table(groups: Sequence[MutexGroup]) -> Any:
+    """A table of groups and their slots, with a bar for each slot's share of the users."""
+    from rich.table import Table  # noqa: PLC0415  # --help needs none
+    from rich.text import Text  # noqa: PLC0415  # as above
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("ID", "KEY", "NAME", "MODE", "SLOT", "SHARE", "", "EXPERIMENTS", "HOLDOUTS", "INDIVIDUALS"):
+        table.add_column(column, justify="right" if column in ("SLOT", "SHARE") else "left", overflow="fold")
+    for group in groups:
+        head = [group.id, group.key, group.name + (" (archived)" if group.deleted else ""), group.evaluation_mode]
+        for slot in group.slots:
+            cells = [
+                *head,
+                str(slot.index),
+                f"{slot.percentage:g} %",
+                _bar(slot.percentage),
+                _ids(slot.experiments),
+                _ids(slot.holdouts),
+                _ids(slot.individuals),
+            ]
+            table.add_row(*(Text(cell) for cell in cells))
+            head = [""] * len(head)
+    return table

@@ -1,0 +1,86 @@
+"""The progress of a run of edits: a live bar on a terminal, a line now and then through a pipe."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from aiomutex.cli.common import console
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from aiomutex import OutcomeStream, RateLimiter
+
+__all__ = ["RunProgress"]
+
+_EVERY: Final = 5.0
+"""Seconds between two lines through a pipe."""
+
+
+class RunProgress:
+    """Shows how far a run is, how fast it goes, what is left of the day, and when it will be done. Writes to stderr."""
+
+    def __init__(self, limiter: RateLimiter, total: int | None) -> None:
+        self._limiter = limiter
+        self._total = total
+        self._console = console(err=True)
+        self._started = self._last = time.monotonic()
+        self._done = 0
+        self._failed = 0
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
+            from rich.progress import TimeRemainingColumn as TimeLeft  # noqa: PLC0415
+
+            self._bar = Progress(
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[facts]}"),
+                TimeLeft(),
+                console=self._console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("edits", total=self._total, facts="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, stream: OutcomeStream, *, failed: bool) -> None:
+        """One more edit has its outcome."""
+        self._done += 1
+        self._failed += failed
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, facts=self._facts(stream))
+        elif time.monotonic() - self._last >= _EVERY:
+            self._last = time.monotonic()
+            of = f" of {self._total:,}" if self._total is not None else ""
+            self.say(f"{self._done:,}{of} edits · {self._facts(stream)}")
+
+    def look(self, stream: OutcomeStream) -> None:
+        """Show what changes without outcomes: a wait for a new day."""
+        if self._bar is not None:
+            self._bar.update(self._task, facts=self._facts(stream))
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(text, markup=False, highlight=False)
+
+    def _facts(self, stream: OutcomeStream) -> str:
+        state = self._limiter.state()
+        rate = self._done / max(time.monotonic() - self._started, 0.001)
+        facts = [f"{rate:.0f}/s", f"{state.per_day - state.used_today:,} left today"]
+        if self._failed:
+            facts.append(f"{self._failed:,} failed")
+        if stream.waiting_until is not None:
+            facts.append(f"waits for budget until {stream.waiting_until:%F %H:%M} UTC")
+        elif state.paused_for:
+            facts.append(f"paused for {state.paused_for:.0f} s")
+        return " · ".join(facts)

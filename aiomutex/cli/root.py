@@ -1,0 +1,31 @@
+"""The root of the command line, and the list of what hangs on it."""
+
+from __future__ import annotations
+
+import click
+
+from aiomutex.cli.demo import demo
+from aiomutex.cli.emulator import emulator
+from aiomutex.cli.groups import groups
+from aiomutex.cli.slots import slots
+
+__all__ = ["root"]
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done · 1 failed · 2 wrong usage · 130 interrupted.",
+)
+@click.version_option(package_name="aiomutex", message="%(prog)s %(version)s")
+def root() -> None:
+    """Mutex groups of Amplitude Experiment: read, edit, migrate, emulate.
+
+    The API key comes from AMPLITUDE_MANAGEMENT_API_KEY, the region from AIOMUTEX_REGION (us or eu), another address
+    of the service, such as an emulator's, from AIOMUTEX_BASE_URL.
+
+    An independent project, not Amplitude's.
+    """
+
+
+for command in (demo, emulator, groups, slots):
+    root.add_command(command)
