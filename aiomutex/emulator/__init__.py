@@ -1,0 +1,31 @@
+"""A faithful local emulator of the mutex-group endpoints, to test against and to try things out on.
+
+It judges requests by rules of its own, written from the service's documentation, and shares no code with the client:
+a mistake in one cannot hide in the other.
+"""
+
+from aiomutex.emulator.clock import Clock
+from aiomutex.emulator.dialect import Dialect
+from aiomutex.emulator.faults import Fault, FaultKind, Latency
+from aiomutex.emulator.limits import Limits
+from aiomutex.emulator.record import RecordedRequest
+from aiomutex.emulator.server import MutexEmulator, Snapshot, serve
+from aiomutex.emulator.service import Commit
+from aiomutex.emulator.state import Group, GroupStore, Slot
+
+__all__ = [
+    "Clock",
+    "Commit",
+    "Dialect",
+    "Fault",
+    "FaultKind",
+    "Group",
+    "GroupStore",
+    "Latency",
+    "Limits",
+    "MutexEmulator",
+    "RecordedRequest",
+    "Slot",
+    "Snapshot",
+    "serve",
+]

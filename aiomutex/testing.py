@@ -1,0 +1,37 @@
+"""For users' tests: the pytest fixture ``mutex_emulator`` and the emulator it hands out.
+
+pytest loads this module wherever the package is installed, so it imports nothing of weight until a test asks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aiomutex.emulator import MutexEmulator
+
+__all__ = ["MutexEmulator", "mutex_emulator"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "MutexEmulator":
+        from aiomutex.emulator import MutexEmulator  # noqa: PLC0415 - see the module's docstring
+
+        return MutexEmulator
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@pytest.fixture
+def mutex_emulator() -> Iterator[MutexEmulator]:
+    """An emulator of this test's own, without groups, listening on ``mutex_emulator.url``.
+
+    It runs in a thread, so tests may be plain functions or coroutines under any event loop.
+    """
+    from aiomutex.emulator import MutexEmulator  # noqa: PLC0415 - see the module's docstring
+
+    with MutexEmulator() as emulator:
+        yield emulator

@@ -1,0 +1,301 @@
+"""Each unknown of the documentation is a knob, and each knob turns what it says."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aiomutex.emulator import Dialect
+
+from .helpers import PATH
+
+if TYPE_CHECKING:
+    from .conftest import Start
+    from .helpers import Api
+
+NEW = {"projectId": 1, "name": "n", "slots": [{"percentage": 100}]}
+
+
+def test_the_default_comes_first_among_a_knobs_values() -> None:
+    default = Dialect()
+    assert {name: values[0] for name, values in Dialect.knobs().items()} == {
+        name: getattr(default, name) for name in Dialect.knobs()
+    }
+    assert all(len(values) > 1 for values in Dialect.knobs().values())
+
+
+def test_a_dialect_survives_json() -> None:
+    dialect = Dialect(ids="string", taken_key=409, daily_hint=True)
+    assert Dialect.from_json(dialect.to_json()) == dialect
+    assert Dialect.from_json('{"dialect": {"ids": "string"}, "seen": {}}') == Dialect(ids="string")
+    assert Dialect.from_json(b"{}") == Dialect()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"idz": "string"}', "'idz' is no knob of a dialect; the knobs are archived, "),
+        ('{"ids": "roman"}', "ids is 'roman'; it must be 'number' or 'string'"),
+        ('{"daily_hint": 1}', "daily_hint is 1; it must be False or True"),
+        ('{"taken_key": true}', "taken_key is True; it must be 400 or 409"),
+        ('{"ids": ["number"]}', "ids is ['number'];"),
+        ("[]", "a dialect must be a JSON object, not list"),
+        ("{", "a dialect must be a JSON object: "),
+    ],
+)
+def test_a_wrong_dialect_is_told_what_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Dialect.from_json(text)
+    assert str(caught.value).startswith(message)
+
+
+async def test_a_dialect_may_change_while_running(api: Api) -> None:
+    api.emulator.dialect = Dialect(ids="string")
+    assert (await api.get("1")).json["id"] == "1"
+    api.emulator.dialect = Dialect(ids="number")
+    assert (await api.get("1")).json["id"] == 1
+
+
+async def test_ids(start: Start) -> None:
+    api = await start(groups=1, dialect=Dialect(ids="string"))
+    api.emulator.add_group(slots=[100])
+    assert [group["id"] for group in (await api.list()).json["mutexes"]] == ["1", "2"]
+    assert (await api.get("2")).json["id"] == "2"
+
+
+async def test_created_id(start: Start) -> None:
+    api = await start(dialect=Dialect(created_id="number"))
+    assert (await api.create(NEW)).json["id"] == 1
+
+
+async def test_project_ids(start: Start) -> None:
+    api = await start(groups=1, dialect=Dialect(project_ids="string"))
+    assert (await api.get("1")).json["projectId"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("value", "end"),
+    [("null", {"nextCursor": None}), ("absent", {}), ("empty", {"nextCursor": ""})],
+)
+async def test_last_cursor(start: Start, value: Any, end: dict[str, Any]) -> None:
+    api = await start(dialect=Dialect(last_cursor=value))
+    assert (await api.list()).json == {"mutexes": [], **end}
+
+
+async def test_cursors(start: Start) -> None:
+    api = await start(groups=2, dialect=Dialect(cursors="string"))
+    assert (await api.list(limit=1)).json["nextCursor"] == "1"
+
+
+async def test_end_of_list(start: Start) -> None:
+    api = await start(groups=2, dialect=Dialect(end_of_list="probed"))
+    assert (await api.list(limit=2)).json["nextCursor"] == 2
+    assert (await api.list(limit=2, cursor=2)).json == {"mutexes": [], "nextCursor": None}
+    assert (await api.list(limit=3)).json["nextCursor"] is None
+
+
+async def test_over_limit(start: Start) -> None:
+    api = await start(dialect=Dialect(over_limit="refused"))
+    assert (await api.list(limit=1000)).status == 200
+    reply = await api.list(limit=1001)
+    assert (reply.status, reply.json["message"]) == (400, "limit is 1001; it must be 1 to 1000")
+
+
+@pytest.mark.parametrize(
+    ("value", "listed", "flagged"), [("flagged", [1, 2], True), ("listed", [1, 2], None), ("hidden", [1], None)]
+)
+async def test_archived(start: Start, value: Any, listed: list[int], flagged: object) -> None:
+    api = await start(groups=2, dialect=Dialect(archived=value, offsets="listed"))
+    await api.edit("2", {"archive": True})
+    groups = (await api.list()).json["mutexes"]
+    assert [group["id"] for group in groups] == listed
+    assert "deleted" not in groups[0]
+    assert (await api.get("2")).json.get("deleted") is flagged
+
+
+async def test_cohorts(start: Start) -> None:
+    api = await start(groups=1, dialect=Dialect(cohorts="absent"))
+    api.emulator.add_group(slots=[{"percentage": 100, "cohorts": ["c"]}])
+    for group in (await api.list()).json["mutexes"]:
+        assert all("cohorts" not in slot for slot in group["slots"])
+
+
+@pytest.mark.parametrize(("value", "after"), [("kept", ["c"]), ("dropped", [])])
+async def test_cohorts_on_edit(start: Start, value: Any, after: list[str]) -> None:
+    api = await start(dialect=Dialect(cohorts_on_edit=value))
+    api.emulator.add_group("1", slots=[{"percentage": 100, "cohorts": ["c"]}])
+    await api.edit_slot("1", 1, {"experiments": [1]})
+    assert (await api.get("1")).json["slots"][0]["cohorts"] == after
+
+
+async def test_patch_body(start: Start) -> None:
+    api = await start(groups=1)
+    for value in ("ok", "empty", "json"):
+        api.emulator.dialect = Dialect(patch_body=value)
+        for reply in (await api.edit("1", {"name": "x"}), await api.edit_slot("1", 1, {"experiments": [1]})):
+            expected = {"ok": b"OK", "empty": b"", "json": (await api.get("1")).body}[value]
+            if value != "json":
+                assert reply.body == expected
+            else:
+                assert reply.json["name"] == "x"
+
+
+@pytest.mark.parametrize(("value", "after"), [("replace", [2, 3]), ("merge", [1, 2, 3])])
+async def test_slot_patch(start: Start, value: Any, after: list[int]) -> None:
+    api = await start(dialect=Dialect(slot_patch=value))
+    group = api.emulator.add_group(
+        "1", slots=[{"percentage": 100, "experiments": [1, 2], "holdouts": [1, 2], "individuals": ["1", "2"]}]
+    )
+    texts = [str(number) for number in after]
+    await api.edit_slot("1", 1, {"experiments": [2, 3], "holdouts": [2, 3], "individuals": ["2", "3"]})
+    slot = group.slots[0]
+    assert (slot.experiments, slot.holdouts, slot.individuals) == (after, after, texts)
+
+
+@pytest.mark.parametrize(("value", "lost"), [("atomic", 0), ("racy", 1)])
+async def test_slot_writes(start: Start, value: Any, lost: int) -> None:
+    api = await start(groups=1, dialect=Dialect(slot_writes=value))
+    edits = [api.edit_slot("1", index, {"experiments": [7]}) for index in (1, 2)]
+    assert [reply.status for reply in await asyncio.gather(*edits)] == [200, 200]
+    written = [slot.experiments for slot in api.emulator.groups["1"].slots[:2]]
+    assert 2 - written.count([7]) == lost
+    for index in (1, 2):
+        await api.edit_slot("1", index, {"experiments": [8]})
+    assert [slot.experiments for slot in api.emulator.groups["1"].slots[:2]] == [[8], [8]]
+
+
+async def test_a_racing_edit_is_made_even_if_its_client_leaves(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiomutex.emulator.app.RACE_WINDOW", 0.15)
+    api = await start(groups=1, dialect=Dialect(slot_writes="racy"))
+    with pytest.raises(TimeoutError):
+        await api.edit_slot("1", 1, {"experiments": [7]}, timeout=0.1)
+    assert api.emulator.groups["1"].slots[0].experiments == [101]
+    await asyncio.sleep(0.1)
+    assert api.emulator.groups["1"].slots[0].experiments == [7]
+
+
+@pytest.mark.parametrize(("value", "status"), [("accepted", 200), ("refused", 400)])
+async def test_empty_edit(start: Start, value: Any, status: int) -> None:
+    api = await start(groups=1, dialect=Dialect(empty_edit=value))
+    assert (await api.edit("1", {})).status == status
+    assert (await api.edit_slot("1", 1, {})).status == status
+
+
+@pytest.mark.parametrize(("value", "status"), [("ignored", 200), ("refused", 400)])
+async def test_unknown_fields(start: Start, value: Any, status: int) -> None:
+    api = await start(groups=1, dialect=Dialect(unknown_fields=value))
+    assert (await api.edit("1", {"name": "n", "nam": "x"})).status == status
+    assert (await api.edit_slot("1", 1, {"experiment": [1]})).status == status
+    assert (await api.create({**NEW, "x": 1})).status == status
+    assert (await api.create({**NEW, "slots": [{"percentage": 100, "x": 1}]})).status == status
+    assert (await api.list(x=1)).status == status
+
+
+async def test_create_lists(start: Start) -> None:
+    api = await start(dialect=Dialect(create_lists="loose"))
+    slot = {"percentage": 100, "experiments": ["12", 13], "individuals": [5, "x"]}
+    assert (await api.create({**NEW, "slots": [slot]})).status == 200
+    made = api.emulator.groups["1"].slots[0]
+    assert (made.experiments, made.individuals) == ([12, 13], ["5", "x"])
+    assert (await api.create({**NEW, "slots": [{"percentage": 100, "experiments": ["x"]}]})).status == 400
+    assert (await api.edit_slot("1", 1, {"experiments": ["12"]})).status == 400
+
+
+async def test_create_name(start: Start) -> None:
+    api = await start(dialect=Dialect(create_name="optional"))
+    assert (await api.create({"projectId": 1, "slots": [{"percentage": 100}]})).status == 200
+    assert api.emulator.groups["1"].name
+
+
+async def test_taken_key(start: Start) -> None:
+    api = await start(groups=1, dialect=Dialect(taken_key=409))
+    assert (await api.create({**NEW, "key": "group-1"})).status == 409
+
+
+@pytest.mark.parametrize(("value", "third"), [("sliding", 429), ("fixed", 200)])
+async def test_window(start: Start, value: Any, third: int) -> None:
+    api = await start(groups=1, per_second=2, dialect=Dialect(window=value))
+    clock = api.emulator.clock
+    clock.freeze()
+    clock.move_to((clock.utc() + timedelta(seconds=1)).replace(microsecond=900_000))
+    statuses = [(await api.list()).status for _ in range(3)]
+    clock.advance(0.2)
+    assert (statuses, (await api.list()).status) == ([200, 200, 429], third)
+
+
+@pytest.mark.parametrize(("value", "status"), [("free", 200), ("counted", 429)])
+async def test_refused(start: Start, value: Any, status: int) -> None:
+    api = await start(per_second=2, dialect=Dialect(refused=value))
+    api.emulator.clock.freeze()
+    for _ in range(2):
+        await api.list()
+    api.emulator.clock.advance(0.6)
+    for _ in range(2):
+        assert (await api.list()).status == 429
+    api.emulator.clock.advance(0.6)
+    assert (await api.list()).status == status
+
+
+@pytest.mark.parametrize("value", ["none", "seconds", "date"])
+async def test_retry_after(start: Start, value: Any) -> None:
+    api = await start(per_second=1, dialect=Dialect(retry_after=value))
+    clock = api.emulator.clock
+    clock.freeze()
+    await api.list()
+    header = (await api.list()).headers.get("Retry-After")
+    if value == "date":
+        assert header is not None
+        assert timedelta(seconds=1) <= parsedate_to_datetime(header) - clock.utc() <= timedelta(seconds=2)
+    else:
+        assert header == (None if value == "none" else "1")
+
+
+@pytest.mark.parametrize(
+    ("hint", "retry_after", "message"),
+    [
+        (False, "1", "too many requests"),
+        (True, "10800", "daily limit: 5 of 5 requests used today, which ends at midnight UTC"),
+    ],
+)
+async def test_daily_hint(start: Start, hint: bool, retry_after: str, message: str) -> None:
+    api = await start(per_day=5, dialect=Dialect(daily_hint=hint, retry_after="seconds"))
+    api.emulator.clock.freeze()
+    api.emulator.clock.move_to(datetime(2040, 1, 1, 21, tzinfo=UTC))
+    api.emulator.used_today = 5
+    reply = await api.list()
+    assert (reply.status, reply.headers["Retry-After"], reply.json["message"]) == (429, retry_after, message)
+
+
+@pytest.mark.parametrize(
+    ("value", "body", "content_type"),
+    [
+        ("object", b'{"status":404,"message":"group <9> does not exist"}', "application/json"),
+        ("string", b'"group <9> does not exist"', "application/json"),
+        ("text", b"group <9> does not exist", "text/plain"),
+        (
+            "html",
+            b"<html><head><title>404</title></head><body><h1>group &lt;9&gt; does not exist</h1></body></html>",
+            "text/html",
+        ),
+        ("empty", b"", "text/plain"),
+    ],
+)
+async def test_error_body(start: Start, value: Any, body: bytes, content_type: str) -> None:
+    api = await start(dialect=Dialect(error_body=value))
+    reply = await api.get("<9>")
+    assert (reply.status, reply.body) == (404, body)
+    assert reply.headers["Content-Type"].startswith(content_type)
+
+
+async def test_request_ids(start: Start) -> None:
+    api = await start(dialect=Dialect(request_ids="present"))
+    ids = {(await api.send("GET", path)).headers["X-Request-Id"] for path in (PATH, PATH, "/nowhere")}
+    assert len(ids) == 3
+
+
+def test_no_knob_goes_untested() -> None:
+    assert [name for name in Dialect.knobs() if f"test_{name}" not in globals()] == ["offsets"], "tested with the pages"

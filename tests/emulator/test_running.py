@@ -1,0 +1,294 @@
+"""Starting, watching and stopping the emulator, in a loop and in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import ssl
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from aiomutex.emulator import Group, MutexEmulator, Slot, serve
+
+from .helpers import PATH, Api
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .conftest import Start
+
+REQUEST = b"GET /api/1/mutexes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer key\r\n\r\n"
+
+
+def fetch(url: str) -> Any:
+    request = urllib.request.Request(url + PATH, headers={"Authorization": "Bearer key"})
+    with urllib.request.urlopen(request, timeout=5) as response:
+        return json.load(response)
+
+
+def test_it_runs_in_a_thread_for_plain_functions() -> None:
+    before = threading.active_count()
+    with MutexEmulator(groups=2) as emulator:
+        assert len(fetch(emulator.url)["mutexes"]) == 2
+        emulator.add_group()
+        assert len(fetch(emulator.url)["mutexes"]) == 3
+    assert threading.active_count() == before
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = emulator.url
+
+
+async def test_it_runs_in_a_thread_beside_a_running_loop() -> None:
+    with MutexEmulator(groups=2) as emulator:
+        assert len((await asyncio.to_thread(fetch, emulator.url))["mutexes"]) == 2
+
+
+async def test_it_keeps_its_groups_when_started_again() -> None:
+    emulator = MutexEmulator(groups=2)
+    async with Api(emulator) as api:
+        await api.edit("1", {"name": "kept"})
+    async with Api(emulator) as api:
+        assert (await api.get("1")).json["name"] == "kept"
+
+
+async def test_it_cannot_run_twice_at_once() -> None:
+    async with MutexEmulator() as emulator:
+        with pytest.raises(RuntimeError, match="already running"):
+            await emulator.__aenter__()
+    with MutexEmulator() as emulator, pytest.raises(RuntimeError, match="already running"):
+        emulator.__enter__()
+
+
+async def test_a_port_in_use_is_an_error_of_the_one_who_starts(tmp_path: Path) -> None:
+    async with MutexEmulator() as first:
+        second = MutexEmulator(port=first.port, state_file=tmp_path / "f.db")
+        with pytest.raises(OSError, match="in use"):
+            await second.__aenter__()
+        with pytest.raises(OSError, match="in use"):
+            second.__enter__()
+    async with second:
+        assert second.url == f"http://127.0.0.1:{second.port}"
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+async def test_it_stops_at_once_whatever_is_going_on(threaded: bool) -> None:
+    emulator = MutexEmulator(handshake_delay=0.05, groups=1)
+    if threaded:
+        emulator.__enter__()
+    else:
+        await emulator.__aenter__()
+    emulator.fail_next(2, kind="stall")
+    idle = socket.create_connection((emulator.host, emulator.port))
+    half = socket.create_connection((emulator.host, emulator.port))
+    half.sendall(REQUEST[:30])
+    stalled = [socket.create_connection((emulator.host, emulator.port)) for _ in range(2)]
+    for connection in stalled:
+        connection.sendall(REQUEST)
+    await asyncio.sleep(0.15)
+    waiting = socket.create_connection((emulator.host, emulator.port))
+    assert len(emulator.requests) == 2
+    began = perf_counter()
+    if threaded:
+        emulator.__exit__(None, None, None)
+    else:
+        await emulator.__aexit__(None, None, None)
+    assert perf_counter() - began < 0.2
+    for connection in (idle, half, *stalled, waiting):
+        connection.close()
+
+
+async def test_it_stops_at_once_in_the_middle_of_a_slow_answer_and_a_large_one() -> None:
+    async with Api(MutexEmulator(groups=1, latency=10)) as api:
+        slow = asyncio.create_task(api.get("1"))
+        await asyncio.sleep(0.05)
+        api.emulator.latency = 0
+        api.emulator.fail_next(body=b"x" * 50_000_000)
+        lazy = socket.create_connection((api.emulator.host, api.emulator.port))
+        lazy.sendall(REQUEST)
+        await asyncio.sleep(0.05)
+        began = perf_counter()
+    # The client is closed within that time as well.
+    assert perf_counter() - began < 0.3
+    with pytest.raises(aiohttp.ClientError):
+        await slow
+    lazy.settimeout(5)
+    received = 0
+    with lazy, suppress(ConnectionResetError):
+        while chunk := lazy.recv(1 << 20):
+            received += len(chunk)
+    assert received < 50_000_000
+
+
+async def test_it_is_ready_within_50_ms() -> None:
+    took: list[float] = []
+    for _ in range(5):
+        began = perf_counter()
+        async with MutexEmulator(groups=1000):
+            took.append(perf_counter() - began)
+    assert min(took) < 0.05
+
+
+async def test_serving_goes_on_until_it_is_cancelled() -> None:
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(serve(MutexEmulator(groups=1), on_ready=lambda emulator: ready.set_result(emulator.url)))
+    url = await ready
+    assert len((await asyncio.to_thread(fetch, url))["mutexes"]) == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(urllib.error.URLError):
+        await asyncio.to_thread(fetch, url)
+
+
+async def test_requests_are_recorded_without_the_key(start: Start) -> None:
+    api = await start(groups=1, keep_requests=3)
+    await api.list()
+    await api.send("GET", f"{PATH}?limit=5&cursor=", key="s3cret", headers={"X-Test": "yes"})
+    await api.send("PATCH", f"{PATH}/1/slots/1", json={"experiments": [1]}, key="s3cret")
+    await api.send("PATCH", f"{PATH}/1/slots/9", data=b"{", key="s3cret")
+    query, edit, bad = api.emulator.requests
+    assert (query.method, query.path, query.query, query.status) == ("GET", PATH, {"limit": "5", "cursor": ""}, 400)
+    assert (query.body, query.json, query.headers["x-test"]) == (b"", None, "yes")
+    assert (edit.path, edit.json, edit.status) == (f"{PATH}/1/slots/1", {"experiments": [1]}, 200)
+    assert abs(edit.at - api.emulator.clock.now()) < 5
+    assert (bad.body, bad.status) == (b"{", 404)
+    assert edit.headers["authorization"] == "Bearer ***"
+    assert "s3cret" not in repr([query, edit, bad]) + str(edit.headers)
+
+
+async def test_commits_are_recorded_in_order(start: Start) -> None:
+    api = await start(groups=2)
+    await api.edit_slot("2", 3, {"experiments": [1]})
+    await api.edit("1", {"name": "x"})
+    await api.create({"projectId": 1, "name": "n", "slots": [{"percentage": 100}]})
+    await api.edit_slot("2", 3, {"experiments": ["no"]})
+    await api.edit_slot("2", 3, {"experiments": [2]})
+    seen = [(commit.seq, commit.method, commit.group_id, commit.slot_index) for commit in api.emulator.commits]
+    assert seen == [(1, "PATCH", "2", 3), (2, "PATCH", "1", None), (3, "POST", "3", None), (4, "PATCH", "2", 3)]
+    assert api.emulator.commits[3].body == {"experiments": [2]}
+    assert api.emulator.writes == {("2", 3): 2, ("1", None): 1, ("3", None): 1}
+
+
+async def test_a_line_is_logged_for_each_request_on_demand(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "aiomutex.emulator"):
+        quiet = await start(groups=1)
+        await quiet.list()
+        assert not caplog.records
+        api = await start(groups=1, log=True)
+        await api.send("GET", f"{PATH}/9", key="s3cret")
+        api.emulator.fail_next(kind="reset-before")
+        with pytest.raises(aiohttp.ClientError):
+            await api.edit("1", {"name": "x"})
+    found, lost = [record.getMessage() for record in caplog.records]
+    time, *words, took, unit = found.split()
+    assert (words, unit) == (["GET", f"{PATH}/9", "404"], "ms")
+    assert len(time) == len("12:34:56.789")
+    assert float(took) >= 0
+    assert "no answer" in lost
+    assert "s3cret" not in caplog.text
+
+
+async def test_pages_of_ones_own_need_no_key_and_use_no_budget(start: Start) -> None:
+    api = await start()
+
+    async def hello(request: web.BaseRequest) -> web.Response:
+        return web.Response(text=f"hello {request.method}")
+
+    api.emulator.pages["/hello"] = hello
+    assert (await api.send("GET", "/hello", key=None)).text == "hello GET"
+    assert (api.emulator.limits.accepted, len(api.emulator.requests)) == (0, 0)
+
+
+async def test_browsers_are_let_in_only_on_demand(start: Start) -> None:
+    closed = await start()
+    assert (await closed.send("OPTIONS", PATH)).status == 405
+    assert "Access-Control-Allow-Origin" not in (await closed.list()).headers
+    api = await start(cors_origin="http://localhost:3000")
+    preflight = await api.send("OPTIONS", PATH, key=None)
+    assert preflight.status == 204
+    assert "PATCH" in preflight.headers["Access-Control-Allow-Methods"]
+    assert "Authorization" in preflight.headers["Access-Control-Allow-Headers"]
+    assert (await api.list()).headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
+
+
+async def test_it_speaks_tls_if_given_a_certificate(start: Start, tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = subprocess.run(  # noqa: ASYNC221 - a moment, and nothing else runs
+        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
+        f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {cert}",
+        shell=True,
+        check=False,
+        capture_output=True,
+    )
+    if made.returncode:
+        pytest.skip("needs openssl to make a certificate")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+    api = await start(groups=1, ssl_context=context, ssl=ssl.create_default_context(cafile=cert), handshake_delay=0.01)
+    assert api.emulator.url.startswith("https://127.0.0.1:")
+    assert (await api.get("1")).status == 200
+    api.emulator.fail_next(after_commit=True)
+    with pytest.raises(aiohttp.ClientError):
+        await api.edit("1", {"name": "x"})
+    assert api.emulator.groups["1"].name == "x"
+
+
+def test_a_repr_states_facts() -> None:
+    with MutexEmulator(groups=1500) as emulator:
+        assert repr(emulator) == f"<MutexEmulator {emulator.url} · 1,500 groups · 0 requests accepted>"
+        _ = emulator.groups["7"]
+        assert repr(emulator.groups) == "<GroupStore 1500 groups, 1 looked at or changed>"
+        assert repr(emulator.snapshot()) == "<Snapshot of 1500 groups>"
+    assert repr(emulator) == "<MutexEmulator not running · 1,500 groups · 0 requests accepted>"
+    assert repr(emulator.limits) == "<Limits 100/s and 100,000/day · 0 accepted · 0 refused>"
+    assert repr(emulator.faults) == "<Faults 0 scripted, 0 drawn>"
+
+
+def test_groups_are_seeded_in_every_convenient_form() -> None:
+    emulator = MutexEmulator(
+        groups=[
+            Group("7", "1", "seven", "k7", slots=[Slot(index=1, percentage=95)]),
+            {
+                "id": 8,
+                "projectId": 5,
+                "name": "eight",
+                "slots": [{"percentage": 40, "variantKey": "v", "cohorts": None}],
+            },
+            {"bucketing_key": "device_id", "slots": [30, 20]},
+        ],
+    )
+    assert list(emulator.groups) == ["7", "8", "9"]
+    eight, nine = emulator.groups["8"], emulator.groups["9"]
+    assert (eight.project_id, eight.name, eight.slots[0].variant_key, eight.slots[0].cohorts) == ("5", "eight", "v", [])
+    assert (nine.bucketing_key, [slot.percentage for slot in nine.slots]) == ("device_id", [30, 20])
+    added = emulator.add_group(12, slots=[40, {"percentage": 60, "experiments": [5]}], evaluation_mode="local")
+    assert emulator.groups["12"] is added
+    assert (added.id, added.evaluation_mode, added.slots[1].experiments) == ("12", "local", [5])
+
+
+def test_seeds_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="key 'k' is taken by group 1"):
+        MutexEmulator(groups=[{"key": "k"}, {"key": "k"}])
+    with pytest.raises(ValueError, match="a field 'nam'"):
+        MutexEmulator(groups=[{"nam": "x"}])
+    with pytest.raises(ValueError, match="slots\\[0\\] has a field 'experiment'"):
+        MutexEmulator(groups=[{"slots": [{"experiment": [1]}]}])
+    with pytest.raises(ValueError, match="groups is -1"):
+        MutexEmulator(groups=-1)
+    with pytest.raises(ValueError, match="slots is 21"):
+        MutexEmulator(groups=1, slots_per_group=21)
+    emulator = MutexEmulator(groups=2)
+    with pytest.raises(ValueError, match="it must be the id it is stored under"):
+        emulator.groups["9"] = emulator.groups["1"]
+    with pytest.raises(KeyError):
+        _ = emulator.groups["3"]

@@ -1,0 +1,123 @@
+"""State that is kept: snapshots, JSON files, and an SQLite file that outlives the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aiomutex.emulator import Dialect, MutexEmulator
+
+from .helpers import Api
+
+if TYPE_CHECKING:
+    from .conftest import Start
+
+NEW = {"projectId": 1, "name": "n", "key": "k", "slots": [{"percentage": 100}]}
+ROOT = Path(__file__).parents[2]
+
+
+async def test_a_snapshot_brings_everything_back_as_often_as_wished(start: Start) -> None:
+    api = await start(groups=3)
+    api.emulator.groups["1"].slots[0].experiments = [5]
+    before = (await api.list()).body
+    snapshot = api.emulator.snapshot()
+    for _ in range(2):
+        await api.edit_slot("1", 1, {"experiments": [6]})
+        await api.edit("2", {"archive": True})
+        await api.create(NEW)
+        del api.emulator.groups["3"]
+        assert (await api.list()).body != before
+        api.emulator.restore(snapshot)
+        assert (await api.list()).body == before
+
+
+async def test_a_dump_loads_as_the_same_groups(start: Start, tmp_path: Path) -> None:
+    api = await start(groups=50_000)
+    await api.edit_slot("1", 1, {"experiments": [6], "individuals": ["ü"]})
+    await api.edit("2", {"archive": True})
+    await api.create(NEW)
+    del api.emulator.groups["3"]
+    api.emulator.dump(tmp_path / "state.json")
+    assert (tmp_path / "state.json").stat().st_size < 10_000
+    other = await start()
+    other.emulator.load(tmp_path / "state.json")
+    for query in ({"limit": 5}, {"cursor": 49_990}):
+        assert (await other.list(**query)).body == (await api.list(**query)).body
+
+
+async def test_a_page_of_the_service_loads_as_groups(start: Start, tmp_path: Path) -> None:
+    api = await start(groups=3)
+    (tmp_path / "page.json").write_bytes((await api.list()).body)
+    other = await start(dialect=Dialect())
+    other.emulator.load(tmp_path / "page.json")
+    assert (await other.list()).body == (await api.list()).body
+    (tmp_path / "list.json").write_text('[{"id": "5"}]')
+    other.emulator.load(tmp_path / "list.json")
+    assert list(other.emulator.groups) == ["5"]
+
+
+@pytest.mark.parametrize("text", ['{"x": 1}', "5", "[5]", '{"groups": {}}'])
+def test_a_file_that_holds_no_groups_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(ValueError, match="must be"):
+        MutexEmulator().load(tmp_path / "state.json")
+
+
+async def test_a_state_file_survives_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    async with Api(MutexEmulator(groups=1000, state_file=path)) as api:
+        await api.edit_slot("1", 1, {"experiments": [6], "individuals": ["ü"]})
+        await api.edit("2", {"archive": True})
+        await api.create(NEW)
+        api.emulator.groups["5"].name = "changed without a request"
+        del api.emulator.groups["7"]
+        before = (await api.list()).body, (await api.list(cursor=900)).body
+    async with Api(MutexEmulator(groups=5, state_file=path)) as api:
+        assert ((await api.list()).body, (await api.list(cursor=900)).body) == before
+        assert (await api.create(NEW)).status == 400
+        api.emulator.restore(MutexEmulator(groups=2).snapshot())
+    assert len(MutexEmulator(state_file=path).groups) == 2
+
+
+async def test_a_group_that_was_added_is_in_the_file_at_once(start: Start, tmp_path: Path) -> None:
+    api = await start(state_file=tmp_path / "state.db")
+    api.emulator.add_group("7")
+    assert list(MutexEmulator(state_file=tmp_path / "state.db").groups) == ["7"]
+
+
+def test_a_state_file_nobody_wrote_to_is_no_state(tmp_path: Path) -> None:
+    (tmp_path / "state.db").touch()
+    assert len(MutexEmulator(groups=3, state_file=tmp_path / "state.db").groups) == 3
+
+
+SERVER = """
+import asyncio, sys
+from aiomutex.emulator import MutexEmulator, serve
+emulator = MutexEmulator(groups=3, state_file=sys.argv[1])
+asyncio.run(serve(emulator, on_ready=lambda emulator: print(emulator.url, flush=True)))
+"""
+
+
+async def test_whatever_was_confirmed_survives_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    process = subprocess.Popen([sys.executable, "-c", SERVER, path], stdout=subprocess.PIPE, text=True, cwd=ROOT)  # noqa: ASYNC220 - it lives beside the loop
+    assert process.stdout is not None
+    with process.stdout as output:
+        url = output.readline().strip()
+    async with Api(MutexEmulator()) as api:
+        # Only the client is wanted here; it talks to the other process.
+        api.url = url
+        replies = [await api.edit_slot(str(1 + n % 3), 1, {"experiments": [n]}) for n in range(30)]
+        replies.append(await api.create(NEW))
+    assert {reply.status for reply in replies} == {200}
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    async with Api(MutexEmulator(state_file=path)) as api:
+        assert [api.emulator.groups[str(n)].slots[0].experiments for n in (1, 2, 3)] == [[27], [28], [29]]
+        assert api.emulator.groups["4"].key == "k"
