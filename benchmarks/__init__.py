@@ -1,0 +1,1 @@
+"""What hot paths cost, beside what a user would write by hand."""

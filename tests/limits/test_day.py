@@ -1,0 +1,168 @@
+# A few tests look inside, to set a clock or to assert that nothing leaked.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from virtual_time import run
+
+from aiomutex.errors import DailyBudgetExhaustedError
+from aiomutex.limits import LocalRateLimiter
+from aiomutex.limits.day import Day, span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
+HOUR = 3600.0
+
+
+class Clock:
+    def __init__(self, now: float = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def spend(day: Day, count: int) -> None:
+    for _ in range(count):
+        day.take()
+
+
+def test_the_error_says_how_much_is_used_and_when_it_resets() -> None:
+    clock = Clock(NOON + 8 * HOUR + 48 * 60)
+    day = Day(100_000, used=100_000, clock=clock)
+    with pytest.raises(DailyBudgetExhaustedError) as caught:
+        day.take()
+    assert str(caught.value) == (
+        "100,000 of 100,000 requests used today; the budget resets at 2026-11-24T00:00:00Z (in 3 h 12 min)"
+    )
+    assert caught.value.resets_at == datetime(2026, 11, 24, tzinfo=UTC)
+    assert (caught.value.used, caught.value.limit, caught.value.suspected) == (100_000, 100_000, False)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(11_520, "3 h 12 min"), (720, "12 min"), (59.6, "1 min"), (40, "40 s"), (-3, "0 s")]
+)
+def test_spans_read_well(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+def test_midnight_utc_makes_the_budget_whole() -> None:
+    clock = Clock()
+    day = Day(10, used=10, clock=clock)
+    clock.now = NOON + 12 * HOUR - 0.001
+    with pytest.raises(DailyBudgetExhaustedError):
+        day.take()
+    clock.now = NOON + 12 * HOUR
+    spend(day, 10)
+    with pytest.raises(DailyBudgetExhaustedError):
+        day.take()
+
+
+def test_a_clock_set_back_gives_no_budget_back() -> None:
+    clock = Clock()
+    day = Day(100, clock=clock)
+    spend(day, 60)
+    clock.now += 24 * HOUR  # somebody sets the clock wrong ...
+    spend(day, 30)
+    clock.now -= 24 * HOUR  # ... and right again: all ninety were sent today
+    spend(day, 10)
+    with pytest.raises(DailyBudgetExhaustedError):
+        day.take()
+    clock.now += 24 * HOUR
+    spend(day, 100)
+
+
+def test_a_clock_set_back_by_a_day_keeps_the_count() -> None:
+    clock = Clock()
+    day = Day(100, clock=clock)
+    spend(day, 100)
+    clock.now -= 24 * HOUR
+    with pytest.raises(DailyBudgetExhaustedError):
+        day.take()
+
+
+def with_clock(limiter: LocalRateLimiter, clock: Callable[[], float]) -> LocalRateLimiter:
+    limiter._day.clock = clock
+    return limiter
+
+
+def test_the_limiter_follows_a_wall_clock_that_jumps() -> None:
+    async def main() -> None:
+        import asyncio  # noqa: PLC0415 -- this test alone sleeps
+
+        clock = Clock()
+        limiter = with_clock(LocalRateLimiter(per_day=50), clock)
+        for _ in range(50):
+            await limiter.acquire()
+        clock.now += 24 * HOUR
+        await limiter.acquire()
+        assert limiter.state().used_today == 1
+        assert limiter.state().resets_at == datetime(2026, 11, 25, tzinfo=UTC)
+        for _ in range(9):
+            await limiter.acquire()
+        # On the hot path too, within a second.
+        clock.now += 24 * HOUR
+        await asyncio.sleep(1.01)
+        await limiter.acquire()
+        assert limiter.state().used_today == 1
+
+    run(main())
+
+
+def test_used_today_counts() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter(per_day=10, used_today=8)
+        await limiter.acquire()
+        await limiter.acquire()
+        with pytest.raises(DailyBudgetExhaustedError):
+            await limiter.acquire()
+        over = LocalRateLimiter(per_day=10, used_today=12)
+        with pytest.raises(DailyBudgetExhaustedError, match="12 of 10 requests used today"):
+            await over.acquire()
+
+    run(main())
+
+
+def test_warnings_come_at_80_and_95_per_cent_once_a_day(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    day = Day(1000, clock=clock)
+    with caplog.at_level(logging.WARNING, "aiomutex.limits"):
+        spend(day, 799)
+        assert caplog.records == []
+        spend(day, 1)
+        assert caplog.messages == [
+            "800 of 1,000 requests used today (80%); the budget resets at 2026-11-24T00:00:00Z (in 12 h 0 min)"
+        ]
+        spend(day, 149)
+        assert len(caplog.records) == 1
+        spend(day, 51)
+        assert len(caplog.records) == 2
+        assert "950 of 1,000 requests used today (95%)" in caplog.messages[1]
+        clock.now += 24 * HOUR
+        spend(day, 800)
+        assert len(caplog.records) == 3
+
+
+def test_the_hot_path_warns_at_the_very_request_that_reaches_the_mark(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter(per_day=100)
+        for count in range(1, 97):
+            await limiter.acquire()
+            assert len(caplog.records) == (count >= 80) + (count >= 95)
+
+    with caplog.at_level(logging.WARNING, "aiomutex.limits"):
+        run(main())
+
+
+def test_a_start_above_the_mark_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "aiomutex.limits"):
+        day = Day(100, used=96, clock=Clock())
+        spend(day, 3)
+    assert len(caplog.records) == 1

@@ -1,0 +1,201 @@
+# A few tests look inside, to set a clock or to assert that nothing leaked.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import signal
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from virtual_time import run
+
+from aiomutex.errors import ConfigurationError, DailyBudgetExhaustedError, LimiterUnavailableError
+from aiomutex.limits import LocalRateLimiter, dayfile
+from aiomutex.limits.day import Day
+from aiomutex.limits.dayfile import BLOCK, DayFile
+
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import Event
+    from pathlib import Path
+
+spawn = multiprocessing.get_context("spawn")
+TODAY = 20_780  # 2026-11-23
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "budget"
+
+
+def count_in(path: Path) -> int:
+    return int(path.read_text().split()[-1])
+
+
+def test_the_file_reads_well(path: Path) -> None:
+    DayFile(path).raise_to(TODAY, 123)
+    assert path.read_text() == "requests on 2026-11-23: 000000000123\n"
+
+
+def test_limiters_share_a_count_and_earlier_runs_are_remembered(path: Path) -> None:
+    async def main() -> None:
+        first, second = LocalRateLimiter(per_day=120, day_file=path), LocalRateLimiter(per_day=120, day_file=str(path))
+        for limiter in (first, second):
+            for _ in range(40):
+                await limiter.acquire()
+        await first.aclose()
+        await second.aclose()
+        assert count_in(path) == 80
+        third = LocalRateLimiter(per_day=120, day_file=path)
+        assert third.state().used_today == 80
+        for _ in range(40):
+            await third.acquire()
+        with pytest.raises(DailyBudgetExhaustedError, match="120 of 120 requests used today"):
+            await third.acquire()
+
+    run(main())
+
+
+def test_closing_gives_back_what_was_not_used(path: Path) -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter(day_file=path)
+        await limiter.acquire()
+        assert count_in(path) == BLOCK
+        await limiter.aclose()
+        assert count_in(path) == 1
+        await limiter.aclose()
+        assert count_in(path) == 1
+        await limiter.acquire()
+        assert count_in(path) == 1 + BLOCK
+
+    run(main())
+
+
+def test_used_today_raises_the_files_count_and_never_lowers_it(path: Path) -> None:
+    assert LocalRateLimiter(day_file=path, used_today=500).state().used_today == 500
+    assert LocalRateLimiter(day_file=path, used_today=20).state().used_today == 500
+
+
+def test_a_new_day_starts_at_zero(path: Path) -> None:
+    DayFile(path).raise_to(TODAY - 1, 90_000)
+    assert DayFile(path).take(TODAY, 100_000) == (0, BLOCK)
+
+
+def test_a_rollover_leases_anew(path: Path) -> None:
+    clock = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
+    now = [clock]
+    day = Day(100, file=DayFile(path), clock=lambda: now[0])
+    for _ in range(100):
+        day.take()
+    with pytest.raises(DailyBudgetExhaustedError):
+        day.take()
+    now[0] += 86_400
+    day.take()
+    assert path.read_text() == "requests on 2026-11-24: 000000000050\n"
+
+
+def test_a_clock_set_back_gives_no_budget_back(path: Path) -> None:
+    DayFile(path).raise_to(TODAY + 1, 700)
+    assert DayFile(path).take(TODAY, 100_000) == (700, BLOCK)
+
+
+def test_a_file_from_the_future_is_a_clear_error(path: Path) -> None:
+    DayFile(path).raise_to(TODAY + 30, 700)
+    with pytest.raises(ConfigurationError, match=r"is dated 2026-12-23, 30 days ahead of this machine's clock"):
+        DayFile(path).take(TODAY, 100_000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["garbage", "requests on 2026-11-23: 00000000", "requests on 2026-13-45: 000000000001\n", "\0" * 37, "x" * 99],
+)
+def test_a_corrupted_file_is_a_clear_error(path: Path, text: str) -> None:
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=r"does not hold a day's count but .*delete this one"):
+        LocalRateLimiter(day_file=path)
+
+
+def test_a_file_that_breaks_later_leaves_nobody_waiting(path: Path) -> None:
+    def spoil() -> None:
+        path.write_text("garbage")
+
+    async def main() -> None:
+        limiter = LocalRateLimiter(per_second=1, day_file=path)
+        await limiter.acquire()
+        limiter._day.used = limiter._day.mark = limiter._day._block
+        spoil()
+        with pytest.raises(ConfigurationError):
+            await limiter.acquire()
+
+    run(main())
+
+
+def test_a_file_that_cannot_be_opened_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be opened: No such file or directory"):
+        LocalRateLimiter(day_file=tmp_path / "absent" / "budget")
+    with pytest.raises(ConfigurationError, match="cannot be opened: Is a directory"):
+        LocalRateLimiter(day_file=tmp_path)
+
+
+def test_a_platform_without_locks_is_a_clear_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dayfile, "fcntl", None)
+    with pytest.raises(ConfigurationError, match="day_file needs POSIX file locks"):
+        LocalRateLimiter(day_file=path)
+
+
+def test_a_lock_that_is_never_released_ends_in_an_error_not_a_hang(path: Path) -> None:
+    file = DayFile(path)
+    file.raise_to(TODAY, 1)
+    holder = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(LimiterUnavailableError, match="has been locked by another process"):
+            file.take(TODAY, 100)
+    finally:
+        os.close(holder)
+    assert file.take(TODAY, 100) == (1, BLOCK)
+
+
+def take_blocks(path: str, blocks: int, ready: Event) -> None:
+    file = DayFile(path)
+    ready.set()
+    for _ in range(blocks):
+        file.take(TODAY, 10**9)
+
+
+def take_for_ever(path: str, ready: Event) -> None:
+    take_blocks(path, 1, ready)
+    while True:
+        DayFile(path).take(TODAY, 10**9)
+
+
+def test_processes_count_together(path: Path) -> None:
+    ready = spawn.Event()
+    processes = [spawn.Process(target=take_blocks, args=(str(path), 100, ready)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert count_in(path) == 3 * 100 * BLOCK
+
+
+def test_a_killed_process_leaves_a_whole_file_and_no_lock(path: Path) -> None:
+    for _ in range(2):
+        ready = spawn.Event()
+        process = spawn.Process(target=take_for_ever, args=(str(path), ready))
+        process.start()
+        ready.wait()
+        time.sleep(0.02)
+        before = DayFile(path).raise_to(TODAY, 0)
+        assert process.pid
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        used, size = DayFile(path).take(TODAY, 10**9)
+        assert size == BLOCK
+        assert used >= before
+        assert used % BLOCK == 0

@@ -1,0 +1,336 @@
+# A few tests look inside, to set a clock or to assert that nothing leaked.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from itertools import pairwise
+
+import pytest
+from virtual_time import most_in_a_second, run
+
+from aiomutex.errors import DailyBudgetExhaustedError
+from aiomutex.limits import LocalRateLimiter
+from aiomutex.limits.pause import PATIENCE, Pause
+
+WINDOW = 1.02
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def wait_for_many(limiter: LocalRateLimiter, count: int) -> list[asyncio.Task[float]]:
+    async def one() -> float:
+        return await limiter.acquire()
+
+    return [asyncio.ensure_future(one()) for _ in range(count)]
+
+
+def test_a_429_pauses_everybody_for_as_long_as_the_service_asks() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        permit = await limiter.acquire()
+        waiting = wait_for_many(limiter, 3)  # the hot path has given these already
+        await asyncio.sleep(0)
+        limiter.throttled(permit + 0.0, 7.0)
+        start = now()
+        assert limiter.state().paused_for == 7.0
+        assert await limiter.acquire() == pytest.approx(start + 7.0)
+        await asyncio.gather(*waiting)
+
+    run(main())
+
+
+def test_without_a_hint_the_wait_is_a_window_and_doubles_with_each_refused_probe() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        permit = await limiter.acquire()
+        for doubling in range(4):
+            start = now()
+            limiter.throttled(permit)
+            permit = await limiter.acquire()
+            factor = (permit - start) / (WINDOW * 2**doubling)
+            assert 1 <= factor <= 1.25 + 1e-6
+
+    run(main())
+
+
+def test_late_429s_of_one_burst_do_not_add_up() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        permits = [await limiter.acquire() for _ in range(90)]
+        limiter.throttled(permits[0], 3.0)
+        end = now() + 3.0
+        for permit in permits[1:]:
+            await asyncio.sleep(0.01)
+            limiter.throttled(permit, 5.0)
+        assert limiter.state().per_window == 95  # one step down, not ninety
+        assert await limiter.acquire() == pytest.approx(end)
+        await asyncio.sleep(0.2)
+        limiter.throttled(permits[5], 5.0)  # even now it is old news
+        limiter.answered(now())
+        assert limiter.state().paused_for == 0
+
+    run(main())
+
+
+def test_one_probe_resumes_and_pacing_follows() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        limiter.throttled(await limiter.acquire(), 1.0)
+        tasks = wait_for_many(limiter, 200)
+        probe = await tasks[0]
+        await asyncio.sleep(2.0)
+        assert sum(task.done() for task in tasks) == 1
+        limiter.answered(probe)
+        resumed = now()
+        times = sorted((await asyncio.gather(*tasks))[1:])
+        assert times[0] > resumed
+        gaps = [b - a for a, b in pairwise(times)]
+        assert min(gaps) >= WINDOW / 95 - 1e-6
+        assert times[-1] - resumed == pytest.approx(199 * WINDOW / 95, rel=0.02)
+
+    run(main())
+
+
+def test_no_burst_follows_a_pause_in_which_nobody_waited() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        limiter.throttled(await limiter.acquire(), 100.0)
+        await asyncio.sleep(200.0)
+        limiter.answered(await limiter.acquire())
+        times = await asyncio.gather(*wait_for_many(limiter, 30))
+        assert most_in_a_second(times, 0.1) <= 10
+
+    run(main())
+
+
+def test_a_refused_probe_pauses_again() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        limiter.throttled(await limiter.acquire(), 1.0)
+        tasks = wait_for_many(limiter, 3)
+        probe = await tasks[0]
+        await asyncio.sleep(0.1)
+        limiter.throttled(probe, 2.0)
+        assert limiter.state().paused_for == pytest.approx(2.0)
+        again = await tasks[1]
+        assert again == pytest.approx(probe + 2.1)
+        limiter.answered(again)
+        await tasks[2]
+        assert limiter.state().per_window == 95  # only the first refusal of a pause narrows the window
+
+    run(main())
+
+
+def test_a_probe_whose_fate_is_never_told_blocks_nobody_for_ever() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        limiter.throttled(await limiter.acquire(), 1.0)
+        first, second, third = wait_for_many(limiter, 3)
+        lost = await first
+        assert await second == pytest.approx(lost + PATIENCE)
+        # The lost one answers at last: as good a sign of life as any.
+        limiter.answered(lost)
+        assert await third < lost + PATIENCE + 0.1
+
+    run(main())
+
+
+def test_a_probe_cancelled_before_it_was_sent_lets_the_next_go_at_once() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        limiter.throttled(await limiter.acquire(), 1.0)
+        first, second = wait_for_many(limiter, 2)
+        asyncio.get_running_loop().call_later(1.0, first.cancel)  # in the very turn that serves it
+        start = now()
+        assert await second == pytest.approx(start + 1.0, abs=0.01)
+
+    run(main())
+
+
+def test_refusals_narrow_the_window_step_by_step_to_a_floor() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        seen: list[int] = []
+        for _ in range(12):
+            limiter.throttled(await limiter.acquire(), 1.0)
+            seen.append(limiter.state().per_window)
+            limiter.answered(await limiter.acquire())
+            await asyncio.sleep(2)
+        assert seen == [95, 93, 91, 89, 87, 85, 83, 81, 80, 80, 80, 80]
+        assert most_in_a_second(await asyncio.gather(*wait_for_many(limiter, 300))) <= 80
+
+    run(main())
+
+
+@pytest.mark.parametrize("hint", [-1.0, math.nan])
+def test_a_senseless_hint_counts_as_none(hint: float) -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        start = await limiter.acquire()
+        limiter.throttled(start, hint)
+        assert WINDOW <= await limiter.acquire() - start <= 1.26 * WINDOW
+
+    run(main())
+
+
+def test_a_hint_of_zero_is_no_busy_loop() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        permit = start = await limiter.acquire()
+        for _ in range(20):
+            limiter.throttled(permit, 0.0)
+            permit = await limiter.acquire()
+        assert permit - start >= 20 * WINDOW / 10 - 1e-6
+
+    run(main())
+
+
+def test_an_answer_means_nothing_while_there_is_no_pause() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        permit = await limiter.acquire()
+        before = limiter.state()
+        limiter.answered(permit)
+        assert limiter.state() == before
+
+    run(main())
+
+
+def test_an_old_answer_does_not_end_a_pause() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        old, refused = await limiter.acquire(), await limiter.acquire()
+        await asyncio.sleep(0.1)
+        limiter.throttled(refused, 3.0)
+        limiter.answered(old)
+        assert limiter.state().paused_for == 3.0
+
+    run(main())
+
+
+# The day's budget, as the service shows it
+
+
+async def refuse_single_requests(limiter: LocalRateLimiter) -> list[float]:
+    permits = [await limiter.acquire()]
+    with pytest.raises(DailyBudgetExhaustedError, match="probably used up"):  # noqa: PT012 -- the last call raises
+        while True:
+            limiter.throttled(permits[-1])
+            permits.append(await limiter.acquire())
+    return permits
+
+
+def test_endless_429s_to_single_requests_are_told_as_a_suspicion() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        permits = await refuse_single_requests(limiter)
+        assert len(permits) == 5
+        with pytest.raises(DailyBudgetExhaustedError) as caught:
+            await limiter.acquire()
+        assert caught.value.suspected
+        assert caught.value.used == 5
+        assert caught.value.resets_at == limiter.state().resets_at
+        assert "goes on answering 429 to single requests" in str(caught.value)
+        assert "5 of 100,000 requests counted here" in str(caught.value)
+
+    run(main())
+
+
+def test_short_hints_do_not_hurry_the_suspicion() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        permit = start = await limiter.acquire()
+        with pytest.raises(DailyBudgetExhaustedError):  # noqa: PT012 -- which of them raises is the question
+            while True:
+                limiter.throttled(permit, 0.5)
+                permit = await limiter.acquire()
+        assert now() - start >= 15 * WINDOW
+
+    run(main())
+
+
+def test_those_who_wait_learn_of_the_suspicion_too() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        limiter.throttled(await limiter.acquire(), 1.0)
+        tasks = wait_for_many(limiter, 4)
+        probe = await tasks[0]
+        limiter.throttled(probe, 80_000.0)
+        results = await asyncio.gather(*tasks[1:], return_exceptions=True)
+        assert all(isinstance(r, DailyBudgetExhaustedError) and r.suspected for r in results)
+
+    run(main())
+
+
+def test_a_hint_of_hours_is_the_days_budget_and_no_silent_wait(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        limiter.throttled(await limiter.acquire(), 80_000.0)
+        with pytest.raises(DailyBudgetExhaustedError, match="the service asked to wait 22 h 13 min") as caught:
+            await limiter.acquire()
+        assert caught.value.suspected
+        assert limiter.state().per_window == 97  # that says nothing about the second
+
+    with caplog.at_level(logging.WARNING, "aiomutex.limits"):
+        run(main())
+    assert len(caplog.records) == 1
+
+
+def test_a_probe_a_minute_can_lift_the_suspicion() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        await refuse_single_requests(limiter)
+        await asyncio.sleep(61)
+        probe, other = wait_for_many(limiter, 2)
+        permit = await probe
+        with pytest.raises(DailyBudgetExhaustedError):
+            await other  # one a minute, and no silent wait
+        limiter.throttled(permit)
+        await asyncio.sleep(61)
+        limiter.answered(await limiter.acquire())
+        await asyncio.gather(*wait_for_many(limiter, 10))
+
+    run(main())
+
+
+def test_midnight_lifts_the_suspicion() -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        limiter.throttled(await limiter.acquire(), 80_000.0)
+        end = limiter._day.end
+        limiter._day.clock = lambda: end + 1.0
+        limiter.answered(await limiter.acquire())
+        await asyncio.gather(*wait_for_many(limiter, 10))
+
+    run(main())
+
+
+def test_a_pause_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter()
+        permits = [await limiter.acquire() for _ in range(20)]
+        for permit in permits:
+            limiter.throttled(permit, 2.0)
+        limiter.answered(await limiter.acquire())
+
+    with caplog.at_level(logging.INFO, "aiomutex.limits"):
+        run(main())
+    assert [record.getMessage() for record in caplog.records] == [
+        (
+            "the service answered 429: nothing is sent for 2.0 s, then one request goes ahead; "
+            "at most 95 in 1.02 s from now on"
+        ),
+        "the service accepts requests again",
+    ]
+
+
+def test_the_wait_ends_at_the_latest_deadline_never_the_last_told() -> None:
+    pause = Pause(rng=lambda: 0.0)
+    assert pause.throttled(1.0, 60.0, 2.0, window=1.0, today=0)
+    assert pause.throttled(3.0, 1.0, 4.0, window=1.0, today=0)
+    assert pause.until == 62.0

@@ -1,0 +1,518 @@
+# A few tests look inside, to set a clock or to assert that nothing leaked.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import importlib
+import logging
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis.asyncio
+from redis_worker import Fleet, RedisServer
+from virtual_time import most_in_a_second
+
+from aiomutex.errors import ConfigurationError, DailyBudgetExhaustedError, LimiterUnavailableError
+from aiomutex.limits import Priority, RateLimiter, ledger
+from aiomutex.limits.redis import RedisRateLimiter
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    Make = Callable[..., RedisRateLimiter]
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(shared_server: RedisServer) -> RedisServer:
+    shared_server.know("project 1", "project 2", "fleet", "x")
+    return shared_server
+
+
+@pytest.fixture
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    """Make limiters that are closed at the end; then no task may be left over."""
+    limiters: list[RedisRateLimiter] = []
+
+    def make(server: RedisServer | str, **options: Any) -> RedisRateLimiter:
+        url = server if isinstance(server, str) else server.url
+        options.setdefault("name", "project 1")
+        limiters.append(RedisRateLimiter(url, **options))
+        return limiters[-1]
+
+    yield make
+    for limiter in limiters:
+        await limiter.aclose()
+    assert [task for task in asyncio.all_tasks() if task.get_name() == "aiomutex-limiter"] == []
+
+
+async def take(limiter: RedisRateLimiter, count: int, priority: Priority = Priority.INTERACTIVE) -> list[float]:
+    return list(await asyncio.gather(*(limiter.acquire(priority) for _ in range(count))))
+
+
+async def test_it_is_a_rate_limiter_and_its_repr_states_facts(server: RedisServer, make: Make) -> None:
+    limiter = make(server)
+    assert isinstance(limiter, RateLimiter)
+    async with limiter:
+        pass
+    assert repr(limiter).startswith(f"<RedisRateLimiter 'project 1' at 127.0.0.1:{server.port} · ")
+    assert repr(limiter).endswith("of 97 permits used in 1.02 s · 1 of 100,000 today · 0 waiting>")
+    assert limiter.state().used_today == 1
+
+
+async def test_fifty_from_idle_do_not_wait_for_their_turn(server: RedisServer, make: Make) -> None:
+    limiter = make(server)
+    times = await take(limiter, 48)
+    assert max(times) - min(times) < 0.25  # paced, they would take half a second
+    assert limiter.state().used_today >= 48
+
+
+async def test_two_workers_share_the_second_and_the_day(server: RedisServer, make: Make) -> None:
+    first, second = make(server), make(server)
+    times = [t for part in await asyncio.gather(take(first, 75), take(second, 75)) for t in part]
+    assert most_in_a_second(times) <= 97
+    await first.acquire()
+    assert first.state().used_today >= 151  # a send time missed on a slow machine counts too
+
+
+async def test_budgets_of_other_names_are_apart(server: RedisServer, make: Make) -> None:
+    first, second = make(server), make(server, name="project 2")
+    await asyncio.gather(first.acquire(), second.acquire())
+    assert (first.state().used_today, second.state().used_today) == (1, 1)
+    assert b"{aiomutex:project 2}:log" in server.send("KEYS *")
+
+
+async def test_order_and_priorities_are_kept_inside_a_worker(server: RedisServer, make: Make) -> None:
+    limiter = make(server)
+    order: list[tuple[Priority, int]] = []
+
+    async def one(priority: Priority, number: int) -> None:
+        await limiter.acquire(priority)
+        order.append((priority, number))
+
+    bulk = [asyncio.ensure_future(one(Priority.BULK, n)) for n in range(60)]
+    await asyncio.sleep(0)
+    calls = [asyncio.ensure_future(one(Priority.INTERACTIVE, n)) for n in range(14)]
+    await asyncio.gather(*bulk, *calls)
+    for priority in Priority:
+        numbers = [n for p, n in order if p is priority]
+        assert numbers == sorted(numbers)
+    assert [p for p, _ in order[:16]].count(Priority.INTERACTIVE) == 14
+
+
+async def test_cancelling_waiters_never_touches_the_conversation(server: RedisServer, make: Make) -> None:
+    limiter = make(server)
+    served = 0
+    for _ in range(30):
+        tasks = [asyncio.ensure_future(limiter.acquire()) for _ in range(100)]
+        await asyncio.sleep(0.003)
+        for task in tasks[:-1]:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        served += sum(isinstance(r, float) for r in results)
+        assert isinstance(results[-1], float)
+    assert served >= 30
+    assert limiter.state().waiting == 0
+
+
+async def test_the_day_is_shared_and_ends_in_an_error(
+    server: RedisServer, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = make(server, per_day=40), make(server, per_day=40)
+    with caplog.at_level(logging.WARNING, "aiomutex.limits"):
+        await take(first, 30)
+        results = await asyncio.gather(*(second.acquire() for _ in range(20)), return_exceptions=True)
+    errors = [r for r in results if isinstance(r, DailyBudgetExhaustedError)]
+    assert len(errors) >= 10
+    assert "40 of 40 requests used today; the budget resets at " in str(errors[0])
+    with pytest.raises(DailyBudgetExhaustedError):
+        await first.acquire()
+    assert any("requests used today (100%)" in message for message in caplog.messages)
+
+
+async def test_a_ledger_without_a_past_takes_it_that_the_last_window_was_full(server: RedisServer, make: Make) -> None:
+    server.send("FLUSHALL")
+    start = time.monotonic()
+    assert min(await take(make(server), 5)) - start > 1.02
+
+
+@pytest.mark.parametrize(
+    "accident", ["DEL {aiomutex:x}:log", "HSET {aiomutex:x}:facts run 0123456789abcdef"], ids=["lost log", "fail-over"]
+)
+async def test_a_log_that_may_not_tell_the_truth_is_not_believed(
+    server: RedisServer, make: Make, accident: str
+) -> None:
+    limiter = make(server, name="x")
+    before = await limiter.acquire()
+    server.send(accident)
+    assert await limiter.acquire() - before > 1.02
+
+
+async def test_the_days_count_outlives_a_flush(server: RedisServer, make: Make) -> None:
+    limiter = make(server)
+    await take(limiter, 20)
+    server.send("FLUSHALL")
+    await limiter.acquire()
+    assert limiter.state().used_today >= 21
+
+
+async def test_a_new_day_by_the_servers_clock_starts_at_zero(server: RedisServer, make: Make) -> None:
+    limiter = make(server)
+    await take(limiter, 20)
+    yesterday = limiter._day.number - 1
+    client = redis.asyncio.Redis(port=server.port)
+    await client.hset("{aiomutex:project 1}:facts", mapping={"day": yesterday, "used": 5000})
+    await client.aclose()
+    limiter._day.note(yesterday, 5000)
+    await limiter.acquire()
+    assert limiter.state().used_today == 1
+
+
+# 429s
+
+
+async def test_a_429_pauses_the_other_workers_and_one_probe_frees_them_all(server: RedisServer, make: Make) -> None:
+    first, second = make(server), make(server)
+    refused, _ = await asyncio.gather(first.acquire(), second.acquire())
+    start = time.monotonic()
+    first.throttled(refused, 1.0)
+    await asyncio.sleep(0.15)  # what was leased before the news spread is gone
+    waiting = {limiter: [asyncio.ensure_future(limiter.acquire()) for _ in range(20)] for limiter in (first, second)}
+    tasks = [task for part in waiting.values() for task in part]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(0.5)
+    (probe,) = [task for task in tasks if task.done()]
+    permit = probe.result()
+    assert permit - start >= 0.99
+    (prober,) = [limiter for limiter, part in waiting.items() if probe in part]
+    prober.answered(permit)
+    times = sorted(await asyncio.gather(*(task for task in tasks if task is not probe)))
+    assert most_in_a_second(times, 0.1) <= 13  # no burst
+    assert first.state().per_window == second.state().per_window == 95
+    assert first.state().paused_for == second.state().paused_for == 0
+
+
+async def test_a_suspicion_is_shared(server: RedisServer, make: Make) -> None:
+    first, second = make(server), make(server)
+    refused, _ = await asyncio.gather(first.acquire(), second.acquire())
+    first.throttled(refused, 80_000.0)
+    await asyncio.sleep(0.15)
+    for limiter in (first, second):
+        with pytest.raises(DailyBudgetExhaustedError, match="the service asked to wait 22 h 13 min") as caught:
+            await limiter.acquire()
+        assert caught.value.suspected
+
+
+async def test_a_late_429_of_another_worker_extends_nothing(server: RedisServer, make: Make) -> None:
+    first, second = make(server), make(server)
+    one, two = await asyncio.gather(first.acquire(), second.acquire())
+    first.throttled(one, 0.5)
+    await asyncio.sleep(0.1)
+    second.throttled(two, 30.0)  # sent before the pause began
+    await asyncio.sleep(0.1)
+    permit = await asyncio.wait_for(first.acquire(), 5)
+    assert permit - one < 5
+
+
+# Faults
+
+
+async def test_an_absent_server_is_told_within_the_timeout(make: Make) -> None:
+    limiter = make("redis://:hunter2@127.0.0.1:1/0")
+    start = time.monotonic()
+    results = await asyncio.gather(*(limiter.acquire() for _ in range(5)), return_exceptions=True)
+    assert all(isinstance(r, LimiterUnavailableError) for r in results)
+    assert str(results[0]) == "Redis at 127.0.0.1:1 cannot be reached"
+    assert time.monotonic() - start < 2
+    assert "hunter2" not in repr(limiter) + repr(limiter._ledger)
+
+
+async def test_a_server_that_hangs_is_told_within_the_timeout_and_forgiven(own_server: RedisServer, make: Make) -> None:
+    limiter = make(own_server)
+    before = await limiter.acquire()
+    own_server.signal(signal.SIGSTOP)
+    start = time.monotonic()
+    with pytest.raises(LimiterUnavailableError, match=r"gave no answer within 0.5 s"):
+        await limiter.acquire()
+    assert 0.4 < time.monotonic() - start < 2
+    own_server.signal(signal.SIGCONT)
+    after = await limiter.acquire()
+    assert after - before > 1.02  # whatever the last question brought, it is taken for granted
+
+
+async def test_a_killed_server_is_told_and_its_successor_is_careful(own_server: RedisServer, make: Make) -> None:
+    limiter = make(own_server)
+    await limiter.acquire()
+    own_server.kill()
+    with pytest.raises(LimiterUnavailableError, match="cannot be reached"):
+        await limiter.acquire()
+    own_server.start()
+    back = time.monotonic()
+    assert await limiter.acquire() - back > 1.0
+    assert limiter.state().used_today >= 2
+
+
+async def test_a_wrong_password_is_told_without_it(tmp_path_factory: pytest.TempPathFactory, make: Make) -> None:
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--requirepass", "right")
+    try:
+        for url in (f"redis://:hunter2@127.0.0.1:{server.port}/0", server.url):
+            limiter = make(url)
+            with pytest.raises(ConfigurationError, match="refuses the user or password it was given") as caught:
+                await limiter.acquire()
+            assert "hunter2" not in f"{caught.value!r} {limiter!r}"
+        assert await make(f"redis://:right@127.0.0.1:{server.port}/0").acquire()
+    finally:
+        server.kill()
+
+
+async def test_a_replica_is_told(server: RedisServer, tmp_path_factory: pytest.TempPathFactory, make: Make) -> None:
+    replica = RedisServer(tmp_path_factory.mktemp("redis"), "--replicaof", f"127.0.0.1 {server.port}")
+    try:
+        with pytest.raises(LimiterUnavailableError, match=r"read-only replica|MASTERDOWN"):
+            await make(replica).acquire()
+    finally:
+        replica.kill()
+
+
+async def test_an_old_server_is_told(server: RedisServer, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter = make(server)
+    plain = limiter._plain
+
+    def from_the_future() -> ledger.Question:
+        question = plain()
+        question.oldest = 99
+        return question
+
+    monkeypatch.setattr(limiter, "_plain", from_the_future)
+    with pytest.raises(ConfigurationError, match="is too old: Redis 6 or Valkey is needed"):
+        await limiter.acquire()
+
+
+async def test_a_key_of_somebody_else_is_told(server: RedisServer, make: Make) -> None:
+    client = redis.asyncio.Redis(port=server.port)
+    await client.set("{aiomutex:project 1}:log", "mine")
+    await client.aclose()
+    with pytest.raises(LimiterUnavailableError, match="WRONGTYPE"):
+        await make(server).acquire()
+
+
+async def test_a_server_clock_that_jumps_voids_the_lease(server: RedisServer, make: Make) -> None:
+    limiter = make(server)
+    before = await limiter.acquire()
+    limiter._ledger._low -= 30
+    limiter._ledger._high -= 30
+    after = await limiter.acquire()
+    assert after - before > 1.02
+
+
+async def test_a_server_clock_set_back_waits_a_window_not_an_hour(server: RedisServer, make: Make) -> None:
+    limiter = make(server)
+    before = await limiter.acquire()
+    client = redis.asyncio.Redis(port=server.port)
+    await client.rpush("{aiomutex:project 1}:log", int((time.time() + 3600) * 1e6))
+    await client.aclose()
+    assert await asyncio.wait_for(limiter.acquire(), 5) - before > 1.02
+
+
+async def test_a_slow_server_costs_no_permits(server: RedisServer, make: Make) -> None:
+    limiter = make(server)
+    ask = limiter._ledger._script
+
+    async def slow(**kwargs: Any) -> Any:
+        await asyncio.sleep(0.05)
+        answer = await ask(**kwargs)
+        await asyncio.sleep(0.05)
+        return answer
+
+    limiter._ledger._script = slow
+    times = await take(limiter, 100)
+    assert most_in_a_second(times) <= 97
+    assert limiter.state().used_today <= 150
+
+
+# Alone
+
+
+async def test_a_share_goes_on_without_redis_after_a_window_of_silence(own_server: RedisServer, make: Make) -> None:
+    limiter = make(own_server, on_backend_failure="local", workers=2)
+    await limiter.acquire()
+    own_server.kill()
+    start = time.monotonic()
+    times = await take(limiter, 24)
+    assert min(times) - start > 1.02
+    assert most_in_a_second(times) <= 97 // 2
+    assert repr(limiter).endswith("· without Redis>")
+    own_server.start()
+    end = time.monotonic() + 6
+    while "without Redis" in repr(limiter) and time.monotonic() < end:
+        times += await take(limiter, 3)
+    times += await take(limiter, 30)
+    assert "without Redis" not in repr(limiter)
+    assert most_in_a_second(times) <= 97
+    assert limiter.state().used_today >= len(times)
+
+
+async def test_a_wrong_password_is_no_reason_to_go_on_alone(
+    tmp_path_factory: pytest.TempPathFactory, make: Make
+) -> None:
+    server = RedisServer(tmp_path_factory.mktemp("redis"), "--requirepass", "right")
+    try:
+        with pytest.raises(ConfigurationError):
+            await make(server, on_backend_failure="local", workers=4).acquire()
+    finally:
+        server.kill()
+
+
+# Fleets
+
+
+def test_three_processes_stay_below_the_limit_and_use_it(server: RedisServer) -> None:
+    reports = Fleet(server.url, 3, 2.5).reports()
+    times = sorted(t for report in reports for t in report.permits)
+    assert [e for report in reports for e in report.errors] == []
+    assert most_in_a_second(times) <= 97
+    assert len(times) / (times[-1] - times[0]) >= 80
+    assert sum(report.questions for report in reports) / len(times) <= 0.4
+    assert min(len(report.permits) for report in reports) >= len(times) / 6
+
+
+@pytest.mark.deep
+def test_three_processes_reach_93_a_second_with_a_third_of_a_round_trip_each(server: RedisServer) -> None:
+    reports = Fleet(server.url, 3, 33.0).reports()
+    times = sorted(t for report in reports for t in report.permits)
+    assert most_in_a_second(times) <= 97
+    assert len(times) / (times[-1] - times[0]) >= 93
+    assert sum(report.questions for report in reports) / len(times) <= 0.3
+
+
+@pytest.mark.deep
+def test_ten_processes_cost_no_more_round_trips_a_permit(server: RedisServer) -> None:
+    reports = Fleet(server.url, 10, 12.0, tasks=20).reports()
+    times = sorted(t for report in reports for t in report.permits)
+    assert most_in_a_second(times) <= 97
+    assert sum(report.questions for report in reports) / len(times) <= 0.35
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("fault", ["kill", "stop", "flush"])
+@pytest.mark.parametrize("options", [{}, {"on_backend_failure": "local", "workers": 3}], ids=["raise", "local"])
+def test_a_fault_in_the_middle_never_lets_more_out(
+    own_server: RedisServer, fault: str, options: dict[str, Any]
+) -> None:
+    fleet = Fleet(own_server.url, 3, 9.0, **options)
+    time.sleep(4.0)
+    if fault == "kill":
+        own_server.kill()
+        time.sleep(1.5)
+        own_server.start()
+    elif fault == "stop":
+        own_server.signal(signal.SIGSTOP)
+        time.sleep(1.5)
+        own_server.signal(signal.SIGCONT)
+    else:
+        own_server.send("FLUSHALL")
+    reports = fleet.reports()
+    times = sorted(t for report in reports for t in report.permits)
+    assert most_in_a_second(times) <= 97
+    assert len(times) > 300
+    assert all(report.permits[-1] > times[-1] - 1.5 for report in reports)  # all came back
+
+
+# Arguments, loops, ends
+
+
+async def test_a_borrowed_client_is_not_closed(server: RedisServer) -> None:
+    client: Any = redis.asyncio.Redis(port=server.port)
+    limiter = RedisRateLimiter(client, name="x")
+    await limiter.acquire()
+    await limiter.aclose()
+    assert await client.ping()
+    await client.aclose()
+    with pytest.raises(ConfigurationError, match="is closed"):
+        await limiter.acquire()
+
+
+async def test_closing_sends_waiters_away(server: RedisServer) -> None:
+    limiter = RedisRateLimiter(server.url, name="x")
+    tasks = [asyncio.ensure_future(limiter.acquire()) for _ in range(200)]
+    await asyncio.sleep(0.05)
+    await limiter.aclose()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert sum(isinstance(r, LimiterUnavailableError) for r in results) > 100
+    await limiter.aclose()
+
+
+def test_one_limiter_serves_one_loop_after_another(server: RedisServer) -> None:
+    client = redis.asyncio.Redis(port=server.port)
+    limiter = RedisRateLimiter(client, name="x")
+
+    async def once() -> float:
+        permit = await limiter.acquire()
+        await client.aclose()
+        return permit
+
+    first, second = asyncio.run(once()), asyncio.run(once())
+    assert second > first
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"name": ""}, "name must be text"),
+        ({"name": 7}, "name must be text"),
+        ({"per_second": 0}, "per_second must be a whole number"),
+        ({"per_day": True}, "per_day must be a whole number"),
+        ({"on_backend_failure": "ignore"}, 'on_backend_failure must be "raise" or "local"'),
+        ({"on_backend_failure": "local"}, "needs workers"),
+        ({"on_backend_failure": "local", "workers": 0}, "workers must be a whole number"),
+        ({"timeout": 0}, "timeout must be a number of seconds"),
+        ({"timeout": float("nan")}, "timeout must be a number of seconds"),
+        ({"timeout": "1"}, "timeout must be a number of seconds"),
+        ({"url_or_client": "http://:hunter2@x"}, "not a Redis URL"),
+        ({"url_or_client": ":hunter2@x"}, "not a Redis URL"),
+        ({"url_or_client": 7}, "must be a Redis URL or a redis.asyncio client, not a int"),
+    ],
+)
+def test_bad_arguments_are_told(options: dict[str, Any], complaint: str) -> None:
+    make_limiter: Any = RedisRateLimiter
+    with pytest.raises(ConfigurationError, match=complaint) as caught:
+        make_limiter(**{"url_or_client": "redis://127.0.0.1", "name": "x", **options})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_package_does_not_import_redis() -> None:
+    code = "import sys, aiomutex.limits; assert 'redis' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_redis(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("redis"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.delitem(sys.modules, "aiomutex.limits.ledger")
+    monkeypatch.setattr(builtins, "__import__", without_redis)
+    with pytest.raises(ImportError, match=r"pip install 'aiomutex\[redis\]'"):
+        importlib.import_module("aiomutex.limits.ledger")

@@ -1,0 +1,47 @@
+"""An event loop whose time jumps to the next timer, so that tests of waiting wait for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import selectors
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+T = TypeVar("T")
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    now = 1000.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise RuntimeError("everybody waits, and no timer is set: nothing will ever happen")
+        self.now += max(0.0, timeout)
+        return super().select(0)
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self.jumping = _JumpingSelector()
+        super().__init__(self.jumping)
+
+    def time(self) -> float:
+        return self.jumping.now
+
+    def stall(self, seconds: float) -> None:
+        """Let time pass without a turn of the loop, as a long computation would."""
+        self.jumping.now += seconds
+
+
+def run(main: Coroutine[object, object, T]) -> T:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(main)
+
+
+def most_in_a_second(times: Iterable[float], length: float = 1.0) -> int:
+    """The largest number of times in any half-open interval of ``length`` seconds, exactly."""
+    ordered = sorted(times)
+    return max((bisect.bisect_left(ordered, t + length) - i for i, t in enumerate(ordered)), default=0)
