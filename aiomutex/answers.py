@@ -28,9 +28,10 @@ from aiomutex.models import GroupPage, MutexGroup
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Answer", "read_created", "read_group", "read_page", "refusal", "request_id_of", "retry_after_of"]
+__all__ = ["Answer", "read_created", "read_group", "read_page", "refusal", "retry_after_of"]
 
-BODY_SHOWN: Final = 4096
+_BODY_SHOWN: Final = 4096
+_LOOKED_AT: Final = 64 * 2**10
 _DETAIL_SHOWN: Final = 300
 _BY_STATUS: Final[dict[int, type[APIError]]] = {
     400: BadRequestError,
@@ -51,6 +52,25 @@ class Answer(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
+    conceal: Callable[[str], str] = str
+    """Strikes out of a text what no error may show, should the service repeat it."""
+
+    def __repr__(self) -> str:
+        # Headers and body may repeat the API key, and tracebacks print reprs.
+        return f"<Answer {self.status} · {len(self.body):,} bytes>"
+
+    @property
+    def text(self) -> str:
+        """The beginning of the body, as an error may show it."""
+        return self.conceal(self.body[:_LOOKED_AT].decode("utf-8", "replace"))[:_BODY_SHOWN]
+
+    @property
+    def request_id(self) -> str | None:
+        """The service's name for the request, if one of the usual headers tells it."""
+        for name in _REQUEST_ID_HEADERS:
+            if value := self.headers.get(name):
+                return self.conceal(value)[:200]
+        return None
 
 
 def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
@@ -75,47 +95,39 @@ def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> f
         return None
 
 
-def request_id_of(headers: Mapping[str, str]) -> str | None:
-    """The service's name for the request, if one of the usual headers tells it."""
-    for name in _REQUEST_ID_HEADERS:
-        if value := headers.get(name):
-            return value[:200]
-    return None
-
-
 def refusal(method: str, path: str, answer: Answer) -> APIError:
     """The error that an answer outside 200 to 299 stands for."""
-    status, headers, body = answer
+    status = answer.status
     kind = _BY_STATUS.get(status) or (ServerError if 500 <= status <= 599 else APIError)  # noqa: PLR2004  # HTTP's
-    text = body[:BODY_SHOWN].decode("utf-8", "replace")
     if 300 <= status <= 399:  # noqa: PLR2004  # HTTP's
-        detail = f"redirects are refused (it points to {headers.get('Location', 'nowhere')[:200]!r})"
+        target = answer.conceal(answer.headers.get("Location", "nowhere"))
+        detail = f"redirects are refused (it points to {target[:200]!r})"
     else:
-        detail = _detail(body, text)
+        detail = _detail(answer)
     return kind(
         detail,
         status=status,
         method=method,
         path=path,
-        request_id=request_id_of(headers),
-        body=text,
-        retry_after=retry_after_of(headers),
+        request_id=answer.request_id,
+        body=answer.text,
+        retry_after=retry_after_of(answer.headers),
     )
 
 
-def _detail(body: bytes, text: str) -> str:
+def _detail(answer: Answer) -> str:
     """What the body of a refusal says to people; the service documents no form, so each likely one is tried."""
-    stripped = text.strip()
+    stripped = answer.text.strip()
     if not stripped:
         return "an empty body"
     if stripped[0] == "<":
         title = re.search(r"<(title|h1)[^>]*>([^<]{1,200})", stripped, re.IGNORECASE)
         return f"an HTML page{f', {title[2].strip()!r}' if title else ''}"
     try:
-        told: object = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        told = stripped
-    return _quoted(_message(told) or stripped)
+        told = _message(msgspec.json.decode(answer.body))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
+        told = None
+    return _quoted(answer.conceal(told or stripped))
 
 
 def _message(told: object) -> str | None:
@@ -201,7 +213,7 @@ def _mended_page(told: object) -> object:
         return told
     cursor = page.get("nextCursor")
     return {
-        "mutexes": _each(_mended_group, page["mutexes"] or []),
+        "mutexes": [] if page["mutexes"] is None else _each(_mended_group, page["mutexes"]),
         "nextCursor": int(cursor) if isinstance(cursor, float) and cursor.is_integer() else cursor,
     }
 

@@ -17,6 +17,7 @@ from aiomutex.endpoint import check_api_key, service_url
 from aiomutex.errors import ConfigurationError
 from aiomutex.limits import LocalRateLimiter, Priority
 from aiomutex.retry import RetryPolicy
+from aiomutex.secret import Secret
 from aiomutex.sender import Options, Sent, send
 from aiomutex.transport import Transport
 
@@ -49,7 +50,9 @@ class Client:
         max_connections: int = 64,
         http: aiohttp.ClientSession | None = None,
     ) -> None:
-        key = check_api_key(os.environ.get("AMPLITUDE_MANAGEMENT_API_KEY") if api_key is None else api_key)
+        # A traceback that prints locals shows this frame, whatever else is wrong with the arguments.
+        api_key = Secret.of(os.environ.get("AMPLITUDE_MANAGEMENT_API_KEY") if api_key is None else api_key)
+        key = check_api_key(api_key)
         url, self._place = service_url(region, base_url)
         if type(max_connections) is not int or max_connections < 1:
             raise ConfigurationError(f"max_connections is {max_connections!r}; it must be a whole number from 1")

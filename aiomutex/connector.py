@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
+    from aiomutex.alarm import AlarmClock
     from aiomutex.limits import Priority, RateLimiter
 
-__all__ = ["Gate", "GatedConnector", "current_gate"]
+__all__ = ["Gate", "GatedConnector", "SecondSendRefusedError", "current_gate"]
 
 
 class Gate:
     """What one attempt waits for, and the clock that starts when it may go."""
 
-    __slots__ = ("attempt_timeout", "clock", "ends_at", "limiter", "loop", "permit", "priority")
+    __slots__ = ("alarm", "attempt_timeout", "clock", "ends_at", "limiter", "loop", "permit", "priority")
 
     def __init__(
         self,
@@ -36,27 +37,29 @@ class Gate:
         attempt_timeout: float,
         ends_at: float,
         loop: asyncio.AbstractEventLoop,
+        clock: AlarmClock,
     ) -> None:
         self.limiter = limiter
         self.priority = priority
         self.attempt_timeout = attempt_timeout
         self.ends_at = ends_at
         self.loop = loop
-        self.clock: asyncio.Timeout | None = None
+        self.clock = clock
+        self.alarm = clock.set(ends_at)
         self.permit: float | None = None
 
     async def open(self) -> None:
         """Take the permit, and start the attempt's clock."""
         self.permit = await self.limiter.acquire(self.priority)
         stop = self.loop.time() + self.attempt_timeout
-        if stop < self.ends_at and self.clock is not None:
-            self.clock.reschedule(stop)
+        if stop < self.ends_at:
+            self.clock.move(self.alarm, stop)
 
 
 current_gate: ContextVar[Gate | None] = ContextVar("current_gate", default=None)
 
 
-class _SecondSendRefusedError(aiohttp.ClientConnectionError):
+class SecondSendRefusedError(aiohttp.ClientConnectionError):
     """aiohttp wanted to send a request again by itself."""
 
 
@@ -69,7 +72,7 @@ class GatedConnector(aiohttp.TCPConnector):
         if gate is not None and gate.permit is not None:
             # aiohttp repeats an idempotent request by itself when a pooled connection turns out to be dead. There is
             # one retry layer, ours: it counts attempts and takes a permit for each.
-            raise _SecondSendRefusedError("the connection was closed before an answer came")
+            raise SecondSendRefusedError
         connection = await super().connect(req, traces, timeout)
         if gate is None:
             return connection

@@ -28,7 +28,7 @@ def check_api_key(key: object) -> str:
         raise ConfigurationError("api_key is empty; it must be a management API key")
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ConfigurationError("api_key holds white space, a line break or another character no key has")
-    return str(key)
+    return key
 
 
 def service_url(region: object, base_url: object) -> tuple[URL, str]:

@@ -9,7 +9,7 @@ import enum
 import functools
 import secrets
 from collections.abc import Sequence  # msgspec reads the annotations of _SlotBody
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -20,7 +20,7 @@ from aiomutex.errors import InvalidRequestError, UnexpectedResponseError
 from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from aiomutex.answers import Answer
 
@@ -40,7 +40,16 @@ __all__ = [
 T = TypeVar("T")
 
 ROOT = "/api/1/mutexes"
-_encode = msgspec.json.Encoder().encode
+
+
+def _plainly(value: object) -> object:
+    """What msgspec does not write by itself, and the rules have let pass: a kind of text, or of sequence."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    return list(cast("Iterable[object]", value))
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plainly).encode
 
 
 class Effect(enum.Enum):
@@ -76,15 +85,14 @@ def interpret(request: Request[T], answer: Answer) -> T:
         return request.read(answer.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
         problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-    text = answer.body[: answers.BODY_SHOWN].decode("utf-8", "replace")
-    kind = answer.headers.get("Content-Type", "no content type")[:100]
+    kind = answer.conceal(answer.headers.get("Content-Type", "no content type"))[:100]
     raise UnexpectedResponseError(
         f"{len(answer.body):,} bytes ({kind}) that do not read as documented: {problem}",
         status=answer.status,
         method=request.method,
         path=request.path,
-        request_id=answers.request_id_of(answer.headers),
-        body=text,
+        request_id=answer.request_id,
+        body=answer.text,
     )
 
 
@@ -95,9 +103,8 @@ def _nothing(body: bytes) -> None:
 def list_page(limit: int, cursor: str | int | None) -> Request[GroupPage]:
     """``GET /api/1/mutexes``."""
     query = f"limit={rules.page_limit('limit', limit)}"
-    start = None
-    if cursor is not None:
-        start = str(cursor) if type(cursor) is int else rules.nonempty_text("cursor", cursor)
+    start = rules.page_cursor(cursor)
+    if start is not None:
         query += f"&cursor={quote(start, safe='')}"
     return Request("GET", f"{ROOT}?{query}", functools.partial(answers.read_page, cursor=start))
 

@@ -21,6 +21,7 @@ __all__ = [
     "individual_list",
     "new_group",
     "nonempty_text",
+    "page_cursor",
     "page_limit",
     "slot_number",
     "text_or_null",
@@ -38,7 +39,10 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,127}")
 
 def _shown(value: object) -> str:
     """The value as a message may show it: its repr, cut, with its kind."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        text = "too long to be shown"  # Python refuses to write whole numbers of more than 4,300 digits
     if len(text) > _SHOWN:
         text = text[:_SHOWN] + "…"
     return f"{text} ({type(value).__name__})"
@@ -48,7 +52,7 @@ def group_segment(group_id: object) -> str:
     """The id as one path segment: a non-empty text of letters, digits and ``- . _ ~``, or a number from 0."""
     if type(group_id) is str and _SEGMENT.fullmatch(group_id):
         return group_id
-    if type(group_id) is int and group_id >= 0:
+    if type(group_id) is int and 0 <= group_id <= _LARGEST_ID:
         return str(group_id)
     raise InvalidRequestError(
         f"group_id is {_shown(group_id)}; it must be a number from 0, or a text of 1 to 128 letters, digits, "
@@ -128,13 +132,24 @@ def page_limit(field: str, value: object) -> int:
     raise InvalidRequestError(f"{field} is {_shown(value)}; it must be a whole number from 1 to {MAX_PAGE_SIZE:,}")
 
 
+def page_cursor(cursor: object) -> str | None:
+    """Where a page starts, as text: a number from 0 or a non-empty text; ``None`` is the beginning."""
+    if cursor is None:
+        return None
+    if type(cursor) is int:
+        if 0 <= cursor <= _LARGEST_ID:
+            return str(cursor)
+        raise InvalidRequestError(f"cursor is {_shown(cursor)}; it must be a number from 0, or a text")
+    return nonempty_text("cursor", cursor)
+
+
 def new_group(group: object) -> NewGroup:
     """A group that may be created: every field on its own, then the slots together."""
     if not isinstance(group, NewGroup):
         raise InvalidRequestError(f"group is {_shown(group)}; it must be a NewGroup")
     project: object = group.project_id
-    if not (type(project) is int and project >= 0):
-        if type(project) is not str:
+    if not (type(project) is int and 0 <= project <= _LARGEST_ID):
+        if not isinstance(project, str):
             raise InvalidRequestError(f"project_id is {_shown(project)}; it must be a number from 0 or a text")
         nonempty_text("project_id", project)
     nonempty_text("name", group.name)
@@ -155,6 +170,8 @@ def new_group(group: object) -> NewGroup:
 
 
 def _slots(slots: object) -> None:
+    if isinstance(slots, AbstractSet):
+        raise InvalidRequestError(f"slots is {_shown(cast('object', slots))}; their order counts, so it must be a list")
     items = _items("slots", slots, "NewSlot")
     if not 1 <= len(items) <= MAX_SLOTS:
         raise InvalidRequestError(f"slots has {len(items)} slots; a group has 1 to {MAX_SLOTS}")

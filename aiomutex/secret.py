@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 __all__ = ["Secret"]
 
@@ -14,6 +14,11 @@ class Secret(str):
     """
 
     __slots__ = ()
+
+    @classmethod
+    def of(cls, value: object) -> Any:
+        """The value itself, but a text as a secret."""
+        return cls(value) if isinstance(value, str) else value
 
     def __repr__(self) -> str:
         return "'***'"

@@ -15,7 +15,8 @@ import aiohttp
 from yarl import URL
 
 from aiomutex import answers
-from aiomutex.connector import Gate, GatedConnector, current_gate
+from aiomutex.alarm import AlarmClock
+from aiomutex.connector import Gate, GatedConnector, SecondSendRefusedError, current_gate
 from aiomutex.errors import (
     AttemptTimeoutError,
     ConfigurationError,
@@ -24,6 +25,7 @@ from aiomutex.errors import (
     MutexError,
     UnexpectedResponseError,
 )
+from aiomutex.prompt import REQUEST_CLASS
 from aiomutex.secret import Secret
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ __all__ = ["Transport"]
 
 MAX_BODY: Final = 64 * 2**20
 _MAX_ERROR_BODY: Final = 64 * 2**10
+_SHORT_KEY: Final = 8
 _TOO_MANY: Final = 429
 _USER_AGENT: Final = f"aiomutex aiohttp/{aiohttp.__version__}"
 # aiohttp warns of larger bodies given as bytes, and wants a file to read them from piece by piece.
@@ -42,6 +45,10 @@ _LARGE_BODY: Final = 2**20
 
 class _BodyTooLargeError(Exception):
     """More bytes than an answer may have."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 @functools.lru_cache(maxsize=16)
@@ -96,6 +103,7 @@ class Transport:
         self._http: aiohttp.ClientSession | None = None
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._clock: AlarmClock | None = None
 
     @property
     def state(self) -> str:
@@ -108,10 +116,16 @@ class Transport:
         """Make the pool ready; nothing is connected yet."""
         if self._is_closed or self._http is not None:
             raise ConfigurationError(f"the session is {self.state} already; make a new MutexSession for each use")
+        if self._borrowed is not None and self._borrowed.auth is not None:
+            raise ConfigurationError(
+                "the aiohttp.ClientSession lent as 'http' has an 'auth' of its own; it would take the API key's place"
+            )
         self._loop = asyncio.get_running_loop()
+        self._clock = AlarmClock(self._loop)
         self._http = self._borrowed or aiohttp.ClientSession(
             connector=GatedConnector(limit=self.max_connections),
             cookie_jar=aiohttp.DummyCookieJar(),
+            request_class=REQUEST_CLASS,
             headers=self._headers,
         )
 
@@ -121,14 +135,16 @@ class Transport:
         http, self._http = self._http, None
         if http is not None and http is not self._borrowed:
             await http.close()
+        if self._clock is not None and not self.in_flight:
+            self._clock.close()
 
-    def check_open(self) -> tuple[aiohttp.ClientSession, asyncio.AbstractEventLoop]:
-        """The pool and the event loop it belongs to.
+    def check_open(self) -> tuple[aiohttp.ClientSession, asyncio.AbstractEventLoop, AlarmClock]:
+        """The pool, the event loop it belongs to, and the clock of its attempts.
 
         Raises:
             ConfigurationError: The session is not open, or belongs to another event loop.
         """
-        if self._http is None or self._loop is None:
+        if self._http is None or self._loop is None or self._clock is None:
             if self._is_closed:
                 raise ConfigurationError("the session is closed; make a new MutexSession")
             raise ConfigurationError("the session is not open yet; use it inside 'async with MutexSession(...)'")
@@ -136,7 +152,7 @@ class Transport:
             raise ConfigurationError("the aiohttp.ClientSession lent as 'http' is closed")
         if asyncio.get_running_loop() is not self._loop:
             raise ConfigurationError("the session was opened in another event loop; open one in each loop")
-        return self._http, self._loop
+        return self._http, self._loop, self._clock
 
     async def attempt(
         self, request: Request[Any], *, priority: Priority, attempt_timeout: float, ends_at: float, deadline: float
@@ -157,80 +173,83 @@ class Transport:
             UnexpectedResponseError: A success with a body over the maximum.
             DailyBudgetExhaustedError, LimiterUnavailableError: The limiter gave no permit; nothing was sent.
         """
-        http, loop = self.check_open()
-        gate = Gate(self.limiter, priority, attempt_timeout, ends_at, loop)
+        http, loop, clock = self.check_open()
+        gate = Gate(self.limiter, priority, attempt_timeout, ends_at, loop, clock)
         token = current_gate.set(gate)
         self.in_flight += 1
         try:
-            async with asyncio.timeout_at(ends_at) as gate.clock:
-                if self._borrowed is not None:
-                    await gate.open()
-                async with http.request(
-                    request.method,
-                    URL(self._root + request.path, encoded=True),
-                    data=_payload(request.body),
-                    headers=self._headers if self._borrowed is not None else None,
-                    allow_redirects=False,
-                    timeout=_connect_timeout(attempt_timeout),
-                ) as response:
-                    status = response.status
-                    if gate.permit is not None:
-                        if status == _TOO_MANY:
-                            self.limiter.throttled(gate.permit, answers.retry_after_of(response.headers))
-                        else:
-                            self.limiter.answered(gate.permit)
-                    body = await self._read(response)
-            return answers.Answer(status, response.headers, body)
-        except TimeoutError as error:
-            failure = self._timed_out(request, gate, deadline, error)
+            if self._borrowed is not None:
+                await gate.open()
+            response = await http.request(
+                request.method,
+                URL(self._root + request.path, encoded=True),
+                data=_payload(request.body),
+                headers=self._headers if self._borrowed is not None else None,
+                allow_redirects=False,
+                raise_for_status=False,  # a borrowed session may have its own way
+                timeout=_connect_timeout(attempt_timeout),
+            )
+            status = response.status
+            if gate.permit is not None:
+                if status == _TOO_MANY:
+                    self.limiter.throttled(gate.permit, answers.retry_after_of(response.headers))
+                else:
+                    self.limiter.answered(gate.permit)
+            body = await self._read(response)
+            return answers.Answer(status, response.headers, body, self._conceal)
+        except asyncio.CancelledError as error:
+            if gate.alarm.settle():
+                failure = self._timed_out(request, gate, deadline)
+            elif self._is_closed and not gate.alarm.task.cancelling():
+                # Closing a pool cancels the futures of those who queue for a connection, not their tasks.
+                failure = self._broken(request, gate, error)
+            else:
+                raise
         except (aiohttp.ClientError, OSError) as error:
             failure = self._broken(request, gate, error)
-        except asyncio.CancelledError as error:
-            # Closing a pool cancels the futures of those who queue for a connection, not their tasks.
-            task = asyncio.current_task()
-            if not self._is_closed or task is None or task.cancelling():
-                raise
-            failure = self._broken(request, gate, error)
-        except _BodyTooLargeError:
+        except _BodyTooLargeError as error:
             failure = UnexpectedResponseError(
                 f"a body of more than {self._max_body:,} bytes",
-                status=200,
+                status=error.status,
                 method=request.method,
                 path=request.path,
             )
         finally:
+            clock.unset(gate.alarm)
             self.in_flight -= 1
             current_gate.reset(token)
         # Raised out here so that no aiohttp exception, with the request's headers in it, becomes its context.
         raise failure
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """The whole body; of a refusal only its beginning."""
+        """The whole body; of a refusal only its beginning. The connection is free afterwards."""
         content = response.content
-        body = await content.readany()
-        if content.at_eof() and len(body) <= self._max_body:
-            return self._without_key(response, body)
-        refused = response.status >= 300  # noqa: PLR2004  # HTTP's
-        most = _MAX_ERROR_BODY if refused else self._max_body
-        chunks, size = [body], len(body)
-        while size <= most and not content.at_eof():
-            chunks.append(await content.readany())
-            size += len(chunks[-1])
-        if size > most and not refused:
-            raise _BodyTooLargeError
-        return self._without_key(response, b"".join(chunks)[:most])
+        try:
+            body = await content.readany()
+            if content.at_eof() and len(body) <= self._max_body:
+                return body
+            refused = response.status >= 300  # noqa: PLR2004  # HTTP's
+            most = _MAX_ERROR_BODY if refused else self._max_body
+            chunks, size = [body], len(body)
+            while size <= most and not content.at_eof():
+                chunks.append(await content.readany())
+                size += len(chunks[-1])
+            if size <= most:
+                return b"".join(chunks)
+            if not refused:
+                raise _BodyTooLargeError(response.status)  # noqa: TRY301  # closed below like any other failure
+        except BaseException:
+            response.close()
+            raise
+        response.close()
+        return b"".join(chunks)[:most]
 
-    def _without_key(self, response: aiohttp.ClientResponse, body: bytes) -> bytes:
-        """The body, with the key struck out of a refusal that repeats it."""
-        if response.status < 300:  # noqa: PLR2004  # HTTP's
-            return body
-        return body.replace(str(self._key).encode(), b"***")
+    def _conceal(self, text: str) -> str:
+        """The text, with the key struck out where the service repeats it."""
+        # Real keys are long; to strike a short one out would mangle ordinary words.
+        return text if len(self._key) < _SHORT_KEY else text.replace(self._key, "***")
 
-    def _timed_out(self, request: Request[Any], gate: Gate, deadline: float, error: TimeoutError) -> MutexError:
-        clock = gate.clock
-        if clock is None or not clock.expired():
-            # Not our clock: setting up the socket took longer than aiohttp allows.
-            return self._broken(request, gate, error)
+    def _timed_out(self, request: Request[Any], gate: Gate, deadline: float) -> MutexError:
         if gate.loop.time() >= gate.ends_at:
             where = "before it was sent" if gate.permit is None else "while it waited for the answer"
             late = DeadlineExceededError(
@@ -258,7 +277,7 @@ def _plainly(error: BaseException) -> str:
     """What broke, in words that hold neither headers nor the whole request."""
     if isinstance(error, asyncio.CancelledError):
         return "the session was closed meanwhile"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
+    if isinstance(error, aiohttp.ServerDisconnectedError | SecondSendRefusedError):
         return "the server closed the connection before it answered"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the connection ended before the whole answer was read"

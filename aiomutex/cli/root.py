@@ -7,6 +7,7 @@ import click
 from aiomutex.cli.demo import demo
 from aiomutex.cli.emulator import emulator
 from aiomutex.cli.groups import groups
+from aiomutex.cli.plan import commands as plan_commands
 from aiomutex.cli.slots import slots
 
 __all__ = ["root"]
@@ -14,7 +15,7 @@ __all__ = ["root"]
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done · 1 failed · 2 wrong usage · 130 interrupted.",
+    epilog="Exit codes: 0 done · 1 failed · 2 wrong usage · 130 interrupted; of plan and apply: 2 changes · 3 blocked.",
 )
 @click.version_option(package_name="aiomutex", message="%(prog)s %(version)s")
 def root() -> None:
@@ -27,5 +28,5 @@ def root() -> None:
     """
 
 
-for command in (demo, emulator, groups, slots):
+for command in (demo, emulator, groups, slots, *plan_commands):
     root.add_command(command)

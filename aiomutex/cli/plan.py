@@ -1,0 +1,489 @@
+"""``aiomutex pull``, ``plan``, ``apply``, ``lint`` and ``traffic``: mutex groups as code.
+
+Exit codes here are 0 nothing to do or done, 1 an error (wrong usage too), 2 changes (or findings of ``lint``), and 3
+blocked: something must be decided by a person first.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from aiomutex.cli.common import console, fail, open_session, print_json, run
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from aiomutex import MutexGroup, MutexSession
+    from aiomutex.plan import ApplyReport, Desired, Plan, Step, TouchedExperiment
+    from aiomutex.plan.render import Line
+
+__all__ = ["apply", "commands", "lint", "plan", "pull", "traffic"]
+
+CHANGES = 2
+BLOCKED = 3
+_COLOURS = {"+": "green", "-": "red", "~": "yellow", "!": "bold red", "?": "cyan", " ": ""}
+_USERS = click.argument("users", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+_FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False))
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+_CHECK = click.option(
+    "--check-running", is_flag=True, help="Read each experiment the plan touches, and block it if one runs."
+)
+_ALLOW = click.option("--allow-running", is_flag=True, help="Show running experiments, but do not block.")
+
+T = TypeVar("T")
+
+
+class _Command(click.Command):
+    """A command whose wrong usage exits with 1, because 2 means changes here."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Parse the arguments."""
+        try:
+            return super().make_context(*args, **options)
+        except click.UsageError as error:
+            error.show()
+            raise click.exceptions.Exit(1) from None
+
+
+def _run(work: Callable[[MutexSession], Awaitable[T]]) -> T:
+    """Do some work with a session; each of the library's errors ends in exit code 1."""
+    from aiomutex.errors import MutexError  # noqa: PLC0415  # --help needs none
+
+    async def main() -> T:
+        try:
+            async with open_session() as session:
+                return await work(session)
+        except MutexError as error:
+            fail(str(error))
+
+    return run(main)
+
+
+def _load(file: str) -> Desired:
+    from aiomutex.errors import MutexError  # noqa: PLC0415  # --help needs none
+    from aiomutex.plan import load_desired  # noqa: PLC0415  # as above
+
+    try:
+        return load_desired(file)
+    except MutexError as error:
+        fail(str(error))
+
+
+async def _live(session: MutexSession) -> list[MutexGroup]:
+    return await session.list_groups().collect()
+
+
+def _leave(code: int) -> NoReturn:
+    raise click.exceptions.Exit(code)
+
+
+def _print_lines(lines: Iterable[Line]) -> None:
+    from rich.text import Text  # noqa: PLC0415  # --help needs none
+
+    screen = console()
+    for mark, text in lines:
+        # Names may hold what rich takes for markup, and control characters; they are shown, not obeyed.
+        safe = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)
+        if screen.is_terminal:
+            screen.print(Text(safe, style=_COLOURS[mark]), soft_wrap=True)
+        else:
+            click.echo(safe)
+
+
+# ---------------------------------------------------------------------- pull
+
+
+@click.command(cls=_Command)
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--project", "projects", multiple=True, help="Only groups of this project; may be given several times.")
+@click.option("--archived", is_flag=True, help="Write archived groups too.")
+@click.option("--overwrite", is_flag=True, help="Write although comments in the file would be lost.")
+def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) -> None:
+    """Write the live groups to FILE (.yaml, .toml or .json), sorted; a second pull changes nothing.
+
+    Archived groups are written if FILE has them already, or with --archived. Thresholds and silenced lint rules of an
+    existing FILE are kept. A FILE that describes the live groups already is left alone, comments and all.
+
+    \b
+    Examples:
+      aiomutex pull groups.yaml
+      aiomutex pull groups.toml --project 1234
+    """  # noqa: D301  # click's own escape
+    from aiomutex.plan import desired_from, dump_desired  # noqa: PLC0415  # --help needs none
+    from aiomutex.plan.parsing import FORMATS  # noqa: PLC0415  # as above
+    from aiomutex.plan.writing import same_content  # noqa: PLC0415  # as above
+
+    path = Path(file)
+    format_ = FORMATS.get(path.suffix.lower())
+    if format_ is None:
+        fail(f"{file}: the name must end in one of {', '.join(FORMATS)}")
+    existing = _load(file) if path.exists() and path.stat().st_size else None
+    live = _run(_live)
+    known = {group.identity for group in existing.groups} if existing else set[tuple[str, str]]()
+    groups = [
+        group
+        for group in live
+        if (archived or not group.deleted or (group.project_id, group.key) in known)
+        and (not projects or group.project_id in projects)
+    ]
+    unnamed = sum(not (group.key and group.project_id) for group in groups)
+    if unnamed:
+        click.echo(f"aiomutex: {unnamed:,} groups without a key or project cannot be written to a file", err=True)
+    desired = desired_from(groups, settings=existing)
+    if existing is not None and same_content(existing, desired):
+        click.echo(f"{file} describes the {len(desired.groups):,} live groups already")
+        return
+    if existing is not None and not overwrite and format_ != "json" and _has_comments(path):
+        fail(f"{file} differs from the live groups, and its comments would be lost; give --overwrite to write it anew")
+    path.write_text(dump_desired(desired, format_, sort=True), encoding="utf-8", newline="\n")
+    click.echo(f"Wrote {len(desired.groups):,} groups to {file}")
+
+
+def _has_comments(path: Path) -> bool:
+    return any(line.lstrip().startswith("#") or " #" in line for line in path.read_text("utf-8").splitlines())
+
+
+# ---------------------------------------------------------------------- plan
+
+
+@click.command(cls=_Command)
+@_FILE
+@click.option("--out", type=click.Path(dir_okay=False), help="Save the plan here, for 'aiomutex apply'.")
+@_JSON
+@_CHECK
+@_ALLOW
+def plan(file: str, out: str | None, as_json: bool, check_running: bool, allow_running: bool) -> None:
+    """Show what it takes to bring the live groups to FILE. Nothing is written.
+
+    Exit codes: 0 nothing to do, 2 changes, 1 an error, 3 blocked (something immutable differs, a threshold is exceeded,
+    or a running experiment is touched).
+
+    \b
+    Examples:
+      aiomutex plan groups.yaml
+      aiomutex plan groups.yaml --out changes.plan --check-running
+      aiomutex plan groups.yaml --json | jq .counts
+    """  # noqa: D301  # click's own escape
+    from aiomutex.plan import plan as make_plan  # noqa: PLC0415  # --help needs none
+    from aiomutex.plan import save_plan  # noqa: PLC0415  # as above
+
+    desired = _load(file)
+
+    async def work(session: MutexSession) -> tuple[Plan, list[TouchedExperiment]]:
+        made = make_plan(desired, await _live(session))
+        return made, await _touched(session, made) if check_running else []
+
+    made, running = _run(work)
+    if out is not None:
+        save_plan(made, out)
+    _show(made, running, as_json=as_json)
+    if made.errors or made.excesses or (running and not allow_running):
+        _leave(BLOCKED)
+    _leave(0 if made.empty else CHANGES)
+
+
+async def _touched(session: MutexSession, made: Plan) -> list[TouchedExperiment]:
+    from aiomutex.plan import check_running, experiment_reader  # noqa: PLC0415  # --help needs none
+
+    return await check_running(made, experiment_reader(session))
+
+
+def _show(made: Plan, running: Sequence[TouchedExperiment], *, as_json: bool = False) -> None:
+    from aiomutex.plan.render import lines, plan_json, summary  # noqa: PLC0415  # --help needs none
+
+    if as_json:
+        print_json(plan_json(made, running=running))
+        return
+    _print_lines([*lines(made), *(("!", f"! {each}") for each in running), (" ", summary(made))])
+
+
+# ---------------------------------------------------------------------- apply
+
+
+@click.command(cls=_Command)
+@click.argument("file_or_plan", type=click.Path(exists=True, dir_okay=False))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Apply although a threshold of the file is exceeded.")
+@click.option("--journal", type=click.Path(dir_okay=False), help="Remember what each slot held, to undo or resume.")
+@click.option("--no-verify", is_flag=True, help="Do not read groups back after writing.")
+@_CHECK
+@_ALLOW
+def apply(
+    file_or_plan: str,
+    yes: bool,
+    force: bool,
+    journal: str | None,
+    no_verify: bool,
+    check_running: bool,
+    allow_running: bool,
+) -> None:
+    """Bring the live groups to a desired state, or carry out a saved plan.
+
+    On a terminal it shows the plan and asks; elsewhere it wants --yes. A saved plan is refused if a group changed since
+    it was made. An apply that broke off is simply run again.
+
+    Exit codes: 0 done or nothing to do, 1 an error or a failed step, 3 blocked.
+
+    \b
+    Examples:
+      aiomutex apply groups.yaml
+      aiomutex apply changes.plan --yes --journal apply.db
+    """  # noqa: D301  # click's own escape
+    from aiomutex.plan.saved import is_saved_plan  # noqa: PLC0415  # --help needs none
+
+    saved = is_saved_plan(file_or_plan)
+    desired = None if saved else _load(file_or_plan)
+
+    async def look(session: MutexSession) -> tuple[Plan, Plan, list[TouchedExperiment]]:
+        from aiomutex.plan import load_plan, remaining  # noqa: PLC0415  # --help needs none
+        from aiomutex.plan import plan as make_plan  # noqa: PLC0415  # as above
+
+        live = await _live(session)
+        made = load_plan(file_or_plan) if desired is None else make_plan(desired, live)
+        left = remaining(made, live) if saved and not made.errors else made
+        return made, left, await _touched(session, left) if check_running else []
+
+    made, left, running = _run(look)
+    _show(left, running)
+    if made.errors or (running and not allow_running):
+        fail("the plan is blocked; nothing was written", BLOCKED)
+    if not left.changes:
+        return
+    if left.excesses and not force:
+        fail("the plan exceeds a threshold; give --force to apply it all the same", BLOCKED)
+    if not yes:
+        if not sys.stdin.isatty():
+            fail("there is no terminal to ask on; give --yes to apply the plan")
+        click.confirm("Apply?", abort=True)
+
+    async def work(session: MutexSession) -> ApplyReport:
+        from aiomutex.plan import apply as carry_out  # noqa: PLC0415  # --help needs none
+
+        return await carry_out(session, made, force=force, journal=journal, verify=not no_verify, on_step=_tell_failure)
+
+    report = _run(work)
+    done = sum(step.status == "applied" for step in report.steps)
+    click.echo(f"{done:,} of {len(report.steps):,} steps done")
+    if not report.complete:
+        fail(f"{len(report.failed):,} failed, {len(report.skipped):,} not sent; run it again when the cause is gone")
+
+
+def _tell_failure(step: Step) -> None:
+    if step.status != "applied":
+        click.echo(f"aiomutex: {step}", err=True)
+
+
+# ---------------------------------------------------------------------- lint
+
+
+@click.command(cls=_Command)
+@_FILE
+@_JSON
+@click.option("--strict", is_flag=True, help="Let warnings fail too.")
+@click.option("--check-modes", is_flag=True, help="Read the experiments' evaluation modes from the service (AM108).")
+def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
+    """Check FILE for what is allowed but seldom meant. Needs neither key nor network.
+
+    Silence a rule for a group with 'ignore: [AM105]' beside its key, for the file under 'lint: {ignore: [AM105]}'.
+
+    Exit codes: 0 fine (warnings may be shown), 1 the file cannot be read, 2 an error (with --strict: any finding).
+
+    \b
+    Example:
+      aiomutex lint groups.yaml --strict
+    """  # noqa: D301  # click's own escape
+    from aiomutex.plan import lint as find  # noqa: PLC0415  # --help needs none
+
+    desired = _load(file)
+    findings = find(desired, modes=_modes(desired) if check_modes else None)
+    if as_json:
+        print_json(
+            [
+                {"code": each.code, "severity": each.severity, "line": each.line, "group": each.group}
+                | {"text": each.text, "why": each.why}
+                for each in findings
+            ]
+        )
+    else:
+        _print_lines(
+            (
+                "!" if each.severity == "error" else "~",
+                f"{file}:{each.line}: {each}" if each.line else f"{file}: {each}",
+            )
+            for each in findings
+        )
+        if not findings:
+            click.echo(f"{file}: {len(desired.groups):,} groups, nothing to remark")
+    if any(strict or each.severity == "error" for each in findings):
+        _leave(CHANGES)
+
+
+def _modes(desired: Desired) -> dict[int, str]:
+    from aiomutex.plan.running import experiment_reader, read_experiments  # noqa: PLC0415  # --help needs none
+
+    wanted = {
+        experiment for group in desired.groups for slot in group.slots or () for experiment in slot.experiments or ()
+    }
+
+    async def work(session: MutexSession) -> dict[int, str]:
+        read = await read_experiments(wanted, experiment_reader(session))
+        modes = {number: told.get("evaluationMode") for number, told in read.items() if not isinstance(told, Exception)}
+        return {number: mode for number, mode in modes.items() if isinstance(mode, str)}
+
+    return _run(work)
+
+
+# ---------------------------------------------------------------------- traffic
+
+
+@click.group()
+def traffic() -> None:
+    """Who lands in which slot, and how much traffic experiments get."""
+
+
+@traffic.command(cls=_Command)
+@click.argument("experiments", type=int, nargs=-1)
+@click.option("--held-out", type=float, multiple=True, help="Percentage that a holdout of the experiments holds out.")
+@_JSON
+def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: bool) -> None:
+    """Show the share of all users that EXPERIMENTS get; all experiments in groups if none is given.
+
+    \b
+    Example:
+      aiomutex traffic show 123 456 --held-out 5
+    """  # noqa: D301  # click's own escape
+    from aiomutex.traffic import slot_share, traffic_share  # noqa: PLC0415  # --help needs none
+
+    groups = [group for group in _run(_live) if not group.deleted]
+    homes: dict[int, list[MutexGroup]] = {}
+    for group in groups:
+        for experiment in {each for slot in group.slots for each in slot.experiments}:
+            homes.setdefault(experiment, []).append(group)
+    rows: list[dict[str, Any]] = [
+        {
+            "experiment": experiment,
+            "share": traffic_share(experiment, groups, held_out=held_out),
+            "groups": {group.key or group.id: slot_share(group, experiment) for group in homes.get(experiment, ())},
+        }
+        for experiment in experiments or sorted(homes)
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        parts = " × ".join(f"{key} {share:.1%}" for key, share in row["groups"].items())  # noqa: RUF001  # a times sign
+        click.echo(f"experiment {row['experiment']}: {row['share']:.2%} of all users ({parts or 'in no group'})")
+
+
+@traffic.command(cls=_Command)
+@click.argument("user")
+@click.option("--id", "ids", multiple=True, help="Another id of the same user that a slot may list.")
+@click.option("--group", "keys", multiple=True, help="Only this group, by key; may be given several times.")
+@_JSON
+def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool) -> None:
+    """Show the slots in which USER lands; give the value that the groups' bucketing key holds.
+
+    \b
+    Example:
+      aiomutex traffic where 5c1f-device --id ada@example.com
+    """  # noqa: D301  # click's own escape
+    from aiomutex.traffic import slot_of  # noqa: PLC0415  # --help needs none
+
+    async def work(session: MutexSession) -> list[dict[str, Any]]:
+        groups = _salted(group for group in await _live(session) if not keys or group.key in keys)
+        slots = [(group, slot_of(group, user, ids=ids)) for group in groups]
+        return [
+            {"group": group.key or group.id, "bucketingKey": group.bucketing_key}
+            | {"slot": slot.index if slot else None, "experiments": slot.experiments if slot else []}
+            for group, slot in slots
+        ]
+
+    rows = _run(work)
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        slot = f"slot {row['slot']}" if row["slot"] else "in no slot"
+        experiments = ", ".join(map(str, row["experiments"])) or "none"
+        click.echo(f"{row['group']} (by {row['bucketingKey']}): {slot}, experiments {experiments}")
+
+
+@traffic.command(cls=_Command)
+@_USERS
+@click.option("--plan", "file", type=click.Path(exists=True, dir_okay=False), help="Count who moves under this file.")
+@click.option("--group", "keys", multiple=True, help="Only this group, by key; may be given several times.")
+@_JSON
+def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool) -> None:
+    """Send the ids in the file USERS, one a line, through the groups; - reads standard input.
+
+    With --plan, a desired state or a saved plan, it counts who moves: users for whom an experiment appears or goes.
+
+    \b
+    Examples:
+      aiomutex traffic simulate users.txt
+      aiomutex traffic simulate users.txt --plan groups.yaml
+    """  # noqa: D301  # click's own escape
+    from aiomutex.traffic import compare, read_users  # noqa: PLC0415  # --help needs none
+    from aiomutex.traffic import simulate as count  # noqa: PLC0415  # as above
+
+    ids = read_users(0 if users == "-" else users)
+
+    async def work(session: MutexSession) -> Any:
+        live = await _live(session)
+        chosen = _salted(group for group in live if not keys or group.key in keys)
+        if file is None:
+            return count(chosen, ids)
+        then = _salted(group for group in _after(file, live) if not keys or group.key in keys)
+        return compare(chosen, then, ids)
+
+    found = _run(work)
+    if as_json:
+        print_json(found)
+        return
+    if file is not None:
+        from aiomutex.plan.render import move_lines  # noqa: PLC0415  # --help needs none
+
+        click.echo("\n".join(move_lines(found)))
+        return
+    for group in found.groups:
+        slots = ", ".join(f"slot {index}: {_share(amount, found.users)}" for index, amount in group.slots.items())
+        click.echo(f"{group.key or group.group_id}: {slots}, in none: {_share(group.unallocated, found.users)}")
+    for experiment, amount in found.experiments.items():
+        click.echo(f"experiment {experiment}: {_share(amount, found.users)}")
+    for overlap in found.overlaps[:50]:
+        click.echo(f"experiments {overlap.first} and {overlap.second} share {_share(overlap.users, found.users)}")
+    if len(found.overlaps) > 50:  # noqa: PLR2004  # what one looks through
+        click.echo(f"and {len(found.overlaps) - 50:,} pairs more; --json has them all")
+
+
+def _after(file: str, live: list[MutexGroup]) -> list[MutexGroup]:
+    from aiomutex.plan import after, load_plan, remaining  # noqa: PLC0415  # --help needs none
+    from aiomutex.plan import plan as make_plan  # noqa: PLC0415  # as above
+    from aiomutex.plan.saved import is_saved_plan  # noqa: PLC0415  # as above
+
+    made = remaining(load_plan(file), live) if is_saved_plan(file) else make_plan(_load(file), live)
+    return after(made, live)
+
+
+def _salted(groups: Iterable[MutexGroup]) -> list[MutexGroup]:
+    """Groups that users can land in; the others are told on standard error."""
+    chosen: list[MutexGroup] = []
+    for group in groups:
+        if group.deleted:
+            continue
+        if group.bucketing_salt:
+            chosen.append(group)
+        else:
+            click.echo(f"aiomutex: group {group.key or group.id} has no bucketingSalt and is left out", err=True)
+    return chosen
+
+
+def _share(amount: int, whole: int) -> str:
+    return f"{amount:,} ({amount / whole:.1%})" if whole else f"{amount:,}"
+
+
+commands = [pull, plan, apply, lint, traffic]

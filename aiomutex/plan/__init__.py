@@ -1,0 +1,59 @@
+"""Mutex groups as code: a desired state in a file, the plan that leads there, and its application.
+
+Without state of its own: a plan compares the file with the live groups, which costs one listing. YAML files need the
+package ``PyYAML`` (``pip install 'aiomutex[plan]'``); TOML and JSON need nothing.
+
+Example:
+    >>> async def deploy(session):
+    ...     desired = load_desired("groups.yaml")
+    ...     changes = plan(desired, [group async for group in session.list_groups()])
+    ...     print(render(changes))
+    ...     (await apply(session, changes)).raise_for_failures()
+"""
+
+from aiomutex.plan.applying import ApplyReport, PlanBlockedError, Step, apply
+from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Thresholds, load_desired, parse_desired
+from aiomutex.plan.diff import Counts, FieldChange, GroupPlan, ListChange, Plan, after, plan
+from aiomutex.plan.fingerprint import fingerprint
+from aiomutex.plan.lint import RULES, Finding, lint
+from aiomutex.plan.render import plan_json, render
+from aiomutex.plan.running import TouchedExperiment, check_running, experiment_reader
+from aiomutex.plan.saved import StalePlanError, load_plan, remaining, save_plan
+from aiomutex.plan.tree import DesiredFileError
+from aiomutex.plan.writing import desired_from, dump_desired
+
+__all__ = [
+    "RULES",
+    "ApplyReport",
+    "Counts",
+    "Desired",
+    "DesiredFileError",
+    "DesiredGroup",
+    "DesiredSlot",
+    "FieldChange",
+    "Finding",
+    "GroupPlan",
+    "ListChange",
+    "Plan",
+    "PlanBlockedError",
+    "StalePlanError",
+    "Step",
+    "Thresholds",
+    "TouchedExperiment",
+    "after",
+    "apply",
+    "check_running",
+    "desired_from",
+    "dump_desired",
+    "experiment_reader",
+    "fingerprint",
+    "lint",
+    "load_desired",
+    "load_plan",
+    "parse_desired",
+    "plan",
+    "plan_json",
+    "remaining",
+    "render",
+    "save_plan",
+]

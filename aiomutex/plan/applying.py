@@ -1,0 +1,268 @@
+"""Carrying a plan out: out of the archive, creates, texts, slots through the bulk engine, archives last.
+
+Every step is safe to repeat, so an apply that broke off is simply run again. One failing group does not stop the rest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import anyio
+import msgspec
+from msgspec import UNSET
+
+from aiomutex.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    DailyBudgetExhaustedError,
+    LimiterUnavailableError,
+    MutexError,
+)
+from aiomutex.models import SlotEdit
+from aiomutex.plan.saved import remaining
+from aiomutex.tasks import unwrapped
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from aiomutex.bulk.report import SlotOutcome
+    from aiomutex.plan.diff import GroupPlan, Plan
+    from aiomutex.session import MutexSession
+
+__all__ = ["ApplyReport", "PlanBlockedError", "Step", "apply", "slot_edits"]
+
+StepKind = Literal["create", "unarchive", "edit", "slot", "archive"]
+StepStatus = Literal["applied", "failed", "skipped", "unknown"]
+
+_CONCURRENCY = 8
+# These concern the whole run: to go on would fail every step there is.
+_FATAL: TypeAlias = AuthenticationError | ConfigurationError | DailyBudgetExhaustedError | LimiterUnavailableError
+
+
+class PlanBlockedError(MutexError):
+    """A plan must not be applied as it is; nothing was sent.
+
+    Attributes:
+        reasons: Why, one line each.
+        forceable: Whether ``force`` would let it through: thresholds yes, errors no.
+    """
+
+    def __init__(self, reasons: Sequence[str], *, forceable: bool) -> None:
+        hint = " (force lets it through)" if forceable else ""
+        super().__init__(f"the plan is blocked{hint}: {'; '.join(reasons)}")
+        self.reasons = tuple(reasons)
+        self.forceable = forceable
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One write of an apply, and what became of it."""
+
+    kind: StepKind
+    group: str
+    """The group as messages show it."""
+    slot_index: int | None = None
+    status: StepStatus = "applied"
+    error: MutexError | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        slot = f", slot {self.slot_index}" if self.slot_index is not None else ""
+        tail = f": {self.error or self.note}" if self.error or self.note else ""
+        return f"{self.kind} {self.group}{slot}: {self.status}{tail}"
+
+
+class ApplyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a plan."""
+
+    steps: list[Step]
+
+    @property
+    def failed(self) -> list[Step]:
+        """Steps that failed, or whose fate is unknown."""
+        return [step for step in self.steps if step.status in ("failed", "unknown")]
+
+    @property
+    def skipped(self) -> list[Step]:
+        """Steps that were not sent."""
+        return [step for step in self.steps if step.status == "skipped"]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the plan holds now. Steps that a journal shows done count as done."""
+        return all(step.status == "applied" for step in self.steps)
+
+    def raise_for_failures(self) -> None:
+        """Do nothing if no step failed.
+
+        Raises:
+            ExceptionGroup: With the error of each failed step.
+        """
+        errors = [step.error for step in self.steps if step.error is not None]
+        if errors:
+            raise ExceptionGroup(f"{len(errors)} of {len(self.steps)} steps failed", errors)
+
+
+def slot_edits(steps: Iterable[GroupPlan]) -> list[SlotEdit]:
+    """The slot edits of a plan, one a slot. Within a group, slots that gain members come before those that only lose.
+
+    A member that moves to another slot so enters the new one before it leaves the old one.
+    """
+    edits: list[SlotEdit] = []
+    for step in steps:
+        by_slot: dict[int, dict[str, Any]] = {}
+        gaining: set[int] = set()
+        for change in step.lists:
+            by_slot.setdefault(change.slot_index, {})[change.field] = change.after
+            if change.added:
+                gaining.add(change.slot_index)
+        order = sorted(by_slot, key=lambda index: (index not in gaining, index))
+        edits.extend(SlotEdit(step.group_id or "", index, **by_slot[index]) for index in order)
+    return edits
+
+
+def check_blocked(plan: Plan, *, force: bool) -> None:
+    """Do nothing if a plan may be applied.
+
+    Raises:
+        PlanBlockedError: It has errors, or exceeds a threshold and ``force`` is not given.
+    """
+    if plan.errors:
+        raise PlanBlockedError(plan.errors, forceable=False)
+    if plan.excesses and not force:
+        raise PlanBlockedError(plan.excesses, forceable=True)
+
+
+async def apply(
+    session: MutexSession,
+    plan: Plan,
+    *,
+    force: bool = False,
+    journal: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+    on_step: Callable[[Step], object] | None = None,
+) -> ApplyReport:
+    """Carry a plan out.
+
+    The groups are listed first: what somebody else changed since the plan was made is refused, what an earlier apply
+    of the same plan has done already is not done again.
+
+    Args:
+        session: An open session.
+        plan: From :func:`aiomutex.plan.plan` or :func:`aiomutex.plan.load_plan`.
+        force: Apply although a threshold is exceeded. Errors cannot be forced.
+        journal: A file that remembers what each slot held, for ``aiomutex.bulk.undo``. It belongs to this plan: apply
+            the same plan again to resume, and give a new plan a new file.
+        verify: Read each group before and after its slots are written.
+        on_step: Called with each step as its fate is known; it must not block.
+
+    Raises:
+        PlanBlockedError: The plan has errors or exceeds a threshold. Nothing was sent.
+        StalePlanError: A group is not as it was when the plan was made. Nothing was written.
+        JournalError: The journal belongs to another plan, or is no journal.
+    """
+    check_blocked(plan, force=force)
+    todo = remaining(plan, await session.list_groups().collect())
+    run = _Run(session, on_step)
+    await run.each("unarchive", [step for step in todo.changes if step.action == "unarchive"], run.unarchive)
+    await run.each("create", [step for step in todo.changes if step.new is not None], run.create)
+    await run.each("edit", [step for step in todo.changes if step.fields], run.edit)
+    if any(step.lists for step in todo.changes):
+        # A journal knows its input by heart, so a resumed run must give it the same edits as the first.
+        await run.slots((plan if journal is not None else todo).changes, journal, verify=verify)
+    await run.each("archive", [step for step in todo.changes if step.action == "archive"], run.archive)
+    return ApplyReport(steps=run.steps)
+
+
+class _Run:
+    """One apply on its way."""
+
+    def __init__(self, session: MutexSession, on_step: Callable[[Step], object] | None) -> None:
+        self.session = session
+        self.on_step = on_step
+        self.steps: list[Step] = []
+        self.stopped = ""
+        self.not_unarchived: set[str | None] = set()
+
+    def tell(self, step: Step) -> None:
+        self.steps.append(step)
+        if self.on_step is not None:
+            self.on_step(step)
+
+    async def each(
+        self, kind: StepKind, steps: list[GroupPlan], write: Callable[[GroupPlan], Awaitable[object]]
+    ) -> None:
+        """Write side by side, a few at a time; each write gets its outcome."""
+        waiting = deque(steps)
+
+        async def work() -> None:
+            while waiting:
+                step = waiting.popleft()
+                if self.stopped:
+                    self.tell(Step(kind=kind, group=step.name, status="skipped", note=self.stopped))
+                    continue
+                try:
+                    await write(step)
+                except MutexError as error:
+                    status: StepStatus = "unknown" if error.maybe_applied else "failed"
+                    self.tell(Step(kind=kind, group=step.name, status=status, error=error))
+                    if isinstance(error, _FATAL):
+                        self.stopped = f"not sent: {error}"
+                else:
+                    self.tell(Step(kind=kind, group=step.name))
+
+        with unwrapped():
+            async with anyio.create_task_group() as tasks:
+                for _ in range(min(_CONCURRENCY, len(steps))):
+                    tasks.start_soon(work)
+
+    async def unarchive(self, step: GroupPlan) -> None:
+        await self.session.unarchive_group(step.group_id or "")
+
+    async def archive(self, step: GroupPlan) -> None:
+        await self.session.archive_group(step.group_id or "")
+
+    async def create(self, step: GroupPlan) -> None:
+        if step.new is not None:
+            await self.session.create_group(step.new)
+
+    async def edit(self, step: GroupPlan) -> None:
+        texts: dict[str, Any] = {change.field: change.after for change in step.fields}
+        await self.session.edit_group(
+            step.group_id or "", name=texts.get("name", UNSET), description=texts.get("description", UNSET)
+        )
+
+    async def slots(self, steps: Sequence[GroupPlan], journal: str | os.PathLike[str] | None, *, verify: bool) -> None:
+        names = {step.group_id: step.name for step in steps}
+        edits = slot_edits(steps)
+        if self.stopped:
+            for edit in edits:
+                self.tell(_slot_step(names, edit, "skipped", note=self.stopped))
+            return
+
+        def told(outcome: SlotOutcome) -> None:
+            # What an earlier run of the same journal did is done.
+            done = outcome.status == "skipped" and "journal" in outcome.note
+            status: StepStatus = "applied" if done else outcome.status
+            self.tell(_slot_step(names, outcome.edit, status, error=outcome.error, note=outcome.note))
+
+        report = await self.session.edit_slots(edits, journal=journal, verify=verify, on_outcome=told)
+        known = {(step.group, step.slot_index) for step in self.steps}
+        for outcome in report.outcomes:
+            if (names[str(outcome.edit.group_id)], outcome.edit.slot_index) not in known:
+                told(outcome)
+        if report.stopped_by is not None:
+            self.stopped = f"not sent: {report.stopped_by}"
+
+
+def _slot_step(
+    names: dict[str | None, str],
+    edit: SlotEdit,
+    status: StepStatus,
+    *,
+    error: MutexError | None = None,
+    note: str = "",
+) -> Step:
+    name = names[str(edit.group_id)]
+    return Step(kind="slot", group=name, slot_index=edit.slot_index, status=status, error=error, note=note)

@@ -1,0 +1,174 @@
+"""Plans in files, and what is left of a plan once somebody else, or an interrupted apply, has written.
+
+A saved plan carries the fingerprint of every group it touches. It is applied only to groups that are as they were, or
+that stand between there and the plan's end: then the rest is done.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from aiomutex.errors import MutexError
+from aiomutex.plan.diff import GroupPlan, Plan, apply_to
+from aiomutex.plan.fingerprint import ABSENT, fingerprint
+from aiomutex.plan.tree import MAX_BYTES, DesiredFileError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aiomutex.models import MutexGroup
+
+__all__ = ["StalePlanError", "is_saved_plan", "load_plan", "remaining", "save_plan"]
+
+_VERSION: Final = 1
+
+
+class _SavedPlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The file: a version that tells it from a desired state in JSON, and the plan."""
+
+    aiomutex_plan: int
+    plan: Plan
+
+
+class StalePlanError(MutexError):
+    """Groups of a plan are no longer as they were when it was made; nothing was sent. Plan again.
+
+    Attributes:
+        groups: The groups that changed, with what is known.
+    """
+
+    def __init__(self, groups: list[str]) -> None:
+        super().__init__(
+            f"{len(groups)} group{'s' if len(groups) != 1 else ''} changed since the plan was made, so nothing was "
+            f"written; make a new plan: {'; '.join(groups)}"
+        )
+        self.groups = groups
+
+    def __reduce__(self) -> tuple[type[StalePlanError], tuple[list[str]]]:
+        """Pickle by the argument, not by the message."""
+        return StalePlanError, (self.groups,)
+
+
+def save_plan(plan: Plan, path: str | Path) -> None:
+    """Write a plan to a file, for :func:`load_plan`. The same plan makes the same bytes.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    data = msgspec.json.encode(_SavedPlan(aiomutex_plan=_VERSION, plan=plan))
+    Path(path).write_bytes(msgspec.json.format(data, indent=1) + b"\n")
+
+
+def is_saved_plan(path: str | Path) -> bool:
+    """Whether a file is a saved plan rather than a desired state."""
+    with Path(path).open("rb") as file:
+        return b'"aiomutexPlan"' in file.read(64)
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a saved plan.
+
+    Raises:
+        DesiredFileError: The file is no saved plan, or one of another version.
+        OSError: The file cannot be read.
+    """
+    data = Path(path).read_bytes()
+    try:
+        if len(data) > MAX_BYTES:
+            raise DesiredFileError(str(path), [Problem(0, f"the file is larger than {MAX_BYTES:,} bytes")])
+        saved = msgspec.json.decode(data, type=_SavedPlan)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DesiredFileError(str(path), [Problem(0, f"no saved plan: {error}")]) from None
+    if saved.aiomutex_plan != _VERSION:
+        problem = f"a plan of version {saved.aiomutex_plan}; this program reads version {_VERSION}. Make a new plan"
+        raise DesiredFileError(str(path), [Problem(0, problem)])
+    return saved.plan
+
+
+def remaining(plan: Plan, live: Iterable[MutexGroup]) -> Plan:
+    """What is left to do of a plan, now that the groups are as ``live`` says.
+
+    Raises:
+        StalePlanError: A group was changed by somebody else since.
+    """
+    by_id: dict[str, MutexGroup] = {}
+    by_identity: dict[tuple[str, str], MutexGroup] = {}
+    for group in live:
+        by_id[group.id] = group
+        if not group.deleted or (group.project_id, group.key) not in by_identity:
+            by_identity[group.project_id, group.key] = group
+    left: list[GroupPlan] = []
+    stale: list[str] = []
+    for step in plan.groups:
+        is_ = by_id.get(step.group_id) if step.group_id is not None else by_identity.get((step.project_id, step.key))
+        rest = step if step.action == "none" else _rest(step, is_)
+        if rest is None:
+            gone = "is gone" if is_ is None else "exists already" if step.action == "create" else "differs"
+            stale.append(f"{step.name} {gone}")
+        else:
+            left.append(rest)
+    if stale:
+        raise StalePlanError(stale)
+    return replace(plan, groups=left)
+
+
+def _rest(step: GroupPlan, live: MutexGroup | None) -> GroupPlan | None:
+    """What is left of one step; ``None`` if the group is neither as it was nor on the way to where it shall be."""
+    if step.new is not None:
+        if live is None:
+            return step
+        return replace(step, action="none", new=None) if _is_created(step, live) else None
+    if live is None:
+        # Archived groups may be hidden from the listing, so a group that is gone may have been archived by us.
+        return replace(step, action="none") if step.action == "archive" and step.fingerprint != ABSENT else None
+    fields = [each for each in step.fields if getattr(live, each.field) != each.after]
+    slots = {slot.index: slot for slot in live.slots}
+    lists = [
+        each
+        for each in step.lists
+        if each.slot_index not in slots or set(getattr(slots[each.slot_index], each.field)) != set(each.after)
+    ]
+    done = replace(
+        step,
+        fields=[each for each in step.fields if each not in fields],
+        lists=[each for each in step.lists if each not in lists],
+    )
+    if bool(live.deleted) == (step.action == "archive"):
+        as_it_was = apply_to(done, live, back=True)
+    else:
+        as_it_was = replace(apply_to(done, live, back=True), deleted=live.deleted)
+    if fingerprint(as_it_was) != step.fingerprint:
+        return None
+    action = step.action
+    if action == "archive" and live.deleted:
+        action = "none"
+    elif action == "unarchive" and not live.deleted:
+        action = "update"
+    if action == "update" and not fields and not lists:
+        action = "none"
+    return replace(step, action=action, fields=fields, lists=lists, fingerprint=fingerprint(live))
+
+
+def _is_created(step: GroupPlan, live: MutexGroup) -> bool:
+    """Whether a live group is the one a step wanted to create."""
+    new = step.new
+    if new is None or live.deleted or len(live.slots) != len(new.slots):
+        return False
+    wished: list[tuple[Any, object]] = [
+        (new.name, live.name),
+        (new.description, live.description),
+        (new.evaluation_mode, live.evaluation_mode),
+        (new.bucketing_key, live.bucketing_key),
+        (new.bucketing_salt, live.bucketing_salt),
+    ]
+    for slot, is_ in zip(new.slots, sorted(live.slots, key=lambda slot: slot.index), strict=True):
+        wished.append((slot.percentage, is_.percentage))
+        for name in ("experiments", "holdouts", "individuals"):
+            wanted = getattr(slot, name)
+            wished.append((set(wanted or ()), set(getattr(is_, name))))
+    return all(wanted is UNSET or wanted == shown for wanted, shown in wished)

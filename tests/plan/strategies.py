@@ -1,0 +1,105 @@
+"""Random live states and desired files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from aiomutex import MutexGroup, Slot
+from aiomutex.plan import Desired, DesiredGroup, DesiredSlot
+
+KEYS = ["alpha", "beta", "gamma", "on", "x-1"]
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda text: text.strip() != ""
+)
+words = st.sampled_from(
+    ["ada", "eve@example.com", "007", "null", "- a", "a: b", "#x", "Jürgen 🎈", "a\nb", "1e3", "'\"\\"]
+)
+ids = st.lists(st.integers(0, 9), max_size=4, unique=True)
+people = st.lists(words | texts, max_size=3, unique=True)
+
+
+@st.composite
+def splits(draw: st.DrawFn) -> list[int]:
+    cuts = sorted(draw(st.lists(st.integers(1, 99), max_size=4, unique=True)))
+    return [end - start for start, end in zip([0, *cuts], [*cuts, 100], strict=True)]
+
+
+@st.composite
+def live_groups(draw: st.DrawFn) -> list[MutexGroup]:
+    groups: list[MutexGroup] = []
+    for number, key in enumerate(draw(st.lists(st.sampled_from(KEYS), unique=True)), 1):
+        slots = [
+            Slot(
+                index=index,
+                percentage=percentage,
+                experiments=draw(ids),
+                holdouts=draw(ids),
+                individuals=draw(people),
+                cohorts=draw(st.lists(st.sampled_from(["c1", "c2"]), max_size=1)),
+            )
+            for index, percentage in enumerate(draw(splits()), 1)
+        ]
+        groups.append(
+            MutexGroup(
+                id=str(number),
+                project_id=draw(st.sampled_from(["1", "2"])),
+                name=draw(words | texts),
+                key=key,
+                description=draw(st.none() | words | texts),
+                evaluation_mode=draw(st.sampled_from(["local", "remote"])),
+                bucketing_key=draw(st.sampled_from(["amplitude_id", "device_id"])),
+                bucketing_salt=f"salt-{number}",
+                slots=slots,
+                deleted=draw(st.sampled_from([False, False, True])),
+            )
+        )
+    return groups
+
+
+@st.composite
+def wishes(draw: st.DrawFn, live: list[MutexGroup]) -> Desired:
+    """A desired state: some live groups with changes, some new ones, some to be archived."""
+    groups: list[DesiredGroup] = []
+    for group in live:
+        if not draw(st.booleans()):
+            continue
+        shape: list[int | float] = [slot.percentage for slot in group.slots]
+        fields: dict[str, Any] = {}
+        if draw(st.booleans()):
+            fields["name"] = draw(words | texts)
+        if draw(st.booleans()):
+            fields["description"] = draw(st.none() | words | texts)
+        if group.deleted or draw(st.integers(0, 4)) == 0:
+            fields["archived"] = draw(st.booleans())
+        if draw(st.integers(0, 9)) == 0:
+            fields["bucketing_key"] = "user_id"
+        if draw(st.integers(0, 3)):
+            fields["slots"] = tuple(draw(slots_of(shape)))
+        groups.append(DesiredGroup(project_id=group.project_id, key=group.key, **fields))
+    taken = {group.key for group in live}
+    for key in draw(st.lists(st.sampled_from(KEYS), max_size=2, unique=True)):
+        if key not in taken:
+            split = draw(splits())
+            made = tuple(draw(slots_of(list(split))))
+            groups.append(DesiredGroup(project_id="1", key=key, name=draw(words | texts), slots=made))
+    return Desired(groups=tuple(groups))
+
+
+@st.composite
+def slots_of(draw: st.DrawFn, shape: list[int | float]) -> list[DesiredSlot]:
+    slots: list[DesiredSlot] = []
+    for percentage in shape:
+        lists: dict[str, Any] = {}
+        for name, members in (("experiments", ids), ("holdouts", ids), ("individuals", people)):
+            if draw(st.booleans()):
+                lists[name] = tuple(draw(members))
+        slots.append(DesiredSlot(percentage=percentage, **lists))
+    return slots
+
+
+@st.composite
+def states(draw: st.DrawFn) -> tuple[list[MutexGroup], Desired]:
+    live = draw(live_groups())
+    return live, draw(wishes(live))

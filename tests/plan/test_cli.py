@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from aiomutex.cli import plan as cli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from aiomutex.emulator import MutexEmulator
+
+pytestmark = pytest.mark.usefixtures("never_written", "environment")
+
+
+@pytest.fixture
+def environment(emulator: MutexEmulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AIOMUTEX_BASE_URL", emulator.url)
+    monkeypatch.setenv("AMPLITUDE_MANAGEMENT_API_KEY", "the-secret-key")
+    monkeypatch.chdir(tmp_path)
+    slots = [{"percentage": 40, "experiments": [1]}, {"percentage": 60, "experiments": [2], "individuals": ["ada"]}]
+    emulator.add_group(
+        "7", slots=slots, name="[red]Checkout", key="checkout", project_id="1", bucketing_key="device_id",
+        bucketing_salt="abcd",
+    )  # fmt: skip
+    emulator.add_group("8", slots=[100], name="Old", key="old", project_id="2", bucketing_salt="efgh", deleted=True)
+
+
+@pytest.fixture
+def run() -> Callable[..., Result]:
+    root = click.Group("aiomutex", commands={str(each.name): each for each in cli.commands})
+
+    def invoke(*arguments: str, input_: str | None = None) -> Result:
+        result = CliRunner().invoke(root, arguments, input=input_)
+        assert "the-secret-key" not in result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return invoke
+
+
+def test_the_ci_script_of_the_readme(run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator) -> None:
+    assert run("pull", "groups.yaml").exit_code == 0
+    assert run("lint", "groups.yaml").exit_code == 0
+    assert run("plan", "groups.yaml").exit_code == 0
+    # A branch: experiment 9 joins slot 1.
+    file = tmp_path / "groups.yaml"
+    file.write_text("# reviewed\n" + file.read_text().replace("experiments: [1]", "experiments: [1, 9]"))
+    pull_request = run("plan", "groups.yaml", "--out", "changes.plan")
+    assert pull_request.exit_code == 2
+    assert pull_request.output == (
+        "~ checkout (project 1): update\n"
+        "    slot 1 experiments: + 9\n"
+        "0 to create, 1 to update, 0 to archive; 1 members join slots, 0 leave\n"
+    )
+    merge = run("apply", "changes.plan", "--yes", "--journal", "apply.db")
+    assert merge.exit_code == 0, merge.output
+    assert merge.output.endswith("1 of 1 steps done\n")
+    assert emulator.groups["7"].slots[0].experiments == [1, 9]
+    assert run("plan", "groups.yaml").output == "nothing to do\n"
+    assert run("apply", "changes.plan", "--yes").exit_code == 0
+
+
+def test_pull_is_stable_keeps_comments_and_loses_none_unasked(
+    run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
+) -> None:
+    file = tmp_path / "groups.yaml"
+    assert run("pull", "groups.yaml").output == "Wrote 1 groups to groups.yaml\n"
+    file.write_text("# ours\n" + file.read_text().replace("groups:", "thresholds: {removals: 0.3}\ngroups:"))
+    before = file.read_bytes()
+    assert run("pull", "groups.yaml").output == "groups.yaml describes the 1 live groups already\n"
+    assert file.read_bytes() == before
+    emulator.groups["7"].name = "Till"
+    refused = run("pull", "groups.yaml")
+    assert refused.exit_code == 1
+    assert "comments would be lost; give --overwrite" in refused.output
+    assert file.read_bytes() == before
+    assert run("pull", "groups.yaml", "--overwrite").exit_code == 0
+    assert "removals: 0.3" in file.read_text()
+    assert "name: Till" in file.read_text()
+
+
+def test_pull_chooses_projects_archived_groups_and_formats(run: Callable[..., Result], tmp_path: Path) -> None:
+    assert run("pull", "groups.toml", "--archived", "--project", "2").exit_code == 0
+    assert "archived = true" in (tmp_path / "groups.toml").read_text()
+    assert "checkout" not in (tmp_path / "groups.toml").read_text()
+    assert run("plan", "groups.toml").exit_code == 0
+    assert run("pull", "groups.txt").exit_code == 1
+
+
+def test_plan_blocks_on_what_is_fixed_and_tells_json(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "g.json").write_text('{"groups": [{"projectId": 1, "key": "checkout", "bucketingSalt": "x"}]}')
+    blocked = run("plan", "g.json", "--json")
+    assert blocked.exit_code == 3
+    assert json.loads(blocked.stdout)["errors"][0].startswith("checkout (project 1): bucketingSalt: abcd live, x in")
+    refused = run("apply", "g.json", "--yes", "--force")
+    assert refused.exit_code == 3
+    assert "the plan is blocked; nothing was written" in refused.output
+
+
+def test_errors_are_one_line_and_exit_with_1(
+    run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
+) -> None:
+    (tmp_path / "bad.yaml").write_text("groups:\n- key: a")
+    bad = run("plan", "bad.yaml")
+    assert (bad.exit_code, bad.output) == (
+        1,
+        "aiomutex: bad.yaml:2: groups[0] has no projectId; it needs projectId and key\n",
+    )
+    assert run("plan").exit_code == 1
+    assert run("plan", "bad.yaml", "--nonsense").exit_code == 1
+    (tmp_path / "good.yaml").write_text("groups: []")
+    emulator.fail_next(1, status=401)
+    refused = run("plan", "good.yaml")
+    assert refused.exit_code == 1
+    assert refused.output.startswith("aiomutex: GET /api/1/mutexes")
+
+
+def test_apply_asks_only_on_a_terminal_and_thresholds_need_force(
+    run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
+) -> None:
+    (tmp_path / "g.yaml").write_text(
+        "thresholds: {removals: 0.1}\ngroups: [{projectId: 1, key: checkout, slots: [{percentage: 40}, "
+        "{percentage: 60, experiments: []}]}]"
+    )
+    assert run("plan", "g.yaml").exit_code == 3
+    assert "give --force" in run("apply", "g.yaml", "--yes").output
+    unasked = run("apply", "g.yaml", "--force")
+    assert unasked.exit_code == 1
+    assert "there is no terminal to ask on; give --yes" in unasked.output
+    assert not emulator.commits
+    assert run("apply", "g.yaml", "--force", "--yes").exit_code == 0
+    assert emulator.groups["7"].slots[1].experiments == []
+
+
+def test_a_stale_plan_and_a_failed_step_exit_with_1(
+    run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
+) -> None:
+    (tmp_path / "g.yaml").write_text("groups: [{projectId: 1, key: checkout, name: Till}]")
+    assert run("plan", "g.yaml", "--out", "c.plan").exit_code == 2
+    emulator.fail_next(1, status=400, method="PATCH")
+    failed = run("apply", "c.plan", "--yes")
+    assert failed.exit_code == 1
+    assert "aiomutex: edit checkout (project 1): failed: " in failed.output
+    assert "1 failed, 0 not sent; run it again when the cause is gone" in failed.output
+    emulator.groups["7"].description = "theirs"
+    stale = run("apply", "c.plan", "--yes")
+    assert stale.exit_code == 1
+    assert "1 group changed since the plan was made" in stale.output
+
+
+def test_running_experiments_block_unless_allowed(
+    run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
+) -> None:
+    from aiohttp import web  # noqa: PLC0415  # as the emulator's pages want it
+
+    async def page(_: web.BaseRequest) -> web.Response:
+        return web.json_response({"state": "running", "evaluationMode": "local"})
+
+    emulator.pages["/api/1/experiments/1"] = page
+    (tmp_path / "g.yaml").write_text(
+        "groups: [{projectId: 1, key: checkout, slots: [{percentage: 40, experiments: []}, {percentage: 60}]}]"
+    )
+    blocked = run("plan", "g.yaml", "--check-running")
+    assert blocked.exit_code == 3
+    assert "! experiment 1 is running; touched by checkout (project 1)" in blocked.output
+    assert run("plan", "g.yaml", "--check-running", "--allow-running").exit_code == 2
+    assert run("apply", "g.yaml", "--yes", "--check-running").exit_code == 3
+    assert not emulator.commits
+    assert run("apply", "g.yaml", "--yes", "--check-running", "--allow-running").exit_code == 0
+
+
+def test_lint_tells_file_and_line(run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator) -> None:
+    (tmp_path / "g.yaml").write_text("groups:\n- {projectId: 1, key: a, slots: [{percentage: 100}]}")
+    warned = run("lint", "g.yaml")
+    assert warned.exit_code == 0
+    assert warned.output.startswith("g.yaml:2: AM105 warning: a: slot 1 has no members. A slot without")
+    assert run("lint", "g.yaml", "--strict").exit_code == 2
+    assert json.loads(run("lint", "g.yaml", "--json").stdout)[0]["code"] == "AM105"
+    (tmp_path / "fine.yaml").write_text("groups: []")
+    assert run("lint", "fine.yaml").output == "fine.yaml: 0 groups, nothing to remark\n"
+    assert not emulator.requests
+
+
+def test_lint_can_ask_for_the_modes_of_experiments(
+    run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
+) -> None:
+    from aiohttp import web  # noqa: PLC0415  # as the emulator's pages want it
+
+    async def page(_: web.BaseRequest) -> web.Response:
+        return web.json_response({"evaluationMode": "local"})
+
+    emulator.pages["/api/1/experiments/5"] = page
+    (tmp_path / "g.yaml").write_text(
+        "groups: [{projectId: 1, key: a, slots: [{percentage: 100, experiments: [5, 6]}]}]"
+    )
+    found = run("lint", "g.yaml", "--check-modes")
+    assert found.exit_code == 2
+    assert "AM108 error: a: experiment 5 is local, the group is remote" in found.output
+
+
+def test_traffic_tells_shares_places_counts_and_moves(run: Callable[..., Result], tmp_path: Path) -> None:
+    assert run("traffic", "show").output == (
+        "experiment 1: 40.00% of all users (checkout 40.0%)\nexperiment 2: 60.00% of all users (checkout 60.0%)\n"
+    )
+    assert run("traffic", "show", "1", "--held-out", "5").output.startswith("experiment 1: 38.00% of all users")
+    assert json.loads(run("traffic", "show", "9", "--json").stdout) == [{"experiment": 9, "share": 1, "groups": {}}]
+    assert run("traffic", "where", "ada").output == "checkout (by device_id): slot 2, experiments 2\n"
+    assert json.loads(run("traffic", "where", "x", "--json", "--id", "ada").stdout)[0]["slot"] == 2
+    (tmp_path / "users.txt").write_text("\n".join(f"user-{n}" for n in range(1000)))
+    counted = run("traffic", "simulate", "users.txt")
+    assert counted.output.startswith("checkout: slot 1: 4")
+    assert "in none: 0 (0.0%)" in counted.output
+    (tmp_path / "g.yaml").write_text(
+        "groups: [{projectId: 1, key: checkout, slots: [{percentage: 40, experiments: [1, 9]}, {percentage: 60}]}]"
+    )
+    moved = run("traffic", "simulate", "users.txt", "--plan", "g.yaml")
+    assert "% of 1,000 users would move\n    experiment 9: 1,000 → 4" in moved.output
+    assert run("plan", "g.yaml", "--out", "c.plan").exit_code == 2
+    assert run("traffic", "simulate", "users.txt", "--plan", "c.plan").output == moved.output
+    as_json = run("traffic", "simulate", "users.txt", "--json")
+    assert json.loads(as_json.stdout)["users"] == 1000
+
+
+def test_names_are_shown_and_not_obeyed(run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator) -> None:
+    emulator.groups["7"].name = "a\x1b[31m"
+    (tmp_path / "g.yaml").write_text('groups: [{projectId: 1, key: checkout, name: "[b]x"}]')
+    shown = run("plan", "g.yaml").output
+    assert "\x1b" not in shown
+    assert "→ '[b]x'" in shown
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, aiomutex.cli.plan; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"yaml", "mmh3", "rich", "aiomutex.plan", "aiomutex.traffic"} & set(done.stdout.split())
+
+
+def test_users_come_through_a_pipe_too(tmp_path: Path) -> None:
+    code = "from aiomutex.cli.plan import traffic; traffic()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "simulate", "-"], input="ada\neve\n", capture_output=True, text=True, check=True
+    )
+    assert "experiment 2: " in done.stdout
+    assert "Traceback" not in done.stderr
