@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     Make = Callable[..., RedisRateLimiter]
 
+# All but a few need a real server, and tests that need one are chosen apart: pytest -m redis
+pytestmark = pytest.mark.redis
+
 
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
