@@ -1,0 +1,47 @@
+"""A worker of its own process: sends so many requests through a session, and prints what came back as JSON.
+
+Arguments, as one JSON object: ``url``, ``requests``, ``tasks``, and ``redis`` (a URL) for a shared limiter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from typing import Any
+
+from aiomutex import LocalRateLimiter, MutexSession, RateLimitedError, RetryPolicy
+
+
+async def main(options: dict[str, Any]) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        limiter: Any = LocalRateLimiter()
+        if redis := options.get("redis"):
+            from aiomutex.limits.redis import RedisRateLimiter  # noqa: PLC0415  # only this one needs it
+
+            limiter = RedisRateLimiter(redis, name="project")
+            stack.push_async_callback(limiter.aclose)
+        session = await stack.enter_async_context(
+            MutexSession("a-key-of-some-length", base_url=options["url"], rate_limiter=limiter)
+        )
+        once = session.with_options(retry=RetryPolicy(max_attempts=1))
+        left = iter(range(options["requests"]))
+        refused = 0
+
+        async def work() -> None:
+            nonlocal refused
+            for number in left:
+                try:
+                    await once.edit_slot(1 + number % 10, 1, experiments=[number])
+                except RateLimitedError:
+                    refused += 1
+
+        started = time.monotonic()
+        await asyncio.gather(*(work() for _ in range(options["tasks"])))
+        json.dump({"refused": refused, "started": started, "ended": time.monotonic()}, sys.stdout)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(json.loads(sys.argv[1])))

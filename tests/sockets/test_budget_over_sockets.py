@@ -1,0 +1,85 @@
+"""The limit as the service sees it: real sockets, real TLS, real processes, a real Redis, a strict sliding window."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import ssl
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trustme
+from redis_worker import RedisServer
+from slow_tls import SlowTls
+
+from aiomutex.testing import MutexEmulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CLIENT = Path(__file__).with_name("client_process.py")
+
+
+async def client(environment: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        CLIENT,
+        json.dumps(options),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
+    )
+    assert process.stdout is not None
+    told = await process.stdout.read()
+    assert await process.wait() == 0
+    result: dict[str, Any] = json.loads(told)
+    return result
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, str]:
+    """A server's certificate for localhost, and the file a client must trust."""
+    ca = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("localhost").configure_cert(context)
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    ca.cert_pem.write_to_path(str(path))
+    return context, str(path)
+
+
+@pytest.mark.deep
+async def test_three_thousand_cold_requests_with_tls_get_no_429(authority: tuple[ssl.SSLContext, str]) -> None:
+    context, trusted = authority
+    # The emulator has a thread of its own: its work is no jitter of ours.
+    with MutexEmulator(groups=10) as emulator:
+        async with SlowTls(emulator.port, context, handshake=(0.06, 0.18), jitter=0.02) as proxy:
+            url = f"https://localhost:{proxy.port}"
+            told = await client({"SSL_CERT_FILE": trusted}, url=url, requests=3000, tasks=200)
+        assert proxy.connections >= 3000
+        print(f"{told['refused']} of 3,000 refused, {emulator.busiest_second()} in the busiest second")
+        # None, but for moments in which the machine itself stood still. Permits taken before the connection is ready
+        # cost about a hundred in each thousand.
+        assert told["refused"] == emulator.limits.refused <= 3
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    yield server
+    server.kill()
+
+
+@pytest.mark.deep
+@pytest.mark.redis
+async def test_three_processes_share_one_budget_through_redis(redis_server: RedisServer) -> None:
+    with MutexEmulator(groups=10) as emulator:
+        told = await asyncio.gather(
+            *(client(url=emulator.url, requests=1000, tasks=70, redis=redis_server.url) for _ in range(3))
+        )
+        assert emulator.limits.refused == 0
+        assert emulator.busiest_second() <= 100
+        seconds = max(each["ended"] for each in told) - min(each["started"] for each in told)
+        # A new name in Redis waits a window first; the rest goes at 95 a second less what a busy machine costs.
+        assert 3000 / (seconds - 1.1) >= 90
