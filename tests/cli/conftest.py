@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import command_line
+import pytest
+
+from aiomutex.testing import MutexEmulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MutexEmulator]:
+    """An emulator with five groups in the environment, and an empty folder to work in."""
+    with MutexEmulator(groups=5, limits=False) as emulator:
+        monkeypatch.setenv("AIOMUTEX_BASE_URL", emulator.url)
+        monkeypatch.setenv("AMPLITUDE_MANAGEMENT_API_KEY", "a-key-of-some-length")
+        monkeypatch.chdir(tmp_path)
+        yield emulator
+
+
+@pytest.fixture
+def aiomutex() -> command_line.Aiomutex:
+    """Run the command line in this process."""
+    return command_line.run

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from command_line import Aiomutex
+
+    from aiomutex.testing import MutexEmulator
+
+
+def test_list_shows_each_slot_with_a_bar_of_its_traffic(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    done = aiomutex("groups", "list")
+    assert done.exit_code == 0
+    assert "group-5" in done.stdout
+    assert "34 %  ███████░░░░░░░░░░░░░" in done.stdout
+    assert "\x1b" not in done.stdout, "no colours through a pipe"
+
+
+def test_list_json_is_what_machines_read(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    groups = json.loads(aiomutex("groups", "list", "--json", "--page-size", "2").stdout)
+    assert [group["key"] for group in groups] == [f"group-{n}" for n in range(1, 6)]
+    assert groups[0]["slots"][0]["variantKey"] == "slot-1"
+
+
+def test_an_empty_project_is_said_to_be_empty(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    for key in list(service.groups):
+        del service.groups[key]
+    assert aiomutex("groups", "list").stdout == "The project has no mutex groups.\n"
+
+
+def test_a_name_is_shown_as_it_is(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    service.groups["1"].name = "[bold]x[/bold]"
+    assert "[bold]x[/bold]" in aiomutex("groups", "get", "1").stdout
+
+
+def test_a_group_that_does_not_exist_is_one_line_and_code_1(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    done = aiomutex("groups", "get", "99")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("aiomutex: GET /api/1/mutexes/99 answered 404")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_id_is_code_2_and_nothing_is_sent(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    done = aiomutex("groups", "get", "../keys")
+    assert done.exit_code == 2
+    assert "group_id" in done.stderr
+    assert not service.requests
+
+
+def test_without_a_key_the_variable_is_named(
+    service: MutexEmulator, aiomutex: Aiomutex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AMPLITUDE_MANAGEMENT_API_KEY")
+    done = aiomutex("groups", "list")
+    assert done.exit_code == 2
+    assert "AMPLITUDE_MANAGEMENT_API_KEY" in done.stderr
+
+
+def test_create_from_options(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    done = aiomutex("groups", "create", "--project", "1", "--name", "New", "--slot", "40:1,2", "--slot", "60", "--json")
+    assert done.exit_code == 0, done.output
+    created = service.groups[json.loads(done.stdout)["id"]]
+    assert [(slot.percentage, slot.experiments) for slot in created.slots] == [(40, [1, 2]), (60, [])]
+
+
+def test_create_from_a_file(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+    group = {"projectId": 1, "name": "New", "key": "new", "slots": [{"percentage": 100}]}
+    (tmp_path / "group.json").write_text(json.dumps(group))
+    done = aiomutex("groups", "create", "--from", "group.json")
+    assert "with key new" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--name", "x", "--slot", "100"], "--project"),
+        (["--project", "1", "--slot", "100"], "--name"),
+        (["--project", "1", "--name", "x"], "--slot"),
+        (["--project", "1", "--name", "x", "--slot", "half"], "--slot"),
+        (["--project", "1", "--name", "x", "--slot", "40", "--slot", "61"], "101"),
+    ],
+)
+def test_a_wrong_create_is_code_2_and_nothing_is_sent(
+    words: list[str], named: str, service: MutexEmulator, aiomutex: Aiomutex
+) -> None:
+    done = aiomutex("groups", "create", *words)
+    assert done.exit_code == 2
+    assert named in done.stderr
+    assert not service.requests
+
+
+def test_edit_sends_only_what_is_given(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    assert aiomutex("groups", "edit", "1", "--name", "Other").exit_code == 0
+    assert service.requests[-1].json == {"name": "Other"}
+    assert aiomutex("groups", "edit", "1", "--no-description").exit_code == 0
+    assert service.requests[-1].json == {"description": None}
+    assert aiomutex("groups", "edit", "1", "--description", "x", "--no-description").exit_code == 2
+
+
+def test_archive_wants_a_yes(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    assert aiomutex("groups", "archive", "1").exit_code == 2
+    assert not service.requests
+    assert aiomutex("groups", "archive", "1", "--yes").exit_code == 0
+    assert service.groups["1"].deleted
+    assert aiomutex("groups", "archive", "1", "--undo").exit_code == 0
+    assert not service.groups["1"].deleted

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import builtins
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aiomutex.cli import main
+from aiomutex.cli.root import root
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from command_line import Aiomutex
+
+
+def test_help_names_each_command_and_the_exit_codes(aiomutex: Aiomutex) -> None:
+    done = aiomutex("--help")
+    assert done.exit_code == 0
+    for name in root.commands:
+        assert f"\n  {name} " in done.stdout
+    assert "130 interrupted" in done.stdout
+
+
+def test_help_loads_no_http_client() -> None:
+    code = (
+        "import sys, aiomutex.cli.root; print([m for m in ('aiohttp', 'msgspec', 'rich', 'yaml') if m in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "set()\n"
+
+
+def test_no_command_takes_the_key_as_an_argument() -> None:
+    def options(command: Any) -> set[str]:
+        found = {option for parameter in command.params for option in parameter.opts}
+        for child in getattr(command, "commands", {}).values():
+            found |= options(child)
+        return found
+
+    # The emulator's --key is the key it accepts, which is nobody's secret.
+    commands = [command for name, command in root.commands.items() if name != "emulator"]
+    assert not [option for command in commands for option in options(command) if "api" in option]
+
+
+def test_without_its_extra_the_command_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_click(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "aiomutex.cli.root":
+            raise ModuleNotFoundError("No module named 'click'", name="click")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without_click)
+    with pytest.raises(SystemExit, match=re.escape("pip install 'aiomutex[cli]'")):
+        main()
+
+
+def test_the_demo_migrates_and_reads_back(aiomutex: Aiomutex) -> None:
+    done = aiomutex("demo", "--groups", "5", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["edits"] == told["applied"] == told["requests"] == told["read_back_slots"] == 15
+    assert told["wrong_slots"] == told["refused_429"] == 0
+
+
+def test_the_demo_tells_people(aiomutex: Aiomutex) -> None:
+    done = aiomutex("demo", "--groups", "2")
+    assert "edits applied  6 of 6" in done.stdout
+    assert "answered 429  0" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_emulator_serves_until_it_is_told_to_stop(number: int, tmp_path: Path) -> None:
+    words = ["-m", "aiomutex", "emulator", "--port", "0", "--groups", "2", "--key", "k", "--state", "s.db"]
+    process = subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert process.stdout is not None
+    url = re.search(r"http://\S+", process.stdout.readline())
+    assert url is not None
+    request = urllib.request.Request(f"{url[0]}/api/1/mutexes", headers={"Authorization": "Bearer k"})
+    with urllib.request.urlopen(request) as answer:
+        assert len(json.load(answer)["mutexes"]) == 2
+    process.send_signal(number)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert "GET /api/1/mutexes 200" in err
+
+
+def test_a_wrong_fault_is_code_2(aiomutex: Aiomutex) -> None:
+    done = aiomutex("emulator", "--fault", "explode:2%")
+    assert done.exit_code == 2
+    assert "explode" in done.stderr

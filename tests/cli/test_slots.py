@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from command_line import Aiomutex
+
+    from aiomutex.testing import MutexEmulator
+
+
+def edits(path: Path, *lines: object) -> str:
+    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def one(group: int | str, slot: int, **lists: list[object]) -> dict[str, object]:
+    return {"group_id": str(group), "slot_index": slot, **lists}
+
+
+def test_edit_writes_the_lists_that_are_given(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    done = aiomutex("slots", "edit", "1", "2", "--experiments", "5, 6", "--individuals", "")
+    assert done.exit_code == 0, done.output
+    assert service.requests[-1].json == {"experiments": [5, 6], "individuals": []}
+
+
+def test_edit_reads_back_when_asked(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    assert "read it back" in aiomutex("slots", "edit", "1", "2", "--experiments", "5", "--verify").stdout
+    service.dialect = type(service.dialect)(slot_patch="merge")
+    done = aiomutex("slots", "edit", "1", "2", "--experiments", "6", "--verify")
+    assert done.exit_code == 1
+    assert "should be [6] and is [5, 6]" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["1", "0", "--experiments", "5"], ["1", "1"], ["1", "1", "--experiments", "five"]])
+def test_a_wrong_edit_is_code_2_and_nothing_is_sent(
+    words: list[str], service: MutexEmulator, aiomutex: Aiomutex
+) -> None:
+    assert aiomutex("slots", "edit", *words).exit_code == 2
+    assert not service.requests
+
+
+def test_bulk_writes_a_file_and_undo_takes_it_back(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+    before = [list(slot.experiments) for slot in service.groups["2"].slots]
+    file = edits(tmp_path / "e.jsonl", *(one(2, slot, experiments=[slot]) for slot in (1, 2, 3)))
+    done = aiomutex("slots", "bulk", file, "--journal", "run.db", "--verify")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("3 applied, 0 failed, 0 unknown, 0 skipped")
+    assert [slot.experiments for slot in service.groups["2"].slots] == [[1], [2], [3]]
+    again = aiomutex("slots", "bulk", file, "--journal", "run.db", "--verify")
+    assert again.stdout.startswith("0 applied, 0 failed, 0 unknown, 3 skipped; 0 requests")
+    undone = aiomutex("slots", "bulk", "--undo", "run.db")
+    assert undone.stdout == "Undo: 3 edits: 3 applied\n"
+    assert [slot.experiments for slot in service.groups["2"].slots] == before
+
+
+def test_undo_tells_what_somebody_changed_since(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+    file = edits(tmp_path / "e.jsonl", one(2, 1, experiments=[1]))
+    aiomutex("slots", "bulk", file, "--journal", "run.db")
+    service.groups["2"].slots[0].experiments = [77]
+    done = aiomutex("slots", "bulk", "--undo", "run.db")
+    assert done.exit_code == 1
+    assert "group 2, slot 1: it does not hold what the run left there" in done.stderr
+    assert aiomutex("slots", "bulk", "--undo", "run.db", "--force").exit_code == 0
+    assert service.groups["2"].slots[0].experiments == [201]
+
+
+def test_a_failed_line_is_told_by_number_and_kept_in_a_file(
+    service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
+    file = edits(tmp_path / "e.jsonl", one(1, 1, experiments=[5]), "\n", one(99, 1, experiments=[6]))
+    done = aiomutex("slots", "bulk", file, "--failures", "failed.jsonl")
+    assert done.exit_code == 1
+    assert "line 3: failed: PATCH /api/1/mutexes/99/slots/1 answered 404" in done.stderr
+    failed = (tmp_path / "failed.jsonl").read_text()
+    assert json.loads(failed) == one(99, 1, experiments=[6])
+
+
+def test_a_file_with_a_wrong_line_is_refused_as_a_whole(
+    service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
+    file = edits(
+        tmp_path / "e.jsonl",
+        one(1, 1, experiments=[5]),
+        one(1, 0, experiments=[5]),
+        "no json\n",
+        {**one(1, 1), "experimets": [1]},
+        one(1, 2),
+    )
+    done = aiomutex("slots", "bulk", file)
+    assert done.exit_code == 2
+    for line, word in ((2, "slot_index"), (3, "JSON"), (4, "experimets"), (5, "empty")):
+        assert f"line {line}: " in done.stderr
+        assert word in done.stderr
+    assert "4 of 5 lines are wrong; nothing was sent" in done.stderr
+    assert not service.requests
+
+
+def test_standard_input_is_taken_as_it_comes(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    lines = json.dumps(one(1, 1, experiments=[5])) + "\nno json\n" + json.dumps(one(2, 1, experiments=[6])) + "\n"
+    done = aiomutex("slots", "bulk", "-", stdin=lines)
+    assert done.exit_code == 1
+    assert done.stdout.startswith("2 applied, 1 failed")
+    assert service.groups["2"].slots[0].experiments == [6]
+
+
+def test_csv_tells_apart_what_is_not_given_and_what_is_empty(
+    service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
+    file = edits(
+        tmp_path / "e.csv", "group_id,slot_index,experiments,individuals\n", "1,1,5;6,\n", '2,1,[],"ada; grace"\n'
+    )
+    assert aiomutex("slots", "bulk", file).exit_code == 0
+    assert [request.json for request in service.requests] == [
+        {"experiments": [5, 6]},
+        {"experiments": [], "individuals": ["ada", "grace"]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("group_id,slots\n1,1\n", "slots"),
+        ("slot_index,experiments\n1,1\n", "group_id"),
+        ("group_id,slot_index,experiments\n1,x,5\n", "slot_index"),
+        ("group_id,slot_index,experiments\n1,1,five\n", "five"),
+        ("group_id,slot_index,experiments\n1,1,5,6\n", "cells"),
+    ],
+)
+def test_a_wrong_csv_is_refused(
+    text: str, word: str, service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
+    done = aiomutex("slots", "bulk", edits(tmp_path / "e.csv", text))
+    assert done.exit_code == 2
+    assert word in done.stderr
+
+
+def test_a_dry_run_sends_nothing(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+    file = edits(tmp_path / "e.jsonl", one(1, 1, experiments=[5]))
+    assert aiomutex("slots", "bulk", file, "--dry-run").stdout == "1 edits are right. Nothing was sent.\n"
+    assert not service.requests
+
+
+def test_the_summary_for_machines(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+    file = edits(tmp_path / "e.jsonl", one(1, 1, experiments=[5]))
+    told = json.loads(aiomutex("slots", "bulk", file, "--json").stdout)
+    assert told == {"counts": {"applied": 1}, "requests": 1, "stopped_by": None, "interrupted": False}
+
+
+def test_a_day_that_is_used_up_stops_the_run_and_says_how_to_go_on(
+    service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
+    file = edits(tmp_path / "e.jsonl", *(one(1, 1, experiments=[n]) for n in range(5)))
+    done = aiomutex("slots", "bulk", file, "--journal", "run.db", "--used-today", "99997")
+    assert done.exit_code == 1
+    assert done.stdout.startswith("2 applied")
+    assert "stopped: 100,000 of 100,000 requests used today" in done.stderr
+    assert "the same command goes on from run.db" in done.stderr
+
+
+def test_file_and_undo_exclude_each_other(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    assert aiomutex("slots", "bulk").exit_code == 2
+
+
+def test_ctrl_c_ends_a_run_cleanly_and_says_how_to_resume(service: MutexEmulator, tmp_path: Path) -> None:
+    service.latency = 0.05
+    file = edits(tmp_path / "e.jsonl", *(one(1 + n % 5, 1, experiments=[n]) for n in range(2000)))
+    words = ["-m", "aiomutex", "slots", "bulk", file, "--journal", "run.db", "--concurrency", "4"]
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while len(service.commits) < 20:
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "Stopping" in err
+    assert "the same command goes on from run.db" in err
+    assert "Traceback" not in err
+    applied = int(out.split(" applied")[0].replace(",", ""))
+    assert applied == len(service.commits), "each edit that was sent is told"
