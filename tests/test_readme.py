@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from aiomutex.testing import MutexEmulator
@@ -71,7 +72,7 @@ def test_a_python_snippet_runs(snippet: Snippet, service: MutexEmulator, tmp_pat
             value(service)
 
 
-async def _visit(app: aiohttp.web.Application) -> None:
+async def _visit(app: web.Application) -> None:
     async with TestServer(app) as server, aiohttp.ClientSession() as http:
         async with http.get(server.make_url("/groups/1")) as response:
             assert response.status == 200

@@ -43,7 +43,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext,
     """A server's certificate for localhost, and the file a client must trust."""
     ca = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ca.issue_cert("localhost").configure_cert(context)
+    ca.issue_cert("localhost").configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # admits pyOpenSSL's
     path = tmp_path_factory.mktemp("ca") / "ca.pem"
     ca.cert_pem.write_to_path(str(path))
     return context, str(path)
