@@ -89,10 +89,7 @@ def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> f
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
-    try:
-        return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
-    except OverflowError:
-        return None
+    return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
 
 
 def refusal(method: str, path: str, answer: Answer) -> APIError:

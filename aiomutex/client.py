@@ -80,6 +80,9 @@ class Client:
         await self._transport.aclose()
 
     def __repr__(self) -> str:
+        if "_transport" not in vars(self):
+            # What a traceback that prints locals shows where the constructor refuses its arguments.
+            return "<MutexSession not set up>"
         state = self.rate_limiter.state()
         return (
             f"<MutexSession {self._place} · {self._transport.state} · {self._transport.in_flight} in flight · "
@@ -118,8 +121,8 @@ class Client:
             ConfigurationError: A value is out of its range.
 
         Example:
-            >>> session = MutexSession("key")
-            >>> patient = session.with_options(deadline=600.0)
+            >>> from aiomutex import MutexSession
+            >>> patient = MutexSession("key").with_options(deadline=600.0)
         """
         given = {
             name: value

@@ -41,12 +41,12 @@ def service_url(region: object, base_url: object) -> tuple[URL, str]:
         ConfigurationError: The region is unknown, or the URL cannot be used safely.
     """
     if base_url is None and region is None:
-        base_url = os.environ.get("AIOMUTEX_BASE_URL")
+        base_url = os.environ.get("AIOMUTEX_BASE_URL") or None
     if base_url is not None:
         url = _checked(base_url)
         return url, url.authority
     if region is None:
-        region = os.environ.get("AIOMUTEX_REGION", "us")
+        region = os.environ.get("AIOMUTEX_REGION") or "us"
     if not isinstance(region, str) or region not in REGIONS:
         raise ConfigurationError(f"region is {region!r}; it must be 'us' or 'eu'")
     return URL(REGIONS[region]), region

@@ -154,7 +154,8 @@ class _SlotAddress(msgspec.Struct, frozen=True, gc=False):
     """From 1."""
 
     def __post_init__(self) -> None:
-        if type(self.group_id) is int:
+        # Other numbers stay as they are, and are refused with their field's name when the edit is sent.
+        if type(self.group_id) is int and 0 <= self.group_id < 2**63:
             force_setattr(self, "group_id", str(self.group_id))
 
 

@@ -37,9 +37,7 @@ class GroupPager:
     def __init__(self, fetch: Fetch, *, page_size: int, cursor: str | int | None) -> None:
         self._fetch = fetch
         self._page_size = rules.page_limit("page_size", page_size)
-        if cursor is not None and type(cursor) is not int:
-            cursor = rules.nonempty_text("cursor", cursor)
-        self._start = None if cursor is None else str(cursor)
+        self._start = rules.page_cursor(cursor)
 
     def __repr__(self) -> str:
         start = "the beginning" if self._start is None else f"cursor {self._start}"

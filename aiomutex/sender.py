@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from aiomutex import protocol, retry
-from aiomutex.errors import ConfigurationError, DailyBudgetExhaustedError, LimiterUnavailableError, MutexError
+from aiomutex.errors import (
+    ConfigurationError,
+    DailyBudgetExhaustedError,
+    DeadlineExceededError,
+    LimiterUnavailableError,
+    MutexError,
+)
 from aiomutex.limits import Priority
 from aiomutex.retry import RetryPolicy
 
@@ -113,6 +119,8 @@ def _told(request: Request[Any], failure: MutexError, earlier: tuple[MutexError,
     maybe_applied = request.effect is not protocol.Effect.NONE and (
         failure.maybe_applied or retry.leaves_open(failure) or any(retry.leaves_open(error) for error in earlier)
     )
-    refused_here = isinstance(failure, DailyBudgetExhaustedError | LimiterUnavailableError | ConfigurationError)
-    attempts = len(earlier) + (0 if refused_here else 1)
+    unsent = isinstance(failure, DailyBudgetExhaustedError | LimiterUnavailableError | ConfigurationError) or (
+        isinstance(failure, DeadlineExceededError) and not failure.maybe_applied
+    )
+    attempts = len(earlier) + (0 if unsent else 1)
     return failure.made_in(attempts, earlier, maybe_applied=maybe_applied)

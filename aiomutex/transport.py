@@ -25,7 +25,7 @@ from aiomutex.errors import (
     MutexError,
     UnexpectedResponseError,
 )
-from aiomutex.prompt import REQUEST_CLASS
+from aiomutex.prompt import PromptRequest
 from aiomutex.secret import Secret
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class Transport:
         self.limiter = limiter
         self.in_flight = 0
         self._root = str(base_url).rstrip("/")
+        self._prefix = base_url.raw_path.rstrip("/")
         self._key = Secret(api_key)
         self._headers = {
             "Authorization": Secret(f"Bearer {api_key}"),
@@ -125,7 +126,7 @@ class Transport:
         self._http = self._borrowed or aiohttp.ClientSession(
             connector=GatedConnector(limit=self.max_connections),
             cookie_jar=aiohttp.DummyCookieJar(),
-            request_class=REQUEST_CLASS,
+            request_class=PromptRequest,
             headers=self._headers,
         )
 
@@ -182,7 +183,7 @@ class Transport:
                 await gate.open()
             response = await http.request(
                 request.method,
-                URL(self._root + request.path, encoded=True),
+                self._url(request.path),
                 data=_payload(request.body),
                 headers=self._headers if self._borrowed is not None else None,
                 allow_redirects=False,
@@ -220,6 +221,12 @@ class Transport:
             current_gate.reset(token)
         # Raised out here so that no aiohttp exception, with the request's headers in it, becomes its context.
         raise failure
+
+    def _url(self, path: str) -> URL:
+        if "?" in path:
+            return URL(self._root + path, encoded=True)
+        # Nothing of the base is parsed again.
+        return self.base_url.with_path(self._prefix + path, encoded=True)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """The whole body; of a refusal only its beginning. The connection is free afterwards."""

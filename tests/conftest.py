@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from support import RawServer, Responses, session_for
+
+from aiomutex.testing import MutexEmulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from aiomutex import MutexSession
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
+    """No setting of the machine reaches a test."""
+    for name in ("AMPLITUDE_MANAGEMENT_API_KEY", "AIOMUTEX_REGION", "AIOMUTEX_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[MutexEmulator]:
+    """A service in this event loop with ten groups and no limits."""
+    async with MutexEmulator(groups=10, limits=False) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def session(emulator: MutexEmulator) -> AsyncIterator[MutexSession]:
+    """An open session of the emulator that is never held up and quick to send again."""
+    async with session_for(emulator.url) as session:
+        yield session
+
+
+@pytest.fixture
+async def raw() -> AsyncIterator[RawServer]:
+    """A server that answers what a test tells it to, byte for byte."""
+    async with RawServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def raw_session(raw: RawServer) -> AsyncIterator[MutexSession]:
+    """An open session of the raw server."""
+    async with session_for(raw.url) as session:
+        yield session
+
+
+@pytest.fixture
+def responses() -> Iterator[Responses]:
+    """aioresponses: no socket, exact requests, any answer."""
+    with Responses() as responses:
+        yield responses

@@ -1,0 +1,259 @@
+"""What the tests of the core share: a scriptable raw server, answers as bytes, and the key that must never show."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections import deque
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+from aioresponses import aioresponses
+
+from aiomutex import LocalRateLimiter, MutexSession, RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+KEY: Final = "mgmt-3f9a51c07be24d68"
+ROOT: Final = "/api/1/mutexes"
+US: Final = "https://experiment.amplitude.com"
+FAST: Final = RetryPolicy(base=0.001, cap=0.01)
+ONCE: Final = RetryPolicy(max_attempts=1)
+
+# The documented examples, as the documentation writes them.
+GROUP: Final = (
+    b'{"id":7,"projectId":1,"name":"mutex name","key":"mutex-key","description":null,"evaluationMode":"local",'
+    b'"bucketingKey":"device_id","bucketingSalt":"abcd","slots":[{"name":"SLOT 1","index":1,"variantKey":"slot-1",'
+    b'"percentage":95,"experiments":[123],"holdouts":[456],"individuals":[],"cohorts":[]},{"name":"SLOT 2","index":2,'
+    b'"variantKey":"slot-2","percentage":5,"experiments":[],"holdouts":[],"individuals":[],"cohorts":[]}]}'
+)
+CREATE: Final = (
+    b'{"projectId":"<projectId>","name":"Example Mutex Group","key":"example-mutex",'
+    b'"description":"An example mutex group","evaluationMode":"remote","slots":[{"percentage":40,"experiments":[123],'
+    b'"holdouts":[456]},{"percentage":60,"experiments":[789],"individuals":["x@amplitude.com"]}]}'
+)
+SLOT_EDIT: Final = b'{"experiments":[123,456],"individuals":["x@amplitude.com","y@amplitude.com","abcde-12345"]}'
+GROUP_EDIT: Final = b'{"name":"updated name","description":"updated description"}'
+
+
+def fast_limiter() -> LocalRateLimiter:
+    """A limiter that holds nobody up."""
+    return LocalRateLimiter(per_second=5_000, per_day=100_000_000)
+
+
+def session_for(url: str, **options: Any) -> MutexSession:
+    """A session that is quick to send again and never held up, unless ``options`` say otherwise."""
+    defaults: dict[str, Any] = {"rate_limiter": fast_limiter(), "retry": FAST, "attempt_timeout": 5.0, "deadline": 10.0}
+    return MutexSession(KEY, base_url=url, **(defaults | options))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let others run until something is so."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # what is awaited lies in objects that know no events
+            await asyncio.sleep(0.0005)
+
+
+def connector_of(session: MutexSession) -> Any:
+    inside: Any = session
+    return inside._transport._http.connector
+
+
+def idle(session: MutexSession) -> bool:
+    """Whether no connection of the session is in use and no request under way."""
+    inside: Any = session
+    connector = connector_of(session)
+    return not connector._acquired and not any(connector._waiters.values()) and not inside._transport.in_flight
+
+
+def pooled(session: MutexSession) -> int:
+    """How many connections wait in the session's pool for their next use."""
+    return sum(len(connections) for connections in connector_of(session)._conns.values())
+
+
+# ---------------------------------------------------------------------------------------------- a raw server
+
+
+@dataclass
+class RawRequest:
+    """One request as its bytes arrived."""
+
+    head: bytes
+    body: bytes
+
+    @property
+    def line(self) -> str:
+        return self.head.partition(b"\r\n")[0].decode()
+
+    @property
+    def path(self) -> str:
+        return urlsplit(self.line.split(" ")[1]).path
+
+    @property
+    def headers(self) -> dict[str, str]:
+        lines = self.head.decode("latin-1").split("\r\n")[1:]
+        pairs = (line.partition(":") for line in lines if line)
+        return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+if TYPE_CHECKING:
+    Act = Callable[["Visit"], Awaitable[None]]
+
+
+@dataclass
+class Visit:
+    """One request on its connection, for an act to answer as it likes."""
+
+    request: RawRequest
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    def reset(self) -> None:
+        reset(self.writer)
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Close with a TCP reset instead of a farewell."""
+    sock: socket.socket = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+def http(
+    status: int = 200,
+    body: bytes | str | object = b"",
+    headers: Mapping[str, str] | None = None,
+    *,
+    kind: str = "application/json",
+) -> bytes:
+    """A whole HTTP answer. A body that is neither bytes nor text is written as JSON."""
+    data = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else msgspec.json.encode(body)
+    told = {"Content-Type": kind, "Content-Length": str(len(data)), **(headers or {})}
+    lines = [f"HTTP/1.1 {status} Reason", *(f"{name}: {value}" for name, value in told.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + data
+
+
+async def say_nothing(visit: Visit) -> None:
+    """Keep the connection open and silent until the client leaves."""
+    await visit.reader.read()
+
+
+async def reset_before_answer(visit: Visit) -> None:
+    visit.reset()
+
+
+async def close_before_answer(visit: Visit) -> None:
+    visit.writer.close()
+
+
+class RawServer:
+    """A server that says exactly what a test tells it to: the answers given, in turn, the last one for ever.
+
+    An answer is the bytes to write, or an act: a coroutine function that is handed the ``Visit``.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[RawRequest] = []
+        self.connections = 0
+        self.reads_bodies = True
+        self.greet: Callable[[asyncio.StreamWriter], bool] = lambda _: True
+        self._answers: deque[bytes | Act] = deque([http(200, GROUP)])
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._meet, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def answer(self, *answers: bytes | Act) -> None:
+        self._answers = deque(answers)
+
+    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await self._serve(reader, writer)
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+                await writer.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.greet(writer):
+            return
+        while not writer.is_closing():
+            head = await reader.readuntil(b"\r\n\r\n")
+            request = RawRequest(head, b"")
+            if self.reads_bodies:
+                request.body = await reader.readexactly(int(request.headers.get("content-length", "0")))
+            self.requests.append(request)
+            answer = self._answers.popleft() if len(self._answers) > 1 else self._answers[0]
+            if isinstance(answer, bytes):
+                writer.write(answer)
+                await writer.drain()
+            else:
+                await answer(Visit(request, reader, writer))
+
+
+# ---------------------------------------------------------------------------------------------- aioresponses
+
+
+class _Response(aiohttp.ClientResponse):
+    """aioresponses makes responses without the ``stream_writer`` that aiohttp wants from 3.14 on (its issue 289)."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **{"stream_writer": SimpleNamespace(output_size=0)} | more)
+
+
+class Responses:
+    """aioresponses with types, and with answers that this aiohttp can make."""
+
+    def __init__(self) -> None:
+        self._mock: Any = aioresponses()
+
+    def __enter__(self) -> Self:
+        self._mock.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._mock.stop()
+
+    def answer(self, method: str, url: str, body: bytes = b"", **more: Any) -> None:
+        self._mock.add(url, method=method, body=body, response_class=_Response, **more)
+
+    def sent(self) -> list[tuple[str, str, dict[str, str], bytes | None]]:
+        """Each request: method, URL, headers, body; nothing in them decoded or put in order."""
+        calls: dict[tuple[str, object], list[Any]] = self._mock.requests
+        return [
+            (method, str(url), dict(call.kwargs["headers"]), getattr(call.kwargs["data"], "_value", None))
+            for (method, url), made in calls.items()
+            for call in made
+        ]

@@ -1,0 +1,89 @@
+"""One timer for all timeouts: each alarm interrupts its own task, at its time, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aiomutex.alarm import AlarmClock
+
+
+async def sleeper(clock: AlarmClock, seconds: float, rest: float = 5.0) -> str:
+    alarm = clock.set(asyncio.get_running_loop().time() + seconds)
+    try:
+        await asyncio.sleep(rest)
+    except asyncio.CancelledError:
+        if alarm.settle():
+            return "rang"
+        raise
+    finally:
+        clock.unset(alarm)
+    return "slept"
+
+
+async def test_each_task_is_interrupted_by_its_own_alarm_alone() -> None:
+    clock = AlarmClock(asyncio.get_running_loop())
+    calls = [sleeper(clock, 0.02), sleeper(clock, 5.0, rest=0.05), sleeper(clock, 0.01), sleeper(clock, 0.03)]
+    assert await asyncio.gather(*calls) == ["rang", "slept", "rang", "rang"]
+    assert len(clock) == 0
+    clock.close()
+
+
+async def test_an_alarm_can_be_moved_nearer() -> None:
+    clock = AlarmClock(asyncio.get_running_loop())
+    alarm = clock.set(asyncio.get_running_loop().time() + 60)
+    clock.move(alarm, asyncio.get_running_loop().time() + 0.01)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(5)
+    assert alarm.settle()
+    assert not alarm.settle()
+    clock.unset(alarm)
+    clock.close()
+
+
+async def test_an_alarm_that_was_unset_never_rings() -> None:
+    clock = AlarmClock(asyncio.get_running_loop())
+    clock.unset(clock.set(asyncio.get_running_loop().time() + 0.01))
+    await asyncio.sleep(0.03)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_an_alarm_in_the_past_rings_at_once() -> None:
+    clock = AlarmClock(asyncio.get_running_loop())
+    assert await sleeper(clock, -1) == "rang"
+    clock.close()
+
+
+async def test_whoever_else_cancels_the_task_goes_before() -> None:
+    clock = AlarmClock(asyncio.get_running_loop())
+    task = asyncio.ensure_future(sleeper(clock, 0.0))
+    asyncio.get_running_loop().call_later(0.0, task.cancel)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    started = asyncio.ensure_future(sleeper(clock, 0.01))
+    await asyncio.sleep(0)
+    for alarm in list(clock._alarms):  # pyright: ignore[reportPrivateUsage]
+        alarm.ring()
+    started.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await started
+    assert len(clock) == 0
+    clock.close()
+
+
+async def test_one_timer_serves_many_alarms() -> None:
+    loop = asyncio.get_running_loop()
+    clock = AlarmClock(loop)
+    now = loop.time()
+    alarms = [clock.set(now + 60 + number) for number in range(100)]
+    timer = clock._timer  # pyright: ignore[reportPrivateUsage]
+    assert timer is not None
+    assert timer.when() == now + 60
+    for alarm in alarms:
+        clock.unset(alarm)
+    clock.close()
+    assert timer.cancelled()

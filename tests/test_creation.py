@@ -1,0 +1,310 @@
+"""A group is created once and only once, whatever gets lost."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from support import (
+    GROUP,
+    ONCE,
+    ROOT,
+    fast_limiter,
+    http,
+    reset_before_answer,
+    session_for,
+    until,
+)
+
+from aiomutex import (
+    APIError,
+    AuthenticationError,
+    BadRequestError,
+    ConflictError,
+    DeadlineExceededError,
+    LocalRateLimiter,
+    MutexSession,
+    NewGroup,
+    NewSlot,
+    OutcomeUnknownError,
+    RetryPolicy,
+    ServerError,
+)
+from aiomutex.emulator import Dialect
+
+if TYPE_CHECKING:
+    from support import RawServer
+
+    from aiomutex.testing import MutexEmulator
+
+WISHED = NewGroup(
+    project_id=1,
+    name="mutex name",
+    key="mutex-key",
+    slots=[NewSlot(percentage=95, experiments=[123]), NewSlot(percentage=5)],
+)
+NO_GROUPS = http(200, b'{"mutexes":[],"nextCursor":null}')
+LISTED = http(200, b'{"mutexes":[%s]}' % GROUP)
+CREATED = http(200, b'{"id":"7","url":"https://app/7"}')
+
+
+def methods(server: MutexEmulator | RawServer) -> list[str]:
+    requests: Any = server.requests
+    return [getattr(request, "method", None) or request.line.split()[0] for request in requests]
+
+
+def created_by(emulator: MutexEmulator) -> int:
+    return sum(commit.method == "POST" for commit in emulator.commits)
+
+
+async def test_a_group_is_created_with_one_request(emulator: MutexEmulator, session: MutexSession) -> None:
+    created = await session.create_group(WISHED)
+    assert created.key == emulator.groups[created.id].key == "mutex-key"
+    assert created.url
+    assert methods(emulator) == ["POST"]
+
+
+async def test_a_group_without_a_key_is_given_one(emulator: MutexEmulator, session: MutexSession) -> None:
+    bare = NewGroup(project_id=1, name="n", slots=[NewSlot(percentage=100)])
+    first, second = await session.create_group(bare), await session.create_group(bare)
+    assert first.key != second.key
+    assert emulator.groups[first.id].key == first.key == emulator.requests[0].json["key"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"after_commit": True},
+        {"kind": "reset-after"},
+        {"after_commit": True, "status": 500},
+        {"after_commit": True, "status": 503},
+        {"kind": "truncate"},
+        {"kind": "garbage"},
+    ],
+    ids=str,
+)
+async def test_a_create_whose_answer_was_lost_is_found_by_its_key_and_not_sent_again(
+    emulator: MutexEmulator, session: MutexSession, fault: dict[str, Any]
+) -> None:
+    emulator.fail_next(**fault)
+    created = await session.create_group(WISHED)
+    assert (created.key, created.url) == ("mutex-key", None)
+    assert emulator.groups[created.id].name == "mutex name"
+    assert methods(emulator) == ["POST", "GET"]
+    assert created_by(emulator) == 1
+
+
+async def test_a_create_whose_answer_timed_out_is_found_by_its_key(emulator: MutexEmulator) -> None:
+    emulator.fail_next(kind="stall")
+    async with session_for(emulator.url, attempt_timeout=0.1) as session:
+        await session.create_group(WISHED)
+    assert created_by(emulator) == 1
+
+
+@pytest.mark.parametrize("fault", [{"kind": "reset-before"}, {"status": 500}, {"status": 502}], ids=str)
+async def test_a_create_that_was_lost_before_it_landed_is_sent_again_after_a_look(
+    emulator: MutexEmulator, session: MutexSession, fault: dict[str, Any]
+) -> None:
+    emulator.fail_next(2, method="POST", **fault)
+    created = await session.create_group(WISHED)
+    assert created.url
+    assert methods(emulator) == ["POST", "GET", "POST", "GET", "POST"]
+    assert {request.json["key"] for request in emulator.requests if request.json} == {"mutex-key"}
+    assert created_by(emulator) == 1
+
+
+async def test_a_key_made_here_is_the_same_in_every_attempt(emulator: MutexEmulator, session: MutexSession) -> None:
+    emulator.fail_next(2, kind="reset-before", method="POST")
+    bare = NewGroup(project_id=1, name="n", slots=[NewSlot(percentage=100)])
+    created = await session.create_group(bare)
+    assert {request.json["key"] for request in emulator.requests if request.json} == {created.key}
+
+
+async def test_a_look_up_reads_every_page(emulator: MutexEmulator, session: MutexSession) -> None:
+    for _ in range(2500):
+        emulator.add_group()
+    emulator.fail_next(after_commit=True)
+    await session.create_group(WISHED)
+    assert methods(emulator) == ["POST", "GET", "GET", "GET"]
+    assert created_by(emulator) == 1
+
+
+async def test_a_429_and_a_refused_connection_are_no_reason_to_look_anything_up(raw: RawServer) -> None:
+    raw.answer(http(429, b"", {"Retry-After": "0.001"}), http(429, b"", {"Retry-After": "0.001"}), CREATED)
+    async with session_for(raw.url) as session:
+        assert (await session.create_group(WISHED)).id == "7"
+    assert methods(raw) == ["POST"] * 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413])
+async def test_a_refused_create_is_an_error_at_once(
+    emulator: MutexEmulator, session: MutexSession, status: int
+) -> None:
+    emulator.fail_next(status=status)
+    with pytest.raises(APIError) as caught:
+        await session.create_group(WISHED)
+    assert (caught.value.status, caught.value.maybe_applied) == (status, False)
+    assert methods(emulator) == ["POST"]
+
+
+@pytest.mark.parametrize("status", [400, 409])
+async def test_a_key_that_is_taken_is_an_error_at_once(
+    emulator: MutexEmulator, session: MutexSession, status: Any
+) -> None:
+    emulator.dialect = Dialect(taken_key=status)
+    emulator.add_group(key="mutex-key")
+    with pytest.raises(BadRequestError if status == 400 else ConflictError):
+        await session.create_group(WISHED)
+    assert methods(emulator) == ["POST"]
+
+
+async def test_a_failed_look_up_leaves_the_outcome_unknown(emulator: MutexEmulator) -> None:
+    emulator.fail_next(after_commit=True)
+    emulator.fail_next(100, status=503, method="GET")
+    async with session_for(emulator.url) as session:
+        with pytest.raises(OutcomeUnknownError, match="looking it up failed") as caught:
+            await session.create_group(WISHED)
+    assert caught.value.key == "mutex-key"
+    assert caught.value.maybe_applied
+    assert caught.value.earlier
+    assert "mutex-key" in str(caught.value)
+    assert methods(emulator).count("POST") == created_by(emulator) == 1
+
+
+@pytest.mark.parametrize("status", [400, 409])
+async def test_a_conflict_after_a_lost_answer_means_that_the_first_one_landed(raw: RawServer, status: int) -> None:
+    # The first request is still on its way while the key is looked up.
+    raw.answer(reset_before_answer, NO_GROUPS, http(status, b'{"message":"key is taken"}'), LISTED)
+    async with session_for(raw.url) as session:
+        created = await session.create_group(WISHED)
+    assert (created.id, created.url) == ("7", None)
+    assert methods(raw) == ["POST", "GET", "POST", "GET"]
+
+
+@pytest.mark.parametrize("status", [400, 409])
+async def test_a_refusal_after_a_lost_answer_is_that_refusal_if_no_group_has_the_key(
+    raw: RawServer, status: int
+) -> None:
+    raw.answer(reset_before_answer, NO_GROUPS, http(status, b'{"message":"a flag has this key"}'), NO_GROUPS)
+    async with session_for(raw.url) as session:
+        with pytest.raises(APIError, match="a flag has this key") as caught:
+            await session.create_group(WISHED)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "another"},
+        {"project_id": 2},
+        {"slots": [NewSlot(percentage=100)]},
+        {"slots": [NewSlot(percentage=5), NewSlot(percentage=95)]},
+        {"bucketing_salt": "other"},
+    ],
+    ids=str,
+)
+async def test_a_group_of_somebody_else_under_the_key_leaves_the_outcome_unknown(
+    raw: RawServer, change: dict[str, Any]
+) -> None:
+    raw.answer(reset_before_answer, LISTED)
+    async with session_for(raw.url) as session:
+        with pytest.raises(OutcomeUnknownError, match="not the one wished for") as caught:
+            await session.create_group(msgspec.structs.replace(WISHED, **change))
+    assert caught.value.key == "mutex-key"
+    assert methods(raw) == ["POST", "GET"]
+
+
+async def test_a_group_that_tells_no_project_can_be_the_wished_one(raw: RawServer) -> None:
+    raw.answer(reset_before_answer, http(200, b'{"mutexes":[%s]}' % GROUP.replace(b'"projectId":1,', b"")))
+    wished = msgspec.structs.replace(WISHED, bucketing_salt="abcd")
+    async with session_for(raw.url) as session:
+        assert (await session.create_group(wished)).id == "7"
+
+
+async def test_answers_that_are_always_lost_end_as_unknown_after_so_many_creates(emulator: MutexEmulator) -> None:
+    emulator.fail_next(100, kind="reset-before", method="POST")
+    async with session_for(emulator.url, retry=RetryPolicy(max_attempts=3, base=0.001)) as session:
+        with pytest.raises(OutcomeUnknownError, match="no group has this key so far"):
+            await session.create_group(WISHED)
+    assert methods(emulator) == ["POST", "GET"] * 3
+    assert created_by(emulator) == 0
+
+
+async def test_a_service_that_always_fails_and_shows_no_group_is_a_server_error(emulator: MutexEmulator) -> None:
+    emulator.fail_next(100, status=500, method="POST")
+    async with session_for(emulator.url, retry=RetryPolicy(max_attempts=2, base=0.001)) as session:
+        with pytest.raises(ServerError):
+            await session.create_group(WISHED)
+    assert methods(emulator) == ["POST", "GET"] * 2
+
+
+async def test_one_attempt_is_still_looked_up(emulator: MutexEmulator) -> None:
+    emulator.fail_next(after_commit=True)
+    async with session_for(emulator.url, retry=ONCE) as session:
+        assert (await session.create_group(WISHED)).id in emulator.groups
+    assert methods(emulator) == ["POST", "GET"]
+
+
+async def test_a_key_revoked_after_a_lost_answer_leaves_the_outcome_unknown(raw: RawServer) -> None:
+    raw.answer(reset_before_answer, NO_GROUPS, http(401))
+    async with session_for(raw.url) as session:
+        with pytest.raises(OutcomeUnknownError) as caught:
+            await session.create_group(WISHED)
+    assert isinstance(caught.value.earlier[-1], AuthenticationError)
+
+
+async def test_a_deadline_after_sending_leaves_the_outcome_unknown(emulator: MutexEmulator) -> None:
+    emulator.fail_next(kind="stall")
+    async with session_for(emulator.url, deadline=0.1) as session:
+        with pytest.raises(OutcomeUnknownError) as caught:
+            await session.create_group(WISHED)
+    assert caught.value.maybe_applied
+    assert methods(emulator) == ["POST"]
+
+
+async def test_a_deadline_before_sending_is_a_deadline(emulator: MutexEmulator) -> None:
+    limiter = LocalRateLimiter(per_second=1)
+    async with session_for(emulator.url, rate_limiter=limiter, deadline=0.05) as session:
+        await session.get_group("1")
+        with pytest.raises(DeadlineExceededError) as caught:
+            await session.create_group(WISHED)
+    assert (caught.value.maybe_applied, caught.value.attempts) == (False, 0)
+    assert methods(emulator) == ["GET"]
+
+
+async def test_a_deadline_that_leaves_no_time_to_look_leaves_the_outcome_unknown(emulator: MutexEmulator) -> None:
+    emulator.fail_next(after_commit=True)
+    patient = RetryPolicy(base=5.0, cap=5.0)
+    async with session_for(emulator.url, deadline=2.0, retry=patient) as session, asyncio.timeout(1.5):
+        with pytest.raises(OutcomeUnknownError):
+            await session.create_group(WISHED)
+    assert methods(emulator) == ["POST"]
+
+
+async def test_cancelling_a_create_comes_out_and_sends_nothing_more(emulator: MutexEmulator) -> None:
+    emulator.fail_next(kind="stall")
+    async with session_for(emulator.url) as session:
+        call = asyncio.ensure_future(session.create_group(WISHED))
+        await until(lambda: emulator.requests)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert methods(emulator) == ["POST"]
+
+
+async def test_many_creates_at_once_over_a_bad_line_make_each_group_once(emulator: MutexEmulator) -> None:
+    emulator.fail_next(10, kind="reset-after", path=ROOT)
+    emulator.fail_next(10, kind="reset-before", path=ROOT)
+    emulator.fail_next(5, status=503, path=ROOT)
+    async with session_for(emulator.url, rate_limiter=fast_limiter()) as session:
+        wishes = [msgspec.structs.replace(WISHED, key=f"key-{number}") for number in range(30)]
+        made = await asyncio.gather(*map(session.create_group, wishes), return_exceptions=True)
+    keys = [group.key for group in emulator.groups.values()]
+    assert len(keys) == len(set(keys))
+    for wish, result in zip(wishes, made, strict=True):
+        if isinstance(result, BaseException):
+            assert isinstance(result, OutcomeUnknownError)
+        else:
+            assert emulator.groups[result.id].key == wish.key

@@ -1,0 +1,57 @@
+"""What travels: frozen, equal by value, and quick to make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+import aiomutex
+from aiomutex import UNSET, CreatedGroup, GroupPage, MutexGroup, NewGroup, NewSlot, Slot, SlotEdit
+
+MODELS: list[Any] = [
+    Slot(index=1, percentage=100),
+    MutexGroup(id="7", slots=[]),
+    GroupPage(groups=[]),
+    NewSlot(percentage=100),
+    NewGroup(project_id=1, name="n", slots=[]),
+    CreatedGroup(id="7", url=None, key="k"),
+    SlotEdit("7", 1, experiments=[1]),
+]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
+def test_models_are_frozen_equal_by_value_and_copied_with_changes(model: Any) -> None:
+    field = model.__struct_fields__[0]
+    with pytest.raises(AttributeError):
+        setattr(model, field, 1)
+    assert msgspec.structs.replace(model) == model
+    assert type(model).__name__ in repr(model)
+
+
+def test_a_slot_edit_keeps_its_group_as_text_and_takes_its_lists_by_name_only() -> None:
+    assert SlotEdit(7, 1, experiments=[1]).group_id == "7"
+    assert SlotEdit("7", 1) == SlotEdit(group_id=7, slot_index=1)
+    assert SlotEdit("7", 1).experiments is UNSET
+    positional: Any = SlotEdit
+    with pytest.raises(TypeError):
+        positional("7", 1, [1])
+
+
+def test_models_go_through_json_and_back() -> None:
+    edit = SlotEdit("7", 1, holdouts=[], individuals=["u"])
+    assert msgspec.json.decode(msgspec.json.encode(edit), type=SlotEdit) == edit
+    group = MutexGroup(id="7", slots=[Slot(index=1, percentage=100, cohorts=["c", 5])])
+    assert msgspec.json.decode(msgspec.json.encode(group), type=MutexGroup) == group
+
+
+def test_lists_that_were_not_given_are_not_shared() -> None:
+    Slot(index=1, percentage=1).experiments.append(5)
+    assert Slot(index=1, percentage=1).experiments == []
+
+
+def test_every_public_name_exists_and_is_documented() -> None:
+    for name in aiomutex.__all__:
+        value = getattr(aiomutex, name)
+        assert name in {"UNSET", "UnsetType"} or value.__doc__, name
