@@ -1,4 +1,4 @@
-"""``aiomutex pull``, ``plan``, ``apply``, ``lint`` and ``traffic``: mutex groups as code.
+"""``aiomutex pull``, ``plan``, ``apply`` and ``lint``: mutex groups as code.
 
 Exit codes here are 0 nothing to do or done, 1 an error (wrong usage too), 2 changes (or findings of ``lint``), and 3
 blocked: something must be decided by a person first.
@@ -8,73 +8,30 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from aiomutex.cli.common import console, fail, open_session, print_json, run
+from aiomutex.cli.common import console, fail, json_option, print_json
+from aiomutex.cli.desired import ExitOneCommand, live_groups, load, run_with_session
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from aiomutex import MutexGroup, MutexSession
+    from aiomutex import MutexSession
     from aiomutex.plan import ApplyReport, Desired, Plan, Step, TouchedExperiment
     from aiomutex.plan.render import Line
 
-__all__ = ["apply", "commands", "lint", "plan", "pull", "traffic"]
+__all__ = ["apply", "lint", "plan", "pull"]
 
 CHANGES = 2
 BLOCKED = 3
 _COLOURS = {"+": "green", "-": "red", "~": "yellow", "!": "bold red", "?": "cyan", " ": ""}
-_USERS = click.argument("users", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 _FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False))
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 _CHECK = click.option(
     "--check-running", is_flag=True, help="Read each experiment the plan touches, and block it if one runs."
 )
 _ALLOW = click.option("--allow-running", is_flag=True, help="Show running experiments, but do not block.")
-
-T = TypeVar("T")
-
-
-class _Command(click.Command):
-    """A command whose wrong usage exits with 1, because 2 means changes here."""
-
-    def make_context(self, *args: Any, **options: Any) -> click.Context:
-        """Parse the arguments."""
-        try:
-            return super().make_context(*args, **options)
-        except click.UsageError as error:
-            error.show()
-            raise click.exceptions.Exit(1) from None
-
-
-def _run(work: Callable[[MutexSession], Awaitable[T]]) -> T:
-    """Do some work with a session; each of the library's errors ends in exit code 1."""
-    from aiomutex.errors import MutexError  # noqa: PLC0415  # --help needs none
-
-    async def main() -> T:
-        try:
-            async with open_session() as session:
-                return await work(session)
-        except MutexError as error:
-            fail(str(error))
-
-    return run(main)
-
-
-def _load(file: str) -> Desired:
-    from aiomutex.errors import MutexError  # noqa: PLC0415  # --help needs none
-    from aiomutex.plan import load_desired  # noqa: PLC0415  # as above
-
-    try:
-        return load_desired(file)
-    except MutexError as error:
-        fail(str(error))
-
-
-async def _live(session: MutexSession) -> list[MutexGroup]:
-    return await session.list_groups().collect()
 
 
 def _leave(code: int) -> NoReturn:
@@ -97,7 +54,7 @@ def _print_lines(lines: Iterable[Line]) -> None:
 # ---------------------------------------------------------------------- pull
 
 
-@click.command(cls=_Command)
+@click.command(cls=ExitOneCommand)
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--project", "projects", multiple=True, help="Only groups of this project; may be given several times.")
 @click.option("--archived", is_flag=True, help="Write archived groups too.")
@@ -121,8 +78,8 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
     format_ = FORMATS.get(path.suffix.lower())
     if format_ is None:
         fail(f"{file}: the name must end in one of {', '.join(FORMATS)}")
-    existing = _load(file) if path.exists() and path.stat().st_size else None
-    live = _run(_live)
+    existing = load(file) if path.exists() and path.stat().st_size else None
+    live = run_with_session(live_groups)
     known = {group.identity for group in existing.groups} if existing else set[tuple[str, str]]()
     groups = [
         group
@@ -150,10 +107,10 @@ def _has_comments(path: Path) -> bool:
 # ---------------------------------------------------------------------- plan
 
 
-@click.command(cls=_Command)
+@click.command(cls=ExitOneCommand)
 @_FILE
 @click.option("--out", type=click.Path(dir_okay=False), help="Save the plan here, for 'aiomutex apply'.")
-@_JSON
+@json_option
 @_CHECK
 @_ALLOW
 def plan(file: str, out: str | None, as_json: bool, check_running: bool, allow_running: bool) -> None:
@@ -171,13 +128,13 @@ def plan(file: str, out: str | None, as_json: bool, check_running: bool, allow_r
     from aiomutex.plan import plan as make_plan  # noqa: PLC0415  # --help needs none
     from aiomutex.plan import save_plan  # noqa: PLC0415  # as above
 
-    desired = _load(file)
+    desired = load(file)
 
     async def work(session: MutexSession) -> tuple[Plan, list[TouchedExperiment]]:
-        made = make_plan(desired, await _live(session))
+        made = make_plan(desired, await live_groups(session))
         return made, await _touched(session, made) if check_running else []
 
-    made, running = _run(work)
+    made, running = run_with_session(work)
     if out is not None:
         save_plan(made, out)
     _show(made, running, as_json=as_json)
@@ -204,7 +161,7 @@ def _show(made: Plan, running: Sequence[TouchedExperiment], *, as_json: bool = F
 # ---------------------------------------------------------------------- apply
 
 
-@click.command(cls=_Command)
+@click.command(cls=ExitOneCommand)
 @click.argument("file_or_plan", type=click.Path(exists=True, dir_okay=False))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Apply although a threshold of the file is exceeded.")
@@ -236,18 +193,18 @@ def apply(
     from aiomutex.plan.saved import is_saved_plan  # noqa: PLC0415  # --help needs none
 
     saved = is_saved_plan(file_or_plan)
-    desired = None if saved else _load(file_or_plan)
+    desired = None if saved else load(file_or_plan)
 
     async def look(session: MutexSession) -> tuple[Plan, Plan, list[TouchedExperiment]]:
         from aiomutex.plan import load_plan, remaining  # noqa: PLC0415  # --help needs none
         from aiomutex.plan import plan as make_plan  # noqa: PLC0415  # as above
 
-        live = await _live(session)
+        live = await live_groups(session)
         made = load_plan(file_or_plan) if desired is None else make_plan(desired, live)
         left = remaining(made, live) if saved and not made.errors else made
         return made, left, await _touched(session, left) if check_running else []
 
-    made, left, running = _run(look)
+    made, left, running = run_with_session(look)
     _show(left, running)
     if made.errors or (running and not allow_running):
         fail("the plan is blocked; nothing was written", BLOCKED)
@@ -265,7 +222,7 @@ def apply(
 
         return await carry_out(session, made, force=force, journal=journal, verify=not no_verify, on_step=_tell_failure)
 
-    report = _run(work)
+    report = run_with_session(work)
     done = sum(step.status == "applied" for step in report.steps)
     click.echo(f"{done:,} of {len(report.steps):,} steps done")
     if not report.complete:
@@ -280,9 +237,9 @@ def _tell_failure(step: Step) -> None:
 # ---------------------------------------------------------------------- lint
 
 
-@click.command(cls=_Command)
+@click.command(cls=ExitOneCommand)
 @_FILE
-@_JSON
+@json_option
 @click.option("--strict", is_flag=True, help="Let warnings fail too.")
 @click.option("--check-modes", is_flag=True, help="Read the experiments' evaluation modes from the service (AM108).")
 def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
@@ -298,7 +255,7 @@ def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
     """  # noqa: D301  # click's own escape
     from aiomutex.plan import lint as find  # noqa: PLC0415  # --help needs none
 
-    desired = _load(file)
+    desired = load(file)
     findings = find(desired, modes=_modes(desired) if check_modes else None)
     if as_json:
         print_json(
@@ -334,156 +291,4 @@ def _modes(desired: Desired) -> dict[int, str]:
         modes = {number: told.get("evaluationMode") for number, told in read.items() if not isinstance(told, Exception)}
         return {number: mode for number, mode in modes.items() if isinstance(mode, str)}
 
-    return _run(work)
-
-
-# ---------------------------------------------------------------------- traffic
-
-
-@click.group()
-def traffic() -> None:
-    """Who lands in which slot, and how much traffic experiments get."""
-
-
-@traffic.command(cls=_Command)
-@click.argument("experiments", type=int, nargs=-1)
-@click.option("--held-out", type=float, multiple=True, help="Percentage that a holdout of the experiments holds out.")
-@_JSON
-def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: bool) -> None:
-    """Show the share of all users that EXPERIMENTS get; all experiments in groups if none is given.
-
-    \b
-    Example:
-      aiomutex traffic show 123 456 --held-out 5
-    """  # noqa: D301  # click's own escape
-    from aiomutex.traffic import slot_share, traffic_share  # noqa: PLC0415  # --help needs none
-
-    groups = [group for group in _run(_live) if not group.deleted]
-    homes: dict[int, list[MutexGroup]] = {}
-    for group in groups:
-        for experiment in {each for slot in group.slots for each in slot.experiments}:
-            homes.setdefault(experiment, []).append(group)
-    rows: list[dict[str, Any]] = [
-        {
-            "experiment": experiment,
-            "share": traffic_share(experiment, groups, held_out=held_out),
-            "groups": {group.key or group.id: slot_share(group, experiment) for group in homes.get(experiment, ())},
-        }
-        for experiment in experiments or sorted(homes)
-    ]
-    if as_json:
-        print_json(rows)
-        return
-    for row in rows:
-        parts = " × ".join(f"{key} {share:.1%}" for key, share in row["groups"].items())  # noqa: RUF001  # a times sign
-        click.echo(f"experiment {row['experiment']}: {row['share']:.2%} of all users ({parts or 'in no group'})")
-
-
-@traffic.command(cls=_Command)
-@click.argument("user")
-@click.option("--id", "ids", multiple=True, help="Another id of the same user that a slot may list.")
-@click.option("--group", "keys", multiple=True, help="Only this group, by key; may be given several times.")
-@_JSON
-def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool) -> None:
-    """Show the slots in which USER lands; give the value that the groups' bucketing key holds.
-
-    \b
-    Example:
-      aiomutex traffic where 5c1f-device --id ada@example.com
-    """  # noqa: D301  # click's own escape
-    from aiomutex.traffic import slot_of  # noqa: PLC0415  # --help needs none
-
-    async def work(session: MutexSession) -> list[dict[str, Any]]:
-        groups = _salted(group for group in await _live(session) if not keys or group.key in keys)
-        slots = [(group, slot_of(group, user, ids=ids)) for group in groups]
-        return [
-            {"group": group.key or group.id, "bucketingKey": group.bucketing_key}
-            | {"slot": slot.index if slot else None, "experiments": slot.experiments if slot else []}
-            for group, slot in slots
-        ]
-
-    rows = _run(work)
-    if as_json:
-        print_json(rows)
-        return
-    for row in rows:
-        slot = f"slot {row['slot']}" if row["slot"] else "in no slot"
-        experiments = ", ".join(map(str, row["experiments"])) or "none"
-        click.echo(f"{row['group']} (by {row['bucketingKey']}): {slot}, experiments {experiments}")
-
-
-@traffic.command(cls=_Command)
-@_USERS
-@click.option("--plan", "file", type=click.Path(exists=True, dir_okay=False), help="Count who moves under this file.")
-@click.option("--group", "keys", multiple=True, help="Only this group, by key; may be given several times.")
-@_JSON
-def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool) -> None:
-    """Send the ids in the file USERS, one a line, through the groups; - reads standard input.
-
-    With --plan, a desired state or a saved plan, it counts who moves: users for whom an experiment appears or goes.
-
-    \b
-    Examples:
-      aiomutex traffic simulate users.txt
-      aiomutex traffic simulate users.txt --plan groups.yaml
-    """  # noqa: D301  # click's own escape
-    from aiomutex.traffic import compare, read_users  # noqa: PLC0415  # --help needs none
-    from aiomutex.traffic import simulate as count  # noqa: PLC0415  # as above
-
-    ids = read_users(0 if users == "-" else users)
-
-    async def work(session: MutexSession) -> Any:
-        live = await _live(session)
-        chosen = _salted(group for group in live if not keys or group.key in keys)
-        if file is None:
-            return count(chosen, ids)
-        then = _salted(group for group in _after(file, live) if not keys or group.key in keys)
-        return compare(chosen, then, ids)
-
-    found = _run(work)
-    if as_json:
-        print_json(found)
-        return
-    if file is not None:
-        from aiomutex.plan.render import move_lines  # noqa: PLC0415  # --help needs none
-
-        click.echo("\n".join(move_lines(found)))
-        return
-    for group in found.groups:
-        slots = ", ".join(f"slot {index}: {_share(amount, found.users)}" for index, amount in group.slots.items())
-        click.echo(f"{group.key or group.group_id}: {slots}, in none: {_share(group.unallocated, found.users)}")
-    for experiment, amount in found.experiments.items():
-        click.echo(f"experiment {experiment}: {_share(amount, found.users)}")
-    for overlap in found.overlaps[:50]:
-        click.echo(f"experiments {overlap.first} and {overlap.second} share {_share(overlap.users, found.users)}")
-    if len(found.overlaps) > 50:  # noqa: PLR2004  # what one looks through
-        click.echo(f"and {len(found.overlaps) - 50:,} pairs more; --json has them all")
-
-
-def _after(file: str, live: list[MutexGroup]) -> list[MutexGroup]:
-    from aiomutex.plan import after, load_plan, remaining  # noqa: PLC0415  # --help needs none
-    from aiomutex.plan import plan as make_plan  # noqa: PLC0415  # as above
-    from aiomutex.plan.saved import is_saved_plan  # noqa: PLC0415  # as above
-
-    made = remaining(load_plan(file), live) if is_saved_plan(file) else make_plan(_load(file), live)
-    return after(made, live)
-
-
-def _salted(groups: Iterable[MutexGroup]) -> list[MutexGroup]:
-    """Groups that users can land in; the others are told on standard error."""
-    chosen: list[MutexGroup] = []
-    for group in groups:
-        if group.deleted:
-            continue
-        if group.bucketing_salt:
-            chosen.append(group)
-        else:
-            click.echo(f"aiomutex: group {group.key or group.id} has no bucketingSalt and is left out", err=True)
-    return chosen
-
-
-def _share(amount: int, whole: int) -> str:
-    return f"{amount:,} ({amount / whole:.1%})" if whole else f"{amount:,}"
-
-
-commands = [pull, plan, apply, lint, traffic]
+    return run_with_session(work)

@@ -7,8 +7,9 @@ import click
 from aiomutex.cli.demo import demo
 from aiomutex.cli.emulator import emulator
 from aiomutex.cli.groups import groups
-from aiomutex.cli.plan import commands as plan_commands
+from aiomutex.cli.plan import apply, lint, plan, pull
 from aiomutex.cli.slots import slots
+from aiomutex.cli.traffic import traffic
 
 __all__ = ["root"]
 
@@ -28,5 +29,5 @@ def root() -> None:
     """
 
 
-for command in (demo, emulator, groups, slots, *plan_commands):
+for command in (demo, emulator, groups, slots, pull, plan, apply, lint, traffic):
     root.add_command(command)

@@ -5,11 +5,10 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 
-from aiomutex.cli import plan as cli
+from aiomutex.cli.root import root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +34,6 @@ def environment(emulator: MutexEmulator, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @pytest.fixture
 def run() -> Callable[..., Result]:
-    root = click.Group("aiomutex", commands={str(each.name): each for each in cli.commands})
-
     def invoke(*arguments: str, input_: str | None = None) -> Result:
         result = CliRunner().invoke(root, arguments, input=input_)
         assert "the-secret-key" not in result.output
@@ -238,13 +235,13 @@ def test_names_are_shown_and_not_obeyed(run: Callable[..., Result], tmp_path: Pa
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, aiomutex.cli.plan; print(*sys.modules)"
+    code = "import sys, aiomutex.cli.root; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"yaml", "mmh3", "rich", "aiomutex.plan", "aiomutex.traffic"} & set(done.stdout.split())
 
 
 def test_users_come_through_a_pipe_too(tmp_path: Path) -> None:
-    code = "from aiomutex.cli.plan import traffic; traffic()"
+    code = "from aiomutex.cli.traffic import traffic; traffic()"
     done = subprocess.run(
         [sys.executable, "-c", code, "simulate", "-"], input="ada\neve\n", capture_output=True, text=True, check=True
     )
