@@ -135,7 +135,7 @@ class Client:
             if value is not UNSET
         }
         view = copy.copy(self)
-        view._options = msgspec.structs.replace(self._options, **given)  # noqa: SLF001  # of our own kind
+        view._options = Options(**msgspec.structs.asdict(self._options) | given)  # noqa: SLF001  # of our own kind
         return view
 
     async def _send(self, request: Request[T], ends_at: float | None = None) -> T:
