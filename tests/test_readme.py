@@ -69,7 +69,8 @@ def test_a_python_snippet_runs(snippet: Snippet, service: MutexEmulator, tmp_pat
         asyncio.run(_visit(names["app"]))
     for name, value in names.items():
         if name.startswith("test_"):
-            value(service)
+            with MutexEmulator() as fresh:
+                asyncio.run(value(fresh))
 
 
 async def _visit(app: web.Application) -> None:
@@ -105,16 +106,33 @@ def shell_lines() -> list[tuple[str, str]]:
     ]
 
 
-def test_the_command_lines_run_in_order(service: MutexEmulator) -> None:
+def test_the_command_lines_run_in_order(service: MutexEmulator, tmp_path: Path) -> None:
+    (tmp_path / "dialect.json").write_text("{}")
     lines = shell_lines()
     assert lines
     for where, line in lines:
         words = shlex.split(line, comments=True)
+        if words[1] == "emulator":
+            serves(words)
+            continue
         done = subprocess.run(
             [sys.executable, "-m", *words], capture_output=True, text=True, timeout=60, check=False, encoding="utf-8"
         )
         assert done.returncode in ((0, 2) if words[1] == "plan" else (0,)), f"{where}\n{done.stdout}\n{done.stderr}"
     assert service.limits.refused == 0
+
+
+def serves(words: list[str]) -> None:
+    """An emulator that starts on a free port, says where, and ends when it is told to."""
+    free = ["0" if word == "8080" else word for word in words] + ([] if "--port" in words else ["--port", "0"])
+    process = subprocess.Popen(
+        [sys.executable, "-m", *free], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    assert "listens on http://127.0.0.1:" in process.stdout.readline()
+    process.terminate()
+    process.communicate(timeout=10)
+    assert process.returncode == 0
 
 
 def test_each_extra_the_readme_names_exists() -> None:

@@ -8,6 +8,7 @@ from aiomutex.cli.demo import demo
 from aiomutex.cli.emulator import emulator
 from aiomutex.cli.groups import groups
 from aiomutex.cli.plan import apply, lint, plan, pull
+from aiomutex.cli.probe import probe
 from aiomutex.cli.slots import slots
 from aiomutex.cli.traffic import traffic
 
@@ -29,5 +30,5 @@ def root() -> None:
     """
 
 
-for command in (demo, emulator, groups, slots, pull, plan, apply, lint, traffic):
+for command in (demo, emulator, groups, slots, pull, plan, apply, lint, traffic, probe):
     root.add_command(command)

@@ -1,7 +1,7 @@
 """The emulator as users hold it: a service of their own on a real port, to seed, to watch and to break.
 
-It puts the parts together and runs them, in the running event loop (``async with``) or in a thread of its own
-(``with``). What a request meets on its way is in ``app``, what the endpoints mean in ``service``.
+It puts the parts together. How it runs is in ``running``, what else tests hold of it in ``controls``, what a request
+meets on its way in ``app``, what the endpoints mean in ``service``.
 """
 
 from __future__ import annotations
@@ -9,31 +9,27 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from aiomutex.emulator.app import Application, PageHandler
-from aiomutex.emulator.background import Background
+from aiomutex.emulator.app import Application
 from aiomutex.emulator.clock import Clock
 from aiomutex.emulator.dialect import Dialect
-from aiomutex.emulator.faults import Fault, FaultKind, Faults, Latency
+from aiomutex.emulator.faults import Fault, Faults, Latency
 from aiomutex.emulator.limits import Limits
-from aiomutex.emulator.listener import Listener
+from aiomutex.emulator.pages import pages_of
+from aiomutex.emulator.running import Running
 from aiomutex.emulator.seeding import GroupSeed, SlotSeed, document_of, seeded_store, slots_of, store_of
-from aiomutex.emulator.service import Commit, Service
+from aiomutex.emulator.service import Service
 from aiomutex.emulator.state import Group
-from aiomutex.emulator.statefile import StateFile, read_state
+from aiomutex.emulator.statefile import read_state
 
 if TYPE_CHECKING:
     import ssl
-    from collections import Counter, deque
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from os import PathLike
-    from types import TracebackType
 
-    from aiomutex.emulator.record import RecordedRequest
     from aiomutex.emulator.state import GroupStore
 
 __all__ = ["MutexEmulator", "Snapshot", "serve"]
@@ -49,12 +45,12 @@ class Snapshot:
         return f"<Snapshot of {len(self.store)} groups>"
 
 
-class MutexEmulator:
+class MutexEmulator(Running):
     """A faithful local stand-in for the mutex-group endpoints of the Management API.
 
     ``async with MutexEmulator() as emulator`` runs it in the current event loop, ``with MutexEmulator() as emulator``
     in a thread of its own; both serve on ``emulator.url`` until the block ends. It may be started again afterwards
-    and keeps its groups.
+    and keeps its groups. A browser that opens the URL sees the groups and what is asked of them.
 
     Args:
         groups: How many generated groups there are, or the groups: ``Group`` objects or mappings with the
@@ -113,28 +109,18 @@ class MutexEmulator:
         keep_requests: int = 10_000,
     ) -> None:
         dialect = dialect or Dialect()
-        self.clock = Clock()
-        self.host = host
-        self._asked_port = port
-        self._port: int | None = None
-        self._ssl_context = ssl_context
-        self._handshake_delay = Latency.parse(handshake_delay)
-        self._seed = seed
-        self._path = None if state_file is None else Path(state_file)
-        self._state: StateFile | None = None
-        self._listener: Listener | None = None
-        self._background: Background | None = None
-        self._service = Service(
-            (read_state(self._path) if self._path else None) or seeded_store(groups, slots_per_group),
+        path = None if state_file is None else Path(state_file)
+        clock = Clock()
+        service = Service(
+            (read_state(path) if path else None) or seeded_store(groups, slots_per_group),
             dialect,
             seed=seed,
             taken_keys=taken_keys,
             local_experiments=local_experiments,
-            on_commit=self._save if self._path else None,
         )
-        self._app = Application(
-            self._service,
-            clock=self.clock,
+        app = Application(
+            service,
+            clock=clock,
             limits=Limits(per_second, per_day, enforced=limits),
             faults=Faults(faults, seed=seed),
             latency=Latency.parse(latency),
@@ -145,113 +131,24 @@ class MutexEmulator:
             keep_requests=keep_requests,
             seed=seed,
         )
+        super().__init__(
+            app,
+            service,
+            clock,
+            host=host,
+            port=port,
+            ssl_context=ssl_context,
+            handshake_delay=Latency.parse(handshake_delay),
+            seed=seed,
+            state_path=path,
+        )
+        app.pages.update(pages_of(app))
         self.dialect = dialect
         self.used_today = used_today
 
     def __repr__(self) -> str:
         state = self.url if self._port is not None else "not running"
         return f"<MutexEmulator {state} · {len(self.groups):,} groups · {self.limits.accepted:,} requests accepted>"
-
-    # Running
-
-    async def __aenter__(self) -> Self:
-        await self._start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._end()
-
-    def __enter__(self) -> Self:
-        if self._background is not None:
-            raise RuntimeError("this emulator is already running")
-        self._background = Background(self._start, self._end)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        background, self._background = self._background, None
-        if background is not None:
-            background.stop()
-
-    async def _start(self) -> None:
-        if self._listener is not None:
-            raise RuntimeError("this emulator is already running")
-        listener = Listener(
-            self._app.handle,
-            host=self.host,
-            port=self._asked_port,
-            ssl_context=self._ssl_context,
-            handshake_delay=self._handshake_delay,
-            rng=Random(self._seed),
-        )
-        if self._path is not None:
-            self._state = StateFile(self._path)
-            self._state.save_all(self.groups)
-        try:
-            self._port = await listener.open()
-        except BaseException:
-            self._close_state()
-            raise
-        self._listener = listener
-        self._service.base_url = self.url
-
-    async def _end(self) -> None:
-        listener, self._listener = self._listener, None
-        if listener is None:
-            return
-        await listener.close()
-        self._port = None
-        if self._state is not None:
-            # Tests change groups directly, too.
-            self._state.save_all(self.groups)
-        self._close_state()
-
-    def _close_state(self) -> None:
-        if self._state is not None:
-            self._state.close()
-            self._state = None
-
-    def _save(self, group: Group) -> None:
-        if self._state is not None:
-            self._state.save(group)
-
-    @property
-    def port(self) -> int:
-        """The port it listens on.
-
-        Raises:
-            RuntimeError: The emulator is not running.
-        """
-        if self._port is None:
-            raise RuntimeError("the emulator is not running; use it within `async with` or `with`")
-        return self._port
-
-    @property
-    def url(self) -> str:
-        """The base URL to hand to a client, as ``http://127.0.0.1:54321``."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self._ssl_context else 'http'}://{host}:{self.port}"
-
-    @property
-    def pages(self) -> dict[str, PageHandler]:
-        """Further paths to answer GET on, without key and limits: path to aiohttp handler."""
-        return self._app.pages
-
-    # Groups
-
-    @property
-    def groups(self) -> GroupStore:
-        """All groups by id, in the order of the list; change them freely."""
-        return self._service.store
 
     def add_group(
         self,
@@ -320,128 +217,6 @@ class MutexEmulator:
             ValueError: The file is none of these.
         """
         self._replace(store_of(msgspec.json.decode(Path(path).read_bytes())))
-
-    def _replace(self, store: GroupStore) -> None:
-        self._service.store = store
-        if self._state is not None:
-            self._state.save_all(store)
-
-    # What happened
-
-    @property
-    def requests(self) -> deque[RecordedRequest]:
-        """The latest requests, oldest first. Clear it as you like."""
-        return self._app.requests
-
-    @property
-    def commits(self) -> deque[Commit]:
-        """The latest changes made through the API, oldest first; at most 100,000."""
-        return self._service.commits
-
-    @property
-    def writes(self) -> Counter[tuple[str, int | None]]:
-        """How often each slot was written: ``writes["7", 1]``; ``writes["7", None]`` counts the group's own changes."""
-        return self._service.writes
-
-    @property
-    def limits(self) -> Limits:
-        """The limits and their counts: ``limits.accepted``, ``limits.refused``, ``limits.rate(now)``."""
-        return self._app.limits
-
-    @property
-    def used_today(self) -> int:
-        """How many requests count against the budget of this UTC day. Set it to bring the day's end nearer."""
-        return self.limits.used_today(self.clock.now())
-
-    @used_today.setter
-    def used_today(self, used: int) -> None:
-        self.limits.use_today(self.clock.now(), used)
-
-    def busiest_second(self) -> int:
-        """The most requests, refused ones included, that ever arrived within one second, wherever it starts."""
-        return self.limits.busiest_second()
-
-    def forget(self) -> None:
-        """Forget what happened (requests, commits, counts of limits); groups and faults stay."""
-        self.requests.clear()
-        self.commits.clear()
-        self.writes.clear()
-        self.limits.forget()
-
-    # How it behaves
-
-    @property
-    def dialect(self) -> Dialect:
-        """How it reads what the documentation leaves open. It may be changed while running."""
-        return self._service.dialect
-
-    @dialect.setter
-    def dialect(self, dialect: Dialect) -> None:
-        self._service.speak(dialect)
-        self.limits.window = dialect.window
-        self.limits.count_refused = dialect.refused == "counted"
-
-    @property
-    def faults(self) -> Faults:
-        """The faults to come: ``faults.clear()``, ``faults.scripted``."""
-        return self._app.faults
-
-    @property
-    def latency(self) -> Latency:
-        """How long answers take. Set it to seconds, text or a ``Latency``."""
-        return self._app.latency
-
-    @latency.setter
-    def latency(self, latency: float | str | Latency) -> None:
-        self._app.latency = Latency.parse(latency)
-
-    def fail_next(
-        self,
-        n: int = 1,
-        *,
-        kind: FaultKind | None = None,
-        status: int | None = None,
-        after_commit: bool = False,
-        method: str | None = None,
-        path: str | None = None,
-        retry_after: float | str | None = None,
-        body: object = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Let the next ``n`` requests that match go wrong, after key and limits have let them through.
-
-        Without a kind it is an error ``status`` (500), and the change is not made. With ``after_commit=True`` the
-        change is made and the connection reset; with a status as well, the change is made and the status answered.
-
-        Args:
-            n: How many requests.
-            kind: ``"status"``, ``"reset-before"``, ``"reset-after"``, ``"truncate"``, ``"garbage"`` or ``"stall"``.
-            status: The status to answer.
-            after_commit: Make the change all the same.
-            method: Only requests with this method.
-            path: Only requests to this path; ``*`` stands for anything, as in ``/api/1/mutexes/7*``.
-            retry_after: The ``Retry-After`` header: seconds, or the header's text.
-            body: The body of the answer: bytes, text, or what is sent as JSON. None leaves it to the dialect.
-            headers: More headers of the answer, such as ``{"Location": "..."}``.
-
-        Raises:
-            ValueError: An argument is not what it must be.
-        """
-        if kind is None:
-            kind = "reset-after" if after_commit and status is None else "status"
-        fault = Fault(
-            kind=kind,
-            status=500 if status is None else status,
-            after_commit=after_commit,
-            retry_after=retry_after,
-            body=body,
-            headers=headers or {},
-        )
-        self.faults.script(n, fault, method=method, path=path)
-
-    def storm(self, seconds: float) -> None:
-        """Answer everything with 429 for ``seconds`` from now, whatever the limits say."""
-        self.faults.storm_until = self.clock.now() + seconds
 
 
 async def serve(emulator: MutexEmulator, *, on_ready: Callable[[MutexEmulator], None] | None = None) -> None:

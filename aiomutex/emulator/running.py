@@ -1,0 +1,149 @@
+"""The life of an emulator: in the running event loop or in a thread of its own, from its port to its state file.
+
+It opens and closes; what is served, and what may be asked of it meanwhile, is the business of others.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Self
+
+from aiomutex.emulator.background import Background
+from aiomutex.emulator.controls import Controls
+from aiomutex.emulator.listener import Listener
+from aiomutex.emulator.statefile import StateFile
+
+if TYPE_CHECKING:
+    import ssl
+    from pathlib import Path
+    from types import TracebackType
+
+    from aiomutex.emulator.app import Application
+    from aiomutex.emulator.clock import Clock
+    from aiomutex.emulator.faults import Latency
+    from aiomutex.emulator.service import Service
+    from aiomutex.emulator.state import Group, GroupStore
+
+__all__ = ["Running"]
+
+
+class Running(Controls):
+    """The part of an emulator that starts and ends. ``MutexEmulator`` describes the arguments."""
+
+    def __init__(
+        self,
+        app: Application,
+        service: Service,
+        clock: Clock,
+        *,
+        host: str,
+        port: int,
+        ssl_context: ssl.SSLContext | None,
+        handshake_delay: Latency,
+        seed: int,
+        state_path: Path | None,
+    ) -> None:
+        super().__init__(app, service, clock)
+        self.host = host
+        self._asked_port = port
+        self._port: int | None = None
+        self._ssl_context = ssl_context
+        self._handshake_delay = handshake_delay
+        self._seed = seed
+        self._path = state_path
+        self._state: StateFile | None = None
+        self._listener: Listener | None = None
+        self._background: Background | None = None
+        service.on_commit = self._save if state_path else None
+
+    async def __aenter__(self) -> Self:
+        await self._start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._end()
+
+    def __enter__(self) -> Self:
+        if self._background is not None:
+            raise RuntimeError("this emulator is already running")
+        self._background = Background(self._start, self._end)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        background, self._background = self._background, None
+        if background is not None:
+            background.stop()
+
+    async def _start(self) -> None:
+        if self._listener is not None:
+            raise RuntimeError("this emulator is already running")
+        listener = Listener(
+            self._app.handle,
+            host=self.host,
+            port=self._asked_port,
+            ssl_context=self._ssl_context,
+            handshake_delay=self._handshake_delay,
+            rng=Random(self._seed),
+        )
+        if self._path is not None:
+            self._state = StateFile(self._path)
+            self._state.save_all(self.groups)
+        try:
+            self._port = await listener.open()
+        except BaseException:
+            self._close_state()
+            raise
+        self._listener = listener
+        self._service.base_url = self.url
+
+    async def _end(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        await listener.close()
+        self._port = None
+        if self._state is not None:
+            # Tests change groups directly, too.
+            self._state.save_all(self.groups)
+        self._close_state()
+
+    def _close_state(self) -> None:
+        if self._state is not None:
+            self._state.close()
+            self._state = None
+
+    def _save(self, group: Group) -> None:
+        if self._state is not None:
+            self._state.save(group)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on.
+
+        Raises:
+            RuntimeError: The emulator is not running.
+        """
+        if self._port is None:
+            raise RuntimeError("the emulator is not running; use it within `async with` or `with`")
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """The base URL to hand to a client, as ``http://127.0.0.1:54321``."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self._ssl_context else 'http'}://{host}:{self.port}"
+
+    def _replace(self, store: GroupStore) -> None:
+        self._service.store = store
+        if self._state is not None:
+            self._state.save_all(store)

@@ -1,0 +1,68 @@
+"""A small set of dialects in which every two values of any two knobs meet: where most surprises come from."""
+
+from __future__ import annotations
+
+import functools
+from itertools import combinations, product
+from typing import TYPE_CHECKING, Any
+
+from aiomutex.emulator import Dialect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+Value = str | int | bool
+Setting = tuple[str, Value]
+Row = dict[str, Value]
+
+
+def covering(knobs: Mapping[str, Sequence[Value]], strength: int = 2) -> list[Row]:
+    """Rows that hold every combination of ``strength`` knobs' values at least once; all first values come first.
+
+    Greedy: a row begins with a combination that is missing yet, and each further knob takes the value that adds most.
+    """
+    names = sorted(knobs, key=lambda name: (-len(knobs[name]), name))
+    # A dictionary instead of a set: the same rows in the same order on every run.
+    missing = dict.fromkeys(
+        frozenset(zip(chosen, values, strict=True))
+        for chosen in combinations(names, strength)
+        for values in product(*(knobs[name] for name in chosen))
+    )
+    rows: list[Row] = [{name: values[0] for name, values in knobs.items()}]
+    while True:
+        for met in combined(rows[-1], strength):
+            missing.pop(met, None)
+        if not missing:
+            return rows
+        row: Row = dict(next(iter(missing)))
+        for name in names:
+            if name not in row:
+                others = list(combinations(row.items(), strength - 1))
+                gains = {
+                    value: sum(frozenset(((name, value), *other)) in missing for other in others)
+                    for value in knobs[name]
+                }
+                row[name] = max(gains, key=lambda value: gains[value])
+        rows.append({name: row[name] for name in knobs})
+
+
+def combined(row: Row, strength: int) -> Iterable[frozenset[Setting]]:
+    """Every combination of settings in a row."""
+    return map(frozenset, combinations(row.items(), strength))
+
+
+@functools.cache
+def dialects(strength: int = 2) -> tuple[Dialect, ...]:
+    """The default first, then what it takes to bring the values of any ``strength`` knobs together."""
+    rows: list[Any] = covering(Dialect.knobs(), strength)
+    return tuple(Dialect(**row) for row in rows)
+
+
+def row_of(dialect: Dialect) -> Row:
+    return {name: getattr(dialect, name) for name in Dialect.knobs()}
+
+
+def told(dialect: Dialect) -> str:
+    """The knobs that are not at their default."""
+    turned = [f"{name}={value}" for name, value in row_of(dialect).items() if value != getattr(Dialect(), name)]
+    return " ".join(turned) or "the default"

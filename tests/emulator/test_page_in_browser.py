@@ -1,0 +1,251 @@
+"""The page as people see it: in headless Chromium, driven over its debugging protocol.
+
+``AIOMUTEX_SCREENSHOTS`` names a folder that keeps the pictures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import os
+import shutil
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from aiomutex.emulator import Dialect, MutexEmulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+pytestmark = pytest.mark.deep
+
+EVIL = '<img src=x onerror="document.title=`broken into`"><b>bold</b>'
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-port=0"),
+]
+PATIENCE = 60.0
+
+
+class Browser:
+    """One tab of Chromium."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._numbers = itertools.count(1)
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+
+    async def call(self, method: str, **params: Any) -> Any:
+        number = next(self._numbers)
+        await self._socket.send_json({"id": number, "method": method, "params": params})
+        while True:
+            told = await self._socket.receive_json(timeout=PATIENCE)
+            if told.get("method") == "Network.requestWillBeSent":
+                self.asked.append(told["params"]["request"]["url"])
+            if told.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.complaints.append(str(told["params"]))
+            if told.get("id") == number:
+                assert "error" not in told, told
+                return told["result"]
+
+    async def run(self, script: str) -> Any:
+        result = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    async def open(self, url: str) -> None:
+        await self.call("Page.navigate", url=url)
+        await self.until("document.getElementById('state')?.textContent === 'live'")
+
+    async def until(self, script: str) -> None:
+        """Wait until ``script`` is true."""
+        async with asyncio.timeout(PATIENCE):
+            while not await self.run(script):  # noqa: ASYNC110 - the page is another process
+                await asyncio.sleep(0.05)
+
+    async def picture(self, name: str) -> bytes:
+        shot = base64.b64decode((await self.call("Page.captureScreenshot", format="png"))["data"])
+        keep(name, shot)
+        return shot
+
+    async def resize(self, width: int, height: int) -> None:
+        await self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
+
+
+def keep(name: str, shot: bytes) -> None:
+    folder = os.environ.get("AIOMUTEX_SCREENSHOTS")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / f"{name}.png").write_bytes(shot)
+
+
+@asynccontextmanager
+async def browser(folder: Path) -> AsyncGenerator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.fail("Chromium is missing: apt-get install -y chromium")
+    nowhere = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(
+        chromium, *FLAGS, f"--user-data-dir={folder}", "about:blank", stdout=nowhere, stderr=nowhere
+    )
+    try:
+        async with aiohttp.ClientSession() as http:
+            port = await port_of(folder)
+            async with http.get(f"http://127.0.0.1:{port}/json/list") as answer:
+                tab = next(each for each in await answer.json() if each["type"] == "page")
+            async with http.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+                found = Browser(socket)
+                for domain in ("Page", "Network", "Runtime", "Log"):
+                    await found.call(f"{domain}.enable")
+                yield found
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def port_of(folder: Path) -> str:
+    """The port Chromium listens on, which it tells by a file."""
+    file = folder / "DevToolsActivePort"
+    async with asyncio.timeout(PATIENCE):
+        while not (file.exists() and file.read_text()):  # noqa: ASYNC110 - it tells in no other way
+            await asyncio.sleep(0.05)
+    return file.read_text().split()[0]
+
+
+def seeds() -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = [
+        {"name": "Checkout button", "slots": [50, 50]},
+        {"name": "Pricing page", "slots": [40, 35, 25]},
+        {"name": "Onboarding flow", "slots": [95, 5]},
+        {"name": "Search ranking", "slots": [10] * 10, "deleted": True},
+        {"name": f"Paywall {EVIL}", "key": f"paywall{EVIL}", "slots": [30, 30, 20]},
+        {"name": "Push timing", "slots": [25] * 4, "evaluationMode": "local"},
+        {"name": "Home feed", "slots": [100]},
+        *({"name": f"Archive of experiments {number}", "slots": [5] * 20} for number in range(8, 1201)),
+    ]
+    for number, group in enumerate(groups, 1):
+        group.setdefault("key", group["name"].lower().replace(" ", "-"))
+        group["id"] = number
+        group["slots"] = [
+            {
+                "percentage": share,
+                "experiments": [number * 100 + place] * ((number + place) % 3 != 0),
+                "holdouts": [7] * (place == 2),
+                "individuals": ["somebody"] * (place % 3),
+            }
+            for place, share in enumerate(group["slots"], 1)
+        ]
+    return groups
+
+
+@asynccontextmanager
+async def traffic(url: str) -> AsyncGenerator[None]:
+    """Requests, steadily, until the end."""
+
+    async def ask() -> None:
+        async with aiohttp.ClientSession(headers={"Authorization": "Bearer any"}) as http:
+            for number in itertools.count():
+                for path in ("/api/1/mutexes?limit=3", f"/api/1/mutexes/{number % 9 + 1}", "/api/1/mutexes/none"):
+                    async with http.get(url + path) as answer:
+                        await answer.read()
+                await asyncio.sleep(0.02 + 0.03 * (number % 40 > 20))
+
+    task = asyncio.create_task(ask())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_the_page_shows_what_happens_as_it_happens(tmp_path: Path) -> None:
+    dialect = Dialect(ids="string", slot_patch="merge")
+    async with (
+        MutexEmulator(groups=seeds(), used_today=63_412, dialect=dialect) as emulator,
+        browser(tmp_path) as page,
+        traffic(emulator.url),
+    ):
+        await page.resize(1280, 1000)
+        await page.open(emulator.url)
+        await page.until("+document.getElementById('rate').textContent > 20")
+        await page.until("document.querySelectorAll('.group').length === 25")
+        assert await page.run("document.querySelector('.group h3').textContent") == "Checkout button"
+        assert await page.run("document.querySelectorAll('.group')[1].querySelectorAll('.bar span').length") == 3
+        assert await page.run("document.getElementById('place').textContent") == "1–25 of 1,200"  # noqa: RUF001
+        widths = await page.run("[...document.querySelectorAll('.group')[1].querySelector('.bar').children]"
+                                ".map(part => part.getBoundingClientRect().width)")  # fmt: skip
+        assert [round(100 * width / sum(widths)) for width in widths] == [40, 35, 25]
+
+        # Names are text, whatever they hold.
+        assert (
+            await page.run("document.querySelectorAll('.group')[4].querySelector('h3').textContent")
+            == f"Paywall {EVIL}"
+        )
+        assert await page.run("document.querySelectorAll('.group b, .group img').length") == 0
+        assert await page.run("document.title") == "aiomutex emulator"
+
+        # It updates by itself.
+        emulator.groups["1"].name = "Checkout, renamed"
+        await page.until("document.querySelector('.group h3').textContent === 'Checkout, renamed'")
+        left = "+document.getElementById('left').textContent.replace(',', '')"
+        before = await page.run(left)
+        await page.until(f"{left} < {before}")
+        await page.until("rates.length > 6")
+
+        light = await page.picture("page-light")
+        await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        assert await page.run("getComputedStyle(document.body).backgroundColor") == "rgb(15, 19, 28)"
+        dark = await page.picture("page-dark")
+        await page.resize(420, 1400)
+        assert await page.run("document.documentElement.scrollWidth") == 420, "nothing sticks out of a phone's screen"
+        narrow = await page.picture("page-narrow")
+        assert len({light, dark, narrow}) == 3
+        assert all(shot.startswith(b"\x89PNG") and len(shot) > 20_000 for shot in (light, dark, narrow))
+
+        assert page.complaints == []
+        assert {
+            asked.partition("/status.json")[0].rstrip("/") for asked in page.asked if not asked.startswith("data:")
+        } == {emulator.url}
+
+
+async def test_people_find_their_way_among_many_groups(tmp_path: Path) -> None:
+    async with MutexEmulator(groups=seeds(), limits=False) as emulator, browser(tmp_path) as page:
+        await page.open(emulator.url)
+        await page.until("document.querySelectorAll('.group').length === 25")
+        assert await page.run("document.getElementById('back').disabled") is True
+        await page.run("document.getElementById('on').click()")
+        await page.until("document.getElementById('place').textContent.startsWith('26')")
+        await page.run("search.value = 'pricing'; search.dispatchEvent(new Event('input'))")
+        await page.until("document.querySelectorAll('.group').length === 1")
+        assert await page.run("document.querySelector('.group .mono').textContent") == "pricing-page"
+        await page.run("search.value = 'no such group'; search.dispatchEvent(new Event('input'))")
+        await page.until("document.getElementById('groups').textContent === 'No group matches.'")
+
+        # Whoever cannot see bars is told the same, and everything that can be pressed has a name.
+        await page.run("search.value = 'pricing'; search.dispatchEvent(new Event('input'))")
+        await page.until("document.querySelectorAll('.bar').length === 1")
+        told = await page.run("document.querySelector('.bar').getAttribute('aria-label')")
+        assert told.startswith("Slot 1: 40 %")
+        nodes = (await page.call("Accessibility.getFullAXTree"))["nodes"]
+        pressed = [
+            node for node in nodes if node.get("role", {}).get("value") in ("button", "searchbox", "link", "meter")
+        ]
+        assert len(pressed) >= 7
+        assert all(node["name"]["value"] for node in pressed)
+        assert page.complaints == []
+
+
+async def test_the_page_says_when_the_emulator_is_gone(tmp_path: Path) -> None:
+    async with browser(tmp_path) as page:
+        async with MutexEmulator(groups=3) as emulator:
+            await page.open(emulator.url)
+        await page.until("document.getElementById('state').textContent === 'the emulator does not answer'")
+        assert await page.run("document.querySelectorAll('.group').length") == 3
