@@ -124,7 +124,7 @@ class Client:
             >>> from aiomutex import MutexSession
             >>> patient = MutexSession("key").with_options(deadline=600.0)
         """
-        given = {
+        given: dict[str, Any] = {
             name: value
             for name, value in (
                 ("attempt_timeout", attempt_timeout),

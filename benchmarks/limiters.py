@@ -1,12 +1,10 @@
-"""Rate limiters side by side in one run: what they let out in a sliding second, and what that costs.
+"""Rate limiters alone: what they let out in a sliding second, and what that costs.
 
-Run ``python -m benchmarks.limiters`` (extra ``bench``: aiolimiter and pyrate-limiter). All subjects run in the same
-event loop one after the other, so that ratios hold where absolute times do not.
+All subjects run in the same event loop, so that ratios hold where absolute times do not.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import bisect
 import statistics
@@ -17,18 +15,17 @@ import aiolimiter
 import pyrate_limiter
 
 from aiomutex.limits import LocalRateLimiter
+from benchmarks.harness import Goal, Result, Row, Size, Table, WrongResultError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     Acquire = Callable[[], Awaitable[object]]
 
-__all__ = ["Row", "compare", "main"]
-
-HEAD = f"{'limiter':<28}{'rate/s':>8}{'most/s':>8}{'CPU µs':>8}{'alone µs':>10}{'50 idle ms':>12}{'out of order':>14}"
+__all__ = ["Figures", "compare", "run"]
 
 
-class Row(TypedDict):
+class Figures(TypedDict):
     """One limiter's figures."""
 
     limiter: str
@@ -66,11 +63,12 @@ def ours_safe(rate: int) -> Acquire:
     return LocalRateLimiter(rate, per_day=10**9, safe=True).acquire
 
 
+OURS = "LocalRateLimiter()"
 SUBJECTS: dict[str, Callable[[int], Acquire]] = {
     "aiolimiter(100, 1)": aiolimiter_burst,
     "aiolimiter(1, 0.01)": aiolimiter_paced,
     "pyrate-limiter 100/s": pyrate,
-    "LocalRateLimiter()": ours,
+    OURS: ours,
     "LocalRateLimiter(safe=True)": ours_safe,
 }
 
@@ -110,7 +108,7 @@ async def _from_idle(acquire: Acquire) -> float:
     return time.perf_counter() - start
 
 
-async def compare(permits: int = 3000, tasks: int = 200, rounds: int = 15) -> list[Row]:
+async def compare(permits: int = 3000, tasks: int = 200, rounds: int = 15) -> list[Figures]:
     """Measure every subject at 100 permits a second.
 
     Args:
@@ -119,11 +117,11 @@ async def compare(permits: int = 3000, tasks: int = 200, rounds: int = 15) -> li
         rounds: Rounds of uncontended acquires, of 1,000 calls each.
     """
     alone = await _alone({name: make(10**6) for name, make in SUBJECTS.items()}, rounds, 1000)
-    rows: list[Row] = []
+    rows: list[Figures] = []
     for name, make in SUBJECTS.items():
         idle = await _from_idle(make(100))
         times, served, cpu = await _backlog(make(100), permits, tasks)
-        row = Row(
+        row = Figures(
             limiter=name,
             rate=(permits - 1) / (times[-1] - times[0]),
             most=max(bisect.bisect_left(times, t + 1.0) - i for i, t in enumerate(times)),
@@ -136,20 +134,50 @@ async def compare(permits: int = 3000, tasks: int = 200, rounds: int = 15) -> li
     return rows
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.limiters", description=__doc__)
-    parser.add_argument("--permits", type=int, default=3000, help="permits under backlog (default 3000: half a minute)")
-    parser.add_argument("--tasks", type=int, default=200)
-    options = parser.parse_args()
-    print(f"{options.permits} permits by {options.tasks} tasks; most/s: the fullest sliding second, exactly\n")
-    print(HEAD)
-    for row in asyncio.run(compare(options.permits, options.tasks)):
-        print(
-            f"{row['limiter']:<28}{row['rate']:>8.1f}{row['most']:>8}{row['cpu']:>8.0f}{row['alone']:>10.2f}"
-            f"{row['idle']:>12.1f}{row['displaced']:>14}"
-        )
+def run(size: Size) -> Result:
+    """Take permits under backlog, alone and from idle."""
+    permits, tasks = size.of((3000, 200), (300, 50), (120, 20))
+    figures = asyncio.run(compare(permits, tasks, rounds=size.of(15, 5, 2)))
+    mine = next(each for each in figures if each["limiter"] == OURS)
+    if mine["most"] > 97 or mine["displaced"]:
+        raise WrongResultError(f"{mine['most']} permits in a second, {mine['displaced']} places out of order")
+    limit = "limit 100 a second; 97 in 1.02 s is 95.1 a second"
+    backlog = f"{permits:,} permits by {tasks} tasks"
+    columns: list[tuple[str, str, Callable[[Figures], float], str]] = [
+        (f"Most permits in a sliding second, {backlog}", "permits", lambda each: each["most"], limit),
+        (f"Rate, {backlog}", "permits/s", lambda each: each["rate"], limit),
+        (f"CPU per permit, {backlog}", "µs", lambda each: each["cpu"], ""),
+        ("An acquire that need not wait", "µs", lambda each: each["alone"], "a coroutine that returns the time"),
+        ("50 permits from idle", "ms", lambda each: each["idle"], "0: nothing to wait for"),
+    ]
+    tables = [
+        Table(title, unit, [Row(each["limiter"], [value(each)]) for each in figures], floor=floor)
+        for title, unit, value, floor in columns
+    ]
+    tables[3].rows.append(Row("(floor)", [asyncio.run(_floor())]))
+    share = mine["rate"] / (97 / 1.02)
+    return Result(
+        tables,
+        [
+            Goal("uncontended permit", "≤ 1.0 µs", f"{mine['alone']:.2f} µs", mine["alone"] <= 1.0),
+            Goal(
+                f"permits in any sliding second, {backlog}",
+                "≤ 97, at ≥ 99 % of 97/1.02 s",
+                f"{mine['most']}, at {share:.1%}",
+                mine["most"] <= 97 and share >= 0.99,
+            ),
+        ],
+    )
 
 
-if __name__ == "__main__":
-    main()
+async def _floor(calls: int = 20_000) -> float:
+    """Microseconds of the least that an acquire can be."""
+    loop = asyncio.get_running_loop()
+
+    async def nothing() -> float:
+        return loop.time()
+
+    start = time.perf_counter()
+    for _ in range(calls):
+        await nothing()
+    return (time.perf_counter() - start) / calls * 1e6

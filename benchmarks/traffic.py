@@ -1,23 +1,18 @@
-"""Who lands where, beside the pure-Python engine of PyPI's ``amplitude-experiment``.
-
-Run with ``python -m benchmarks.traffic [IDS]``. Ratios are medians of pairs measured in one run.
-"""
+"""Who lands where, beside the pure-Python engine of PyPI's ``amplitude-experiment``: the same answers, sooner."""
 
 from __future__ import annotations
 
-import statistics
-import sys
 import time
 from typing import TYPE_CHECKING
 
 from aiomutex import MutexGroup, Slot
 from aiomutex.traffic import Bucketing, simulate
+from benchmarks.harness import Goal, Result, Row, Size, Table, check, in_turns, median_ratio
 from tests.traffic.oracle import Oracle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROUNDS = 5
 SPLITS = {
     "50/50": [50, 50],
     "95/5": [95, 5],
@@ -38,30 +33,35 @@ def seconds(work: Callable[..., object], *arguments: object) -> float:
     return time.process_time() - start
 
 
-def main(count: int) -> None:
+def run(size: Size) -> Result:
+    """Both place the same ids, in turns, and must agree on each of them."""
+    count = size.of(1_000_000, 20_000, 2_000)
     users = [f"user-{n}@example.com" for n in range(count)]
-    sample = users[: min(count, 20_000)]
-    print(f"{'split':<16}{'ours':>12}{'engine':>12}{'times':>8}{'differ':>8}   ({len(sample):,} ids, µs an id)")
+    sample = users[: size.of(20_000, 5_000, 500)]
+    tables: list[Table] = []
+    ratios: list[float] = []
     for name, split in SPLITS.items():
         group = group_of(name, split)
         rule, oracle = Bucketing(group), Oracle(group)
-        pairs: list[tuple[float, float]] = []
-        for _ in range(ROUNDS):
-            ours = seconds(rule.positions, sample)
-            theirs = seconds(list, map(oracle.slot, sample))
-            pairs.append((ours, theirs))
+
+        def ours(rule: Bucketing = rule) -> float:
+            return seconds(rule.positions, sample) * 1e6 / len(sample)
+
+        def theirs(oracle: Oracle = oracle) -> float:
+            return seconds(list, map(oracle.slot, sample)) * 1e6 / len(sample)
+
+        values = in_turns({"aiomutex": ours, "pure-Python engine": theirs}, size.of(5, 1, 1))
         names = [slot.index for slot in rule.slots] + [None]
-        differ = sum(
-            names[position] != oracle.slot(user) for position, user in zip(rule.positions(sample), sample, strict=True)
-        )
-        ours, theirs = (statistics.median(column) * 1e6 / len(sample) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(theirs / ours for ours, theirs in pairs)
-        print(f"{name:<16}{ours:>12.3f}{theirs:>12.3f}{ratio:>8.1f}{differ:>8}")
+        placed = [names[position] for position in rule.positions(sample)]
+        check(f"slots of {name}", placed, [oracle.slot(user) for user in sample])
+        rows = [Row(label, found) for label, found in values.items()]
+        note = f"{len(sample):,} ids"
+        tables.append(Table(f"Placing ids, {name}, {note}", "µs an id", rows, baseline="pure-Python engine"))
+        ratios.append(1 / median_ratio(rows[0], rows[1]))
     groups = [group_of(name, split) for name, split in SPLITS.items()]
-    for amount in (1, len(groups)):
-        spent = seconds(simulate, groups[:amount], users)
-        print(f"simulate: {count:,} ids through {amount} group(s), overlaps counted: {spent:.2f} s")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
+    spent = [
+        Row(f"through {amount} group(s)", [seconds(simulate, groups[:amount], users)]) for amount in (1, len(groups))
+    ]
+    tables.append(Table(f"Simulating {count:,} ids, overlaps counted", "s", spent))
+    reached = f"{min(ratios):.0f} to {max(ratios):.0f} times, all ids the same"
+    return Result(tables, [Goal("traffic simulation", "≥ 10 times faster, same answers", reached, min(ratios) >= 10)])

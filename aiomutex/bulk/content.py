@@ -17,16 +17,20 @@ if TYPE_CHECKING:
     from aiomutex.models import MutexGroup, Slot
 
 __all__ = [
+    "NOTHING",
     "WRITABLE",
     "Content",
     "check",
     "content_of",
     "find_slot",
     "holds",
+    "overlaid",
     "packed",
     "restoring",
+    "same",
     "unpacked",
     "wish_of",
+    "without",
 ]
 
 WRITABLE: Final = ("experiments", "holdouts", "individuals")
@@ -54,14 +58,15 @@ def find_slot(group: MutexGroup, index: int) -> Slot | None:
     return None
 
 
-def _same(one: list[Any] | None, other: list[Any] | None) -> bool:
+def same(one: list[Any] | None, other: list[Any] | None) -> bool:
+    """Whether two lists hold the same things."""
     return one == other or (one is not None and other is not None and set(one) == set(other))
 
 
 def holds(slot: Slot | None, wish: Content) -> bool:
     """Whether a slot holds what was wished for; lists that were not given do not count."""
     return slot is not None and all(
-        wished is None or _same(wished, found) for wished, found in zip(wish, content_of(slot), strict=True)
+        wished is None or same(wished, found) for wished, found in zip(wish, content_of(slot), strict=True)
     )
 
 
@@ -79,7 +84,7 @@ def check(group: MutexGroup, index: int, wish: Content, before: Slot | None) -> 
             wished[field] = getattr(before, field)
     if before is not None:
         wished["cohorts"] = list(before.cohorts)
-    if found is not None and all(_same(items, getattr(found, field)) for field, items in wished.items()):
+    if found is not None and all(same(items, getattr(found, field)) for field, items in wished.items()):
         return None
     shown = {} if found is None else {field: list(getattr(found, field)) for field in wished}
     return VerificationError(
@@ -106,15 +111,36 @@ def restoring(group_id: str, slot_index: int, before: Content) -> SlotEdit:
     )
 
 
+NOTHING: Final[Content] = (None, None, None)
+"""No list given."""
+
 _decoder = msgspec.json.Decoder(Content)
 
 
-def packed(content: Content) -> bytes:
-    """The content as a short text."""
-    return msgspec.json.encode(content)
+def packed(content: Content) -> bytes | None:
+    """The content as a short text; ``None`` when there is none."""
+    return None if content == NOTHING else msgspec.json.encode(content)
 
 
-def unpacked(text: bytes) -> Content:
+def unpacked(text: bytes | str | None) -> Content:
     """The content that ``packed`` made."""
-    content: Content = _decoder.decode(text)
+    content: Content = NOTHING if text is None else _decoder.decode(text)
     return content
+
+
+def overlaid(old: Content, new: Content) -> Content:
+    """The later content where it is given, else the earlier."""
+    return (
+        new[0] if new[0] is not None else old[0],
+        new[1] if new[1] is not None else old[1],
+        new[2] if new[2] is not None else old[2],
+    )
+
+
+def without(old: Content, new: Content) -> Content:
+    """The earlier content where the later gives nothing."""
+    return (
+        old[0] if new[0] is None else None,
+        old[1] if new[1] is None else None,
+        old[2] if new[2] is None else None,
+    )

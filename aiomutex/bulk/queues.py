@@ -21,7 +21,7 @@ __all__ = ["GroupQueue", "Item", "Queues"]
 class Item:
     """One edit on its way through a run."""
 
-    __slots__ = ("edit", "position", "request", "settle")
+    __slots__ = ("_wish", "edit", "position", "request", "settle")
 
     def __init__(self, position: int, edit: SlotEdit, request: Request[None], *, settle: bool = False) -> None:
         self.position = position
@@ -29,6 +29,7 @@ class Item:
         self.request = request
         self.settle = settle
         """A run before this one sent it and did not learn its fate."""
+        self._wish: Content | None = None
 
     @property
     def group_id(self) -> str:
@@ -38,7 +39,9 @@ class Item:
     @property
     def wish(self) -> Content:
         """What it gives."""
-        return wish_of(self.edit)
+        if self._wish is None:
+            self._wish = wish_of(self.edit)
+        return self._wish
 
 
 class GroupQueue:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    from aiomutex.bulk.engine import Edits, Settings
     from aiomutex.bulk.journal import Journal
     from aiomutex.bulk.report import Status
+    from aiomutex.bulk.settings import Edits, Settings
     from aiomutex.errors import MutexError
     from aiomutex.limits import RateLimiter
     from aiomutex.protocol import Request
@@ -34,13 +35,15 @@ if TYPE_CHECKING:
 __all__ = ["OutcomeStream"]
 
 _BUFFER: Final = 64
+"""Outcomes that wait to be looked at, before nothing more is begun."""
 
 
 class OutcomeStream:
     """A run of slot edits: ``async with`` it, then ``async for`` over it.
 
     Leaving the block early cancels what is in flight. Those edits are told as ``unknown`` in ``unfinished``, and to
-    ``on_outcome``; a journal settles them in the next run. ``stop()`` is the gentle way: it waits for them.
+    ``on_outcome``; a journal settles them in the next run. Outcomes that nobody waited for are told there, too.
+    ``stop()`` is the gentle way: it waits for what is in flight.
 
     ``MutexSession.stream_slot_edits`` makes it and describes its arguments.
     """
@@ -63,20 +66,25 @@ class OutcomeStream:
         self._journal_path = journal
         self._verify = verify
         self._on_outcome = on_outcome
-        self._outcomes: asyncio.Queue[SlotOutcome | None] = asyncio.Queue(_BUFFER)
+        self._outcomes: asyncio.Queue[SlotOutcome | None] = asyncio.Queue()
+        self._caught_up = asyncio.Event()
+        self._caught_up.set()
         self._run: tuple[Engine, asyncio.Task[None], Journal | None] | None = None
         self.counts: Counter[Status] = Counter()
         """How many outcomes of each status have been handed out."""
         self.unfinished: list[SlotOutcome] = []
-        """After the block: what was in flight when it was left."""
+        """After the block: the outcomes that iteration did not come to, and what was in flight when it was left."""
 
     async def __aenter__(self) -> Self:
         if self._run is not None:
             raise ConfigurationError("a stream of outcomes is used once; make a new one")
         journal = self._open_journal()
         writer = SlotWriter(self._send, journal, verify=self._verify)
-        engine = Engine(writer, self._limiter, self._settings, journal, self._outcomes.put)
-        self._run = engine, asyncio.create_task(self._drive(engine), name="aiomutex bulk run"), journal
+        engine = Engine(writer, self._limiter, self._settings, journal, self._emit, self._caught_up.wait)
+        task = asyncio.create_task(engine.run(self._edits), name="aiomutex bulk run")
+        # However the run ends, whoever waits for an outcome hears of it.
+        task.add_done_callback(lambda _: self._outcomes.put_nowait(None))
+        self._run = engine, task, journal
         return self
 
     def _open_journal(self) -> Journal | None:
@@ -87,20 +95,17 @@ class OutcomeStream:
         journal = Journal(self._journal_path)
         try:
             journal.begin_run()
+            if not isinstance(self._edits, AsyncIterable | Iterator):
+                journal.check_input(self._edits)
         except BaseException:
             journal.close()
             raise
         return journal
 
-    async def _drive(self, engine: Engine) -> None:
-        try:
-            await engine.run(self._edits)
-        except asyncio.CancelledError:
-            raise
-        except BaseException:
-            await self._outcomes.put(None)
-            raise
-        await self._outcomes.put(None)
+    def _emit(self, outcome: SlotOutcome) -> None:
+        self._outcomes.put_nowait(outcome)
+        if self._outcomes.qsize() >= _BUFFER:
+            self._caught_up.clear()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -119,12 +124,14 @@ class OutcomeStream:
             task.exception()  # it was raised by __anext__, or the body had a failure of its own
         if journal is not None:
             journal.close()
+        while not self._outcomes.empty():
+            if (outcome := self._outcomes.get_nowait()) is not None:
+                self.unfinished.append(outcome)
+        note = "in flight when the run was left"
         for item in engine.in_flight.values():
-            cut = SlotOutcome(
-                edit=item.edit, status="unknown", position=item.position, note="in flight when the run was left"
-            )
-            self.unfinished.append(cut)
-            self._hand_out(cut)
+            self.unfinished.append(SlotOutcome(edit=item.edit, status="unknown", position=item.position, note=note))
+        for outcome in self.unfinished:
+            self._hand_out(outcome)
         if cancelled is not None:
             raise cancelled
 
@@ -138,6 +145,8 @@ class OutcomeStream:
             self._outcomes.put_nowait(None)
             await task  # raises what ended the run, if anything did
             raise StopAsyncIteration
+        if self._outcomes.qsize() < _BUFFER:
+            self._caught_up.set()
         self._hand_out(outcome)
         return outcome
 
@@ -163,7 +172,7 @@ class OutcomeStream:
     @property
     def waiting_until(self) -> datetime | None:
         """When a run that waits for more budget goes on; ``None`` while it does not wait."""
-        return self._running[0].waiting_until
+        return self._running[0].budget.waiting_until
 
     @property
     def _running(self) -> tuple[Engine, asyncio.Task[None], Journal | None]:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import msgspec
 
-from aiomutex.bulk.content import check, find_slot, holds, restoring
+from aiomutex.bulk.content import check, content_of, find_slot, holds, overlaid, restoring, same
 from aiomutex.bulk.report import BulkReport, SlotOutcome
-from aiomutex.errors import JournalError, MutexError
+from aiomutex.bulk.settings import FATAL
+from aiomutex.errors import InvalidRequestError, JournalError, MutexError
+from aiomutex.limits import Priority
 from aiomutex.tasks import unwrapped
 
 if TYPE_CHECKING:
@@ -22,12 +24,16 @@ if TYPE_CHECKING:
     from aiomutex.bulk.content import Content
     from aiomutex.bulk.journal import Journal, SlotRecord
     from aiomutex.bulk.report import Status
-    from aiomutex.models import MutexGroup
+    from aiomutex.models import MutexGroup, Slot
     from aiomutex.session import MutexSession
 
 __all__ = ["undo"]
 
 _UNDONE: Final = 2
+_CHANGED: Final = (
+    "it does not hold what the run left there: somebody changed it since, or the service merges lists; "
+    "force overwrites that"
+)
 
 
 async def undo(
@@ -52,95 +58,127 @@ async def undo(
         on_outcome: Called with each outcome as it comes.
 
     Returns:
-        One outcome for each slot the run wrote; ``edit`` is what was, or would have been, written back.
+        One outcome for each slot the run wrote; ``edit`` is what was, or would have been, written back. A refused API
+        key and an exhausted day end it early (``stopped_by``); the same call later goes on.
 
     Raises:
+        InvalidRequestError: ``concurrency`` is no whole number from 1.
         JournalError: The journal is missing, damaged, or open in another process.
     """
+    if type(concurrency) is not int or concurrency < 1:
+        raise InvalidRequestError(f"concurrency is {concurrency!r}; it must be a whole number from 1")
     from aiomutex.bulk.journal import Journal  # noqa: PLC0415  # SQLite is imported where it is used only
 
-    outcomes: list[SlotOutcome] = []
     with Journal(journal, must_exist=True) as kept:
         groups: dict[str, list[tuple[int, SlotRecord]]] = {}
         for position, record in enumerate(kept.written_slots()):
             groups.setdefault(record.group_id, []).append((position, record))
         waiting = iter(groups.values())
-
-        def tell(outcome: SlotOutcome) -> None:
-            outcomes.append(outcome)
-            if on_outcome is not None:
-                on_outcome(outcome)
+        way_back = _WayBack(session.with_options(priority=Priority.BULK), kept, on_outcome, force=force)
 
         async def work() -> None:
             for records in waiting:
-                await _restore_group(session, kept, records, force=force, tell=tell)
+                await way_back.restore_group(records)
 
         with unwrapped():
             async with anyio.create_task_group() as tasks:
                 for _ in range(min(concurrency, len(groups))):
                     tasks.start_soon(work)
-    return BulkReport(outcomes=outcomes)
+    return BulkReport(outcomes=way_back.outcomes, stopped_by=way_back.stopped_by)
 
 
-async def _restore_group(
-    session: MutexSession,
-    journal: Journal,
-    records: list[tuple[int, SlotRecord]],
-    *,
-    force: bool,
-    tell: Callable[[SlotOutcome], None],
-) -> None:
-    """Look once, write each slot that is to be written, look once more."""
+class _WayBack:
+    """One undo: what it has told so far, and what stopped it."""
 
-    def judge(
-        position: int, record: SlotRecord, status: Status, error: MutexError | None = None, note: str = ""
+    def __init__(
+        self,
+        session: MutexSession,
+        journal: Journal,
+        on_outcome: Callable[[SlotOutcome], object] | None,
+        *,
+        force: bool,
     ) -> None:
-        edit = restoring(record.group_id, record.slot_index, _earlier(record))
-        tell(SlotOutcome(edit=edit, status=status, position=position, error=error, note=note))
+        self._session = session
+        self._journal = journal
+        self._on_outcome = on_outcome
+        self._force = force
+        self.outcomes: list[SlotOutcome] = []
+        self.stopped_by: MutexError | None = None
 
-    sent: list[tuple[int, SlotRecord]] = []
-    group: MutexGroup | None = None
-    for position, record in records:
-        if record.undo == _UNDONE:
-            judge(position, record, "skipped", note="undone already, says the journal")
-            continue
+    async def restore_group(self, records: list[tuple[int, SlotRecord]]) -> None:
+        """Look once, write each slot that is to be written, look once more."""
+        sent: list[tuple[int, SlotRecord]] = []
+        group: MutexGroup | None = None
+        for position, record in records:
+            if record.undo == _UNDONE:
+                self._tell(position, record, "skipped", note="undone already, says the journal")
+                continue
+            if self.stopped_by is not None:
+                self._tell(position, record, "skipped", note="not sent: the undo was stopped before")
+                continue
+            try:
+                group = group or await self._session.get_group(record.group_id)
+                slot = find_slot(group, record.slot_index)
+                if holds(slot, _earlier(record)):
+                    self._journal.undoing(record, done=True)
+                    self._tell(position, record, "applied", note="it holds its earlier content already")
+                elif not self._force and not _left_alone(slot, record):
+                    self._tell(position, record, "skipped", note=_CHANGED)
+                else:
+                    self._journal.undoing(record, done=False)
+                    edit = restoring(record.group_id, record.slot_index, _earlier(record))
+                    await self._session.edit_slot(**msgspec.structs.asdict(edit))
+                    sent.append((position, record))
+            except JournalError:
+                raise
+            except MutexError as error:
+                self._tell(position, record, "unknown" if error.maybe_applied else "failed", error)
+        if sent:
+            await self._check(sent)
+
+    async def _check(self, sent: list[tuple[int, SlotRecord]]) -> None:
         try:
-            group = group or await session.get_group(record.group_id)
-            slot = find_slot(group, record.slot_index)
-            if holds(slot, _earlier(record)):
-                journal.undoing(record, done=True)
-                judge(position, record, "applied", note="it holds its earlier content already")
-            elif not force and not holds(slot, record.after):
-                judge(position, record, "skipped", note="somebody changed it since the run; force overwrites that")
-            else:
-                journal.undoing(record, done=False)
-                edit = restoring(record.group_id, record.slot_index, _earlier(record))
-                await session.edit_slot(**msgspec.structs.asdict(edit))
-                sent.append((position, record))
-        except JournalError:
-            raise
+            group = await self._session.get_group(sent[0][1].group_id)
         except MutexError as error:
-            judge(position, record, "unknown" if error.maybe_applied else "failed", error)
-    if not sent:
-        return
-    try:
-        group = await session.get_group(sent[0][1].group_id)
-    except MutexError as error:
+            for position, record in sent:
+                self._tell(position, record, "unknown", error)
+            return
         for position, record in sent:
-            judge(position, record, "unknown", error)
-        return
-    for position, record in sent:
-        difference = check(group, record.slot_index, _earlier(record), None)
-        if difference is None:
-            journal.undoing(record, done=True)
-        judge(position, record, "failed" if difference else "applied", difference)
+            difference = check(group, record.slot_index, _earlier(record), None)
+            if difference is None:
+                self._journal.undoing(record, done=True)
+            self._tell(position, record, "failed" if difference else "applied", difference)
+
+    def _tell(
+        self, position: int, record: SlotRecord, status: Status, error: MutexError | None = None, note: str = ""
+    ) -> None:
+        if isinstance(error, FATAL):
+            self.stopped_by = error
+        edit = restoring(record.group_id, record.slot_index, _earlier(record))
+        outcome = SlotOutcome(edit=edit, status=status, position=position, error=error, note=note)
+        self.outcomes.append(outcome)
+        if self._on_outcome is not None:
+            self._on_outcome(outcome)
 
 
 def _earlier(record: SlotRecord) -> Content:
     """What a slot held before, of the lists that the run wrote."""
-    before, after = record.before, record.after
+    written = overlaid(record.after, record.open)
     return (
-        None if after[0] is None else before[0],
-        None if after[1] is None else before[1],
-        None if after[2] is None else before[2],
+        None if written[0] is None else record.before[0],
+        None if written[1] is None else record.before[1],
+        None if written[2] is None else record.before[2],
+    )
+
+
+def _left_alone(slot: Slot | None, record: SlotRecord) -> bool:
+    """Whether each list the run wrote is as it left it; where a fate is unknown, that is one of two ways."""
+    if slot is None:
+        return False
+    lists = zip(content_of(slot), record.before, record.after, record.open, strict=True)
+    return all(
+        (after is None and unsettled is None)
+        or same(found, before if after is None else after)
+        or (unsettled is not None and same(found, unsettled))
+        for found, before, after, unsettled in lists
     )

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiomutex import protocol
-from aiomutex.bulk.content import Content, check, find_slot, holds
-from aiomutex.errors import DailyBudgetExhaustedError, JournalError, MutexError, TransportError
+from aiomutex.bulk.content import NOTHING, Content, check, find_slot, holds, overlaid
+from aiomutex.errors import DailyBudgetExhaustedError, JournalError, MutexError, TransportError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -56,8 +56,9 @@ class SlotWriter:
             What became of it; ``None`` if that is to be learned by ``read_back``.
 
         Raises:
-            DailyBudgetExhaustedError: The day's requests are used up; nothing was sent.
-            JournalError: Nothing was sent, because it could not be noted.
+            DailyBudgetExhaustedError: The day's requests are used up. If its ``maybe_applied`` is true, an attempt had
+                been sent before.
+            JournalError: It could not be noted: before, then nothing was sent, or after.
         """
         item = batch[0]
         try:
@@ -77,19 +78,25 @@ class SlotWriter:
                 group.written.append((batch, sent.attempts))
                 return None
             return self._noted(Verdict(batch, "applied", None, sent.attempts))
-        return self._noted(await self._judge(batch, failure))
+        return self._noted(await self._judge(group, batch, failure))
 
     async def read_back(self, group: GroupQueue) -> list[Verdict]:
-        """Read the group once, and compare each slot with what was written to it since the last time."""
-        written, group.written = group.written, []
+        """Read the group once, and compare each slot with what was written to it since the last time.
+
+        Raises:
+            DailyBudgetExhaustedError: The day's requests are used up; nothing was read.
+        """
         try:
             found = await self._read(group.group_id)
+        except DailyBudgetExhaustedError:
+            raise
         except MutexError as error:
-            return [self._noted(Verdict(batch, "unknown", error, attempts)) for batch, attempts in written]
+            return self.unread(group, error)
+        written, group.written = group.written, []
         wishes: dict[int, Content] = {}
         for batch, _ in written:
             index = batch[0].edit.slot_index
-            wishes[index] = _over(wishes.get(index, (None, None, None)), batch[0].wish)
+            wishes[index] = overlaid(wishes.get(index, NOTHING), batch[0].wish)
         before, group.before = group.before, found
         differences = {
             index: check(found, index, wish, None if before is None else find_slot(before, index))
@@ -101,6 +108,15 @@ class SlotWriter:
             verdicts.append(self._noted(Verdict(batch, "failed" if difference else "applied", difference, attempts)))
         return verdicts
 
+    def unread(self, group: GroupQueue, error: MutexError) -> list[Verdict]:
+        """What was written and cannot be read back: nobody knows whether it holds."""
+        written, group.written = group.written, []
+        return [self._noted(Verdict(batch, "unknown", error, attempts)) for batch, attempts in written]
+
+    def unsent(self, batch: list[Item], error: MutexError) -> Verdict:
+        """What was sent once, without an answer, and cannot be sent again."""
+        return self._noted(Verdict(batch, "unknown", error, error.attempts))
+
     async def _look_before(self, group: GroupQueue, batch: list[Item]) -> None:
         """Read the group before its first edit, once, where the journal or the read-back will need it."""
         if group.before is not None:
@@ -109,15 +125,19 @@ class SlotWriter:
         if self._verify or (self._journal is not None and not self._journal.knows_before(group.group_id, slots)):
             group.before = await self._read(group.group_id)
 
-    async def _judge(self, batch: list[Item], error: MutexError) -> Verdict:
+    async def _judge(self, group: GroupQueue, batch: list[Item], error: MutexError) -> Verdict:
         """Tell apart what is known to have failed, what turns out to hold, and what nobody knows."""
         if not error.maybe_applied:
             return Verdict(batch, "failed", error, error.attempts)
         try:
-            if await self._holds(batch[0]):
-                return Verdict(batch, "applied", None, error.attempts)
+            found = await self._read(group.group_id)
         except MutexError:
             return Verdict(batch, "unknown", error, error.attempts)
+        if group.before is not None:
+            # The edits that follow shall find the slot as this one has left it.
+            group.before = found
+        if holds(find_slot(found, batch[0].edit.slot_index), batch[0].wish):
+            return Verdict(batch, "applied", None, error.attempts)
         # Where each attempt was answered, nothing is on its way any more, and what was read is the end of it.
         lost = any(isinstance(each, TransportError) for each in (error, *error.earlier))
         return Verdict(batch, "unknown" if lost else "failed", error, error.attempts)
@@ -132,15 +152,8 @@ class SlotWriter:
 
     def _noted(self, verdict: Verdict) -> Verdict:
         if self._journal is not None:
-            error = None if verdict.error is None else str(verdict.error)
-            self._journal.finished(verdict.batch, verdict.status, verdict.attempts, error)
+            batch, status, error, attempts = verdict
+            confirmed = status == "applied" or isinstance(error, VerificationError)
+            text = None if error is None else str(error)
+            self._journal.finished(batch, status, attempts, text, confirmed=confirmed)
         return verdict
-
-
-def _over(old: Content, new: Content) -> Content:
-    """The later content where it is given, else the earlier."""
-    return (
-        new[0] if new[0] is not None else old[0],
-        new[1] if new[1] is not None else old[1],
-        new[2] if new[2] is not None else old[2],
-    )
