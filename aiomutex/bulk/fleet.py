@@ -1,0 +1,208 @@
+"""Bulk edits over several machines: taskiq hands out the groups, its workers write, one caller gets the outcomes.
+
+Needs the extra ``fleet``, and nothing else imports it. The caller holds no API key; each worker has it from its own
+environment, with one session and the limiter that all workers share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import msgspec
+
+from aiomutex.bulk.fleetbroker import TaskiqEvents, TaskiqState, broker_for
+from aiomutex.bulk.fleetstream import FleetStream
+from aiomutex.bulk.fleetwire import Job, answer_of
+from aiomutex.bulk.report import BulkReport, SlotOutcome
+from aiomutex.bulk.settings import Settings, check_all
+from aiomutex.errors import ConfigurationError
+from aiomutex.limits.redis import RedisRateLimiter
+from aiomutex.session import MutexSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from aiomutex.bulk.fleetbroker import FleetBroker
+    from aiomutex.bulk.settings import Edits, OnBudget
+
+__all__ = ["Fleet"]
+
+_TASK: Final = "aiomutex.edit_slots"
+
+
+class Fleet:
+    """Workers on many machines that share the work and the limits of one project.
+
+    The same object stands on both sides. Workers are started with ``taskiq worker module:broker``; the caller opens
+    the fleet with ``async with`` and hands it edits.
+
+    A worker that dies in the middle of a job loses nothing: another one takes the job over and does it again, which is
+    harmless for slot edits. A worker that is frozen for longer than ``take_over_after`` and then goes on may write an
+    edit again that another has followed with a later one; the job it belongs to is then done twice.
+
+    Args:
+        redis_url: The Redis (6.2 or later) that holds the queue and the limiter's count.
+        name: The name of the budget and the queue, for example the project's id.
+        take_over_after: Seconds without a sign of life after which a worker counts as dead.
+        job_size: Edits that a worker is given at once, at the most.
+        abreast: Jobs under way or waiting at the most.
+        session: Makes each worker's session, if the default (key, region and address from the worker's environment,
+            and a ``RedisRateLimiter`` of that name with its ``safe`` margin) does not fit. It must share a limiter with
+            the others.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+
+    Example:
+        >>> fleet = Fleet("redis://localhost", name="project-1")
+        >>> broker = fleet.broker  # for: taskiq worker module:broker
+        >>> async def main(edits) -> None:
+        ...     async with fleet:
+        ...         report = await fleet.edit_slots(edits)
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        name: str,
+        take_over_after: float = 30.0,
+        job_size: int = 50,
+        abreast: int = 12,
+        session: Callable[[], MutexSession] | None = None,
+    ) -> None:
+        for field, value in (("take_over_after", take_over_after), ("job_size", job_size), ("abreast", abreast)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 10**6:  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
+                raise ConfigurationError(f"{field} is {value!r}; it must be a number above 0")
+        if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
+            raise ConfigurationError(f"name is {name!r}; it must be a text that names the project's budget")
+        self._url = redis_url
+        self._name = name
+        self._job_size = job_size
+        self._abreast = abreast
+        self._make_session = session
+        self._is_open = False
+        self._broker = broker_for(redis_url, name, take_over_after)
+        self._broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, self._open_worker)
+        self._broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, self._close_worker)
+
+        async def edit_slots(job: str) -> str:
+            return await self._edit(job)
+
+        self._task: Any = self._broker.register_task(edit_slots, task_name=_TASK)
+
+    @property
+    def broker(self) -> FleetBroker:
+        """The taskiq broker, for ``taskiq worker module:broker``."""
+        return self._broker
+
+    def __repr__(self) -> str:
+        return f"<Fleet {self._name!r} · {'open' if self._is_open else 'not open'}>"
+
+    # The caller's side
+
+    async def __aenter__(self) -> Self:
+        await self._broker.startup()
+        self._is_open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_open = False
+        await self._broker.shutdown()
+
+    async def edit_slots(
+        self,
+        edits: Edits,
+        *,
+        verify: bool = False,
+        on_outcome: Callable[[SlotOutcome], object] | None = None,
+        stop_after: int | None = None,
+        on_budget: OnBudget = "stop",
+        reserve: int = 0,
+    ) -> BulkReport:
+        """Have the workers write many slots, and report what became of each edit, as ``MutexSession.edit_slots`` does.
+
+        Edits of a group stay in order, and only one worker has a group at a time. A run that is stopped waits for the
+        jobs that were handed out; each of them stops after ``stop_after`` failures of its own. While there are no
+        workers, it waits for some.
+
+        Raises:
+            InvalidRequestError: An argument or an edit of a collection breaks a rule. Nothing was sent.
+            ConfigurationError: The fleet is not open.
+        """
+        outcomes: list[SlotOutcome] = []
+        stream = self.stream_slot_edits(
+            edits, verify=verify, on_outcome=on_outcome, stop_after=stop_after, on_budget=on_budget, reserve=reserve
+        )
+        async with stream:
+            async for outcome in stream:
+                outcomes.append(outcome)  # noqa: PERF401  # a comprehension would lose what came before an error
+        if not isinstance(edits, AsyncIterable | Iterator):
+            for position, edit in enumerate(edits):
+                if position >= stream.pulled:
+                    note = "not sent: the run was stopped before"
+                    outcomes.append(SlotOutcome(edit=edit, status="skipped", position=position, note=note))
+        return BulkReport(outcomes=outcomes, stopped_by=stream.stopped_by)
+
+    def stream_slot_edits(
+        self,
+        edits: Edits,
+        *,
+        verify: bool = False,
+        on_outcome: Callable[[SlotOutcome], object] | None = None,
+        stop_after: int | None = None,
+        on_budget: OnBudget = "stop",
+        reserve: int = 0,
+    ) -> FleetStream:
+        """The same, keeping nothing: outcomes come as jobs are done. Leaving early does not call workers back."""
+        if not self._is_open:
+            raise ConfigurationError("the fleet is not open; use it inside 'async with fleet'")
+        if not isinstance(edits, AsyncIterable | Iterator):
+            check_all(edits)
+        settings = Settings(concurrency=self._abreast, stop_after=stop_after, on_budget=on_budget, reserve=reserve)
+        return FleetStream(self._ask, edits, settings, job_size=self._job_size, verify=verify, on_outcome=on_outcome)
+
+    async def _ask(self, job: Job) -> str:
+        """Queue a job and wait for its answer.
+
+        Raises:
+            Exception: What taskiq says when the worker could not run it, or Redis is gone.
+        """
+        task = await self._task.kiq(msgspec.json.encode(job).decode())
+        result = await task.wait_result(check_interval=0.1)
+        result.raise_for_error()
+        answer: str = result.return_value
+        return answer
+
+    # The worker's side
+
+    async def _open_worker(self, state: TaskiqState) -> None:
+        if self._make_session is not None:
+            state.session = self._make_session()
+        else:
+            state.limiter = RedisRateLimiter(self._url, name=self._name, safe=True)
+            state.session = MutexSession(rate_limiter=state.limiter)
+        await state.session.__aenter__()
+        state.alive = asyncio.create_task(self._broker.stay_alive(), name="aiomutex fleet worker")
+
+    async def _close_worker(self, state: TaskiqState) -> None:
+        if (alive := getattr(state, "alive", None)) is not None:
+            alive.cancel()
+            await asyncio.wait([alive])
+        if (session := getattr(state, "session", None)) is not None:
+            await session.aclose()
+        if (limiter := getattr(state, "limiter", None)) is not None:
+            await limiter.aclose()
+
+    async def _edit(self, text: str) -> str:
+        job = msgspec.json.decode(text, type=Job)
+        session: MutexSession = self._broker.state.session
+        report = await session.edit_slots(
+            job.edits, verify=job.verify, stop_after=job.stop_after, on_budget=job.on_budget, reserve=job.reserve
+        )
+        return answer_of(report)

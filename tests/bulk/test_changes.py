@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from bulk_support import landed
+
+from aiomutex import InvalidRequestError, MutexSession, VerificationError
+from aiomutex.emulator import Dialect
+
+if TYPE_CHECKING:
+    from aiomutex.testing import MutexEmulator
+
+
+async def test_a_change_adds_and_removes_and_returns_the_slot(emulator: MutexEmulator, session: MutexSession) -> None:
+    slot = emulator.groups["1"].slots[0]
+    slot.experiments, slot.holdouts = [1, 2, 3], [7]
+    changed = await session.change_slot(1, 1, add_experiments=[4, 1], remove_experiments=[2], add_individuals=["a"])
+    assert changed.experiments == [1, 3, 4]
+    assert slot.experiments == [1, 3, 4]
+    assert slot.holdouts == [7]
+    assert landed(emulator) == [("1", 1, {"experiments": [1, 3, 4], "individuals": ["a"]})]
+
+
+async def test_what_changes_nothing_is_not_written(emulator: MutexEmulator, session: MutexSession) -> None:
+    emulator.groups["1"].slots[0].experiments = [1, 2]
+    slot = await session.change_slot(1, 1, add_experiments=[1], remove_experiments=[9], remove_holdouts=[3])
+    assert slot.experiments == [1, 2]
+    assert not landed(emulator)
+    assert len(emulator.requests) == 1
+
+
+async def test_changes_of_one_group_at_once_lose_nothing(emulator: MutexEmulator, session: MutexSession) -> None:
+    emulator.latency = "1ms±1ms"
+    for slot in emulator.groups["1"].slots:
+        slot.experiments = []
+    views = [session, session.with_options(deadline=5.0)]
+    calls = (views[n % 2].change_slot(1 if n % 3 else "1", 1 + n % 2, add_experiments=[n]) for n in range(30))
+    await asyncio.gather(*calls)
+    assert sorted(emulator.groups["1"].slots[0].experiments) == list(range(0, 30, 2))
+    assert sorted(emulator.groups["1"].slots[1].experiments) == list(range(1, 30, 2))
+
+
+async def test_changes_of_different_groups_go_side_by_side(emulator: MutexEmulator, session: MutexSession) -> None:
+    emulator.latency = 0.02
+    most = 0
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            most = max(most, sum(request.status is None for request in emulator.requests))
+            await asyncio.sleep(0.001)
+
+    watcher = asyncio.create_task(watch())
+    await asyncio.gather(*(session.change_slot(n, 1, add_experiments=[5]) for n in range(1, 11)))
+    watcher.cancel()
+    assert most > 5
+
+
+@pytest.mark.parametrize("what", ["experiments", "holdouts", "cohorts"])
+async def test_a_change_from_elsewhere_before_the_read_back_is_noticed(
+    emulator: MutexEmulator, session: MutexSession, what: str
+) -> None:
+    emulator.latency = 0.05
+    change = asyncio.create_task(session.change_slot(1, 1, add_experiments=[5]))
+    while not emulator.writes["1", 1]:  # noqa: ASYNC110
+        await asyncio.sleep(0.002)
+    setattr(emulator.groups["1"].slots[0], what, ["x"] if what == "cohorts" else [66])
+    with pytest.raises(VerificationError) as caught:
+        await change
+    assert caught.value.found[what] != caught.value.wished[what]
+    assert caught.value.maybe_applied
+
+
+async def test_a_service_that_merges_is_not_believed(emulator: MutexEmulator, session: MutexSession) -> None:
+    emulator.dialect = Dialect(slot_patch="merge")
+    emulator.groups["1"].slots[0].experiments = [1, 2]
+    with pytest.raises(VerificationError, match=r"experiments should be \[1\] and is \[1, 2\]"):
+        await session.change_slot(1, 1, remove_experiments=[2])
+
+
+async def test_a_cancelled_change_lets_the_next_one_go(emulator: MutexEmulator, session: MutexSession) -> None:
+    emulator.latency = 0.05
+    first = asyncio.create_task(session.change_slot(1, 1, add_experiments=[5]))
+    second = asyncio.create_task(session.change_slot(1, 1, add_experiments=[6]))
+    await asyncio.sleep(0.02)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert 6 in (await second).experiments
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "the change is empty"),
+        ({"add_experiments": [1], "remove_experiments": [1]}, "both hold"),
+        ({"add_experiments": [-1]}, "add_experiments"),
+        ({"add_individuals": [5]}, "add_individuals"),
+    ],
+)
+async def test_a_change_that_cannot_be_is_refused_before_anything_is_sent(
+    emulator: MutexEmulator, session: MutexSession, changes: dict[str, list[int]], told: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=told):
+        await session.change_slot(1, 1, **changes)  # type: ignore[arg-type]
+    assert not emulator.requests
+
+
+async def test_a_slot_that_the_group_does_not_have_is_named(emulator: MutexEmulator, session: MutexSession) -> None:
+    with pytest.raises(InvalidRequestError, match="slot_index is 9; group 1 has slots 1, 2, 3"):
+        await session.change_slot(1, 9, add_experiments=[1])
+
+
+async def test_a_move_enters_the_new_slot_before_it_leaves_the_old(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    slots = emulator.groups["1"].slots
+    slots[0].experiments, slots[1].experiments = [1, 2], [3]
+    group = await session.move_experiment(1, 2, 1, 2)
+    assert [slot.experiments for slot in group.slots[:2]] == [[1], [3, 2]]
+    assert [(slot, body["experiments"]) for _, slot, body in landed(emulator)] == [(2, [3, 2]), (1, [1])]
+
+
+async def test_a_move_that_broke_off_is_completed_by_the_same_call(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    slots = emulator.groups["1"].slots
+    slots[0].experiments, slots[1].experiments = [1, 2], [3, 2]
+    await session.move_experiment(1, 2, 1, 2)
+    assert [slot.experiments for slot in slots[:2]] == [[1], [3, 2]]
+    emulator.forget()
+    await session.move_experiment(1, 2, 1, 2)
+    assert not landed(emulator)
+
+
+async def test_an_experiment_that_is_on_neither_slot_is_not_moved(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    with pytest.raises(InvalidRequestError, match="neither slot 1 nor slot 2 of group 1"):
+        await session.move_experiment(1, 2, 1, 2)
+    with pytest.raises(InvalidRequestError, match="both 1"):
+        await session.move_experiment(1, 2, 1, 1)
+    assert not landed(emulator)
+
+
+async def test_moves_and_changes_of_one_group_queue_up(emulator: MutexEmulator, session: MutexSession) -> None:
+    emulator.latency = "1ms±1ms"
+    emulator.groups["1"].slots[0].experiments = list(range(10))
+    emulator.groups["1"].slots[1].experiments = []
+    await asyncio.gather(
+        *(session.move_experiment(1, n, 1, 2) for n in range(10)),
+        *(session.change_slot(1, 1, add_experiments=[100 + n]) for n in range(5)),
+    )
+    assert sorted(emulator.groups["1"].slots[0].experiments) == list(range(100, 105))
+    assert sorted(emulator.groups["1"].slots[1].experiments) == list(range(10))

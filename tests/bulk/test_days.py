@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from bulk_support import Gone, after, assert_holds, edits_for, left_over, session_for
+
+from aiomutex import DailyBudgetExhaustedError, LocalRateLimiter, RetryPolicy, SlotEdit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aiomutex import SlotOutcome
+    from aiomutex.testing import MutexEmulator
+
+
+def in_seconds(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+async def test_a_run_larger_than_the_day_stops_and_can_be_resumed(
+    emulator: MutexEmulator, tmp_path: Path, verify: bool
+) -> None:
+    edits = edits_for(100)
+    limiter = LocalRateLimiter(5_000, 60)
+    async with session_for(emulator.url, rate_limiter=limiter) as session:
+        first = await session.edit_slots(edits, journal=tmp_path / "run.db", verify=verify)
+        assert isinstance(first.stopped_by, DailyBudgetExhaustedError)
+        assert len(first.outcomes) == 100
+        assert len(first.applied) + len(first.skipped) + len(first.unknown) == 100
+        assert verify or not first.unknown
+    async with session_for(emulator.url) as session:
+        second = await session.edit_slots(edits, journal=tmp_path / "run.db", verify=verify)
+        assert second.stopped_by is None
+        assert len(second.applied) == 100 - len(first.applied)
+        assert_holds(emulator, after(edits))
+    assert sum(emulator.writes.values()) == 100
+
+
+@pytest.mark.parametrize("mode", ["plain", "journal", "verify"])
+async def test_a_run_larger_than_the_day_waits_for_the_next(emulator: MutexEmulator, tmp_path: Path, mode: str) -> None:
+    limiter = Gone(50, in_seconds(0.6))
+    edits = edits_for(100)
+    waited: set[datetime | None] = set()
+    async with session_for(emulator.url, rate_limiter=limiter) as session:
+        journal = tmp_path / "run.db" if mode == "journal" else None
+        stream = session.stream_slot_edits(edits, on_budget="wait", journal=journal, verify=mode == "verify")
+        told: list[SlotOutcome] = []
+        async with stream as outcomes:
+
+            async def watch() -> None:
+                while True:
+                    waited.add(outcomes.waiting_until)
+                    await asyncio.sleep(0.01)
+
+            watcher = asyncio.create_task(watch())
+            told.extend([outcome async for outcome in outcomes])
+            watcher.cancel()
+        assert outcomes.waiting_until is None
+    assert [outcome.status for outcome in told] == ["applied"] * 100
+    assert limiter.resets_at in waited
+    assert limiter.refused
+    assert sum(emulator.writes.values()) == 100
+    assert_holds(emulator, after(edits))
+
+
+async def test_a_wait_for_the_next_day_ends_at_once_when_the_run_is_stopped(emulator: MutexEmulator) -> None:
+    limiter = Gone(30, in_seconds(3_600))
+    told: list[str] = []
+    async with asyncio.timeout(5), session_for(emulator.url, rate_limiter=limiter) as session:
+        async with session.stream_slot_edits(edits_for(100), on_budget="wait") as outcomes:
+            async for outcome in outcomes:
+                told.append(outcome.status)
+                if len(told) == 30:
+                    asyncio.get_running_loop().call_later(0.05, outcomes.stop)
+        assert not left_over(session)
+    assert told.count("applied") == 30
+    assert told.count("skipped") == 70
+
+
+async def test_leaving_a_run_that_waits_leaves_nothing(emulator: MutexEmulator) -> None:
+    async with session_for(emulator.url, rate_limiter=Gone(5, in_seconds(3_600))) as session:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await session.edit_slots(edits_for(100), on_budget="wait")
+        assert not left_over(session)
+
+
+@pytest.mark.parametrize("on_budget", ["stop", "wait"])
+async def test_an_edit_sent_once_before_the_day_ended_is_not_called_unsent(
+    emulator: MutexEmulator, on_budget: str
+) -> None:
+    emulator.fail_next(1, kind="reset-before", method="PATCH")
+    limiter = Gone(1, in_seconds(0.3))
+    policy = RetryPolicy(base=0.001)
+    async with session_for(emulator.url, rate_limiter=limiter, retry=policy) as session:
+        report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])], on_budget=on_budget)  # type: ignore[arg-type]
+    if on_budget == "wait":
+        assert [outcome.status for outcome in report.outcomes] == ["applied"]
+        return
+    assert [(outcome.status, outcome.attempts) for outcome in report.outcomes] == [("unknown", 1)]
+    assert isinstance(report.stopped_by, DailyBudgetExhaustedError)
+
+
+@pytest.mark.parametrize("on_budget", ["stop", "wait"])
+async def test_a_day_that_ends_before_the_read_back(emulator: MutexEmulator, on_budget: str) -> None:
+    limiter = Gone(2, in_seconds(0.3))  # for a read and a write
+    async with session_for(emulator.url, rate_limiter=limiter) as session:
+        report = await session.edit_slots(
+            [SlotEdit(1, 1, experiments=[5])],
+            verify=True,
+            on_budget=on_budget,  # type: ignore[arg-type]
+        )
+    assert [outcome.status for outcome in report.outcomes] == ["applied" if on_budget == "wait" else "unknown"]
+
+
+async def test_an_edit_sent_once_is_unknown_when_the_wait_is_given_up(emulator: MutexEmulator) -> None:
+    emulator.fail_next(1, kind="reset-after", method="PATCH")
+    limiter = Gone(1, in_seconds(3_600))
+    async with (
+        session_for(emulator.url, rate_limiter=limiter, retry=RetryPolicy(base=0.001)) as session,
+        session.stream_slot_edits([SlotEdit(1, 1, experiments=[5])], on_budget="wait") as outcomes,
+    ):
+        while outcomes.waiting_until is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        outcomes.stop()
+        assert [outcome.status async for outcome in outcomes] == ["unknown"]
+
+
+async def test_a_reserve_is_left_to_others(emulator: MutexEmulator) -> None:
+    limiter = LocalRateLimiter(5_000, 100)
+    async with session_for(emulator.url, rate_limiter=limiter) as session:
+        report = await session.edit_slots(edits_for(200), reserve=30, concurrency=8)
+        assert 70 - 8 <= len(report.applied) <= 70 + 8
+        assert isinstance(report.stopped_by, DailyBudgetExhaustedError)
+        assert "reserved for others" in str(report.stopped_by)
+        await session.get_group(1)  # the reserve is there

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import resource
+import signal
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from bulk_support import after, assert_holds, edits_for, landed, session_for
+from support import ONCE
+
+from aiomutex import JournalError, MutexSession, SlotEdit
+from aiomutex.bulk import undo
+from aiomutex.bulk.engine import request_of
+from aiomutex.bulk.journal import Journal
+from aiomutex.bulk.queues import Item
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from aiomutex.testing import MutexEmulator
+
+
+async def stream_of(edits: list[SlotEdit]) -> AsyncIterator[SlotEdit]:
+    for edit in edits:
+        yield edit
+
+
+async def test_the_same_run_again_does_nothing_again(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    edits = edits_for(100)
+    first = await session.edit_slots(edits, journal=tmp_path / "run.db")
+    emulator.forget()
+    second = await session.edit_slots(edits, journal=tmp_path / "run.db")
+    assert len(first.applied) == len(second.skipped) == 100
+    assert {outcome.note for outcome in second.skipped} == {"done already, says the journal"}
+    assert not emulator.requests
+    second.raise_for_failures()
+
+
+async def test_one_read_for_each_group_not_for_each_slot(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    await session.edit_slots(edits_for(60), journal=tmp_path / "run.db")
+    assert sum(request.method == "GET" for request in emulator.requests) == 20
+
+
+async def test_a_run_that_was_stopped_goes_on_where_it_stopped(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    edits = edits_for(600)
+    async with session.stream_slot_edits(edits, journal=tmp_path / "run.db", concurrency=4) as outcomes:
+        async for outcome in outcomes:
+            if outcome.position > 50:
+                outcomes.stop()
+    assert 0 < sum(emulator.writes.values()) < 600
+    report = await session.edit_slots(edits, journal=tmp_path / "run.db")
+    assert len(report.applied) + len(report.skipped) == 600
+    assert sum(emulator.writes.values()) == 600
+    assert_holds(emulator, after(edits))
+
+
+async def test_what_failed_is_tried_again_and_later_edits_of_its_slot_still_come_last(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    edits = [SlotEdit(1, 1, experiments=[1]), SlotEdit(1, 1, experiments=[2]), SlotEdit(1, 2, experiments=[3])]
+    emulator.fail_next(1, status=400, method="PATCH")
+    first = await session.edit_slots(edits, journal=tmp_path / "run.db")
+    assert [outcome.position for outcome in first.failed] == [0]
+    second = await session.edit_slots(edits, journal=tmp_path / "run.db")
+    assert sorted(outcome.position for outcome in second.applied) == [0, 1]
+    assert_holds(emulator, after(edits))
+    third = await session.edit_slots(edits, journal=tmp_path / "run.db")
+    assert len(third.skipped) == 3
+
+
+async def test_an_edit_of_unknown_fate_is_settled_by_the_next_run(emulator: MutexEmulator, tmp_path: Path) -> None:
+    emulator.fail_next(1, kind="reset-after", method="PATCH")
+    emulator.fail_next(5, kind="reset-before", method="GET", path="/api/1/mutexes/2")
+    async with session_for(emulator.url, retry=ONCE) as session:
+        await session.get_group(1)
+        with Journal(tmp_path / "run.db") as journal:
+            item = Item(0, SlotEdit(1, 1, experiments=[7]), request_of(SlotEdit(1, 1, experiments=[7])))
+            journal.sending([item], await session.get_group(1))
+        emulator.groups["1"].slots[0].experiments = [7]  # it had arrived before the process died
+        emulator.faults.clear()
+        report = await session.edit_slots([item.edit], journal=tmp_path / "run.db")
+    assert [(outcome.status, outcome.attempts) for outcome in report.outcomes] == [("applied", 0)]
+    assert not landed(emulator)
+
+
+def one_other(edits: list[SlotEdit]) -> list[SlotEdit]:
+    return [*edits[:10], SlotEdit(11, 1, experiments=[999]), *edits[11:]]
+
+
+def one_less(edits: list[SlotEdit]) -> list[SlotEdit]:
+    return edits[:-1]
+
+
+def one_more(edits: list[SlotEdit]) -> list[SlotEdit]:
+    return [*edits, SlotEdit(1, 1, experiments=[5])]
+
+
+def backwards(edits: list[SlotEdit]) -> list[SlotEdit]:
+    return edits[::-1]
+
+
+def nothing(_: list[SlotEdit]) -> list[SlotEdit]:
+    return []
+
+
+@pytest.mark.parametrize("kind", ["list", "stream"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (one_other, "edit 10 "),
+        (one_less, "this one has 99"),
+        (one_more, "this one has more"),
+        (backwards, "edit 0 "),
+        (nothing, "this one has 0"),
+    ],
+)
+async def test_another_input_is_refused(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, kind: str, change: Any, told: str
+) -> None:
+    edits = edits_for(100)
+    await session.edit_slots(edits, journal=tmp_path / "run.db")
+    emulator.forget()
+    other = change(edits)
+    with pytest.raises(JournalError, match=told):
+        await session.edit_slots(other if kind == "list" else stream_of(other), journal=tmp_path / "run.db")
+    assert not emulator.writes
+    report = await session.edit_slots(edits, journal=tmp_path / "run.db")
+    assert len(report.skipped) == 100
+
+
+async def test_a_changed_list_is_refused_before_anything_is_sent(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    edits = edits_for(400)
+    emulator.fail_next(1, status=400, method="PATCH", path="/api/1/mutexes/1/slots/1")
+    await session.edit_slots(edits, journal=tmp_path / "run.db")
+    emulator.forget()
+    edits[390] = SlotEdit(9, 1, experiments=[77])
+    with pytest.raises(JournalError, match="edit 390 "):
+        await session.edit_slots(edits, journal=tmp_path / "run.db")
+    assert not emulator.requests
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def contents(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+def nothing_of_sqlite(path: Path) -> None:
+    path.write_bytes(b"group,slot\n7,1\n" * 100)
+
+
+def another_database(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE edits (position, digest)")
+    db.close()
+
+
+def truncated(path: Path) -> None:
+    with Journal(path):
+        pass
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def of_a_later_version(path: Path) -> None:
+    with Journal(path):
+        pass
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+
+
+def without_its_tables(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE other (x)")
+        db.execute("PRAGMA application_id = 1634563448")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+
+
+def a_directory(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (nothing_of_sqlite, "not a database"),
+        (another_database, "no journal of aiomutex"),
+        (truncated, "cannot be used"),
+        (of_a_later_version, "of version 99"),
+        (without_its_tables, "no such table"),
+        (a_directory, "unable to open"),
+    ],
+)
+async def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, make: Any, told: str
+) -> None:
+    path = tmp_path / "run.db"
+    make(path)
+    before = contents(path)
+    with pytest.raises(JournalError, match=told) as caught:
+        await session.edit_slots(edits_for(5), journal=path)
+    assert str(path) in str(caught.value)
+    with pytest.raises(JournalError, match=told):
+        await undo(session, path)
+    assert not emulator.requests
+    if make not in (without_its_tables, a_directory):
+        assert contents(path) == before
+        assert names(tmp_path) == ["run.db"]
+
+
+@pytest.mark.parametrize("path", ["/proc/run.db", "/nowhere/at/all/run.db"])
+async def test_a_place_that_cannot_be_written_is_named(session: MutexSession, path: str) -> None:
+    with pytest.raises(JournalError, match=f"journal {path}: .*unable to open"):
+        await session.edit_slots(edits_for(5), journal=path)
+
+
+async def test_a_damaged_page_is_a_journal_error(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    edits = edits_for(600)
+    await session.edit_slots(edits, journal=tmp_path / "run.db")
+    data = bytearray((tmp_path / "run.db").read_bytes())
+    for place in range(4096, len(data), 64):
+        data[place : place + 32] = b"\xff" * 32
+    (tmp_path / "run.db").write_bytes(data)
+    with pytest.raises(JournalError, match=r"run\.db"):
+        await session.edit_slots(edits, journal=tmp_path / "run.db")
+
+
+async def test_a_full_disk_ends_the_run_with_the_reason_and_nothing_unnoted_is_sent(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    told: list[Any] = []
+    edits = edits_for(1_200)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
+    try:
+        with pytest.raises(JournalError, match=r"run\.db: .*(disk|full)"):
+            await session.edit_slots(edits, journal=tmp_path / "run.db", on_outcome=told.append)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    fates = {outcome.position: outcome.status for outcome in told}
+    assert sum(emulator.writes.values()) <= len(fates)
+    # With room again, the same call completes the run.
+    report = await session.edit_slots(edits, journal=tmp_path / "run.db")
+    assert len(report.applied) + len(report.skipped) == 1_200
+    assert_holds(emulator, after(edits))
+    assert sum(emulator.writes.values()) <= 1_200 + 48
+
+
+async def test_a_journal_is_held_by_one_run_at_a_time_also_inside_a_process(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    async with session.stream_slot_edits(edits_for(10), journal=tmp_path / "run.db"):
+        with pytest.raises(JournalError, match="in use"):
+            await session.edit_slots(edits_for(10), journal=tmp_path / "run.db")
+    report = await session.edit_slots(edits_for(10), journal=tmp_path / "run.db")
+    assert len(report.outcomes) == 10
+
+
+@pytest.mark.parametrize(
+    ("edits", "error"), [(6_000, None), pytest.param(200_000, "x" * 5_000, marks=pytest.mark.deep)]
+)
+def test_a_million_edits_fit_in_300_megabytes(tmp_path: Path, edits: int, error: str | None) -> None:
+    from aiomutex import MutexGroup, Slot  # noqa: PLC0415
+
+    path = tmp_path / "run.db"
+    with Journal(path) as journal:
+        # Three edits for a group, each on a slot of its own: the most rows that so many edits can make.
+        for n in range(0, edits, 3):
+            slots = [Slot(index=slot, percentage=33, experiments=[100_000 + n, 100_001]) for slot in (1, 2, 3)]
+            group = MutexGroup(id=str(100_000 + n), slots=slots)
+            for slot in (1, 2, 3):
+                edit = SlotEdit(
+                    group.id, slot, experiments=[100_000 + n, 200_000, 300_000], individuals=["a@b.example"]
+                )
+                item = Item(n + slot - 1, edit, request_of(edit))
+                journal.sending([item], group)
+                status: Any = "failed" if error else "applied"
+                journal.finished([item], status, 1, error, confirmed=error is None)
+        beside = sum(each.stat().st_size for each in tmp_path.iterdir() if each != path)
+    assert beside < 12e6
+    assert path.stat().st_size / edits * 1_000_000 < 290e6
+
+
+async def test_a_slot_that_does_not_exist_keeps_nothing_and_fails(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    report = await session.edit_slots([SlotEdit(1, 9, experiments=[1])], journal=tmp_path / "run.db")
+    assert len(report.failed) == 1
+    assert (await undo(session, tmp_path / "run.db")).outcomes == []
+
+
+def test_a_closed_journal_says_so(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run.db")
+    assert repr(journal).endswith("run.db · open>")
+    journal.close()
+    journal.close()
+    assert repr(journal).endswith("run.db · closed>")
+    with pytest.raises(JournalError, match="is closed"):
+        journal.begin_run()

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import asyncio
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from bulk_support import after, assert_holds, assert_in_order, assert_true, edits_for, session_for
+from support import FAST, ONCE
+
+from aiomutex import (
+    AuthenticationError,
+    BadRequestError,
+    BulkReport,
+    InvalidRequestError,
+    MutexSession,
+    NotFoundError,
+    RetryPolicy,
+    ServerError,
+    SlotEdit,
+    TooManyFailuresError,
+    TransportError,
+)
+from aiomutex.emulator.faults import Fault
+from aiomutex.testing import MutexEmulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiomutex import SlotOutcome
+
+
+async def test_an_edit_whose_answer_was_lost_lands_once_more_and_says_so(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    emulator.fail_next(1, after_commit=True)
+    report = await session.edit_slots([SlotEdit("7", 1, experiments=[123])])
+    assert report.applied[0].attempts == 2
+    assert emulator.groups["7"].slots[0].experiments == [123]
+
+
+async def test_each_edit_has_an_outcome_that_names_what_became_of_it(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    edits = [SlotEdit(1, 1, experiments=[1]), SlotEdit(999, 1, experiments=[2]), SlotEdit(2, 9, experiments=[3])]
+    report = await session.edit_slots(edits)
+    by_position = {outcome.position: outcome for outcome in report.outcomes}
+    assert [by_position[n].status for n in range(3)] == ["applied", "failed", "failed"]
+    assert isinstance(by_position[1].error, NotFoundError)
+    assert isinstance(by_position[2].error, BadRequestError | NotFoundError)
+    assert all(by_position[n].edit is edits[n] for n in range(3))
+    assert str(report) == "3 edits: 1 applied, 2 failed"
+    with pytest.raises(ExceptionGroup) as caught:
+        report.raise_for_failures()
+    assert caught.value.message == str(report)
+    notes = sorted(error.__notes__[0] for error in caught.value.exceptions)
+    assert notes == ["edit 1: group 999, slot 1", "edit 2: group 2, slot 9"]
+
+
+async def test_a_report_without_failures_raises_nothing(emulator: MutexEmulator, session: MutexSession) -> None:
+    report = await session.edit_slots(edits_for(3))
+    report.raise_for_failures()
+    assert str(report) == "3 edits: 3 applied"
+    assert str(await session.edit_slots([])) == "0 edits: 0 applied"
+
+
+async def test_a_report_travels_through_pickle(emulator: MutexEmulator, session: MutexSession) -> None:
+    report = await session.edit_slots([SlotEdit(999, 1, experiments=[2]), SlotEdit(1, 1, experiments=[2])])
+    copy: BulkReport = pickle.loads(pickle.dumps(report))
+    assert str(copy) == str(report)
+    assert str(copy.failed[0].error) == str(report.failed[0].error)
+
+
+async def test_on_outcome_hears_each_as_it_comes(emulator: MutexEmulator, session: MutexSession) -> None:
+    told: list[SlotOutcome] = []
+    report = await session.edit_slots(edits_for(30), on_outcome=told.append)
+    assert told == report.outcomes
+
+
+async def test_a_write_that_is_never_answered_is_unknown_and_nothing_else(emulator: MutexEmulator) -> None:
+    emulator.fail_next(100, kind="reset-before")
+    async with session_for(emulator.url, retry=ONCE) as session:
+        report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])])
+    assert [outcome.status for outcome in report.outcomes] == ["unknown"]
+    assert isinstance(report.unknown[0].error, TransportError)
+    assert report.unknown[0].attempts == 1
+    with pytest.raises(ExceptionGroup):
+        report.raise_for_failures()
+
+
+async def test_a_write_that_may_still_be_on_its_way_is_unknown_although_it_does_not_hold_yet(
+    emulator: MutexEmulator,
+) -> None:
+    emulator.fail_next(1, kind="reset-before", method="PATCH")
+    async with session_for(emulator.url, retry=ONCE) as session:
+        report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])])
+    assert [outcome.status for outcome in report.outcomes] == ["unknown"]
+
+
+async def test_a_write_that_was_committed_and_never_answered_is_found_out(emulator: MutexEmulator) -> None:
+    emulator.fail_next(1, kind="reset-after")
+    async with session_for(emulator.url, retry=ONCE) as session:
+        report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])])
+    assert [outcome.status for outcome in report.outcomes] == ["applied"]
+
+
+async def test_a_write_answered_500_that_does_not_hold_is_failed(emulator: MutexEmulator) -> None:
+    emulator.fail_next(2, status=500, method="PATCH")
+    async with session_for(emulator.url, retry=RetryPolicy(max_attempts=2, base=0.001)) as session:
+        report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])])
+    assert isinstance(report.failed[0].error, ServerError)
+    assert report.failed[0].attempts == 2
+
+
+async def test_a_refused_key_stops_the_run_at_once(emulator: MutexEmulator, session: MutexSession) -> None:
+    emulator.fail_next(10_000, status=401)
+    edits = edits_for(2_000)
+    report = await session.edit_slots(edits, concurrency=8)
+    assert isinstance(report.stopped_by, AuthenticationError)
+    assert len(emulator.requests) <= 8
+    assert 1 <= len(report.failed) <= 8
+    assert len(report.failed) + len(report.skipped) == 2_000
+    assert sorted(outcome.position for outcome in report.outcomes) == list(range(2_000))
+    assert "stopped: PATCH" in str(report)
+
+
+async def test_stop_after_so_many_failures(emulator: MutexEmulator, session: MutexSession) -> None:
+    edits = [SlotEdit(900 + n, 1, experiments=[1]) for n in range(3_000)]
+    report = await session.edit_slots(edits, concurrency=4, stop_after=10)
+    assert isinstance(report.stopped_by, TooManyFailuresError)
+    assert report.stopped_by.failures == 10
+    assert 10 <= len(report.failed) <= 10 + 4
+    assert len(report.outcomes) == 3_000
+    assert all(outcome.note for outcome in report.skipped)
+
+
+async def test_a_list_is_checked_wholly_before_anything_is_sent(emulator: MutexEmulator, session: MutexSession) -> None:
+    edits = [*edits_for(100), SlotEdit(1, 0, experiments=[1])]
+    with pytest.raises(InvalidRequestError, match=r"edits\[100\]: slot_index is 0"):
+        await session.edit_slots(edits)
+    assert not emulator.requests
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_of_a_stream_a_wrong_edit_fails_in_its_turn(
+    emulator: MutexEmulator, session: MutexSession, asynchronous: bool
+) -> None:
+    edits = [*edits_for(5), SlotEdit(1, 0, experiments=[1]), SlotEdit(1, 1), *edits_for(5, start=50)]
+
+    async def source() -> AsyncIterator[SlotEdit]:
+        for edit in edits:
+            yield edit
+
+    report = await session.edit_slots(source() if asynchronous else iter(edits))
+    assert len(report.applied) == 10
+    assert sorted(outcome.position for outcome in report.failed) == [5, 6]
+    assert all(isinstance(outcome.error, InvalidRequestError) for outcome in report.failed)
+    assert all(outcome.attempts == 0 for outcome in report.failed)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"concurrency": 0}, "concurrency is 0"),
+        ({"stop_after": 0}, "stop_after is 0"),
+        ({"stop_after": True}, "stop_after is True"),
+        ({"reserve": -1}, "reserve is -1"),
+        ({"on_budget": "later"}, "on_budget is 'later'"),
+    ],
+)
+async def test_a_wrong_option_is_named(
+    emulator: MutexEmulator, session: MutexSession, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=told):
+        await session.edit_slots([], **options)
+
+
+FAULTS: tuple[str | Fault, ...] = (
+    "reset-before:2%",
+    "reset-after:2%",
+    "500:2%",
+    "503:2%",
+    "truncate:1%",
+    Fault(kind="status", rate=0.01, status=429, retry_after=0.01),
+)
+
+
+@pytest.mark.parametrize(
+    ("mode", "seed"),
+    [
+        ("plain", 1),
+        *(
+            pytest.param(mode, seed, marks=pytest.mark.deep)
+            for mode, seed in [("journal", 1), ("verify", 1), ("plain", 3), ("journal", 7), ("verify", 7), ("plain", 8)]
+        ),
+    ],
+)
+async def test_with_a_tenth_of_all_requests_failing_everything_lands_in_order_and_is_told_truly(
+    tmp_path: Any, seed: int, mode: str
+) -> None:
+    count = 1_800
+    async with MutexEmulator(groups=60, limits=False, faults=FAULTS, seed=seed, keep_requests=10_000) as emulator:
+        async with session_for(emulator.url, retry=FAST, deadline=120.0) as session:
+            edits = edits_for(count, groups=60)
+            report = await session.edit_slots(
+                edits, journal=tmp_path / "run.db" if mode == "journal" else None, verify=mode == "verify"
+            )
+        assert str(report) == f"{count:,} edits: {count:,} applied"
+        assert_true(emulator, report.outcomes)
+        assert_in_order(emulator, edits)
+        assert_holds(emulator, after(edits))
+        assert any(outcome.attempts > 1 for outcome in report.outcomes)
+
+
+async def test_with_half_of_all_requests_failing_each_outcome_is_true() -> None:
+    faults = ["reset-before:15%", "reset-after:15%", "500:10%", "truncate:10%"]
+    once = RetryPolicy(max_attempts=2, base=0.001, cap=0.002)
+    async with (
+        MutexEmulator(groups=60, limits=False, faults=faults, seed=3) as emulator,
+        session_for(emulator.url, retry=once) as session,
+    ):
+        report = await session.edit_slots(edits_for(400, groups=60))
+        assert report.applied
+        assert report.failed
+        assert report.unknown
+        assert_true(emulator, report.outcomes)
+
+
+async def test_errors_keep_no_frames_alive(emulator: MutexEmulator) -> None:
+    emulator.fail_next(3, status=500, method="PATCH")
+    async with session_for(emulator.url, retry=RetryPolicy(max_attempts=3, base=0.001)) as session:
+        report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])])
+    error = report.failed[0].error
+    assert error is not None
+    assert len(error.earlier) == 2
+    assert all(each.__traceback__ is None for each in (error, *error.earlier))
+
+
+async def test_concurrency_is_kept(emulator: MutexEmulator, session: MutexSession) -> None:
+    emulator.latency = 0.01
+    most = 0
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            most = max(most, sum(request.status is None for request in emulator.requests))
+            await asyncio.sleep(0.001)
+
+    watcher = asyncio.create_task(watch())
+    await session.edit_slots(edits_for(60), concurrency=3)
+    watcher.cancel()
+    assert most == 3

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from bulk_support import HERE, EmulatorProcess, Process, assert_true, edits_for, left_over
+
+from aiomutex import ConfigurationError, InvalidRequestError, MutexSession, SlotEdit
+from aiomutex.bulk.journal import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+    from pathlib import Path
+
+    from aiomutex import SlotOutcome
+    from aiomutex.testing import MutexEmulator
+
+
+class Source:
+    """An endless input that tells how far it was pulled and whether it was closed."""
+
+    def __init__(self, fails_at: int = -1, error: BaseException | None = None) -> None:
+        self.pulled = 0
+        self.closed = False
+        self.fails_at = fails_at
+        self.error = error or RuntimeError("the source broke")
+
+    async def edits(self) -> AsyncIterator[SlotEdit]:
+        try:
+            for n in itertools.count():
+                if n == self.fails_at:
+                    raise self.error
+                self.pulled += 1
+                yield edits_for(1, start=n)[0] if n % 2 else SlotEdit(1 + n % 20, 2, experiments=[n])
+                if n % 10 == 0:
+                    await asyncio.sleep(0)
+        finally:
+            await asyncio.sleep(0)
+            self.closed = True
+
+
+async def test_an_input_is_pulled_as_needed_and_not_far_ahead(emulator: MutexEmulator, session: MutexSession) -> None:
+    emulator.latency = 0.005
+    source = Source()
+    async with session.stream_slot_edits(source.edits()) as outcomes:
+        async for _ in outcomes:
+            await asyncio.sleep(0.2)
+            break
+        assert source.pulled < 1_200
+        assert outcomes.pulled == source.pulled
+    assert source.closed
+
+
+async def test_a_reader_who_stands_still_stops_the_writing(emulator: MutexEmulator, session: MutexSession) -> None:
+    async with session.stream_slot_edits(edits_for(2_000), concurrency=10) as outcomes:
+        await anext(outcomes)
+        await asyncio.sleep(0.3)
+        assert sum(emulator.writes.values()) < 64 + 2 * 10
+        seen = 1
+        async for _ in outcomes:
+            seen += 1
+    assert seen == 2_000
+
+
+class LeavingError(Exception):
+    """Raised by a body."""
+
+
+async def leave(way: str, outcomes: Any) -> None:
+    count = 0
+    async for _ in outcomes:
+        count += 1
+        if count == 40:
+            if way == "break":
+                break
+            if way == "exception":
+                raise LeavingError("from the body")
+            if way == "group":
+                raise ExceptionGroup("the body's own", [LeavingError("inside")])
+            if way == "cancellation":
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+            if way == "deadline":
+                await asyncio.sleep(10)
+
+
+ENDINGS: dict[str, type[BaseException] | None] = {
+    "break": None,
+    "exception": LeavingError,
+    "group": ExceptionGroup,
+    "cancellation": asyncio.CancelledError,
+    "deadline": TimeoutError,
+    "source": RuntimeError,
+}
+
+
+@pytest.mark.parametrize("journaled", [False, True])
+@pytest.mark.parametrize("way", ENDINGS)
+async def test_leaving_early_leaves_nothing_behind(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, way: str, journaled: bool
+) -> None:
+    emulator.latency = "4ms±4ms"
+    source = Source(fails_at=100 if way == "source" else -1)
+    told: list[SlotOutcome] = []
+    journal = tmp_path / "run.db" if journaled else None
+    expected = ENDINGS[way]
+    stream = session.stream_slot_edits(source.edits(), journal=journal, on_outcome=told.append)
+    raised: BaseException | None = None
+    try:
+        async with asyncio.timeout(0.4 if way == "deadline" else 20), stream as outcomes:
+            await leave(way, outcomes)
+    except (LeavingError, ExceptionGroup, asyncio.CancelledError, TimeoutError, RuntimeError) as error:
+        raised = error
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()
+    assert type(raised) is (expected or type(None))
+    assert not left_over(session)
+    assert source.closed
+    emulator.latency = 0
+    await asyncio.sleep(0.05)  # what had arrived is done by now
+    assert_true(emulator, told)
+    assert len({outcome.position for outcome in told}) == len(told)
+    assert all(outcome in told for outcome in stream.unfinished)
+    if journal is not None:
+        Journal(journal).close()  # it is held by nobody
+    await session.get_group(1)
+
+
+async def test_what_was_written_and_not_looked_at_is_told_after_the_block(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    edits = edits_for(60)
+    async with session.stream_slot_edits(edits) as outcomes:
+        while sum(emulator.writes.values()) < 60:  # noqa: ASYNC110  # nothing of the emulator's tells
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
+    assert {outcome.status for outcome in outcomes.unfinished} <= {"applied", "unknown"}
+    assert len(outcomes.unfinished) == 60
+    assert outcomes.counts.total() == 60
+    assert_true(emulator, outcomes.unfinished)
+
+
+async def test_stop_lets_what_is_in_flight_finish_and_skips_the_rest(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    emulator.latency = 0.02
+    told: list[SlotOutcome] = []
+    async with session.stream_slot_edits(edits_for(500), concurrency=8) as outcomes:
+        async for outcome in outcomes:
+            told.append(outcome)
+            if len(told) == 10:
+                outcomes.stop()
+    assert not outcomes.unfinished
+    assert outcomes.stopped_by is None
+    assert {outcome.status for outcome in told} == {"applied", "skipped"}
+    applied = [outcome for outcome in told if outcome.status == "applied"]
+    assert 10 <= len(applied) <= 10 + 64 + 8
+    assert all("stopped" in outcome.note for outcome in told if outcome.status == "skipped")
+    assert sum(emulator.writes.values()) == len(applied)
+
+
+async def test_after_stop_no_edit_of_an_iterator_is_swallowed(emulator: MutexEmulator, session: MutexSession) -> None:
+    emulator.latency = 0.005
+    source = iter(edits_for(5_000))
+    told = 0
+    async with session.stream_slot_edits(source, concurrency=4) as outcomes:
+        async for _ in outcomes:
+            told += 1
+            if told == 5:
+                outcomes.stop()
+    assert told == outcomes.pulled
+    assert told + len(list(source)) == 5_000
+
+
+async def test_an_error_of_the_source_comes_out_as_itself_after_all_outcomes(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    seen: list[SlotOutcome] = []
+    source = Source(fails_at=30)
+    with pytest.raises(RuntimeError, match="the source broke"):
+        await session.edit_slots(source.edits(), on_outcome=seen.append)
+    assert len(seen) == 30
+    assert_true(emulator, seen)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_something_else_among_the_edits_ends_the_run_and_hangs_nowhere(
+    emulator: MutexEmulator, session: MutexSession, asynchronous: bool
+) -> None:
+    wrong: Any = [*edits_for(5), "no edit", *edits_for(5)]
+
+    async def source() -> AsyncIterator[SlotEdit]:
+        for edit in wrong:
+            yield edit
+
+    async with asyncio.timeout(5):
+        with pytest.raises(InvalidRequestError, match="str"):
+            await session.edit_slots(source() if asynchronous else iter(wrong))
+    assert sum(emulator.writes.values()) <= 5
+
+
+async def test_a_source_that_raises_cancelled_error_by_itself_hangs_nobody(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    source = Source(fails_at=10, error=asyncio.CancelledError())
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await session.edit_slots(source.edits())
+    assert source.closed
+
+
+async def test_a_source_that_cannot_be_closed_says_so_and_loses_no_outcome(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    class Stubborn:
+        def __init__(self) -> None:
+            self.left = iter(edits_for(30))
+
+        def __aiter__(self) -> AsyncIterator[SlotEdit]:
+            return self
+
+        async def __anext__(self) -> SlotEdit:
+            try:
+                return next(self.left)
+            except StopIteration:
+                raise StopAsyncIteration from None
+
+        async def aclose(self) -> None:
+            raise RuntimeError("will not close")
+
+    told: list[SlotOutcome] = []
+    with pytest.raises(RuntimeError, match="will not close"):
+        await session.edit_slots(Stubborn(), on_outcome=told.append)
+    assert [outcome.status for outcome in told] == ["applied"] * 30
+
+
+async def test_a_generator_of_the_body_may_be_left_too(emulator: MutexEmulator, session: MutexSession) -> None:
+    async def outcomes_of(edits: list[SlotEdit]) -> AsyncGenerator[SlotOutcome]:
+        async with session.stream_slot_edits(edits) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+
+    async with aclosing(outcomes_of(edits_for(300))) as outcomes:
+        async for _ in outcomes:
+            break
+    assert not left_over(session)
+
+
+async def test_two_runs_of_one_session_do_not_disturb_each_other(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    one, two = await asyncio.gather(session.edit_slots(edits_for(200)), session.edit_slots(edits_for(200, start=1_000)))
+    assert len(one.applied) == len(two.applied) == 200
+
+
+async def test_a_stream_is_used_once_and_inside_its_block_only(session: MutexSession) -> None:
+    stream = session.stream_slot_edits([])
+    assert repr(stream) == "<OutcomeStream · not open>"
+    with pytest.raises(ConfigurationError, match="async with"):
+        await anext(stream)
+    async with stream as outcomes:
+        assert [outcome async for outcome in outcomes] == []
+        with pytest.raises(StopAsyncIteration):
+            await anext(outcomes)
+    with pytest.raises(ConfigurationError, match="used once"):
+        async with stream:
+            pass
+
+
+async def test_a_stream_shows_what_it_has_done(emulator: MutexEmulator, session: MutexSession) -> None:
+    async with session.stream_slot_edits(edits_for(3)) as outcomes:
+        async for _ in outcomes:
+            pass
+        assert repr(outcomes) == "<OutcomeStream 3 pulled · 0 in flight · 3 applied>"
+
+
+async def test_an_iterator_may_be_an_endless_generator(emulator: MutexEmulator, session: MutexSession) -> None:
+    pulled = itertools.count()
+
+    def endless() -> Iterator[SlotEdit]:
+        for n in pulled:
+            yield SlotEdit(1 + n % 20, 1, experiments=[n + 1])
+
+    async with session.stream_slot_edits(endless()) as outcomes:
+        async for outcome in outcomes:
+            if outcome.position > 100:
+                break
+    assert next(pulled) < 1_400
+
+
+def peak(url: str, edits: int, *flags: str) -> int:
+    """The memory in bytes that a process takes for a run of so many edits."""
+    with Process(HERE / "memory_run.py", url, edits, *flags) as run:
+        size: int = run.line()["peak"]
+        return size
+
+
+@pytest.mark.parametrize("flags", [(), pytest.param(("journal", "verify"), marks=pytest.mark.deep)])
+@pytest.mark.parametrize(("few", "many"), [(500, 2_000), pytest.param(3_000, 30_000, marks=pytest.mark.deep)])
+def test_memory_does_not_grow_with_the_number_of_edits(few: int, many: int, flags: tuple[str, ...]) -> None:
+    with EmulatorProcess(groups=2_000, limits=False, keep_requests=10) as emulator:
+        sizes = peak(emulator.url, few, *flags), peak(emulator.url, many, *flags)
+    assert sizes[1] - sizes[0] < 12e6, sizes

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from bulk_support import after, assert_holds, edits_for, held, landed, left_over, session_for
+from support import ONCE
+
+from aiomutex import AuthenticationError, InvalidRequestError, JournalError, MutexSession, SlotEdit
+from aiomutex.bulk import undo
+from aiomutex.emulator import Dialect
+from aiomutex.testing import MutexEmulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from aiomutex import SlotOutcome
+
+ADDRESSES = [(str(group), slot) for group in range(1, 21) for slot in (1, 2, 3)]
+
+
+async def test_undo_restores_every_slot_and_a_second_undo_writes_nothing(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    await session.edit_slots([SlotEdit(3, 2, experiments=[31], holdouts=[32], individuals=["x"])])
+    before = held(emulator, ADDRESSES)
+    edits = [*edits_for(200), SlotEdit(3, 2, individuals=["y"])]
+    await session.edit_slots(edits, journal=tmp_path / "run.db")
+    told: list[SlotOutcome] = []
+    report = await undo(session, tmp_path / "run.db", on_outcome=told.append)
+    assert len(report.applied) == 60
+    assert told == report.outcomes
+    assert held(emulator, ADDRESSES) == before
+    emulator.forget()
+    again = await undo(session, tmp_path / "run.db")
+    assert len(again.skipped) == 60
+    assert not emulator.requests
+
+
+async def test_undo_goes_from_the_newest_to_the_oldest(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    edits = [SlotEdit(1, slot, experiments=[slot]) for slot in (2, 1, 3)]
+    await session.edit_slots(edits, journal=tmp_path / "run.db")
+    emulator.forget()
+    await undo(session, tmp_path / "run.db", concurrency=1)
+    assert [slot for _, slot, _ in landed(emulator)] == [3, 1, 2]
+
+
+async def test_undo_writes_back_only_the_lists_the_run_wrote(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    await session.edit_slots([SlotEdit(1, 1, holdouts=[5])], journal=tmp_path / "run.db")
+    emulator.groups["1"].slots[0].experiments = [77]
+    emulator.forget()
+    report = await undo(session, tmp_path / "run.db")
+    assert len(report.applied) == 1
+    assert set(landed(emulator)[0][2]) == {"holdouts"}
+    assert emulator.groups["1"].slots[0].experiments == [77]
+
+
+async def test_a_slot_that_somebody_changed_since_is_left_alone_unless_forced(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    before = held(emulator, ADDRESSES)
+    await session.edit_slots(edits_for(60), journal=tmp_path / "run.db")
+    emulator.groups["4"].slots[1].experiments = [4242]
+    report = await undo(session, tmp_path / "run.db")
+    assert [(outcome.edit.group_id, outcome.edit.slot_index) for outcome in report.skipped] == [("4", 2)]
+    assert "somebody changed it" in report.skipped[0].note
+    assert emulator.groups["4"].slots[1].experiments == [4242]
+    forced = await undo(session, tmp_path / "run.db", force=True)
+    assert len(forced.applied) == 1
+    assert held(emulator, ADDRESSES) == before
+
+
+async def test_a_later_edit_that_failed_does_not_count_as_somebody_elses_change(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    before = held(emulator, ADDRESSES)
+
+    async def source() -> AsyncIterator[SlotEdit]:
+        yield SlotEdit(1, 1, experiments=[5])
+        while not emulator.writes["1", 1]:  # noqa: ASYNC110  # nothing of the emulator's tells
+            await asyncio.sleep(0.002)
+        emulator.fail_next(1, status=400, method="PATCH")
+        yield SlotEdit(1, 1, experiments=[6])
+
+    run = await session.edit_slots(source(), journal=tmp_path / "run.db")
+    assert [outcome.status for outcome in run.outcomes] == ["applied", "failed"]
+    report = await undo(session, tmp_path / "run.db")
+    assert len(report.applied) == 1
+    assert held(emulator, ADDRESSES) == before
+
+
+async def test_only_a_failed_edit_leaves_nothing_to_undo(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    emulator.fail_next(1, status=400, method="PATCH")
+    report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])], journal=tmp_path / "run.db")
+    assert len(report.failed) == 1
+    assert (await undo(session, tmp_path / "run.db")).outcomes == []
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+async def test_an_edit_of_unknown_fate_is_taken_back_whether_it_arrived_or_not(
+    emulator: MutexEmulator, tmp_path: Path, arrived: bool
+) -> None:
+    before = held(emulator, ADDRESSES)
+    async with session_for(emulator.url, retry=ONCE) as session:
+        emulator.fail_next(1, kind="reset-after" if arrived else "reset-before", method="PATCH")
+        emulator.fail_next(2, status=500, method="GET", path="/api/1/mutexes/2")
+        report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])], journal=tmp_path / "run.db")
+        assert not report.failed
+        emulator.faults.clear()
+        assert len((await undo(session, tmp_path / "run.db")).applied) == 1
+    assert held(emulator, ADDRESSES) == before
+
+
+async def test_a_refused_key_stops_an_undo_and_it_goes_on_later(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    before = held(emulator, ADDRESSES)
+    await session.edit_slots(edits_for(60), journal=tmp_path / "run.db")
+    emulator.forget()
+    emulator.fail_next(1_000, status=401)
+    report = await undo(session, tmp_path / "run.db", concurrency=2)
+    assert isinstance(report.stopped_by, AuthenticationError)
+    assert len(emulator.requests) <= 4
+    assert len(report.outcomes) == 60
+    emulator.faults.clear()
+    await undo(session, tmp_path / "run.db")
+    assert held(emulator, ADDRESSES) == before
+
+
+async def test_undo_of_a_service_that_merges_fails_and_shows_what_is_there(tmp_path: Path) -> None:
+    async with (
+        MutexEmulator(groups=1, limits=False, dialect=Dialect(slot_patch="merge")) as emulator,
+        session_for(emulator.url) as session,
+    ):
+        await session.edit_slots([SlotEdit(1, 1, experiments=[5])], journal=tmp_path / "run.db")
+        report = await undo(session, tmp_path / "run.db")
+        assert "the service merges lists" in report.skipped[0].note
+        forced = await undo(session, tmp_path / "run.db", force=True)
+        assert "experiments should be [101] and is [5, 101]" in str(forced.failed[0].error)
+
+
+async def test_a_journal_that_was_undone_runs_no_edits_again(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    edits = edits_for(10)
+    await session.edit_slots(edits, journal=tmp_path / "run.db")
+    await undo(session, tmp_path / "run.db")
+    with pytest.raises(JournalError, match="was undone"):
+        await session.edit_slots(edits, journal=tmp_path / "run.db")
+
+
+async def test_undo_needs_a_journal_and_sound_arguments(session: MutexSession, tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="there is no journal"):
+        await undo(session, tmp_path / "none.db")
+    assert not (tmp_path / "none.db").exists()
+    with pytest.raises(InvalidRequestError, match="concurrency is 0"):
+        await undo(session, tmp_path / "none.db", concurrency=0)
+
+
+async def test_undo_with_a_tenth_of_all_requests_failing(tmp_path: Path) -> None:
+    faults = ["reset-before:3%", "reset-after:3%", "500:2%", "503:2%"]
+    async with MutexEmulator(groups=20, limits=False) as emulator, session_for(emulator.url) as session:
+        before = held(emulator, ADDRESSES)
+        await session.edit_slots(edits_for(60), journal=tmp_path / "run.db")
+        assert_holds(emulator, after(edits_for(60)))
+        emulator.faults.drawn = MutexEmulator(faults=faults).faults.drawn
+        report = await undo(session, tmp_path / "run.db")
+        assert len(report.applied) == 60
+        assert held(emulator, ADDRESSES) == before
+        assert not left_over(session)

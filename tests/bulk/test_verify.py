@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from bulk_support import edits_for, session_for
+from support import ONCE
+
+from aiomutex import MutexSession, ServerError, SlotEdit, VerificationError
+from aiomutex.emulator import Dialect
+from aiomutex.testing import MutexEmulator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_a_removal_that_the_service_does_not_make_is_no_success() -> None:
+    async with (
+        MutexEmulator(groups=2, limits=False, dialect=Dialect(slot_patch="merge")) as emulator,
+        session_for(emulator.url) as session,
+    ):
+        emulator.groups["1"].slots[0].experiments = [1, 2]
+        emulator.groups["2"].slots[0].experiments = []
+        edits = [SlotEdit(1, 1, experiments=[1]), SlotEdit(2, 1, experiments=[9])]
+        report = await session.edit_slots(edits, verify=True)
+        assert [outcome.position for outcome in report.applied] == [1]
+        error = report.failed[0].error
+        assert isinstance(error, VerificationError)
+        assert (error.group_id, error.slot_index) == ("1", 1)
+        assert error.wished["experiments"] == [1]
+        assert error.found["experiments"] == [1, 2]
+        assert "experiments should be [1] and is [1, 2]" in str(error)
+
+
+async def test_under_a_service_that_replaces_everything_is_applied(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    report = await session.edit_slots(edits_for(200), verify=True)
+    assert len(report.applied) == 200
+
+
+async def test_cohorts_that_a_write_drops_are_noticed() -> None:
+    async with (
+        MutexEmulator(groups=1, limits=False, dialect=Dialect(cohorts_on_edit="dropped")) as emulator,
+        session_for(emulator.url) as session,
+    ):
+        emulator.groups["1"].slots[0].cohorts = ["loyal"]
+        report = await session.edit_slots([SlotEdit(1, 1, experiments=[1])], verify=True)
+        assert "cohorts should be ['loyal'] and is []" in str(report.failed[0].error)
+
+
+async def test_a_list_that_was_not_given_is_watched_too(emulator: MutexEmulator, session: MutexSession) -> None:
+    emulator.groups["1"].slots[0].holdouts = [8]
+    report = await session.edit_slots([SlotEdit(1, 1, experiments=[1])], verify=True)
+    assert len(report.applied) == 1
+
+
+async def test_each_group_is_read_once_before_and_once_after_its_edits(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    await session.edit_slots(edits_for(200, groups=10), verify=True)
+    reads = Counter(request.path for request in emulator.requests if request.method == "GET")
+    assert set(reads.values()) == {2}
+    assert len(reads) == 10
+
+
+async def test_one_read_before_serves_the_journal_and_the_check(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    await session.edit_slots(edits_for(60), verify=True, journal=tmp_path / "run.db")
+    assert sum(request.method == "GET" for request in emulator.requests) == 40
+
+
+async def test_a_read_back_that_fails_leaves_the_fate_unknown(emulator: MutexEmulator) -> None:
+    async with session_for(emulator.url, retry=ONCE) as session:
+        stream = session.stream_slot_edits([SlotEdit(1, 1, experiments=[5])], verify=True)
+        emulator.fail_next(1, status=503, method="PATCH")  # judged by a read of its own: known to have failed
+        async with stream as outcomes:
+            assert [(outcome.status, type(outcome.error)) async for outcome in outcomes] == [("failed", ServerError)]
+        edits = [SlotEdit(1, 1, experiments=[5])]
+        emulator.latency = 0.05
+        async with session.stream_slot_edits(edits, verify=True) as outcomes:
+            while not emulator.writes["1", 1]:
+                await _moment()
+            emulator.fail_next(1, status=503, method="GET")
+            assert [outcome.status async for outcome in outcomes] == ["unknown"]
+
+
+async def _moment() -> None:
+    import asyncio  # noqa: PLC0415
+
+    await asyncio.sleep(0.002)
+
+
+async def test_an_edit_found_to_hold_after_a_lost_answer_does_not_fail_its_neighbour(emulator: MutexEmulator) -> None:
+    edits = [SlotEdit(1, 1, experiments=[5]), SlotEdit(1, 1, holdouts=[9])]
+    emulator.fail_next(1, kind="reset-after", method="PATCH")
+    async with session_for(emulator.url, retry=ONCE) as session:
+        report = await session.edit_slots(edits, verify=True)
+    assert [outcome.status for outcome in report.outcomes] == ["applied", "applied"]
+
+
+async def test_a_stop_still_reads_back_what_was_written(emulator: MutexEmulator, session: MutexSession) -> None:
+    edits = [SlotEdit(1, 1 + n % 3, experiments=[n]) for n in range(300)]
+    emulator.latency = 0.002
+    async with session.stream_slot_edits(iter(edits), verify=True) as outcomes:
+        while sum(emulator.writes.values()) < 10:
+            await _moment()
+        outcomes.stop()
+        told = [outcome async for outcome in outcomes]
+    applied = [outcome for outcome in told if outcome.status == "applied"]
+    assert len(applied) == sum(emulator.writes.values())
+    assert {outcome.status for outcome in told} == {"applied", "skipped"}
