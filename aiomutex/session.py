@@ -15,21 +15,20 @@ from msgspec import UNSET, UnsetType
 
 from aiomutex import protocol, rules
 from aiomutex.bulk import changes
-from aiomutex.bulk.engine import Settings, request_of
 from aiomutex.bulk.report import BulkReport, SlotOutcome
+from aiomutex.bulk.settings import Settings, check_all
 from aiomutex.bulk.stream import OutcomeStream
 from aiomutex.client import Client
 from aiomutex.creation import create_once
-from aiomutex.errors import InvalidRequestError
 from aiomutex.limits import Priority
 from aiomutex.paging import GroupPager
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from aiomutex.bulk.engine import Edits, OnBudget
-    from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup, Slot, SlotEdit
+    from aiomutex.bulk.settings import Edits, OnBudget
+    from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup, Slot
 
 __all__ = ["MutexSession"]
 
@@ -306,7 +305,7 @@ class MutexSession(Client):
             reserve=reserve,
         )
         if not isinstance(edits, AsyncIterable | Iterator):
-            _check_all(edits)
+            check_all(edits)
         bulk = self.with_options(priority=Priority.BULK)
         return OutcomeStream(
             bulk._send_counted,  # noqa: SLF001  # a view of our own
@@ -384,15 +383,3 @@ class MutexSession(Client):
             if group.key == key:
                 return group
         return None
-
-
-def _check_all(edits: Iterable[SlotEdit]) -> None:
-    """Check each edit of a collection, so that a wrong one stops the run before it begins."""
-    for position, edit in enumerate(edits):
-        try:
-            request_of(edit)
-        except InvalidRequestError as error:
-            problem = str(error)
-        else:
-            continue
-        raise InvalidRequestError(f"edits[{position}]: {problem}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiomutex import MutexGroup, Slot
 from aiomutex.traffic import Bucketing, simulate
 from benchmarks.harness import Goal, Result, Row, Size, Table, check, in_turns, median_ratio
-from tests.traffic.oracle import Oracle
+from benchmarks.oracle import Oracle
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -96,6 +96,27 @@ def test_a_python_snippet_with_redis_runs(snippet: Snippet, service: MutexEmulat
     assert service.limits.accepted >= 1
 
 
+@pytest.mark.deep
+@pytest.mark.redis
+@pytest.mark.parametrize("snippet", snippets("python fleet"), ids=str)
+def test_the_fleet_runs(snippet: Snippet, service: MutexEmulator, tmp_path: Path) -> None:
+    from redis_worker import RedisServer  # noqa: PLC0415  # only these need it
+
+    server = RedisServer(tmp_path)
+    text = snippet.text.replace("redis://localhost:6379", server.url).replace("1_001", "11")
+    (tmp_path / "migration.py").write_text(text)
+    module = [sys.executable, "-m", "taskiq", "worker", "migration:broker", "--workers", "1"]
+    with subprocess.Popen(module, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
+        try:
+            run = [sys.executable, "migration.py"]
+            done = subprocess.run(run, capture_output=True, text=True, timeout=90, check=False)
+        finally:
+            worker.terminate()
+    server.kill()
+    assert done.stdout == "10 edits: 10 applied\n", done.stderr
+    assert service.groups["10"].slots[0].experiments == [123]
+
+
 def shell_lines() -> list[tuple[str, str]]:
     """The README's command lines that are of this library, each with its block's first line number."""
     return [

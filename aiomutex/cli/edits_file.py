@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import msgspec
 
 from aiomutex import UNSET, InvalidRequestError, SlotEdit
-from aiomutex.bulk.engine import request_of
+from aiomutex.bulk.settings import request_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -102,6 +102,7 @@ async def stream_of(edits: list[SlotEdit]) -> AsyncIterator[SlotEdit]:
 
 
 @pytest.mark.deep
+@pytest.mark.redis
 async def test_three_workers_and_one_is_killed_midway(redis_url: str) -> None:
     edits = edits_for(900, groups=60)
     wished = after(edits)
@@ -170,6 +171,7 @@ async def test_outcomes_come_back_as_on_one_machine(redis_url: str) -> None:
 
 
 @pytest.mark.deep
+@pytest.mark.redis
 async def test_a_refused_key_stops_the_run_and_does_not_travel(redis_url: str) -> None:
     key = "mgmt-revoked-77aa12"
     command = [shutil.which("redis-cli") or "redis-cli", "-u", redis_url, "monitor"]
@@ -193,6 +195,7 @@ async def test_a_refused_key_stops_the_run_and_does_not_travel(redis_url: str) -
 
 
 @pytest.mark.deep
+@pytest.mark.redis
 async def test_stop_after_so_many_failures(redis_url: str) -> None:
     many = [SlotEdit(900 + n, 1, experiments=[1]) for n in range(2_000)]
     with EmulatorProcess(groups=5, limits=False) as emulator, Worker(emulator.url, redis_url):
@@ -205,6 +208,7 @@ async def test_stop_after_so_many_failures(redis_url: str) -> None:
 
 
 @pytest.mark.deep
+@pytest.mark.redis
 async def test_leaving_early_tells_what_workers_had(redis_url: str) -> None:
     with EmulatorProcess(groups=60, latency="5ms", limits=False) as emulator, Worker(emulator.url, redis_url):
         async with Fleet(redis_url, name="project-1", job_size=10, abreast=4) as fleet:

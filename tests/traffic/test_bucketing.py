@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from aiomutex import ConfigurationError, MutexGroup, Slot
 from aiomutex.traffic import Bucketing, slot_of
-
-from .oracle import Oracle
+from benchmarks.oracle import Oracle
 
 USERS = [f"user-{number}@example.com" for number in range(20_000)]
 
