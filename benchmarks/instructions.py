@@ -1,0 +1,108 @@
+"""Instructions per call, counted by callgrind: the same whatever else the machine does, so growth can be guarded.
+
+Counting starts after a warm-up and ends with the last call; start-up, imports and the end are not in it. What the
+kernel does is not seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import concurrent.futures
+import os
+import re
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from benchmarks.harness import Goal, Result, Row, Size, Table, WrongResultError, in_flight, serving
+from benchmarks.subjects import Call, Ours, Plain, Tuned
+
+if TYPE_CHECKING:
+    from benchmarks.subjects import Subject
+
+__all__ = ["run"]
+
+SUBJECTS: dict[str, type[Subject]] = {"aiomutex": Ours, "plain": Plain, "tuned": Tuned}
+MOST = {"edit": 0.85, "get": 0.90}
+"""What our share of a plain client's instructions may grow to before the run fails: well above what it is."""
+WIDTH = 64
+
+
+def _count(name: str, call: Call, url: str, calls: int) -> int:
+    """Instructions of so many calls after a warm-up, in a process of their own."""
+    program = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null"]
+    command = [*program, sys.executable, "-m", "benchmarks.instructions", name, call, url, str(calls)]
+    environment = os.environ | {"PYTHONHASHSEED": "0"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    if done.returncode or found is None:
+        raise WrongResultError(f"valgrind did not count: {done.stderr[-500:]}")
+    return int(found[1])
+
+
+def run(size: Size) -> Result:
+    """Count both calls of each client. Fails when ours has grown too far beyond a plain one's."""
+    for tool in ("valgrind", "callgrind_control"):
+        if shutil.which(tool) is None:
+            return Result([], skipped=f"{tool} is not installed (apt-get install valgrind)")
+    calls = size.of(1280, 640, 128)
+    result = Result([])
+    kinds: tuple[Call, ...] = ("edit", "get")
+    names = list(SUBJECTS)[: size.of(3, 2, 2)]
+    runs = [(name, call) for call in kinds for name in names]
+    with serving() as server, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def share(run: tuple[str, Call]) -> float:
+            return _count(*run, server.url, calls) / calls
+
+        counts = dict(zip(runs, pool.map(share, runs), strict=True))
+    for call in kinds:
+        each = {name: counts[name, call] for name in names}
+        rows = [Row(name, [value]) for name, value in each.items()]
+        result.tables.append(Table(f"Instructions per {call}, {WIDTH} in flight", "", rows, baseline="plain"))
+        ratio = each["aiomutex"] / each["plain"]
+        result.goals.append(
+            Goal(
+                f"instructions per {call} beside plain aiohttp",
+                f"≤ {MOST[call]:.2f}",
+                f"{ratio:.3f}",
+                ratio <= MOST[call],
+            )
+        )
+        if ratio > MOST[call]:
+            raise WrongResultError(
+                f"a {call} takes {each['aiomutex']:,.0f} instructions, {ratio:.2f} of a plain client's "
+                f"{each['plain']:,.0f}; the most is {MOST[call]:.2f}"
+            )
+    return result
+
+
+def _counting(switch: str) -> None:
+    subprocess.run(["callgrind_control", "-i", switch, str(os.getpid())], check=True, stdout=subprocess.DEVNULL)
+
+
+async def _work(name: str, call: Call, url: str, calls: int) -> None:
+    subject = SUBJECTS[name](url)
+    await subject.open()
+    work = subject.edit if call == "edit" else subject.get
+    await in_flight(work, WIDTH, WIDTH)
+    _counting("on")
+    await in_flight(work, calls, WIDTH)
+    _counting("off")
+    await subject.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", choices=SUBJECTS)
+    parser.add_argument("call", choices=("edit", "get"))
+    parser.add_argument("url")
+    parser.add_argument("calls", type=int)
+    arguments = parser.parse_args()
+    asyncio.run(_work(arguments.name, arguments.call, arguments.url, arguments.calls))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""429s from a server that refuses more than 100 requests in any second, over slow new connections and a jittery way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import aiolimiter
+
+from aiomutex import LocalRateLimiter, MutexSession, RateLimitedError, RetryPolicy
+from benchmarks.harness import Goal, Result, Row, Size, Table, check, serving
+from benchmarks.server import KEY
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Coroutine
+
+__all__ = ["run"]
+
+TASKS = 200
+CONNECTIONS = 64
+WAY = ("--strict", "--jitter", "20")
+
+
+class SlowToConnect(asyncio.SelectorEventLoop):
+    """An event loop in which each new connection takes as long as one over TLS to another continent."""
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        await asyncio.sleep(random.uniform(0.06, 0.18))
+        await super().sock_connect(sock, address)
+
+
+async def _all(call: Callable[[int], Coroutine[Any, Any, object]], count: int) -> None:
+    numbers = iter(range(count))
+
+    async def work() -> None:
+        for number in numbers:
+            await call(number)
+
+    await asyncio.gather(*(work() for _ in range(TASKS)))
+
+
+async def _ours(url: str, count: int, *, lent: bool) -> None:
+    limiter = LocalRateLimiter(safe=lent)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS)) as http:
+        session = MutexSession(
+            KEY,
+            base_url=url,
+            rate_limiter=limiter,
+            retry=RetryPolicy(max_attempts=1),
+            max_connections=CONNECTIONS,
+            http=http if lent else None,
+        )
+
+        async def call(number: int) -> None:
+            with contextlib.suppress(RateLimitedError):  # the server counts them
+                await session.get_group(number)
+
+        async with session:
+            await _all(call, count)
+
+
+async def _plain(url: str, count: int, limiter: aiolimiter.AsyncLimiter) -> None:
+    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
+    async with aiohttp.ClientSession(connector=connector, headers={"Authorization": f"Bearer {KEY}"}) as http:
+
+        async def call(number: int) -> None:
+            async with limiter, http.get(f"{url}/api/1/mutexes/{number}") as answer:
+                await answer.read()
+
+        await _all(call, count)
+
+
+SUBJECTS: dict[str, Callable[[str, int], Coroutine[Any, Any, None]]] = {
+    "aiomutex": lambda url, count: _ours(url, count, lent=False),
+    "aiomutex, a lent session, safe": lambda url, count: _ours(url, count, lent=True),
+    "aiohttp + aiolimiter(100, 1)": lambda url, count: _plain(url, count, aiolimiter.AsyncLimiter(100, 1)),
+    "aiohttp + aiolimiter(1, 0.01)": lambda url, count: _plain(url, count, aiolimiter.AsyncLimiter(1, 0.01)),
+}
+
+
+def run(size: Size) -> Result:
+    """Send as fast as each limiter lets: once, as what is counted is what the server refused."""
+    count = size.of(3000, 200, 60)
+    subjects = SUBJECTS if size is Size.FULL else dict(list(SUBJECTS.items())[:: size.of(1, 2, 3)])
+    rows: list[Row] = []
+    with serving(*WAY) as server:
+        for name, work in subjects.items():
+            start = time.perf_counter()
+            with asyncio.Runner(loop_factory=SlowToConnect) as runner:
+                runner.run(work(server.url, count))
+            took = time.perf_counter() - start
+            stats = server.stats()
+            check(f"requests of {name}", stats["requests"], count)
+            note = f"{stats['busiest']} in the fullest second, {count / took:.1f}/s"
+            rows.append(Row(name, [stats["refused"]], note))
+            time.sleep(1.1)  # the server's window is empty again for the next
+    title = f"429s in {count:,} requests, jitter 0 to 20 ms, new connections take 60 to 180 ms"
+    floor = "0 refused; a strict limit of 100 behind 20 ms of jitter admits at most 98.0/s without any"
+    ours = rows[0]
+    if ours.median and size is not Size.FULL:
+        ours.note += " (a busy machine adds jitter of its own)"
+    what = f"429s in {count:,} requests at a strict sliding server"
+    goal = Goal(what, "0", f"{ours.median:.0f}", not ours.median)
+    return Result([Table(title, "refused", rows, floor=floor)], [goal])
