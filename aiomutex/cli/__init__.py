@@ -14,7 +14,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line; the console script ``aiomutex``."""
     try:
-        from aiomutex.cli.root import root  # noqa: PLC0415  # click may be missing
+        from aiomutex.cli.root import root
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich"):
             raise

@@ -93,7 +93,7 @@ def _checked(file: str, format_: str) -> int:
 
 
 def _read(lines: IO[str], format_: str) -> Iterator[LineEdit | BadLine]:
-    from aiomutex.cli.edits_file import read_edits  # noqa: PLC0415  # --help needs none
+    from aiomutex.cli.edits_file import read_edits
 
     return read_edits(lines, format_)
 
@@ -105,9 +105,9 @@ def _report_bad(item: BadLine) -> None:
 async def _run(
     file: str, format_: str, total: int | None, used_today: int, *, failures: str | None, **options: Any
 ) -> dict[str, Any]:
-    from aiomutex import LocalRateLimiter, MutexSession  # noqa: PLC0415  # --help needs none
-    from aiomutex.cli.edits_file import BadLine, as_json_line  # noqa: PLC0415  # as above
-    from aiomutex.cli.progress import RunProgress  # noqa: PLC0415  # as above
+    from aiomutex import LocalRateLimiter, MutexSession
+    from aiomutex.cli.edits_file import BadLine, as_json_line
+    from aiomutex.cli.progress import RunProgress
 
     limiter = LocalRateLimiter(used_today=used_today)
     bad: Counter[str] = Counter()
@@ -200,7 +200,7 @@ def _summarize(result: dict[str, Any], journal: str | None, *, as_json: bool) ->
 
 
 def _undo(journal: str, *, force: bool, as_json: bool) -> None:
-    from aiomutex.bulk import undo as take_back  # noqa: PLC0415  # --help needs none
+    from aiomutex.bulk import undo as take_back
 
     async def work() -> BulkReport:
         async with open_session() as session:

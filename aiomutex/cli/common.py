@@ -29,7 +29,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 
 def open_session() -> MutexSession:
     """A session from the environment, to be used with ``async with``."""
-    from aiomutex import MutexSession  # noqa: PLC0415  # --help needs none
+    from aiomutex import MutexSession
 
     return MutexSession()
 
@@ -45,7 +45,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
 
     A wrong argument or setting leaves with code 2, any other error with 1, an interrupt with 130.
     """
-    from aiomutex.errors import ConfigurationError, InvalidRequestError, JournalError, MutexError  # noqa: PLC0415
+    from aiomutex.errors import ConfigurationError, InvalidRequestError, JournalError, MutexError
 
     async def main() -> T:
         return await work()
@@ -62,7 +62,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
 
 def print_json(value: Any) -> None:
     """Print a value of the library as JSON, in the service's own names."""
-    import msgspec  # noqa: PLC0415  # --help needs none
+    import msgspec
 
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
     sys.stdout.flush()
@@ -70,7 +70,7 @@ def print_json(value: Any) -> None:
 
 def console(*, err: bool = False) -> Console:
     """A console that writes plain text where its output is no terminal."""
-    from rich.console import Console  # noqa: PLC0415  # --help needs none
+    from rich.console import Console
 
     made = Console(stderr=err, highlight=False)
     if not made.is_terminal:
@@ -95,8 +95,8 @@ def _ids(items: Sequence[object]) -> str:
 
 def group_table(groups: Sequence[MutexGroup]) -> Any:
     """A table of groups and their slots, with a bar for each slot's share of the users."""
-    from rich.table import Table  # noqa: PLC0415  # --help needs none
-    from rich.text import Text  # noqa: PLC0415  # as above
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("ID", "KEY", "NAME", "MODE", "SLOT", "SHARE", "", "EXPERIMENTS", "HOLDOUTS", "INDIVIDUALS"):

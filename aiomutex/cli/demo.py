@@ -33,9 +33,9 @@ def demo(groups: int, as_json: bool) -> None:
 
 
 async def _migrate(groups: int) -> dict[str, Any]:
-    from aiomutex import MutexSession, SlotEdit  # noqa: PLC0415  # --help needs none
-    from aiomutex.cli.progress import RunProgress  # noqa: PLC0415  # as above
-    from aiomutex.emulator import MutexEmulator  # noqa: PLC0415  # as above
+    from aiomutex import MutexSession, SlotEdit
+    from aiomutex.cli.progress import RunProgress
+    from aiomutex.emulator import MutexEmulator
 
     # In a thread of its own, so that the server's work is not on the client's event loop.
     with MutexEmulator(groups=groups, slots_per_group=_SLOTS) as emulator:

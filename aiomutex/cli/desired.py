@@ -33,7 +33,7 @@ class ExitOneCommand(click.Command):
 
 def run_with_session(work: Callable[[MutexSession], Awaitable[T]]) -> T:
     """Do some work with a session; each of the library's errors ends in exit code 1."""
-    from aiomutex.errors import MutexError  # noqa: PLC0415  # --help needs none
+    from aiomutex.errors import MutexError
 
     async def main() -> T:
         try:
@@ -47,8 +47,8 @@ def run_with_session(work: Callable[[MutexSession], Awaitable[T]]) -> T:
 
 def load(file: str) -> Desired:
     """The desired state a file holds; each of its faults ends in exit code 1."""
-    from aiomutex.errors import MutexError  # noqa: PLC0415  # --help needs none
-    from aiomutex.plan import load_desired  # noqa: PLC0415  # as above
+    from aiomutex.errors import MutexError
+    from aiomutex.plan import load_desired
 
     try:
         return load_desired(file)

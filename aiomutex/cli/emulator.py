@@ -40,7 +40,7 @@ def emulator(groups: int, no_limits: bool, dialect: str | None, quiet: bool, **o
 
     Then, elsewhere: AIOMUTEX_BASE_URL=http://127.0.0.1:8080 AMPLITUDE_MANAGEMENT_API_KEY=any aiomutex groups list
     """
-    from aiomutex.emulator import Dialect, MutexEmulator, serve  # noqa: PLC0415  # --help needs none
+    from aiomutex.emulator import Dialect, MutexEmulator, serve
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING if quiet else logging.INFO)
     try:

@@ -87,7 +87,7 @@ def create(file: str | None, as_json: bool, **fields: Any) -> None:
 
     Example: aiomutex groups create --project 1 --name Checkout --slot 40:123,456 --slot 60
     """
-    from aiomutex import InvalidRequestError  # noqa: PLC0415  # --help needs none
+    from aiomutex import InvalidRequestError
 
     try:
         group = _from_file(file) if file else _from_options(fields)
@@ -106,16 +106,16 @@ def create(file: str | None, as_json: bool, **fields: Any) -> None:
 
 
 def _from_file(file: str) -> NewGroup:
-    import msgspec  # noqa: PLC0415  # --help needs none
+    import msgspec
 
-    from aiomutex import NewGroup  # noqa: PLC0415  # as above
+    from aiomutex import NewGroup
 
     with click.open_file(file, "rb") as opened:
         return msgspec.json.decode(opened.read(), type=NewGroup)
 
 
 def _from_options(fields: dict[str, Any]) -> NewGroup:
-    from aiomutex import NewGroup  # noqa: PLC0415  # --help needs none
+    from aiomutex import NewGroup
 
     for needed in ("project_id", "name", "slots"):
         if not fields[needed]:
@@ -129,7 +129,7 @@ def _from_options(fields: dict[str, Any]) -> NewGroup:
 
 
 def _slot(text: str) -> NewSlot:
-    from aiomutex import UNSET, NewSlot  # noqa: PLC0415  # --help needs none
+    from aiomutex import UNSET, NewSlot
 
     share, _, experiments = text.partition(":")
     try:
@@ -149,7 +149,7 @@ def edit(group_id: str, name: str | None, description: str | None, no_descriptio
 
     Example: aiomutex groups edit 12345 --name 'Checkout tests'
     """
-    from aiomutex import UNSET  # noqa: PLC0415  # --help needs none
+    from aiomutex import UNSET
 
     if description is not None and no_description:
         raise click.UsageError("--description and --no-description contradict each other")

@@ -39,7 +39,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _print_lines(lines: Iterable[Line]) -> None:
-    from rich.text import Text  # noqa: PLC0415  # --help needs none
+    from rich.text import Text
 
     screen = console()
     for mark, text in lines:
@@ -70,9 +70,9 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
       aiomutex pull groups.yaml
       aiomutex pull groups.toml --project 1234
     """  # noqa: D301  # click's own escape
-    from aiomutex.plan import desired_from, dump_desired  # noqa: PLC0415  # --help needs none
-    from aiomutex.plan.parsing import FORMATS  # noqa: PLC0415  # as above
-    from aiomutex.plan.writing import same_content  # noqa: PLC0415  # as above
+    from aiomutex.plan import desired_from, dump_desired
+    from aiomutex.plan.parsing import FORMATS
+    from aiomutex.plan.writing import same_content
 
     path = Path(file)
     format_ = FORMATS.get(path.suffix.lower())
@@ -125,8 +125,8 @@ def plan(file: str, out: str | None, as_json: bool, check_running: bool, allow_r
       aiomutex plan groups.yaml --out changes.plan --check-running
       aiomutex plan groups.yaml --json | jq .counts
     """  # noqa: D301  # click's own escape
-    from aiomutex.plan import plan as make_plan  # noqa: PLC0415  # --help needs none
-    from aiomutex.plan import save_plan  # noqa: PLC0415  # as above
+    from aiomutex.plan import plan as make_plan
+    from aiomutex.plan import save_plan
 
     desired = load(file)
 
@@ -144,13 +144,13 @@ def plan(file: str, out: str | None, as_json: bool, check_running: bool, allow_r
 
 
 async def _touched(session: MutexSession, made: Plan) -> list[TouchedExperiment]:
-    from aiomutex.plan import check_running, experiment_reader  # noqa: PLC0415  # --help needs none
+    from aiomutex.plan import check_running, experiment_reader
 
     return await check_running(made, experiment_reader(session))
 
 
 def _show(made: Plan, running: Sequence[TouchedExperiment], *, as_json: bool = False) -> None:
-    from aiomutex.plan.render import lines, plan_json, summary  # noqa: PLC0415  # --help needs none
+    from aiomutex.plan.render import lines, plan_json, summary
 
     if as_json:
         print_json(plan_json(made, running=running))
@@ -190,14 +190,14 @@ def apply(
       aiomutex apply groups.yaml
       aiomutex apply changes.plan --yes --journal apply.db
     """  # noqa: D301  # click's own escape
-    from aiomutex.plan.saved import is_saved_plan  # noqa: PLC0415  # --help needs none
+    from aiomutex.plan.saved import is_saved_plan
 
     saved = is_saved_plan(file_or_plan)
     desired = None if saved else load(file_or_plan)
 
     async def look(session: MutexSession) -> tuple[Plan, Plan, list[TouchedExperiment]]:
-        from aiomutex.plan import load_plan, remaining  # noqa: PLC0415  # --help needs none
-        from aiomutex.plan import plan as make_plan  # noqa: PLC0415  # as above
+        from aiomutex.plan import load_plan, remaining
+        from aiomutex.plan import plan as make_plan
 
         live = await live_groups(session)
         made = load_plan(file_or_plan) if desired is None else make_plan(desired, live)
@@ -218,7 +218,7 @@ def apply(
         click.confirm("Apply?", abort=True)
 
     async def work(session: MutexSession) -> ApplyReport:
-        from aiomutex.plan import apply as carry_out  # noqa: PLC0415  # --help needs none
+        from aiomutex.plan import apply as carry_out
 
         return await carry_out(session, made, force=force, journal=journal, verify=not no_verify, on_step=_tell_failure)
 
@@ -253,7 +253,7 @@ def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
     Example:
       aiomutex lint groups.yaml --strict
     """  # noqa: D301  # click's own escape
-    from aiomutex.plan import lint as find  # noqa: PLC0415  # --help needs none
+    from aiomutex.plan import lint as find
 
     desired = load(file)
     findings = find(desired, modes=_modes(desired) if check_modes else None)
@@ -280,7 +280,7 @@ def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
 
 
 def _modes(desired: Desired) -> dict[int, str]:
-    from aiomutex.plan.running import experiment_reader, read_experiments  # noqa: PLC0415  # --help needs none
+    from aiomutex.plan.running import experiment_reader, read_experiments
 
     wanted = {
         experiment for group in desired.groups for slot in group.slots or () for experiment in slot.experiments or ()

@@ -36,7 +36,7 @@ def probe(out: str | None, write_scratch: str | None, yes: bool) -> None:
         click.confirm(f"Create a group in project {write_scratch}, write to it and archive it?", abort=True)
 
     async def work() -> ProbeReport:
-        from aiomutex.probe import probe as ask  # noqa: PLC0415  # --help needs none
+        from aiomutex.probe import probe as ask
 
         async with open_session() as session:
             return await ask(session, write_scratch=write_scratch)

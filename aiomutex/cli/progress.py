@@ -33,8 +33,8 @@ class RunProgress:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
-            from rich.progress import TimeRemainingColumn as TimeLeft  # noqa: PLC0415
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+            from rich.progress import TimeRemainingColumn as TimeLeft
 
             self._bar = Progress(
                 BarColumn(),

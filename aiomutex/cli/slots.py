@@ -29,7 +29,7 @@ def edit(group_id: str, slot_index: int, verify: bool, **lists: str | None) -> N
 
     Example: aiomutex slots edit 12345 1 --experiments 123,456
     """
-    from aiomutex import SlotEdit  # noqa: PLC0415  # --help needs none
+    from aiomutex import SlotEdit
 
     given: dict[str, Any] = {
         name: _items(name, text, numbers=name != "individuals") for name, text in lists.items() if text is not None

@@ -35,7 +35,7 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
     Example:
       aiomutex traffic show 123 456 --held-out 5
     """  # noqa: D301  # click's own escape
-    from aiomutex.traffic import slot_share, traffic_share  # noqa: PLC0415  # --help needs none
+    from aiomutex.traffic import slot_share, traffic_share
 
     groups = [group for group in run_with_session(live_groups) if not group.deleted]
     homes: dict[int, list[MutexGroup]] = {}
@@ -70,7 +70,7 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
     Example:
       aiomutex traffic where 5c1f-device --id ada@example.com
     """  # noqa: D301  # click's own escape
-    from aiomutex.traffic import slot_of  # noqa: PLC0415  # --help needs none
+    from aiomutex.traffic import slot_of
 
     async def work(session: MutexSession) -> list[dict[str, Any]]:
         groups = _salted(group for group in await live_groups(session) if not keys or group.key in keys)
@@ -106,8 +106,8 @@ def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool)
       aiomutex traffic simulate users.txt
       aiomutex traffic simulate users.txt --plan groups.yaml
     """  # noqa: D301  # click's own escape
-    from aiomutex.traffic import compare, read_users  # noqa: PLC0415  # --help needs none
-    from aiomutex.traffic import simulate as count  # noqa: PLC0415  # as above
+    from aiomutex.traffic import compare, read_users
+    from aiomutex.traffic import simulate as count
 
     ids = read_users(0 if users == "-" else users)
 
@@ -124,7 +124,7 @@ def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool)
         print_json(found)
         return
     if file is not None:
-        from aiomutex.plan.render import move_lines  # noqa: PLC0415  # --help needs none
+        from aiomutex.plan.render import move_lines
 
         click.echo("\n".join(move_lines(found)))
         return
@@ -140,9 +140,9 @@ def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool)
 
 
 def _after(file: str, live: list[MutexGroup]) -> list[MutexGroup]:
-    from aiomutex.plan import after, load_plan, remaining  # noqa: PLC0415  # --help needs none
-    from aiomutex.plan import plan as make_plan  # noqa: PLC0415  # as above
-    from aiomutex.plan.saved import is_saved_plan  # noqa: PLC0415  # as above
+    from aiomutex.plan import after, load_plan, remaining
+    from aiomutex.plan import plan as make_plan
+    from aiomutex.plan.saved import is_saved_plan
 
     made = remaining(load_plan(file), live) if is_saved_plan(file) else make_plan(load(file), live)
     return after(made, live)
