@@ -33,7 +33,7 @@ async def _verified(subject: Subject, call: Call, count: int, server_stats: dict
 async def _measure(call: Call, size: Size) -> Result:
     rounds = size.of(5, 1, 1)
     # The quick ones take their turns in short slices, so that a slow moment hits all of them.
-    amount, slices = size.of((512, 6), (256, 2), (64, 1))
+    amount, slices = size.of((512, 6), (128, 2), (64, 1))
     result = Result([])
     async with contextlib.AsyncExitStack() as opened:
         server = opened.enter_context(serving())

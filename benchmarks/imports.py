@@ -57,7 +57,7 @@ def run(size: Size) -> Result:
 
 
 def _measured(size: Size, environment: dict[str, str]) -> Result:
-    rounds = size.of(15, 3, 1)
+    rounds = size.of(15, 1, 1)
     imports = {
         "aiomutex, beyond those three": _inside(environment, BASE, ALL_OF_US),
         "import aiomutex alone": _inside(environment, "pass", "import aiomutex"),

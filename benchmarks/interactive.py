@@ -43,7 +43,7 @@ async def _measure(url: str, seconds: float, *, bulk: bool) -> list[float]:
 def run(size: Size) -> Result:
     """Ask ten times a second, beside a bulk run and alone."""
     with serving("--latency", str(LATENCY)) as server:
-        seconds = size.of(30.0, 3.0, 0.5)
+        seconds = size.of(30.0, 2.0, 0.5)
         busy = asyncio.run(_measure(server.url, seconds, bulk=True))
         edits = server.stats()["edits"]
         alone = asyncio.run(_measure(server.url, size.of(10.0, 1.0, 0.5), bulk=False))

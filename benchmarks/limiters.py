@@ -136,8 +136,8 @@ async def compare(permits: int = 3000, tasks: int = 200, rounds: int = 15) -> li
 
 def run(size: Size) -> Result:
     """Take permits under backlog, alone and from idle."""
-    permits, tasks = size.of((3000, 200), (180, 50), (120, 20))
-    figures = asyncio.run(compare(permits, tasks, rounds=size.of(15, 5, 2)))
+    permits, tasks = size.of((3000, 200), (130, 30), (110, 20))
+    figures = asyncio.run(compare(permits, tasks, rounds=size.of(15, 2, 2)))
     mine = next(each for each in figures if each["limiter"] == OURS)
     if mine["most"] > 97 or mine["displaced"]:
         raise WrongResultError(f"{mine['most']} permits in a second, {mine['displaced']} places out of order")

@@ -117,8 +117,8 @@ def run(size: Size) -> Result:
 
 
 def _edits(size: Size, result: Result) -> None:
-    few, many = size.of((10_000, 1_000_000), (1_000, 6_000), (100, 300))
-    some = size.of(100_000, 3_000, 200)
+    few, many = size.of((10_000, 1_000_000), (1_000, 3_000), (100, 300))
+    some = size.of(100_000, 2_000, 200)
     amounts = [("streamed", few), ("streamed", many), ("gathered", few), ("gathered", some)]
     rows: list[Row] = []
     with serving() as server:
@@ -136,7 +136,7 @@ def _edits(size: Size, result: Result) -> None:
 
 
 def _listing(size: Size, result: Result) -> None:
-    count = size.of(500_000, 6_000, 1_500)
+    count = size.of(500_000, 3_000, 1_500)
     rows: list[Row] = []
     for work in ("listed", "collected"):
         with serving("--groups", str(count)) as server:

@@ -79,7 +79,7 @@ def run(size: Size) -> Result:
         return Result([], skipped="redis-server is not installed (apt-get install redis-server)")
     if importlib.util.find_spec("redis") is None:
         return Result([], skipped="redis-py is not installed (pip install 'aiomutex[redis]')")
-    each = size.of(1000, 100, 40)
+    each = size.of(1000, 60, 40)
     with tempfile.TemporaryDirectory() as folder:
         process, url = _server(folder, program)
         try:

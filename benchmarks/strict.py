@@ -85,7 +85,7 @@ SUBJECTS: dict[str, Callable[[str, int], Coroutine[Any, Any, None]]] = {
 
 def run(size: Size) -> Result:
     """Send as fast as each limiter lets: once, as what is counted is what the server refused."""
-    count = size.of(3000, 200, 60)
+    count = size.of(3000, 150, 60)
     subjects = SUBJECTS if size is Size.FULL else dict(list(SUBJECTS.items())[:: size.of(1, 2, 3)])
     rows: list[Row] = []
     with serving(*WAY) as server:
