@@ -7,7 +7,6 @@ import json
 import logging
 import socket
 import ssl
-import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+import trustme
 from aiohttp import web
 
 from aiomutex.emulator import Group, MutexEmulator, Slot, serve
@@ -221,20 +221,13 @@ async def test_browsers_are_let_in_only_on_demand(start: Start) -> None:
     assert (await api.list()).headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
 
 
-async def test_it_speaks_tls_if_given_a_certificate(start: Start, tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    made = subprocess.run(  # noqa: ASYNC221 - a moment, and nothing else runs
-        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
-        f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {cert}",
-        shell=True,
-        check=False,
-        capture_output=True,
-    )
-    if made.returncode:
-        pytest.skip("needs openssl to make a certificate")
+async def test_it_speaks_tls_if_given_a_certificate(start: Start) -> None:
+    authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(cert, key)
-    api = await start(groups=1, ssl_context=context, ssl=ssl.create_default_context(cafile=cert), handshake_delay=0.01)
+    authority.issue_cert("127.0.0.1").configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # untyped
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)  # pyright: ignore[reportUnknownMemberType]  # as above
+    api = await start(groups=1, ssl_context=context, ssl=trusting, handshake_delay=0.01)
     assert api.emulator.url.startswith("https://127.0.0.1:")
     assert (await api.get("1")).status == 200
     api.emulator.fail_next(after_commit=True)
