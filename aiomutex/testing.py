@@ -1,13 +1,13 @@
 """For users' tests: the pytest fixture ``mutex_emulator`` and the emulator it hands out.
 
-pytest loads this module wherever the package is installed, so it imports nothing of weight until a test asks.
+pytest loads this module wherever the package is installed, so it imports nothing of weight until a test asks. The
+emulator serves without pytest too; then there is no fixture.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,13 +25,16 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-@pytest.fixture
-def mutex_emulator() -> Iterator[MutexEmulator]:
-    """An emulator of this test's own, without groups, listening on ``mutex_emulator.url``.
+if TYPE_CHECKING or importlib.util.find_spec("pytest"):
+    import pytest
 
-    It runs in a thread, so tests may be plain functions or coroutines under any event loop.
-    """
-    from aiomutex.emulator import MutexEmulator  # noqa: PLC0415 - see the module's docstring
+    @pytest.fixture
+    def mutex_emulator() -> Iterator[MutexEmulator]:
+        """An emulator of this test's own, without groups, listening on ``mutex_emulator.url``.
 
-    with MutexEmulator() as emulator:
-        yield emulator
+        It runs in a thread, so tests may be plain functions or coroutines under any event loop.
+        """
+        from aiomutex.emulator import MutexEmulator  # noqa: PLC0415 - see the module's docstring
+
+        with MutexEmulator() as emulator:
+            yield emulator
