@@ -6,7 +6,7 @@ emulator serves without pytest too; then there is no fixture.
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-if TYPE_CHECKING or importlib.util.find_spec("pytest"):
+with contextlib.suppress(ModuleNotFoundError):
     import pytest
 
     @pytest.fixture
