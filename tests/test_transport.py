@@ -310,7 +310,7 @@ async def test_a_server_that_says_nothing_is_a_timed_out_attempt(raw: RawServer)
 
 async def test_a_server_that_says_nothing_is_asked_again_as_often_as_the_policy_says(raw: RawServer) -> None:
     raw.answer(say_nothing)
-    async with session_for(raw.url, attempt_timeout=0.02, deadline=30.0) as session:
+    async with session_for(raw.url, attempt_timeout=0.15, deadline=30.0) as session:
         error = await failure(session)
     assert isinstance(error, AttemptTimeoutError)
     assert error.attempts == 6
