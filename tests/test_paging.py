@@ -35,14 +35,15 @@ def page(ids: Any, following: str | None) -> GroupPage:
 
 
 class Service:
-    """Pages by cursor, and a note of what was asked for, and how much of it at once."""
+    """Pages by cursor, and a note of what was asked for, how much of it at once, and how often nothing was."""
 
     def __init__(self, pages: dict[str | None, GroupPage | MutexError]) -> None:
         self.pages = pages
         self.asked: list[str | None] = []
-        self.busy = self.busiest = 0
+        self.busy = self.busiest = self.pauses = 0
 
     async def fetch(self, limit: int, cursor: str | None) -> GroupPage:
+        self.pauses += not self.busy and bool(self.asked)
         self.asked.append(cursor)
         self.busy += 1
         self.busiest = max(self.busiest, self.busy)
@@ -131,6 +132,21 @@ async def test_groups_that_drifted_onto_the_next_page_come_once() -> None:
     assert await service.collected() == "1 2 3 4 5"
 
 
+async def test_a_page_without_its_repeated_groups_keeps_its_cursors() -> None:
+    service = Service({None: page([1, 2, 3], "x"), "x": page([3, 4], "y"), "y": page([5], None)})
+    told = [(found.cursor, found.next_cursor, len(found.groups)) async for found in service.pager().pages()]
+    assert told == [(None, "x", 3), ("x", "y", 1), ("y", None, 1)]
+
+
+@pytest.mark.parametrize(("drifted", "again"), [(0, "0 1 2 3 4 5 6 7 8"), (2, "0 1 2 3 4 5 6 7 8 9 2")])
+async def test_groups_are_remembered_for_two_pages_and_no_longer(drifted: int, again: str) -> None:
+    following = {"a": page([drifted, 6, 7], "b"), "b": page([8], None)}
+    if drifted:
+        following = {"a": page([6, 7, 8], "b"), "b": page([9, drifted], None)}
+    service = Service({None: page([0, 1, 2], "s"), "s": page([3, 4, 5], "a"), **following})
+    assert await service.ids() == again
+
+
 async def test_pages_carry_their_cursor_and_a_run_goes_on_from_it() -> None:
     service = Service({**offsets(9), "6": error()})
     seen: list[GroupPage] = []
@@ -199,10 +215,20 @@ async def test_collect_gives_what_iterating_gives(count: int, probed: bool, conc
     assert service.busiest <= concurrency
 
 
-async def test_offset_pages_are_read_side_by_side() -> None:
+@pytest.mark.parametrize("concurrency", [2, 5])
+@pytest.mark.parametrize("size", [1, 3])
+async def test_offset_pages_are_read_side_by_side_to_the_end(concurrency: int, size: int) -> None:
+    service = Service(offsets(20 * size, size))
+    await service.pager(page_size=size).collect(concurrency=concurrency)
+    assert service.busiest == concurrency
+    # The first page is read alone; after it somebody is reading at any time.
+    assert service.pauses == 1
+
+
+async def test_eight_pages_are_read_side_by_side_unless_told_otherwise() -> None:
     service = Service(offsets(60))
-    await service.collected(5)
-    assert service.busiest == 5
+    await service.pager().collect()
+    assert service.busiest == 8
 
 
 @pytest.mark.parametrize(
@@ -289,6 +315,11 @@ async def test_cancelling_a_collect_stops_all_its_readers() -> None:
 async def test_a_collect_that_reads_nothing_side_by_side_needs_a_good_concurrency() -> None:
     with pytest.raises(InvalidRequestError, match="concurrency"):
         await Service({}).collected(0)
+
+
+def test_a_page_size_out_of_range_is_named() -> None:
+    with pytest.raises(InvalidRequestError, match=r"^page_size is 1001 "):
+        Service({}).pager(page_size=1001)
 
 
 def test_the_repr_of_a_pager_states_facts() -> None:

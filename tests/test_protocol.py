@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -218,8 +218,46 @@ def test_a_group_without_a_key_gets_a_fresh_one_and_one_with_a_key_keeps_it() ->
 
 def test_a_create_without_a_key_is_never_built() -> None:
     bare = NewGroup(project_id=1, name="Example", slots=[NewSlot(percentage=100)])
-    with pytest.raises(InvalidRequestError, match="key is not given"):
+    with pytest.raises(InvalidRequestError, match=r"^key is not given; a create needs one, to be found again by$"):
         protocol.create_group(bare)
+
+
+def test_what_is_wrong_is_told_by_its_name() -> None:
+    none: Any = None
+    number: Any = 5
+    with pytest.raises(InvalidRequestError, match=r"^the edit is empty; give name, description or both$"):
+        protocol.edit_group(7, name=UNSET, description=UNSET)
+    with pytest.raises(InvalidRequestError, match=r"^the edit is empty; give at least one of experiments"):
+        protocol.edit_slot(7, 1, UNSET, UNSET, UNSET)
+    with pytest.raises(InvalidRequestError, match=r"^name is "):
+        protocol.edit_group(7, name=none, description=UNSET)
+    with pytest.raises(InvalidRequestError, match=r"^description is "):
+        protocol.edit_group(7, name=UNSET, description=number)
+    with pytest.raises(InvalidRequestError, match=r"^limit is 0 "):
+        protocol.list_page(0, None)
+    for place, lists in enumerate(([[none], [], []], [[], [none], []], [[], [], [none]])):
+        with pytest.raises(InvalidRequestError, match=rf"^{('experiments', 'holdouts', 'individuals')[place]}"):
+            protocol.edit_slot(7, 1, *lists)
+
+
+def test_methods_and_paths_are_written_as_the_service_has_them() -> None:
+    group = NewGroup(project_id=1, name="Example", key="k", slots=[NewSlot(percentage=100)])
+    built: list[protocol.Request[Any]] = [
+        protocol.list_page(5, "XX/"),
+        protocol.get_group(7),
+        protocol.edit_group(7, name="n", description=UNSET),
+        protocol.archive_group(7, archive=True),
+        protocol.edit_slot(7, 2, [1], UNSET, UNSET),
+        protocol.create_group(group),
+    ]
+    assert [(request.method, request.path) for request in built] == [
+        ("GET", f"{ROOT}?limit=5&cursor=XX%2F"),
+        ("GET", f"{ROOT}/7"),
+        ("PATCH", f"{ROOT}/7"),
+        ("PATCH", f"{ROOT}/7"),
+        ("PATCH", f"{ROOT}/7/slots/2"),
+        ("POST", ROOT),
+    ]
 
 
 class _Text(str):
