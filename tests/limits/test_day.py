@@ -166,3 +166,38 @@ def test_a_start_above_the_mark_warns_once(caplog: pytest.LogCaptureFixture) -> 
         day = Day(100, used=96, clock=Clock())
         spend(day, 3)
     assert len(caplog.records) == 1
+
+
+def test_a_count_that_others_keep_is_taken_over_and_warned_of_once_a_day(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    day = Day(100, clock=clock)
+    with caplog.at_level(logging.WARNING, "aiomutex.limits"):
+        day.note(day.number, 79)
+        assert (day.used, len(caplog.records)) == (79, 0)
+        day.note(day.number, 80)
+        day.note(day.number, 90)
+        assert (day.used, len(caplog.records)) == (90, 1)
+        day.note(day.number + 1, 80)
+        assert (day.used, len(caplog.records)) == (80, 2)
+    assert day.number == int(NOON // 86_400) + 1
+    assert day.resets_at == datetime(2026, 11, 25, tzinfo=UTC)
+
+
+def test_a_permit_given_back_was_never_used() -> None:
+    day = Day(10, used=1, clock=Clock())
+    day.give_back()
+    assert day.used == 0
+    day.give_back()
+    assert day.used == 0
+
+
+def test_a_suspicion_says_what_it_rests_on() -> None:
+    day = Day(100, used=12, clock=Clock())
+    counted = (
+        "the day's budget is probably used up, by others too (12 of 100 requests counted here); "
+        "it resets at 2026-11-24T00:00:00Z (in 12 h 0 min)"
+    )
+    assert str(day.suspected(7200.0)) == f"the service asked to wait 2 h 0 min: {counted}"
+    evidence = "the service goes on answering 429 to single requests, one a minute"
+    assert str(day.suspected(None)) == f"{evidence}: {counted}"
+    assert (day.suspected(None).used, day.suspected(None).limit) == (12, 100)

@@ -103,10 +103,38 @@ def test_a_clock_set_back_gives_no_budget_back(path: Path) -> None:
     assert DayFile(path).take(TODAY, 100_000) == (700, BLOCK)
 
 
+def test_a_file_of_the_day_after_tomorrow_is_too_far_ahead(path: Path) -> None:
+    DayFile(path).raise_to(TODAY + 2, 700)
+    with pytest.raises(ConfigurationError, match="2 days ahead"):
+        DayFile(path).take(TODAY, 100_000)
+
+
+def test_the_last_block_is_what_is_left_and_then_there_is_none(path: Path) -> None:
+    file = DayFile(path)
+    file.raise_to(TODAY, 90)
+    assert file.take(TODAY, 100) == (90, 10)
+    assert file.take(TODAY, 100) == (100, 0)
+    assert file.take(TODAY, 50) == (100, 0)
+    assert count_in(path) == 100
+
+
+def test_nothing_is_given_back_to_another_day_or_below_zero(path: Path) -> None:
+    file = DayFile(path)
+    file.raise_to(TODAY, 5)
+    file.give_back(TODAY - 1, 3)
+    assert count_in(path) == 5
+    file.give_back(TODAY, 9)
+    assert count_in(path) == 0
+
+
 def test_a_file_from_the_future_is_a_clear_error(path: Path) -> None:
     DayFile(path).raise_to(TODAY + 30, 700)
-    with pytest.raises(ConfigurationError, match=r"is dated 2026-12-23, 30 days ahead of this machine's clock"):
+    with pytest.raises(ConfigurationError) as caught:
         DayFile(path).take(TODAY, 100_000)
+    assert str(caught.value) == (
+        f"day_file {path} is dated 2026-12-23, 30 days ahead of this machine's clock; "
+        "set the clock right, or delete the file to start counting at 0"
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,8 +143,12 @@ def test_a_file_from_the_future_is_a_clear_error(path: Path) -> None:
 )
 def test_a_corrupted_file_is_a_clear_error(path: Path, text: str) -> None:
     path.write_text(text)
-    with pytest.raises(ConfigurationError, match=r"does not hold a day's count but .*delete this one"):
+    with pytest.raises(ConfigurationError) as caught:
         LocalRateLimiter(day_file=path)
+    assert str(caught.value) == (
+        f"day_file {path} does not hold a day's count but {text[:38].encode()!r}; "
+        "name another file, or delete this one to start counting at 0"
+    )
 
 
 def test_a_file_that_breaks_later_leaves_nobody_waiting(path: Path) -> None:
@@ -143,7 +175,7 @@ def test_a_file_that_cannot_be_opened_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_a_platform_without_locks_is_a_clear_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dayfile, "fcntl", None)
-    with pytest.raises(ConfigurationError, match="day_file needs POSIX file locks"):
+    with pytest.raises(ConfigurationError, match=r"^day_file needs POSIX file locks \(fcntl\), which this"):
         LocalRateLimiter(day_file=path)
 
 

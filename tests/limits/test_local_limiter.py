@@ -392,11 +392,15 @@ def test_a_second_loop_at_the_same_time_is_an_error() -> None:
     thread.start()
     ready.wait()
     try:
-        with pytest.raises(ConfigurationError, match="in use by another event loop"):
+        with pytest.raises(ConfigurationError) as caught:
             asyncio.run(take(limiter, 1))
     finally:
         done.set()
         thread.join()
+    assert str(caught.value) == (
+        "this LocalRateLimiter is in use by another event loop (0 waiting there); "
+        "use one limiter per event loop, or share a count through aiomutex.limits.redis"
+    )
 
 
 def test_it_works_on_uvloop_whose_clock_counts_milliseconds() -> None:
@@ -426,6 +430,7 @@ def test_waiters_learn_that_the_budget_ran_out() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter(per_day=100)
         results = await asyncio.gather(*(limiter.acquire() for _ in range(130)), return_exceptions=True)
+        assert [isinstance(result, float) for result in results] == [True] * 100 + [False] * 30
         errors = [r for r in results if isinstance(r, DailyBudgetExhaustedError)]
         assert len(errors) == 30
         assert len({id(e) for e in errors}) == 30
