@@ -1,0 +1,86 @@
+"""What a run shows while it goes on: a live bar on a terminal, lines through a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from aiomutex import LocalRateLimiter
+from aiomutex.cli.progress import RunProgress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+    from aiomutex.testing import MutexEmulator
+
+
+def edits(path: Path, count: int) -> str:
+    lines = ({"group_id": str(1 + n % 5), "slot_index": 1, "experiments": [n]} for n in range(count))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def on_a_terminal(*words: str) -> tuple[int, str]:
+    """The exit code, and what a terminal was shown, without its colours and movements."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "aiomutex", *words]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 65_536)
+            except OSError:  # its last holder has closed it
+                break
+            if not part:
+                break
+            shown += part
+        process.wait()
+    os.close(ours)
+    return process.returncode, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+
+
+def test_a_terminal_shows_a_bar_that_ends_full(service: MutexEmulator, tmp_path: Path) -> None:
+    code, shown = on_a_terminal("slots", "bulk", edits(tmp_path / "e.jsonl", 30))
+    assert code == 0, shown
+    assert "30/30" in shown
+    assert re.search(r"\d+/s · 99,97\d left today", shown)
+    assert "30 applied, 0 failed" in shown
+
+
+def test_a_bar_tells_of_failures_and_what_is_wrong_stands_above_it(service: MutexEmulator, tmp_path: Path) -> None:
+    file = tmp_path / "e.jsonl"
+    file.write_text('{"group_id": "99", "slot_index": 1, "experiments": [1]}\n' * 2)
+    code, shown = on_a_terminal("slots", "bulk", str(file))
+    assert code == 1, shown
+    assert "2 failed" in shown
+    assert "answered 404" in shown
+
+
+class Stream:
+    waiting_until = None
+
+
+def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = [time.monotonic()]
+    monkeypatch.setattr("aiomutex.cli.progress.time.monotonic", lambda: clock[0])
+    stream = Stream()
+    with RunProgress(LocalRateLimiter(), total=1_200) as progress:
+        for number in range(1_100):
+            clock[0] += 0.01
+            progress.advance(stream, failed=number == 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        progress.look(stream)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "500 of 1,200 edits · 100/s · 100,000 left today · 1 failed",
+        "1,000 of 1,200 edits · 100/s · 100,000 left today · 1 failed",
+    ]
