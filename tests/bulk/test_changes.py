@@ -71,6 +71,7 @@ async def test_a_change_from_elsewhere_before_the_read_back_is_noticed(
         await change
     assert caught.value.found[what] != caught.value.wished[what]
     assert caught.value.maybe_applied
+    assert caught.value.attempts == 1
 
 
 async def test_a_service_that_merges_is_not_believed(emulator: MutexEmulator, session: MutexSession) -> None:
@@ -94,8 +95,15 @@ async def test_a_cancelled_change_lets_the_next_one_go(emulator: MutexEmulator, 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({}, "the change is empty"),
-        ({"add_experiments": [1], "remove_experiments": [1]}, "both hold"),
+        (
+            {},
+            "^the change is empty; give at least one of add_experiments, remove_experiments, add_holdouts, remove_hold",
+        ),
+        (
+            {"add_experiments": [1, 2, 3], "remove_experiments": [3, 1]},
+            r"^add_experiments and remove_.* hold \[1, 3]$",
+        ),
+        ({"add_individuals": ["b"], "remove_individuals": ["b"]}, r"^add_individuals and remove_.* both hold \['b'\]$"),
         ({"add_experiments": [-1]}, "add_experiments"),
         ({"add_individuals": [5]}, "add_individuals"),
     ],
@@ -142,6 +150,8 @@ async def test_an_experiment_that_is_on_neither_slot_is_not_moved(
         await session.move_experiment(1, 2, 1, 2)
     with pytest.raises(InvalidRequestError, match="both 1"):
         await session.move_experiment(1, 2, 1, 1)
+    with pytest.raises(InvalidRequestError, match=r"^experiment\[0\] is "):
+        await session.move_experiment(1, -2, 1, 2)
     assert not landed(emulator)
 
 

@@ -8,6 +8,7 @@ import pytest
 from bulk_support import Gone, after, assert_holds, edits_for, left_over, session_for
 
 from aiomutex import DailyBudgetExhaustedError, LocalRateLimiter, RetryPolicy, SlotEdit
+from aiomutex.bulk.budget import DayBudget
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +116,42 @@ async def test_a_day_that_ends_before_the_read_back(emulator: MutexEmulator, on_
             on_budget=on_budget,  # type: ignore[arg-type]
         )
     assert [outcome.status for outcome in report.outcomes] == ["applied" if on_budget == "wait" else "unknown"]
+
+
+def gone(resets_at: datetime, *, suspected: bool) -> DailyBudgetExhaustedError:
+    return DailyBudgetExhaustedError("used up", resets_at=resets_at, used=1, limit=1, suspected=suspected)
+
+
+@pytest.mark.parametrize(("suspected", "until"), [(True, 60), (False, 7_200)])
+async def test_a_suspicion_is_looked_into_after_a_minute_and_a_fact_is_waited_for(
+    caplog: pytest.LogCaptureFixture, suspected: bool, until: float
+) -> None:
+    stopped = asyncio.Event()
+    budget = DayBudget(LocalRateLimiter(), 0, stopped)
+    told_at = datetime.now(UTC)
+    waits = [asyncio.create_task(budget.renewed(gone(in_seconds(7_200), suspected=suspected))) for _ in range(3)]
+    await asyncio.sleep(0)
+    waits_until = budget.waiting_until
+    assert waits_until is not None
+    assert abs((waits_until - told_at).total_seconds() - until) < 10
+    stopped.set()
+    await asyncio.gather(*waits)
+    assert budget.waiting_until is None
+    assert caplog.messages == [f"{gone(told_at, suspected=False)}; the run waits"]
+
+
+async def test_a_suspicion_that_ends_with_the_day_is_not_waited_for_any_longer() -> None:
+    async with asyncio.timeout(5):
+        await DayBudget(LocalRateLimiter(), 0, asyncio.Event()).renewed(gone(in_seconds(0.01), suspected=True))
+
+
+async def test_a_run_that_is_stopped_already_waits_for_no_day() -> None:
+    stopped = asyncio.Event()
+    stopped.set()
+    budget = DayBudget(LocalRateLimiter(), 0, stopped)
+    async with asyncio.timeout(5):
+        await budget.renewed(gone(in_seconds(3_600), suspected=False))
+    assert budget.waiting_until is None
 
 
 async def test_an_edit_sent_once_is_unknown_when_the_wait_is_given_up(emulator: MutexEmulator) -> None:

@@ -55,6 +55,23 @@ async def test_each_edit_has_an_outcome_that_names_what_became_of_it(
     assert caught.value.message == str(report)
     notes = sorted(error.__notes__[0] for error in caught.value.exceptions)
     assert notes == ["edit 1: group 999, slot 1", "edit 2: group 2, slot 9"]
+    with pytest.raises(ExceptionGroup) as again:
+        report.raise_for_failures()
+    assert [len(error.__notes__) for error in again.value.exceptions] == [1, 1]
+
+
+async def test_what_stopped_a_run_is_raised_with_the_failures_and_once(emulator: MutexEmulator) -> None:
+    edits = [SlotEdit(1, 1, experiments=[1]), SlotEdit(1, 1, experiments=[2])]
+    async with session_for(emulator.url, retry=ONCE) as session:
+        emulator.fail_next(1, status=401)
+        refused = await session.edit_slots(edits)
+        emulator.fail_next(1, status=400)
+        failed = await session.edit_slots(edits, stop_after=1)
+    for report, kinds in ((refused, [AuthenticationError]), (failed, [BadRequestError, TooManyFailuresError])):
+        with pytest.raises(ExceptionGroup) as caught:
+            report.raise_for_failures()
+        assert [type(error) for error in caught.value.exceptions] == kinds
+        assert report.stopped_by is caught.value.exceptions[-1]
 
 
 async def test_a_report_without_failures_raises_nothing(emulator: MutexEmulator, session: MutexSession) -> None:

@@ -277,6 +277,10 @@ async def test_a_stream_shows_what_it_has_done(emulator: MutexEmulator, session:
         async for _ in outcomes:
             pass
         assert repr(outcomes) == "<OutcomeStream 3 pulled · 0 in flight · 3 applied>"
+    async with session.stream_slot_edits([*edits_for(3), SlotEdit(99, 1, experiments=[1])]) as outcomes:
+        async for _ in outcomes:
+            pass
+        assert repr(outcomes) == "<OutcomeStream 4 pulled · 0 in flight · 3 applied · 1 failed>"
 
 
 async def test_an_iterator_may_be_an_endless_generator(emulator: MutexEmulator, session: MutexSession) -> None:

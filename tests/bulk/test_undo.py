@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bulk_support import after, assert_holds, edits_for, held, landed, left_over, session_for
-from support import ONCE
+from support import ONCE, until
 
-from aiomutex import AuthenticationError, InvalidRequestError, JournalError, MutexSession, SlotEdit
+from aiomutex import AuthenticationError, InvalidRequestError, JournalError, MutexSession, ServerError, SlotEdit
 from aiomutex.bulk import undo
 from aiomutex.emulator import Dialect
 from aiomutex.testing import MutexEmulator
@@ -115,6 +115,23 @@ async def test_an_edit_of_unknown_fate_is_taken_back_whether_it_arrived_or_not(
         report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])], journal=tmp_path / "run.db")
         assert not report.failed
         emulator.faults.clear()
+        assert len((await undo(session, tmp_path / "run.db")).applied) == 1
+    assert held(emulator, ADDRESSES) == before
+
+
+async def test_an_undo_that_cannot_be_read_back_is_unknown_and_says_why(
+    emulator: MutexEmulator, tmp_path: Path
+) -> None:
+    before = held(emulator, ADDRESSES)
+    async with session_for(emulator.url, retry=ONCE) as session:
+        await session.edit_slots([SlotEdit(1, 1, experiments=[5])], journal=tmp_path / "run.db")
+        written = emulator.writes["1", 1]
+        emulator.latency = 0.05
+        undoing = asyncio.create_task(undo(session, tmp_path / "run.db"))
+        await until(lambda: emulator.writes["1", 1] > written)
+        emulator.fail_next(1, status=503, method="GET")
+        report = await undoing
+        assert [(outcome.status, type(outcome.error)) for outcome in report.outcomes] == [("unknown", ServerError)]
         assert len((await undo(session, tmp_path / "run.db")).applied) == 1
     assert held(emulator, ADDRESSES) == before
 

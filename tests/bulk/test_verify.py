@@ -83,7 +83,7 @@ async def test_a_read_back_that_fails_leaves_the_fate_unknown(emulator: MutexEmu
             while not emulator.writes["1", 1]:
                 await _moment()
             emulator.fail_next(1, status=503, method="GET")
-            assert [outcome.status async for outcome in outcomes] == ["unknown"]
+            assert [(outcome.status, type(outcome.error)) async for outcome in outcomes] == [("unknown", ServerError)]
 
 
 async def _moment() -> None:
