@@ -18,6 +18,8 @@ NAMES = (
     "shared",
     "idle",
     "interactive",
+    "load",
+    "soak",
     "imports",
     "emulator",
     "traffic",

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
@@ -21,16 +21,16 @@ from benchmarks.harness import Goal, Result, Row, Size, Table, check, in_flight,
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["run"]
+__all__ = ["emulating", "run"]
 
 GROUPS = 100
 WIDTH = 32
 
 
 @contextlib.contextmanager
-def _emulating() -> Generator[tuple[str, int]]:
-    """An emulator without limits in a process of its own; its URL and process id."""
-    command = [sys.executable, "-m", "benchmarks.emulator"]
+def emulating(**settings: Any) -> Generator[tuple[str, int]]:
+    """An emulator in a process of its own, without limits unless ``settings`` say so; its URL and process id."""
+    command = [sys.executable, "-m", "benchmarks.emulator", json.dumps(settings)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -85,7 +85,7 @@ def run(size: Size) -> Result:
     rows = [Row("aiomutex emulator", []), Row("bare server", [])]
     cores = Row("aiomutex emulator, per second of its processor time", [])
     count = size.of(6000, 1000, 100)
-    with _emulating() as (emulator, pid), serving() as bare:
+    with emulating() as (emulator, pid), serving() as bare:
         for _ in range(size.of(5, 2, 1)):
             for row, url in zip(rows, (emulator, bare.url), strict=True):
                 before = _spent(pid)
@@ -112,7 +112,8 @@ def run(size: Size) -> Result:
 
 
 def main() -> None:
-    emulator = MutexEmulator(groups=GROUPS, limits=False, keep_requests=10)
+    defaults: dict[str, Any] = {"groups": GROUPS, "limits": False, "keep_requests": 10}
+    emulator = MutexEmulator(**defaults | json.loads(sys.argv[1]))
     asyncio.run(serve(emulator, on_ready=lambda emulator: print(emulator.url, flush=True)))
 
 

@@ -23,13 +23,13 @@ __all__ = ["run"]
 MEBIBYTE = 2**20
 POINTS = 100
 GROUPS = 5_000
-_STATM = Path("/proc/self/statm")
 
 
-def resident() -> float:
-    """MiB that this process holds now; the most it ever held where the system does not tell."""
-    if _STATM.exists():
-        return int(_STATM.read_text().split()[1]) * resource.getpagesize() / MEBIBYTE
+def resident(process: int | str = "self") -> float:
+    """MiB that a process holds now; the most that this one ever held where the system does not tell."""
+    told = Path(f"/proc/{process}/statm")
+    if told.exists():
+        return int(told.read_text().split()[1]) * resource.getpagesize() / MEBIBYTE
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

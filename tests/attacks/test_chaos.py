@@ -5,21 +5,29 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+from pathlib import Path
 
 import pytest
 from support import connector_of, session_for
 
-from aiomutex import MutexError, NewGroup, NewSlot, NotFoundError, OutcomeUnknownError, RetryPolicy, SlotEdit
+from aiomutex import NewGroup, NewSlot, NotFoundError, OutcomeUnknownError, RetryPolicy, SlotEdit
 from aiomutex.testing import MutexEmulator
 
 FAULTS = ["reset-before:2%", "reset-after:2%", "500:2%", "503:2%", "truncate:2%"]
 PATIENT = RetryPolicy(max_attempts=10, base=0.001, cap=0.05)
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 @pytest.mark.deep
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_edits_reads_and_creates_in_the_midst_of_faults(seed: int) -> None:
     order = random.Random(seed)
+    unhandled: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    files = open_files()
     async with MutexEmulator(groups=400, limits=False, faults=FAULTS, seed=seed, keep_requests=100) as emulator:
         edits = [
             SlotEdit(1 + order.randrange(400), 1 + order.randrange(3), experiments=[number]) for number in range(10_000)
@@ -84,65 +92,8 @@ async def test_edits_reads_and_creates_in_the_midst_of_faults(seed: int) -> None
             assert sum(key.startswith("new-") for key in keys) >= 490
 
             assert not connector_of(session)._acquired
-
-
-@pytest.mark.deep
-async def test_forty_thousand_requests_leave_nothing_behind() -> None:
-    def objects() -> int:
-        gc.collect()
-        return len(gc.get_objects())
-
-    async with (
-        MutexEmulator(groups=10, limits=False, keep_requests=10) as emulator,
-        session_for(emulator.url) as session,
-    ):
-
-        async def some(count: int) -> None:
-            async def work() -> None:
-                for number in range(count // 50):
-                    await session.edit_slot(1 + number % 10, 1, experiments=[number])
-
-            await asyncio.gather(*(work() for _ in range(50)))
-
-        samples: list[int] = []
-        for _ in range(8):
-            await some(5_000)
-            emulator.forget()
-            samples.append(objects())
-        print(f"objects alive after each 5,000 requests: {samples}")
-        assert max(samples[2:]) - min(samples[2:]) < 2_000
-        assert len(connector_of(session)._conns) <= 1
-
-
-@pytest.mark.deep
-async def test_a_web_app_answers_while_a_bulk_run_goes_on() -> None:
-    with MutexEmulator(groups=50, latency="20ms") as emulator:
-        from aiomutex import MutexSession  # noqa: PLC0415  # the session of a user, with the true limits
-
-        async with MutexSession("a-key-of-some-length", base_url=emulator.url) as session:
-            loop = asyncio.get_running_loop()
-            edits = (SlotEdit(1 + n % 50, 1, experiments=[n]) for n in range(100_000))
-            async with session.stream_slot_edits(edits) as outcomes:
-                failed: list[MutexError] = []
-
-                async def drain() -> None:
-                    failed.extend([outcome.error async for outcome in outcomes if outcome.error is not None])
-
-                drainer = asyncio.create_task(drain())
-                await asyncio.sleep(2)
-                waits: list[float] = []
-                for number in range(150):
-                    started = loop.time()
-                    await session.get_group(1 + number % 50)
-                    waits.append(loop.time() - started)
-                    await asyncio.sleep(0.03)
-                drainer.cancel()
-                await asyncio.gather(drainer, return_exceptions=True)
-            waits.sort()
-            print(
-                f"interactive calls beside a bulk run: median {waits[75] * 1e3:.0f} ms, p99 {waits[148] * 1e3:.0f} ms"
-            )
-            assert failed == []
-            assert emulator.limits.refused == 0
-            # Behind the queue of the bulk run it would be half a second; the bound leaves room for a busy machine.
-            assert waits[75] < 0.2
+    await asyncio.sleep(0.05)  # what the server still has to close
+    gc.collect()  # tasks and futures that failed unseen speak up when they are collected
+    assert unhandled == []
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert open_files() == files

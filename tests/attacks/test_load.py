@@ -1,0 +1,31 @@
+"""A web app on one session, 200 people and a bulk run, in three processes at the service's true limits."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.load import ALLOWED, loaded
+from benchmarks.users import USERS
+
+SECONDS = 10.0
+
+
+@pytest.mark.deep
+def test_a_web_app_serves_200_people_while_a_bulk_run_goes_on() -> None:
+    load = loaded("aiomutex", SECONDS, bulk=True)
+    crowd = load.crowd
+    print(f"p50 {crowd.quantile(0.5):.0f} ms, {load.note()}; {load.edited}; before {load.before}, after {load.after}")
+    assert crowd.errors == []
+    assert load.refused <= 3  # for moments in which a shared machine stands still
+    assert load.leaks() == []
+
+    assert len(crowd.waits) > USERS
+    assert crowd.hung_up
+    # The run gets what people leave, and each of its edits succeeds.
+    left = ALLOWED * crowd.seconds - len(crowd.waits) - crowd.hung_up
+    assert set(load.edited) == {"applied"}
+    assert load.edited["applied"] > 0.7 * left
+
+    # People go ahead of it: in one line with its edits they would wait as long as those.
+    assert crowd.quantile(0.5) < load.behind_the_run() / 4
+    assert crowd.quantile(0.99) < load.behind_the_run() / 2
