@@ -122,7 +122,7 @@ def loaded(flavour: str, seconds: float, *, bulk: bool, users: int = USERS) -> L
 
 
 def _paced(size: Size, result: Result) -> None:
-    seconds, users = size.of((60.0, USERS), (3.0, 60), (1.0, 20))
+    seconds, users = size.of((60.0, USERS), (2.0, 60), (1.0, 20))
     rows: list[Row] = []
     loads: dict[str, Load] = {}
     for name, (flavour, bulk) in PACED.items():
@@ -152,7 +152,7 @@ def _paced(size: Size, result: Result) -> None:
 
 def _free(size: Size, result: Result) -> None:
     """Nobody thinks and nobody is held: what the library costs an app whose core is busy."""
-    seconds, rounds = size.of(5.0, 1.0, 0.3), size.of(7, 2, 1)
+    seconds, rounds = size.of(5.0, 1.0, 0.3), size.of(7, 1, 1)
     base = "bare aiohttp"
     waits, rates, spent = ({name: Row(name, []) for name in ("aiomutex", base)} for _ in range(3))
     with (

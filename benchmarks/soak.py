@@ -170,7 +170,7 @@ def leaks(samples: list[Sample]) -> list[str]:
 
 def run(size: Size) -> Result:
     """Once: memory hardly varies. Wrong if something was left behind; a short run cannot tell."""
-    samples = soaked(size.of(200_000, 10_000, 1_000))
+    samples = soaked(size.of(200_000, 4_000, 1_000))
     if size is Size.FULL and (left := leaks(samples)):
         raise WrongResultError(f"a session leaves behind {'; '.join(left)}")
     rows = [
