@@ -8,7 +8,6 @@ import pty
 import re
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 from aiomutex import LocalRateLimiter
@@ -71,16 +70,13 @@ class Stream:
 
 
 def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    clock = [time.monotonic()]
+    clock = [0.0]
     monkeypatch.setattr("aiomutex.cli.progress.time.monotonic", lambda: clock[0])
     stream = Stream()
     with RunProgress(LocalRateLimiter(), total=1_200) as progress:
         for number in range(1_100):
-            clock[0] += 0.01
+            clock[0] += 1 / 64  # exact in binary
             progress.advance(stream, failed=number == 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         progress.look(stream)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "500 of 1,200 edits · 100/s · 100,000 left today · 1 failed",
-        "1,000 of 1,200 edits · 100/s · 100,000 left today · 1 failed",
-    ]
+    assert lines == [f"{count} of 1,200 edits · 64/s · 100,000 left today · 1 failed" for count in (320, 640, 960)]
