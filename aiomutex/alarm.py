@@ -32,6 +32,11 @@ class Alarm:
         self.rang = self._open = True
         self.task.cancel()
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody else has cancelled the task since the alarm was set."""
+        return self.task.cancelling() > self._cancelling + self._open
+
     def settle(self) -> bool:
         """Take the interruption back, if there was one; whether a ``CancelledError`` was this alarm's alone.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import email.utils
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -46,14 +46,26 @@ _REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "x-amzn-requestid", 
 _MESSAGE_FIELDS: Final = ("message", "error", "errorMessage", "detail", "title", "reason")
 
 
-class Answer(NamedTuple):
-    """One complete HTTP answer."""
+class Answer:
+    """One complete HTTP answer.
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    conceal: Callable[[str], str] = str
-    """Strikes out of a text what no error may show, should the service repeat it."""
+    Args:
+        status: Its status code.
+        headers: Its headers.
+        body: Its whole body.
+        conceal: Strikes out of a text what no error may show, should the service repeat it.
+    """
+
+    # No tuple: tools that show a traceback's locals look into those.
+    __slots__ = ("body", "conceal", "headers", "status")
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str], body: bytes, conceal: Callable[[str], str] = str
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.conceal = conceal
 
     def __repr__(self) -> str:
         # Headers and body may repeat the API key, and tracebacks print reprs.
@@ -68,9 +80,14 @@ class Answer(NamedTuple):
     def request_id(self) -> str | None:
         """The service's name for the request, if one of the usual headers tells it."""
         for name in _REQUEST_ID_HEADERS:
-            if value := self.headers.get(name):
-                return self.conceal(value)[:200]
+            if value := self.header(name):
+                return value[:200]
         return None
+
+    def header(self, name: str, default: str = "") -> str:
+        """A header, as an error may show it."""
+        # Bytes that are no UTF-8 arrive as halves of surrogate pairs, which can be neither printed nor sent on.
+        return self.conceal(self.headers.get(name, default)).encode(errors="replace").decode()
 
 
 def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
@@ -97,7 +114,7 @@ def refusal(method: str, path: str, answer: Answer) -> APIError:
     status = answer.status
     kind = _BY_STATUS.get(status) or (ServerError if 500 <= status <= 599 else APIError)  # noqa: PLR2004  # HTTP's
     if 300 <= status <= 399:  # noqa: PLR2004  # HTTP's
-        target = answer.conceal(answer.headers.get("Location", "nowhere"))
+        target = answer.header("Location", "nowhere")
         detail = f"redirects are refused (it points to {target[:200]!r})"
     else:
         detail = _detail(answer)
@@ -143,7 +160,11 @@ def _message(told: object) -> str | None:
 
 def _quoted(text: str) -> str:
     clean = " ".join(text.split())
-    return f'"{clean[:_DETAIL_SHOWN]}{"…" if len(clean) > _DETAIL_SHOWN else ""}"'
+    # Terminals obey control characters, also those in a log.
+    shown = "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in clean[:_DETAIL_SHOWN]
+    )
+    return f'"{shown}{"…" if len(clean) > _DETAIL_SHOWN else ""}"'
 
 
 class _WirePage(msgspec.Struct, gc=False):

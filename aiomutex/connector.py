@@ -7,15 +7,18 @@ the permit last removes it. The gate of the attempt in progress travels in a con
 
 from __future__ import annotations
 
+import functools
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 
 if TYPE_CHECKING:
     import asyncio
 
     from aiohttp import ClientRequest, ClientTimeout
+    from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
@@ -63,8 +66,35 @@ class SecondSendRefusedError(aiohttp.ClientConnectionError):
     """aiohttp wanted to send a request again by itself."""
 
 
+class TurnTaker(ResponseHandler):
+    """A connection that ends where the server speaks out of turn.
+
+    aiohttp would keep what nobody asked for, without a bound, and read it as the answer to the next request.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        """Read what belongs to an answer under way, or to one that is waited for."""
+        is_read = self._payload is None or self._payload.is_eof()
+        if data and is_read and self._waiter is None and not self._buffer:
+            self.close()
+            return
+        super().data_received(data)
+
+
 class GatedConnector(aiohttp.TCPConnector):
     """A ``TCPConnector`` that hands out a connection only once the current gate is open."""
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(limit=limit)  # pyright: ignore[reportUnknownMemberType]  # partly typed by aiohttp
+        self._factory = functools.partial(TurnTaker, loop=self._loop)  # type: ignore[assignment]  # a kind of what it is
+
+    async def _wait_for_available_connection(self, key: ConnectionKey, traces: list[Trace]) -> None:
+        """Stand in line; who is stopped in the very turn it is called up passes the call on, which aiohttp does not."""
+        try:
+            await super()._wait_for_available_connection(key, traces)
+        except BaseException:
+            self._release_waiter()
+            raise
 
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
         """Get a ready connection, then wait for the permit; a connection lost while waiting is replaced."""

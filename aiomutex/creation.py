@@ -84,7 +84,7 @@ async def create_once(transport: Transport, group: NewGroup, options: Options, f
         if not is_open or (left < 1 and isinstance(failure, ServerError)):
             # A refusal that has nothing to do with the key, or a service that answered "failed" and shows no group.
             raise failure
-        if left < 1:
+        if left < 1 or not retry.may_pass(failure):
             raise _unknown(key, lost, failure, "no group has this key so far")
 
 

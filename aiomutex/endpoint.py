@@ -57,16 +57,16 @@ def _checked(base_url: object) -> URL:
         raise ConfigurationError(f"base_url is of kind {type(base_url).__name__}; it must be a text")
     try:
         url = URL(base_url)
-        port = url.port
-    except ValueError as error:
+        host, port = url.host, url.port
+    except (ValueError, IndexError) as error:  # yarl trips over some brackets
         raise ConfigurationError(f"base_url is {str(base_url)!r}, which is no URL ({error})") from None
     if url.user is not None or url.password is not None:
         raise ConfigurationError("base_url holds a user or a password; the API key is all that is sent")
-    if url.scheme not in ("http", "https") or not url.host or port is None:
+    if url.scheme not in ("http", "https") or not host or port is None:
         raise ConfigurationError(f"base_url is {str(url)!r}; it must look like 'https://host' or 'https://host:port'")
     if url.query_string or url.fragment:
         raise ConfigurationError(f"base_url is {str(url)!r}; it must have no query and no fragment")
-    if url.scheme == "http" and not _is_loopback(url.host):
+    if url.scheme == "http" and not _is_loopback(host):
         raise ConfigurationError(
             f"base_url is {str(url)!r}; plain http would show the API key to the network, so it must be https "
             "(http is for loopback only)"

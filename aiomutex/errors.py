@@ -158,10 +158,12 @@ class ServerError(APIError):
 class UnexpectedResponseError(_AnswerError):
     """A success that does not read as documented: HTML, truncated JSON, a group without an id, 204 on a read.
 
-    Attributes are those of :class:`APIError`.
+    Attributes are those of :class:`APIError`, and:
+        too_large: True when the body was over the maximum; such an answer is not asked for again.
     """
 
     verb = "answered unexpectedly with"
+    too_large: bool = False
 
 
 class TransportError(MutexError):

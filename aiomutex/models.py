@@ -7,7 +7,7 @@ must keep are in ``protocol``, because what can be *read* is wider than what may
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -30,9 +30,12 @@ EvaluationMode = Literal["local", "remote"]
 
 if TYPE_CHECKING:
     _Id = str
+    _Share = int | float
 else:
     # The service writes ids as numbers or as strings; both are read, and users get one type.
     _Id = str | int
+    # What no float can hold is no share.
+    _Share = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float
 
 
 # gc=False: these structs hold texts, numbers and lists of those, so no cycle can run through them.
@@ -50,7 +53,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """Its place in the group, from 1."""
     variant_key: str = ""
     """The key of the variant that stands for it, such as ``slot-1``."""
-    percentage: int | float
+    percentage: _Share
     """Its share of the users, 0 to 100. Captured groups leave a rest unallocated, so a group's need not make 100."""
     experiments: list[int] = []
     """Ids of the experiments that run on it."""

@@ -5,8 +5,9 @@ Knows pages and cursors only; how a page is fetched is a function given to it. N
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["GroupPager"]
 
 Fetch = Callable[[int, str | None], Awaitable["GroupPage"]]
+
+# Longer runs of digits are names; Python refuses to make numbers of thousands of them.
+_OFFSET: Final = re.compile(r"[0-9]{1,18}")
 
 
 class GroupPager:
@@ -181,7 +185,7 @@ def _add(groups: dict[str, MutexGroup], page: GroupPage) -> None:
 def _offset_step(page: GroupPage) -> int:
     """How far the cursor moves, if it is an offset that moved by exactly the groups of this page; else 0."""
     start, following = page.cursor or "0", page.next_cursor or ""
-    if not (start.isascii() and start.isdigit() and following.isascii() and following.isdigit()):
+    if not (_OFFSET.fullmatch(start) and _OFFSET.fullmatch(following)):
         return 0
     step = int(following) - int(start)
     return step if 0 < step == len(page.groups) else 0

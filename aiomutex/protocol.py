@@ -85,7 +85,7 @@ def interpret(request: Request[T], answer: Answer) -> T:
         return request.read(answer.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
         problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-    kind = answer.conceal(answer.headers.get("Content-Type", "no content type"))[:100]
+    kind = answer.header("Content-Type", "no content type")[:100]
     raise UnexpectedResponseError(
         f"{len(answer.body):,} bytes ({kind}) that do not read as documented: {problem}",
         status=answer.status,

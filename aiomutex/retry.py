@@ -68,11 +68,14 @@ def backoff(attempt: int, *, base: float = 0.25, cap: float = 20.0, rng: Callabl
 def may_pass(error: MutexError) -> bool:
     """Whether the same request may succeed a little later.
 
-    True when no complete answer came, when it could not be read, and for 408, 425, 429 and 5xx.
+    True when no complete answer came, when it could not be read, and for 408, 425, 429 and 5xx. False for a body over
+    the maximum: each further try would fetch as much again.
     """
     if isinstance(error, APIError):
         return isinstance(error, RateLimitedError | ServerError) or error.status in (408, 425)
-    return isinstance(error, TransportError | UnexpectedResponseError)
+    if isinstance(error, UnexpectedResponseError):
+        return not error.too_large
+    return isinstance(error, TransportError)
 
 
 def leaves_open(error: MutexError) -> bool:

@@ -1,10 +1,20 @@
-"""A text that never shows itself: what headers are made of where they hold the API key."""
+"""A text that never shows itself: what headers are made of where they hold the API key; and how to strike it out."""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+import functools
+import html
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+from urllib.parse import quote
 
-__all__ = ["Secret"]
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Secret", "concealer"]
+
+_SHORT_KEY: Final = 8
 
 
 class Secret(str):
@@ -25,3 +35,20 @@ class Secret(str):
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("an API key is not pickled")
+
+
+def concealer(api_key: str) -> Callable[[str], str]:
+    """What strikes the key out of a text: plain, and as it stands in a URL, in JSON, in HTML and in a repr."""
+    # Real keys are long; to strike a short one out would mangle ordinary words.
+    if len(api_key) < _SHORT_KEY:
+        return str
+    key = str.__str__(api_key)
+    in_json = msgspec.json.encode(key).decode()[1:-1]
+    forms = (key, quote(key, safe=""), in_json, in_json.replace("/", "\\/"), html.escape(key), repr(key)[1:-1])
+    return functools.partial(_without, tuple(Secret(form) for form in dict.fromkeys(forms)))
+
+
+def _without(secrets: tuple[Secret, ...], text: str) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text

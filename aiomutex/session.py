@@ -20,6 +20,7 @@ from aiomutex.bulk.settings import Settings, check_all
 from aiomutex.bulk.stream import OutcomeStream
 from aiomutex.client import Client
 from aiomutex.creation import create_once
+from aiomutex.errors import PaginationError
 from aiomutex.limits import Priority
 from aiomutex.paging import GroupPager
 
@@ -79,10 +80,11 @@ class MutexSession(Client):
         Raises:
             InvalidRequestError: ``limit`` is out of range or ``cursor`` is empty. Nothing was sent.
             UnexpectedResponseError: The answer is no page of groups.
+            PaginationError: The service repeats the API key as a cursor.
 
         Source: Experiment Management API, "List mutex groups".
         """
-        return await self._send(protocol.list_page(limit, cursor))
+        return await self._fetch_page(limit, cursor)
 
     def list_groups(self, *, page_size: int = 1000, cursor: str | int | None = None) -> GroupPager:
         """Go through all groups of the project, fetching pages as needed.
@@ -374,8 +376,14 @@ class MutexSession(Client):
 
     # ------------------------------------------------------------------ inside
 
-    async def _fetch_page(self, limit: int, cursor: str | None, ends_at: float | None = None) -> GroupPage:
-        return await self._send(protocol.list_page(limit, cursor), ends_at)
+    async def _fetch_page(self, limit: int, cursor: str | int | None, ends_at: float | None = None) -> GroupPage:
+        page = await self._send(protocol.list_page(limit, cursor), ends_at)
+        shown = self._transport.conceal(page.next_cursor or "")
+        if shown == (page.next_cursor or ""):
+            return page
+        # It would go into the next request's path, and so into errors; its page is not left to tracebacks either.
+        del page
+        raise PaginationError("the service gives the API key as a cursor; it is not followed", cursor=shown)
 
     async def _find(self, key: str, ends_at: float) -> MutexGroup | None:
         fetch: Any = functools.partial(self._fetch_page, ends_at=ends_at)

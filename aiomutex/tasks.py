@@ -1,14 +1,19 @@
-"""Task groups whose failure is an ordinary exception: callers wait for the error of their call, not for a group."""
+"""Tasks inside a call: a group fails with an ordinary exception, and what must come to its end is waited for."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Coroutine, Generator
 
-__all__ = ["unwrapped"]
+__all__ = ["apart", "ended", "uninterrupted", "unwrapped"]
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -21,6 +26,47 @@ def unwrapped() -> Generator[None]:
     else:
         return
     raise first
+
+
+async def ended(task: asyncio.Task[Any]) -> None:
+    """Wait until ``task`` is at its end, however often the caller is cancelled; that comes out once it is."""
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+async def apart(work: Coroutine[Any, Any, T]) -> T:
+    """Await ``work`` in a task of its own, which is cancelled with the caller.
+
+    For what may swallow a cancellation: on Python 3.11 ``asyncio.wait_for`` does in the turn in which its work is done.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.cancel()
+        await ended(task)
+        if not task.cancelled():
+            task.exception()
+        raise
+    return task.result()
+
+
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Await ``work`` to its end, however often the caller is cancelled; its failure goes before that."""
+    task = asyncio.create_task(work)
+    try:
+        await ended(task)
+    except asyncio.CancelledError:
+        task.result()
+        raise
+    return task.result()
 
 
 def _first(error: BaseException) -> BaseException:

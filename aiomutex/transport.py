@@ -26,7 +26,7 @@ from aiomutex.errors import (
     UnexpectedResponseError,
 )
 from aiomutex.prompt import PromptRequest
-from aiomutex.secret import Secret
+from aiomutex.secret import Secret, concealer
 
 if TYPE_CHECKING:
     from aiomutex.limits import Priority, RateLimiter
@@ -36,7 +36,6 @@ __all__ = ["Transport"]
 
 MAX_BODY: Final = 64 * 2**20
 _MAX_ERROR_BODY: Final = 64 * 2**10
-_SHORT_KEY: Final = 8
 _TOO_MANY: Final = 429
 _USER_AGENT: Final = f"aiomutex aiohttp/{aiohttp.__version__}"
 # aiohttp warns of larger bodies given as bytes, and wants a file to read them from piece by piece.
@@ -93,6 +92,7 @@ class Transport:
         self._root = str(base_url).rstrip("/")
         self._prefix = base_url.raw_path.rstrip("/")
         self._key = Secret(api_key)
+        self.conceal = concealer(api_key)
         self._headers = {
             "Authorization": Secret(f"Bearer {api_key}"),
             "Accept": "application/json",
@@ -134,10 +134,10 @@ class Transport:
         """Close what ``open`` made. Further calls do nothing."""
         self._is_closed = True
         http, self._http = self._http, None
-        if http is not None and http is not self._borrowed:
-            await http.close()
         if self._clock is not None and not self.in_flight:
             self._clock.close()
+        if http is not None and http is not self._borrowed:
+            await http.close()
 
     def check_open(self) -> tuple[aiohttp.ClientSession, asyncio.AbstractEventLoop, AlarmClock]:
         """The pool, the event loop it belongs to, and the clock of its attempts.
@@ -177,6 +177,7 @@ class Transport:
         http, loop, clock = self.check_open()
         gate = Gate(self.limiter, priority, attempt_timeout, ends_at, loop, clock)
         token = current_gate.set(gate)
+        response: aiohttp.ClientResponse | None = None
         self.in_flight += 1
         try:
             if self._borrowed is not None:
@@ -197,14 +198,16 @@ class Transport:
                 else:
                     self.limiter.answered(gate.permit)
             body = await self._read(response)
-            return answers.Answer(status, response.headers, body, self._conceal)
+            return answers.Answer(status, response.headers, body, self.conceal)
         except asyncio.CancelledError as error:
             if gate.alarm.settle():
                 failure = self._timed_out(request, gate, deadline)
-            elif self._is_closed and not gate.alarm.task.cancelling():
+            elif self._is_closed and not gate.alarm.cancelled:
                 # Closing a pool cancels the futures of those who queue for a connection, not their tasks.
                 failure = self._broken(request, gate, error)
             else:
+                # Further down are frames of aiohttp's with the answer in their locals, and it may repeat the API key.
+                error.__traceback__ = None
                 raise
         except (aiohttp.ClientError, OSError) as error:
             failure = self._broken(request, gate, error)
@@ -215,7 +218,12 @@ class Transport:
                 method=request.method,
                 path=request.path,
             )
+            failure.too_large = True
         finally:
+            if response is not None and response.connection is not None:
+                # A switch of protocols, or an answer that overtook the request: aiohttp would keep the connection.
+                response.close()
+            response = None  # its repr shows headers, which may repeat the API key, and tracebacks print reprs
             clock.unset(gate.alarm)
             self.in_flight -= 1
             current_gate.reset(token)
@@ -250,11 +258,6 @@ class Transport:
             raise
         response.close()
         return b"".join(chunks)[:most]
-
-    def _conceal(self, text: str) -> str:
-        """The text, with the key struck out where the service repeats it."""
-        # Real keys are long; to strike a short one out would mangle ordinary words.
-        return text if len(self._key) < _SHORT_KEY else text.replace(self._key, "***")
 
     def _timed_out(self, request: Request[Any], gate: Gate, deadline: float) -> MutexError:
         if gate.loop.time() >= gate.ends_at:

@@ -140,7 +140,7 @@ async def test_a_page_without_its_repeated_groups_keeps_its_cursors() -> None:
 
 @pytest.mark.parametrize(("drifted", "again"), [(0, "0 1 2 3 4 5 6 7 8"), (2, "0 1 2 3 4 5 6 7 8 9 2")])
 async def test_groups_are_remembered_for_two_pages_and_no_longer(drifted: int, again: str) -> None:
-    following = {"a": page([drifted, 6, 7], "b"), "b": page([8], None)}
+    following: dict[str | None, GroupPage | MutexError] = {"a": page([drifted, 6, 7], "b"), "b": page([8], None)}
     if drifted:
         following = {"a": page([6, 7, 8], "b"), "b": page([9, drifted], None)}
     service = Service({None: page([0, 1, 2], "s"), "s": page([3, 4, 5], "a"), **following})

@@ -20,6 +20,7 @@ from aiomutex.bulk.settings import Settings, check_all
 from aiomutex.errors import ConfigurationError
 from aiomutex.limits.redis import RedisRateLimiter
 from aiomutex.session import MutexSession
+from aiomutex.tasks import apart, uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +106,11 @@ class Fleet:
     # The caller's side
 
     async def __aenter__(self) -> Self:
-        await self._broker.startup()
+        try:
+            await apart(self._broker.startup())
+        except BaseException:
+            await uninterrupted(self._broker.shutdown())
+            raise
         self._is_open = True
         return self
 
@@ -113,7 +118,7 @@ class Fleet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_open = False
-        await self._broker.shutdown()
+        await uninterrupted(self._broker.shutdown())
 
     async def edit_slots(
         self,

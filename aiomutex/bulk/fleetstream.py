@@ -17,7 +17,7 @@ from aiomutex.bulk.report import SlotOutcome
 from aiomutex.bulk.settings import FATAL, request_of
 from aiomutex.errors import ConfigurationError, InvalidRequestError, OutcomeUnknownError, TooManyFailuresError
 from aiomutex.models import SlotEdit
-from aiomutex.tasks import unwrapped
+from aiomutex.tasks import ended, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -89,18 +89,19 @@ class FleetStream:
     ) -> None:
         task = self._running
         task.cancel()
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # it was raised by __anext__, or the body had a failure of its own
-        while not self._outcomes.empty():
-            if (outcome := self._outcomes.get_nowait()) is not None:
-                self.unfinished.append(outcome)
-        note = "with a worker when the run was left"
-        for position, edit in self._given.items():
-            self.unfinished.append(SlotOutcome(edit=edit, status="unknown", position=position, note=note))
-        for outcome in self.unfinished:
-            self._hand_out(outcome)
+        try:
+            await ended(task)
+        finally:
+            if not task.cancelled():
+                task.exception()  # it was raised by __anext__, or the body had a failure of its own
+            while not self._outcomes.empty():
+                if (outcome := self._outcomes.get_nowait()) is not None:
+                    self.unfinished.append(outcome)
+            note = "with a worker when the run was left"
+            for position, edit in self._given.items():
+                self.unfinished.append(SlotOutcome(edit=edit, status="unknown", position=position, note=note))
+            for outcome in self.unfinished:
+                self._hand_out(outcome)
 
     def __aiter__(self) -> AsyncIterator[SlotOutcome]:
         return self

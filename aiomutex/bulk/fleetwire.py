@@ -6,6 +6,7 @@ write to the queue could then run code. The API key is in none of it.
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from aiomutex.models import SlotEdit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Job", "answer_of", "outcomes_of", "packed_error", "unpacked_error"]
+__all__ = ["Job", "PackedError", "answer_of", "outcomes_of", "packed_error", "unpacked_error"]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,17 +34,26 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     reserve: int = 0
 
 
+class PackedError(msgspec.Struct, frozen=True):
+    """An error by its name and fields."""
+
+    kind: str
+    args: list[Any]
+    fields: dict[str, Any]
+    earlier: list[PackedError]
+
+
 class _Told(msgspec.Struct, frozen=True, array_like=True):
     position: int
     status: Status
     attempts: int
     note: str
-    error: dict[str, Any] | None
+    error: PackedError | None
 
 
 class _Answer(msgspec.Struct, frozen=True):
     told: list[_Told]
-    stopped_by: dict[str, Any] | None
+    stopped_by: PackedError | None
 
 
 _answers = msgspec.json.Decoder(_Answer)
@@ -59,8 +69,14 @@ def answer_of(report: BulkReport) -> str:
 
 
 def outcomes_of(text: str, places: Sequence[tuple[int, SlotEdit]]) -> tuple[list[SlotOutcome], MutexError | None]:
-    """The outcomes in a worker's answer, at the places their edits have with the caller; and what stopped the job."""
+    """The outcomes in a worker's answer, at the places their edits have with the caller; and what stopped the job.
+
+    Raises:
+        msgspec.MsgspecError: The text is no answer, or not one to this job.
+    """
     answer = _answers.decode(text)
+    if sorted(each.position for each in answer.told) != list(range(len(places))):
+        raise msgspec.ValidationError("it does not tell of each edit of the job once")
     outcomes = [
         SlotOutcome(
             edit=places[each.position][1],
@@ -75,29 +91,27 @@ def outcomes_of(text: str, places: Sequence[tuple[int, SlotEdit]]) -> tuple[list
     return outcomes, unpacked_error(answer.stopped_by)
 
 
-def packed_error(error: MutexError | None) -> dict[str, Any] | None:
+def packed_error(error: MutexError | None) -> PackedError | None:
     """An error by its name and fields."""
     if error is None:
         return None
     fields = {name: value for name, value in vars(error).items() if name != "earlier"}
-    return {
-        "kind": type(error).__name__,
-        "args": list(error.args),
-        "fields": fields,
-        "earlier": [packed_error(each) for each in error.earlier],
-    }
+    earlier = [packed for each in error.earlier if (packed := packed_error(each)) is not None]
+    return PackedError(type(error).__name__, list(error.args), fields, earlier)
 
 
-def unpacked_error(packed: dict[str, Any] | None) -> MutexError | None:
+def unpacked_error(packed: PackedError | None) -> MutexError | None:
     """The error that was packed; a plain ``MutexError`` if this version of the library does not know its kind."""
     if packed is None:
         return None
-    kind = getattr(errors, packed["kind"], None) if packed["kind"] in errors.__all__ else None
-    if not (isinstance(kind, type) and issubclass(kind, MutexError)):
-        return MutexError(f"{packed['kind']}: {' '.join(map(str, packed['args']))}")
-    error: MutexError = kind.__new__(kind, *packed["args"])
-    error.__dict__.update(packed["fields"])
-    error.earlier = tuple(each for each in map(unpacked_error, packed["earlier"]) if each is not None)
-    if "resets_at" in packed["fields"]:
-        error.__dict__["resets_at"] = datetime.fromisoformat(packed["fields"]["resets_at"])
-    return error
+    kind = getattr(errors, packed.kind, None) if packed.kind in errors.__all__ else None
+    if isinstance(kind, type) and issubclass(kind, MutexError):
+        error: MutexError = kind.__new__(kind, *packed.args)
+        error.__dict__.update(packed.fields)
+        error.earlier = tuple(each for each in map(unpacked_error, packed.earlier) if each is not None)
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            if "resets_at" in packed.fields:
+                error.__dict__["resets_at"] = datetime.fromisoformat(packed.fields["resets_at"])
+            str(error)  # which another version's fields may not be enough for
+            return error
+    return MutexError(f"{packed.kind}: {' '.join(map(str, packed.args))}")

@@ -43,6 +43,9 @@ _LONGEST_ERROR: Final = 160
 Progress = Literal["new", "sent", "applied", "failed", "unknown"]
 
 
+_SlotRow = tuple[str, int, bytes, bytes | None, bytes | None, int]
+
+
 class SlotRecord(NamedTuple):
     """What a journal knows of one slot."""
 
@@ -134,7 +137,8 @@ class Journal(JournalFile):
         with self._translating():
             row = self._open.execute("SELECT digest, progress FROM edits WHERE position = ?", (position,)).fetchone()
             slot = edit.group_id, edit.slot_index
-            reached = self._open.execute("SELECT done FROM slots WHERE group_id = ? AND slot = ?", slot).fetchone()
+            found = self._open.execute("SELECT done FROM slots WHERE group_id = ? AND slot = ?", slot).fetchone()
+            reached = msgspec.convert(found, tuple[int] | None)
         if row is not None and row[0] != digest_of(edit):
             raise self._other_edit(position, edit)
         progress: Progress = "new" if row is None else _progress(row[1])
@@ -200,7 +204,7 @@ class Journal(JournalFile):
                     "INSERT OR IGNORE INTO slots (group_id, slot, before) VALUES (?, ?, ?)",
                     (*slot, packed(content_of(found))),
                 )
-            row = db.execute("SELECT open FROM slots WHERE group_id = ? AND slot = ?", slot).fetchone()
+            row = db.execute("SELECT CAST(open AS BLOB) FROM slots WHERE group_id = ? AND slot = ?", slot).fetchone()
             if row is not None:
                 db.execute(
                     "UPDATE slots SET open = ?, last = ? WHERE group_id = ? AND slot = ?",
@@ -235,7 +239,9 @@ class Journal(JournalFile):
     def _settle(self, db: sqlite3.Connection, items: Sequence[Item], *, applied: bool, confirmed: bool) -> None:
         first, last = items[0], items[-1]
         slot = first.group_id, first.edit.slot_index
-        row = db.execute("SELECT after, open, done FROM slots WHERE group_id = ? AND slot = ?", slot).fetchone()
+        row = db.execute(
+            "SELECT CAST(after AS BLOB), CAST(open AS BLOB), done FROM slots WHERE group_id = ? AND slot = ?", slot
+        ).fetchone()
         if row is None:
             return
         after = unpacked(row[0])
@@ -255,10 +261,11 @@ class Journal(JournalFile):
         """The slots the run wrote to, or may have, the latest first."""
         with self._translating():
             rows = self._open.execute(
-                "SELECT group_id, slot, before, after, open, undo FROM slots "
+                "SELECT group_id, slot, CAST(before AS BLOB), CAST(after AS BLOB), CAST(open AS BLOB), undo FROM slots "
                 "WHERE after IS NOT NULL OR open IS NOT NULL ORDER BY last DESC"
             ).fetchall()
-            for group_id, slot, before, after, unsettled, undo in rows:
+            # Columns of SQLite hold any kind of value, whatever they were declared as.
+            for group_id, slot, before, after, unsettled, undo in msgspec.convert(rows, list[_SlotRow]):
                 yield SlotRecord(group_id, slot, unpacked(before), unpacked(after), unpacked(unsettled), undo)
 
     def undoing(self, record: SlotRecord, *, done: bool) -> None:

@@ -40,6 +40,13 @@ PRAGMA user_version = {_VERSION};
 """
 
 
+def _plain(sql: str) -> str:
+    return " ".join(sql.split())
+
+
+_TABLES: Final = {_plain(statement) for statement in _SCHEMA.split(";") if "CREATE" in statement}
+
+
 class JournalFile:
     """An open file, held by one process at a time.
 
@@ -87,6 +94,10 @@ class JournalFile:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version != _VERSION:
             raise JournalError(f"journal {self.path} is of version {version}; this library reads version {_VERSION}")
+        # A view in a table's place may have no end, and a trigger may do anything on the way.
+        schema = {_plain(sql) for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+        if schema != _TABLES:
+            raise JournalError(f"journal {self.path} has not the tables of a journal")
         return False
 
     def __enter__(self) -> Self:
@@ -115,7 +126,7 @@ class JournalFile:
     def _number(self, query: str) -> int | None:
         with self._translating():
             row = self._open.execute(query).fetchone()
-        return None if row is None else row[0]
+            return None if row is None else msgspec.convert(row[0], int | None)
 
     @contextlib.contextmanager
     def _writing(self) -> Generator[sqlite3.Connection]:
@@ -135,7 +146,7 @@ class JournalFile:
     def _translating(self) -> Generator[None]:
         try:
             yield
-        except (sqlite3.Error, msgspec.MsgspecError) as error:
+        except (sqlite3.Error, msgspec.MsgspecError, UnicodeError) as error:
             problem = str(error)
         else:
             return

@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import AsyncIterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import anyio
-
 from aiomutex.bulk.engine import Engine
 from aiomutex.bulk.report import SlotOutcome
 from aiomutex.bulk.writer import SlotWriter
 from aiomutex.errors import ConfigurationError
+from aiomutex.tasks import ended
 
 if TYPE_CHECKING:
     import os
@@ -112,28 +111,21 @@ class OutcomeStream:
     ) -> None:
         engine, task, journal = self._running
         task.cancel()
-        cancelled: asyncio.CancelledError | None = None
-        with anyio.CancelScope(shield=True):
-            while not task.done():
-                try:
-                    await asyncio.wait([task])
-                except asyncio.CancelledError as again:
-                    # The run is ending already; whoever cancels us gets that once nothing is left behind.
-                    cancelled = again
-        if not task.cancelled():
-            task.exception()  # it was raised by __anext__, or the body had a failure of its own
-        if journal is not None:
-            journal.close()
-        while not self._outcomes.empty():
-            if (outcome := self._outcomes.get_nowait()) is not None:
-                self.unfinished.append(outcome)
-        note = "in flight when the run was left"
-        for item in engine.in_flight.values():
-            self.unfinished.append(SlotOutcome(edit=item.edit, status="unknown", position=item.position, note=note))
-        for outcome in self.unfinished:
-            self._hand_out(outcome)
-        if cancelled is not None:
-            raise cancelled
+        try:
+            await ended(task)
+        finally:
+            if not task.cancelled():
+                task.exception()  # it was raised by __anext__, or the body had a failure of its own
+            if journal is not None:
+                journal.close()
+            while not self._outcomes.empty():
+                if (outcome := self._outcomes.get_nowait()) is not None:
+                    self.unfinished.append(outcome)
+            note = "in flight when the run was left"
+            for item in engine.in_flight.values():
+                self.unfinished.append(SlotOutcome(edit=item.edit, status="unknown", position=item.position, note=note))
+            for outcome in self.unfinished:
+                self._hand_out(outcome)
 
     def __aiter__(self) -> AsyncIterator[SlotOutcome]:
         return self

@@ -7,11 +7,12 @@ import contextlib
 import signal
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from aiomutex.cli.common import INTERRUPTED, fail, json_option, open_session, print_json, run
+from aiomutex.cli.common import INTERRUPTED, fail, json_option, open_session, print_json, run, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,10 +67,11 @@ def bulk(
         return
     assert file is not None  # noqa: S101  # checked above
     format_ = options.pop("format_") or ("csv" if file.endswith(".csv") else "jsonl")
-    total = None if file == "-" else _checked(file, format_)
+    # What comes through a pipe comes once.
+    total = _checked(file, format_) if Path(file).is_file() else None
     if dry_run:
         total = _checked(file, format_) if total is None else total
-        click.echo(f"{total:,} edits are right. Nothing was sent.")
+        tell(f"{total:,} edits are right. Nothing was sent.")
         return
     counts = run(lambda: _run(file, format_, total, used_today, **options))
     _summarize(counts, options["journal"], as_json=as_json)
@@ -94,12 +96,13 @@ def _checked(file: str, format_: str) -> int:
 
 def _read(lines: IO[str], format_: str) -> Iterator[LineEdit | BadLine]:
     from aiomutex.cli.edits_file import read_edits
+    from aiomutex.textfile import lines_of
 
-    return read_edits(lines, format_)
+    return read_edits(lines_of(lines), format_)
 
 
 def _report_bad(item: BadLine) -> None:
-    click.echo(f"line {item.line}: {item.problem}", err=True)
+    tell(f"line {item.line}: {item.problem}", err=True)
 
 
 async def _run(
@@ -113,7 +116,11 @@ async def _run(
     bad: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(click.open_file(file, encoding="utf-8", errors="surrogateescape"))
-        failed = stack.enter_context(click.open_file(failures, "w", encoding="utf-8")) if failures else None
+        failed = (
+            stack.enter_context(click.open_file(failures, "w", encoding="utf-8", errors="surrogateescape"))
+            if failures
+            else None
+        )
         progress = stack.enter_context(RunProgress(limiter, total))
 
         def edits() -> Iterator[LineEdit]:
@@ -185,14 +192,14 @@ def _summarize(result: dict[str, Any], journal: str | None, *, as_json: bool) ->
         told = ", ".join(
             f"{counts.get(status, 0):,} {status}" for status in ("applied", "failed", "unknown", "skipped")
         )
-        click.echo(f"{told}; {result['requests']:,} requests")
+        tell(f"{told}; {result['requests']:,} requests")
         if result["stopped_by"]:
-            click.echo(f"stopped: {result['stopped_by']}", err=True)
+            tell(f"stopped: {result['stopped_by']}", err=True)
     if result["interrupted"] or result["stopped_by"]:
         hint = (
             f"the same command goes on from {journal}" if journal else "give --journal to be able to resume next time"
         )
-        click.echo(f"To resume: {hint}.", err=True)
+        tell(f"To resume: {hint}.", err=True)
     if result["interrupted"]:
         sys.exit(INTERRUPTED)
     if any(counts.get(status) for status in _NEEDS_A_LOOK) or result["stopped_by"]:
@@ -214,7 +221,7 @@ def _undo(journal: str, *, force: bool, as_json: bool) -> None:
     else:
         for outcome in [*report.failed, *report.unknown, *left]:
             where = f"group {outcome.edit.group_id}, slot {outcome.edit.slot_index}"
-            click.echo(f"{where}: {outcome.error or outcome.note}", err=True)
-        click.echo(f"Undo: {report}")
+            tell(f"{where}: {outcome.error or outcome.note}", err=True)
+        tell(f"Undo: {report}")
     if report.failed or report.unknown or left:
         sys.exit(1)

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 
     from aiomutex import MutexGroup, MutexSession
 
-__all__ = ["INTERRUPTED", "console", "fail", "group_table", "json_option", "open_session", "print_json", "run"]
+__all__ = [
+    "INTERRUPTED",
+    "console",
+    "fail",
+    "group_table",
+    "json_option",
+    "open_session",
+    "print_json",
+    "printable",
+    "run",
+    "tell",
+]
 
 INTERRUPTED = 130
 
@@ -34,9 +45,21 @@ def open_session() -> MutexSession:
     return MutexSession()
 
 
+def printable(text: str, *, keep: str = "\n") -> str:
+    """The text with its control characters shown, not obeyed: names may hold them, and a server's answers, too."""
+    return "".join(
+        character if character.isprintable() or character in keep else f"\\x{ord(character):02x}" for character in text
+    )
+
+
+def tell(text: str, *, err: bool = False) -> None:
+    """Print lines for people."""
+    click.echo(printable(text), err=err)
+
+
 def fail(message: str, code: int = 1) -> NoReturn:
     """Say what went wrong on standard error, and leave with ``code``."""
-    click.echo(f"aiomutex: {message}", err=True)
+    tell(f"aiomutex: {message}", err=True)
     raise click.exceptions.Exit(code)
 
 
@@ -83,7 +106,7 @@ _BAR = 20
 
 
 def _bar(percentage: float) -> str:
-    full = round(percentage / 100 * _BAR)
+    full = round(max(0, min(percentage, 100)) / 100 * _BAR)
     return "█" * full + "░" * (_BAR - full)
 
 
@@ -113,6 +136,6 @@ def group_table(groups: Sequence[MutexGroup]) -> Any:
                 _ids(slot.holdouts),
                 _ids(slot.individuals),
             ]
-            table.add_row(*(Text(cell) for cell in cells))
+            table.add_row(*(Text(printable(cell, keep="")) for cell in cells))
             head = [""] * len(head)
     return table

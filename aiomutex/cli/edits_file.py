@@ -9,6 +9,7 @@ import msgspec
 
 from aiomutex import UNSET, InvalidRequestError, SlotEdit
 from aiomutex.bulk.settings import request_of
+from aiomutex.textfile import LineTooLongError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,15 +45,15 @@ def read_edits(lines: Iterable[str], format_: str) -> Iterator[LineEdit | BadLin
     ``group_id,slot_index`` and any of ``experiments,holdouts,individuals``; inside a cell items are parted by ``;``, an
     empty cell leaves the list as it is, and ``[]`` empties it.
     """
-    reader = _from_csv(lines) if format_ == "csv" else _from_json(lines)
-    for item in reader:
-        if isinstance(item, LineEdit):
-            try:
-                request_of(item)
-            except InvalidRequestError as error:
-                yield BadLine(item.line, as_json_line(item), str(error))
-                continue
-        yield item
+    try:
+        yield from _from_csv(lines) if format_ == "csv" else _from_json(lines)
+    except LineTooLongError as error:
+        yield BadLine(error.line, "", f"it is {error.args[0]}")
+
+
+def _checked(edit: LineEdit) -> LineEdit:
+    request_of(edit)
+    return edit
 
 
 def as_json_line(edit: SlotEdit) -> str:
@@ -66,8 +67,8 @@ def _from_json(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
         if not text.strip():
             continue
         try:
-            yield msgspec.structs.replace(_decoder.decode(text), line=number)
-        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+            yield _checked(msgspec.structs.replace(_decoder.decode(text), line=number))
+        except (msgspec.MsgspecError, RecursionError, UnicodeError, InvalidRequestError) as error:
             yield BadLine(number, text.rstrip("\r\n"), str(error))
 
 
@@ -87,7 +88,8 @@ def _from_csv(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
             try:
                 if len(row) > len(columns):
                     raise ValueError(f"{len(row)} cells for {len(columns)} columns")  # noqa: TRY301  # told as below
-                yield _from_row(dict(zip(columns, row, strict=False)), reader.line_num)
+                "".join(row).encode()  # what is not UTF-8 ends here
+                yield _checked(_from_row(dict(zip(columns, row, strict=False)), reader.line_num))
             except ValueError as error:
                 yield BadLine(reader.line_num, ",".join(row), str(error))
     except csv.Error as error:
@@ -105,7 +107,7 @@ def _from_row(row: dict[str, str], line: int) -> LineEdit:
             continue
         items = [item.strip() for item in cell.split(";")] if cell != "[]" else []
         given[name] = items if name == "individuals" else [_number(name, item) for item in items]
-    return LineEdit(row["group_id"].strip(), int(slot), line=line, **given)
+    return LineEdit(row.get("group_id", "").strip(), int(slot), line=line, **given)
 
 
 def _number(name: str, item: str) -> int:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aiomutex.cli.common import console, fail, group_table, json_option, open_session, print_json, run
+from aiomutex.cli.common import console, fail, group_table, json_option, open_session, print_json, run, tell
 
 if TYPE_CHECKING:
     from aiomutex import MutexGroup, NewGroup, NewSlot
 
 __all__ = ["groups"]
+
+_MAX_GROUP = 16 * 2**20
 
 
 @click.group()
@@ -39,7 +41,7 @@ def list_(page_size: int, as_json: bool) -> None:
     elif found:
         console().print(group_table(found))
     else:
-        click.echo("The project has no mutex groups.")
+        tell("The project has no mutex groups.")
 
 
 @groups.command()
@@ -61,7 +63,7 @@ def get(group_id: str, as_json: bool) -> None:
         return
     console().print(group_table([found]))
     if found.description:
-        click.echo(f"\n{found.description}")
+        tell(f"\n{found.description}")
 
 
 @groups.command()
@@ -91,7 +93,7 @@ def create(file: str | None, as_json: bool, **fields: Any) -> None:
 
     try:
         group = _from_file(file) if file else _from_options(fields)
-    except (ValueError, InvalidRequestError) as error:
+    except (ValueError, RecursionError, InvalidRequestError) as error:
         raise click.UsageError(str(error)) from None
 
     async def work() -> Any:
@@ -102,7 +104,7 @@ def create(file: str | None, as_json: bool, **fields: Any) -> None:
     if as_json:
         print_json(created)
     else:
-        click.echo(f"Created group {created.id} with key {created.key}{f' ({created.url})' if created.url else ''}")
+        tell(f"Created group {created.id} with key {created.key}{f' ({created.url})' if created.url else ''}")
 
 
 def _from_file(file: str) -> NewGroup:
@@ -111,7 +113,10 @@ def _from_file(file: str) -> NewGroup:
     from aiomutex import NewGroup
 
     with click.open_file(file, "rb") as opened:
-        return msgspec.json.decode(opened.read(), type=NewGroup)
+        data = opened.read(_MAX_GROUP + 1)
+    if len(data) > _MAX_GROUP:
+        raise click.UsageError(f"{file} has more than {_MAX_GROUP:,} bytes; a group has fewer")
+    return msgspec.json.decode(data, type=NewGroup)
 
 
 def _from_options(fields: dict[str, Any]) -> NewGroup:
@@ -163,7 +168,7 @@ def edit(group_id: str, name: str | None, description: str | None, no_descriptio
             )
 
     run(work)
-    click.echo(f"Edited group {group_id}.")
+    tell(f"Edited group {group_id}.")
 
 
 @groups.command()
@@ -185,4 +190,4 @@ def archive(group_id: str, undo: bool, yes: bool) -> None:
             await (session.unarchive_group(group_id) if undo else session.archive_group(group_id))
 
     run(work)
-    click.echo(f"{'Unarchived' if undo else 'Archived'} group {group_id}.")
+    tell(f"{'Unarchived' if undo else 'Archived'} group {group_id}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from aiomutex.cli.common import console
+from aiomutex.cli.common import console, printable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -71,7 +71,7 @@ class RunProgress:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(printable(text), markup=False, highlight=False)
 
     def _facts(self, stream: OutcomeStream) -> str:
         state = self._limiter.state()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+from typing import Any
+
 import click
 
+from aiomutex.cli.common import fail
 from aiomutex.cli.demo import demo
 from aiomutex.cli.emulator import emulator
 from aiomutex.cli.groups import groups
@@ -15,7 +19,21 @@ from aiomutex.cli.traffic import traffic
 __all__ = ["root"]
 
 
+class _Root(click.Group):
+    """All commands; what is wrong with a file ends each of them with one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # click ends quietly
+            fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
 @click.group(
+    cls=_Root,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done · 1 failed · 2 wrong usage · 130 interrupted; of plan and apply: 2 changes · 3 blocked.",
 )

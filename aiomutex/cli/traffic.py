@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aiomutex.cli.common import json_option, print_json
+from aiomutex.cli.common import json_option, print_json, tell
 from aiomutex.cli.desired import ExitOneCommand, live_groups, load, run_with_session
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
         return
     for row in rows:
         parts = " × ".join(f"{key} {share:.1%}" for key, share in row["groups"].items())  # noqa: RUF001  # a times sign
-        click.echo(f"experiment {row['experiment']}: {row['share']:.2%} of all users ({parts or 'in no group'})")
+        tell(f"experiment {row['experiment']}: {row['share']:.2%} of all users ({parts or 'in no group'})")
 
 
 @traffic.command(cls=ExitOneCommand)
@@ -88,7 +88,7 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
     for row in rows:
         slot = f"slot {row['slot']}" if row["slot"] else "in no slot"
         experiments = ", ".join(map(str, row["experiments"])) or "none"
-        click.echo(f"{row['group']} (by {row['bucketingKey']}): {slot}, experiments {experiments}")
+        tell(f"{row['group']} (by {row['bucketingKey']}): {slot}, experiments {experiments}")
 
 
 @traffic.command(cls=ExitOneCommand)
@@ -126,17 +126,17 @@ def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool)
     if file is not None:
         from aiomutex.plan.render import move_lines
 
-        click.echo("\n".join(move_lines(found)))
+        tell("\n".join(move_lines(found)))
         return
     for group in found.groups:
         slots = ", ".join(f"slot {index}: {_share(amount, found.users)}" for index, amount in group.slots.items())
-        click.echo(f"{group.key or group.group_id}: {slots}, in none: {_share(group.unallocated, found.users)}")
+        tell(f"{group.key or group.group_id}: {slots}, in none: {_share(group.unallocated, found.users)}")
     for experiment, amount in found.experiments.items():
-        click.echo(f"experiment {experiment}: {_share(amount, found.users)}")
+        tell(f"experiment {experiment}: {_share(amount, found.users)}")
     for overlap in found.overlaps[:50]:
-        click.echo(f"experiments {overlap.first} and {overlap.second} share {_share(overlap.users, found.users)}")
+        tell(f"experiments {overlap.first} and {overlap.second} share {_share(overlap.users, found.users)}")
     if len(found.overlaps) > 50:  # noqa: PLR2004  # what one looks through
-        click.echo(f"and {len(found.overlaps) - 50:,} pairs more; --json has them all")
+        tell(f"and {len(found.overlaps) - 50:,} pairs more; --json has them all")
 
 
 def _after(file: str, live: list[MutexGroup]) -> list[MutexGroup]:
@@ -157,7 +157,7 @@ def _salted(groups: Iterable[MutexGroup]) -> list[MutexGroup]:
         if group.bucketing_salt:
             chosen.append(group)
         else:
-            click.echo(f"aiomutex: group {group.key or group.id} has no bucketingSalt and is left out", err=True)
+            tell(f"aiomutex: group {group.key or group.id} has no bucketingSalt and is left out", err=True)
     return chosen
 
 

@@ -96,6 +96,8 @@ class Application:
                 record.body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             answer = answer or self.service.wire.error(413, "the body is larger than 1 MiB")
+        except web.RequestPayloadError:
+            answer = answer or self.service.wire.error(400, "the body is not encoded as its headers say")
         if answer is None:
             fault = self.faults.meet(method, path)
             if fault is None or fault.kind not in _BEFORE or fault.after_commit:

@@ -104,7 +104,7 @@ class Dialect:
         """
         try:
             document = msgspec.json.decode(text)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(f"a dialect must be a JSON object: {error}") from None
         if isinstance(document, dict) and isinstance(cast("dict[str, Any]", document).get("dialect"), dict):
             document = cast("dict[str, Any]", document)["dialect"]

@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Literal, Self, cast, get_args
 
@@ -67,6 +68,8 @@ class Fault:
             raise ValueError(f"rate is {self.rate}; it must be a share from 0 to 1")
         if not 200 <= self.status <= 599:  # noqa: PLR2004 - what a final status of HTTP can be
             raise ValueError(f"status is {self.status}; it must be 200 to 599")
+        if not 0 <= self.seconds < inf:
+            raise ValueError(f"seconds is {self.seconds}; it must be a length of time that ends")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -105,8 +108,8 @@ class Latency:
 
     def __post_init__(self) -> None:
         """Refuse an answer before its request."""
-        if self.base < 0 or self.jitter < 0:
-            raise ValueError(f"latency is {self.base} s ± {self.jitter} s; both must be 0 or more")
+        if not (0 <= self.base < inf and 0 <= self.jitter < inf):
+            raise ValueError(f"latency is {self.base} s ± {self.jitter} s; both must be 0 or more, and end")
         if self.jitter > self.base:
             raise ValueError(f"latency has a jitter of {self.jitter} s; it must not exceed its {self.base} s")
 

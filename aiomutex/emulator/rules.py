@@ -6,6 +6,7 @@ the value it has and what would be right. Nothing here is shared with the client
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -211,7 +212,7 @@ def _is_number(value: Any) -> bool:
 def _numbers(value: object, where: str, *, loose: bool = False) -> list[int]:
     entries = _list(value, where)
     for place, entry in enumerate(entries):
-        if loose and isinstance(entry, str) and entry.isascii() and entry.isdigit():
+        if loose and isinstance(entry, str) and re.fullmatch("[0-9]{1,18}", entry):
             entries[place] = int(entry)
         elif not _is_number(entry):
             raise _broken(f"{where}[{place}]", entry, "must be a number (an id)")

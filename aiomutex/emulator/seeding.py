@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
+import msgspec
+
 from aiomutex.emulator.state import Group, GroupStore, Slot
 
-__all__ = ["GroupSeed", "SlotSeed", "document_of", "group_of", "seeded_store", "slots_of", "store_of"]
+__all__ = ["GroupSeed", "SlotSeed", "document_of", "group_of", "seeded_store", "slots_of", "store_of", "store_of_json"]
 
 SlotSeed = int | Mapping[str, Any] | Slot
 GroupSeed = Mapping[str, Any] | Group
@@ -38,8 +40,12 @@ def slots_of(seeds: Iterable[SlotSeed]) -> list[Slot]:
             slots.append(seed)
         elif isinstance(seed, int):
             slots.append(Slot(index=index, percentage=seed))
-        else:
+        elif isinstance(seed, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # files hold anything
             slots.append(_slot_of(index, seed))
+        else:
+            raise ValueError(  # noqa: TRY004 - as below
+                f"slots[{index - 1}] is {seed!r}; it must be a percentage or a mapping"
+            )
     return slots
 
 
@@ -48,7 +54,7 @@ def _slot_of(index: int, seed: Mapping[str, Any]) -> Slot:
     slot = Slot(index=int(given.pop("index", index)), percentage=given.pop("percentage", 0))
     for name, value in given.items():
         if name in {"experiments", "holdouts", "individuals", "cohorts"}:
-            setattr(slot, name, list(value or ()))
+            setattr(slot, name, value if isinstance(value, str) else list(value or ()))
         elif name in {"name", "variant_key"}:
             setattr(slot, name, value)
         else:
@@ -104,6 +110,18 @@ def document_of(store: GroupStore) -> dict[str, Any]:
     }
 
 
+def store_of_json(data: bytes) -> GroupStore:
+    """Read a state from JSON.
+
+    Raises:
+        ValueError: The text is none of what ``store_of`` reads.
+    """
+    try:
+        return store_of(msgspec.json.decode(data))
+    except RecursionError:
+        raise ValueError("a state must not be nested that deep") from None
+
+
 def store_of(document: object) -> GroupStore:
     """Read a state: a dump, a page of the real service (``{"mutexes": [...]}``) or a bare list of groups.
 
@@ -111,22 +129,35 @@ def store_of(document: object) -> GroupStore:
         ValueError: The document is none of these.
     """
     seeds: Any = document
-    generated: dict[str, Any] = {}
+    generated: Any = None
     if isinstance(document, dict):
         whole = cast("dict[str, Any]", document)
-        generated = whole.get("generated") or {}
+        generated = whole.get("generated")
         seeds = whole.get("groups", whole.get("mutexes"))
     if not isinstance(seeds, list):
         # A file that holds the wrong thing is a wrong value, not a wrong type in the caller's code.
         raise ValueError(  # noqa: TRY004
             'a state must be a list of groups, or an object that holds one under "groups" or "mutexes"',
         )
-    store = GroupStore(generated.get("count", 0), slots=generated.get("slots", 3))
-    for group_id in generated.get("removed", ()):
+    made = msgspec.convert(generated or {}, _Generated)
+    store = GroupStore(made.count, slots=made.slots)
+    for group_id in made.removed:
+        if group_id not in store:
+            raise ValueError(f"generated.removed has {group_id!r}, which is no generated group")
         del store[group_id]
-    for seed in cast("list[object]", seeds):
+    for place, seed in enumerate(cast("list[object]", seeds)):
         if not isinstance(seed, dict):
             raise ValueError(f"a group must be an object, not {seed!r}")  # noqa: TRY004 - as above
-        group = group_of(cast("dict[str, Any]", seed), free_id=store.free_id())
+        try:
+            group = group_of(cast("dict[str, Any]", seed), free_id=store.free_id())
+            msgspec.convert(asdict(group), Group)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"groups[{place}] is no group: {error}") from None
         store[group.id] = group
     return store
+
+
+class _Generated(msgspec.Struct):
+    count: int = 0
+    slots: int = 3
+    removed: list[str] = []

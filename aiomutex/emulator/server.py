@@ -20,7 +20,7 @@ from aiomutex.emulator.faults import Fault, Faults, Latency
 from aiomutex.emulator.limits import Limits
 from aiomutex.emulator.pages import pages_of
 from aiomutex.emulator.running import Running
-from aiomutex.emulator.seeding import GroupSeed, SlotSeed, document_of, seeded_store, slots_of, store_of
+from aiomutex.emulator.seeding import GroupSeed, SlotSeed, document_of, seeded_store, slots_of, store_of_json
 from aiomutex.emulator.service import Service
 from aiomutex.emulator.state import Group
 from aiomutex.emulator.statefile import read_state
@@ -216,7 +216,7 @@ class MutexEmulator(Running):
         Raises:
             ValueError: The file is none of these.
         """
-        self._replace(store_of(msgspec.json.decode(Path(path).read_bytes())))
+        self._replace(store_of_json(Path(path).read_bytes()))
 
 
 async def serve(emulator: MutexEmulator, *, on_ready: Callable[[MutexEmulator], None] | None = None) -> None:

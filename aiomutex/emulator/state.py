@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 __all__ = ["Group", "GroupStore", "Slot"]
 
 KEY_PREFIX = "group-"
+MAX_GENERATED = 1_000_000
+"""What still fits into memory once the order of ids needs a list."""
 
 
 @dataclass(slots=True)
@@ -21,13 +23,13 @@ class Slot:
     """One slot of a group; ``index`` counts from 1."""
 
     index: int
-    percentage: int
+    percentage: int | float
     name: str = ""
     variant_key: str = ""
     experiments: list[int] = field(default_factory=list[int])
     holdouts: list[int] = field(default_factory=list[int])
     individuals: list[str] = field(default_factory=list[str])
-    cohorts: list[str] = field(default_factory=list[str])
+    cohorts: list[str | int] = field(default_factory=list[str | int])
 
     def __post_init__(self) -> None:
         """Name the slot after its index, as the service does."""
@@ -95,8 +97,8 @@ class GroupStore(MutableMapping[str, Group]):
     """
 
     def __init__(self, generated: int = 0, *, slots: int = 3) -> None:
-        if generated < 0:
-            raise ValueError(f"groups is {generated}; a number of groups must be 0 or more")
+        if not 0 <= generated <= MAX_GENERATED:
+            raise ValueError(f"groups is {generated}; a number of groups must be 0 to {MAX_GENERATED:,}")
         if not 1 <= slots <= 20:  # noqa: PLR2004 - the service's own bound
             raise ValueError(f"slots is {slots}; a group has 1 to 20 slots")
         self.generated = generated

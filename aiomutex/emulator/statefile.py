@@ -28,17 +28,24 @@ CREATE TABLE IF NOT EXISTS groups (id TEXT PRIMARY KEY, body TEXT NOT NULL);
 
 
 def read_state(path: Path) -> GroupStore | None:
-    """What ``path`` holds, or None if no emulator has written to it yet."""
+    """What ``path`` holds, or None if no emulator has written to it yet.
+
+    Raises:
+        ValueError: It holds something else.
+    """
     if not path.exists():
         return None
-    with closing(sqlite3.connect(path)) as file:
-        file.executescript(_TABLES)
-        made = file.execute("SELECT count, slots, removed FROM generated").fetchone()
-        if made is None:
-            return None
-        groups = [msgspec.json.decode(body) for (body,) in file.execute("SELECT body FROM groups")]
-    generated = {"count": made[0], "slots": made[1], "removed": msgspec.json.decode(made[2])}
-    return store_of({"generated": generated, "groups": groups})
+    try:
+        with closing(sqlite3.connect(path)) as file:
+            file.executescript(_TABLES)
+            made = file.execute("SELECT count, slots, removed FROM generated").fetchone()
+            if made is None:
+                return None
+            groups = [msgspec.json.decode(body) for (body,) in file.execute("SELECT body FROM groups")]
+        generated = {"count": made[0], "slots": made[1], "removed": msgspec.json.decode(made[2])}
+        return store_of({"generated": generated, "groups": groups})
+    except (sqlite3.Error, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no state file: {error}") from None
 
 
 class StateFile:

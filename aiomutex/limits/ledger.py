@@ -190,12 +190,18 @@ class Ledger:
         except (OSError, exceptions.RedisError) as error:
             raise self._explain(error) from error
         got = clock()
-        lease = msgspec.json.decode(answer[0], type=Lease)
+        try:
+            lease = msgspec.json.decode(answer[0], type=Lease)
+            moments = [_moment(lease.now, offset) for offset in (0, *answer[1:])]
+        except (ValueError, TypeError, LookupError) as error:
+            raise LimiterUnavailableError(
+                f"Redis at {self.place} answered what no ledger says: {type(error).__name__}"
+            ) from None
         # Time a conversation took, forgotten slowly: a server that was slow once may be so again.
         self._lead = max(got - sent, 0.8 * self._lead)
-        steady = self._measure(float(lease.now) / _MICROSECONDS, sent, got)
+        steady = self._measure(moments[0], sent, got)
         behind = self.behind
-        lease.instants = [(float(lease.now) + offset) / _MICROSECONDS - behind for offset in answer[1:]]
+        lease.instants = [moment - behind for moment in moments[1:]]
         return lease, steady
 
     def _measure(self, now: float, sent: float, got: float) -> bool:
@@ -232,3 +238,10 @@ class Ledger:
         """Close the connections, if they are ours."""
         if isinstance(self._given, str):
             await self._client.aclose()
+
+
+def _moment(now: str, offset: int) -> float:
+    moment = (float(now) + offset) / _MICROSECONDS
+    if not math.isfinite(moment):
+        raise ValueError("a time that never comes")
+    return moment

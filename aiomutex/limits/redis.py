@@ -22,6 +22,7 @@ from aiomutex.limits.limiter import QueueingLimiter
 from aiomutex.limits.margin import Margin, whole_number
 from aiomutex.limits.pause import PATIENCE
 from aiomutex.limits.share import RETRY, Share
+from aiomutex.tasks import uninterrupted
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -128,6 +129,9 @@ class RedisRateLimiter(QueueingLimiter):
         self._closed = True
         self._stop_timer()
         self._waiters.fail(lambda: LimiterUnavailableError("the limiter was closed while requests waited"))
+        await uninterrupted(self._end())
+
+    async def _end(self) -> None:
         if self._call is not None:
             self._call.cancel()
             await asyncio.wait([self._call])

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from aiomutex.plan.parsing import FORMATS, parse
-from aiomutex.plan.tree import DesiredFileError, Entry, Node, Problem
+from aiomutex.plan.tree import DesiredFileError, Entry, Node, Problem, read_file
 from aiomutex.rules import MAX_SLOTS
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ __all__ = [
 
 Identity = tuple[str, str]
 """Project id and key: what a group is known by in a file."""
+
+_HINTS: Final = 100
+"""Problems before no more hints are looked for, which is slow."""
 
 LINT_CODES: Final = ("AM101", "AM102", "AM103", "AM104", "AM105", "AM106", "AM107", "AM108", "AM109")
 
@@ -109,7 +112,7 @@ def load_desired(path: str | Path) -> Desired:
     format_ = FORMATS.get(path.suffix.lower())
     if format_ is None:
         raise DesiredFileError(str(path), [Problem(0, f"the name must end in one of {', '.join(FORMATS)}")])
-    return parse_desired(path.read_bytes(), format_=format_, file=str(path))
+    return parse_desired(read_file(path), format_=format_, file=str(path))
 
 
 def parse_desired(data: str | bytes, *, format_: str = "yaml", file: str = "<text>") -> Desired:
@@ -273,7 +276,7 @@ class _Reader:
         entries: dict[str, Entry] = node.value
         for name, entry in entries.items():
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
+                close = difflib.get_close_matches(name[:60], known, n=1) if len(self.problems) < _HINTS else []
                 hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
                 self.problem(entry.line, f"{where} has an unknown field {name[:60]!r}; {hint}")
         for name in required:

@@ -6,6 +6,7 @@ Three kinds of differences: *mutable* ones become changes, *immutable* ones beco
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -47,6 +48,11 @@ class ListChange(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     field: ListField
     before: list[int | str]
     after: list[int | str]
+
+    def __post_init__(self) -> None:
+        kind = str if self.field == "individuals" else int
+        if not all(type(member) is kind for member in (*self.before, *self.after)):
+            raise ValueError(f"{self.field} must hold members of kind {kind.__name__} alone")
 
     @property
     def added(self) -> list[int | str]:
@@ -201,7 +207,7 @@ def _create(wanted: DesiredGroup) -> GroupPlan:
     try:
         new = rules.new_group(
             NewGroup(
-                project_id=int(project) if project.isdecimal() and project.isascii() else project,
+                project_id=int(project) if re.fullmatch("[0-9]{1,18}", project) else project,
                 name=wanted.name,
                 key=wanted.key,
                 description=wanted.description,

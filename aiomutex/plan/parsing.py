@@ -23,6 +23,8 @@ __all__ = ["FORMATS", "parse"]
 FORMATS: Final = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
 
 _TOO_DEEP: Final = f"values are nested more than {MAX_DEPTH} deep; a desired state needs no more than 5"
+_MAX_TOML_VALUES: Final = 500_000
+_MAX_DIRECTIVES: Final = 100
 _TOO_MANY: Final = f"there are more than {MAX_NODES:,} values; split the file"
 
 
@@ -99,6 +101,9 @@ def _yaml(text: str) -> Node:
             "YAML needs the package 'PyYAML', which is not installed: pip install 'aiomutex[plan]'; "
             "TOML and JSON files need nothing"
         ) from None
+    if text.count("\n%") > _MAX_DIRECTIVES:
+        # libyaml compares each with all before.
+        raise _BadTextError(0, f"there are more than {_MAX_DIRECTIVES} YAML directives; a desired state needs none")
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         return _YamlReader(yaml.parse(text, Loader=loader)).document()
@@ -169,7 +174,8 @@ class _YamlReader:
 # ---------------------------------------------------------------------- JSON
 
 _JSON_TOKEN: Final = re.compile(
-    r'[ \t\r\n]*(?:(?P<text>"(?:[^"\\\x00-\x1f]|\\.)*")|(?P<mark>[\[\]{},:])'
+    # Possessive, because each step back that is kept costs memory.
+    r'[ \t\r\n]*+(?:(?P<text>"(?:[^"\\\x00-\x1f]++|\\.)*+")|(?P<mark>[\[\]{},:])'
     r"|(?P<number>-?(?:0|[1-9][0-9]{0,18})(?:\.[0-9]{1,19})?(?![0-9.eE]))|(?P<word>true|false|null)|(?P<end>$))"
 )
 _JSON_WORDS: Final[dict[str, Scalar]] = {"true": True, "false": False, "null": None}
@@ -216,9 +222,11 @@ class _JsonReader:
 
     def _string(self) -> str:
         try:
-            return cast("str", json.loads(self._word))
+            text = cast("str", json.loads(self._word))
+            text.encode()  # half of a surrogate pair is no text
         except ValueError:
             raise _BadTextError(self._line, "no JSON: a text has a bad escape") from None
+        return text
 
     def _node(self, depth: int) -> Node:
         line, kind, word = self._line, self._kind, self._word
@@ -271,17 +279,23 @@ class _JsonReader:
 
 # ---------------------------------------------------------------------- TOML
 
-_TOML_HEADER: Final = re.compile(r"\s*(\[\[?)\s*([A-Za-z0-9_.\"' -]+?)\s*\]\]?\s*(?:#.*)?")
+_TOML_HEADER: Final = re.compile(r"\s*+(\[\[?)([A-Za-z0-9_.\"'\s-]++)\]\]?\s*+(?:#.*)?")
 _TOML_KEY: Final = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
+_TOML_DEEP: Final = re.compile(
+    rf"(?:[\[{{]\s*+){{{MAX_DEPTH + 1}}}"  # lists in lists
+    rf"|(?<![\w\"'-])(?:(?:[\w-]++|\"[^\"]*+\"|'[^']*+')\s*+\.\s*+){{{MAX_DEPTH + 1}}}"  # a.key.of.many.parts
+)
 _TOML_ERROR: Final = re.compile(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)")
 
 
 def _toml(text: str) -> Node:
     import tomllib  # noqa: PLC0415  # only for TOML files
 
-    # Deep nesting is found before the recursive parser meets it.
+    # Excess is found before the parser meets it, which is slow, and recursive.
+    if sum(map(text.count, ",=[")) > _MAX_TOML_VALUES:
+        raise _BadTextError(0, f"there are more than {_MAX_TOML_VALUES:,} values; split the file, or write it as YAML")
     for number, row in enumerate(text.splitlines(), 1):
-        if re.search(rf"(?:[\[{{]\s*){{{MAX_DEPTH + 1}}}", row):
+        if _TOML_DEEP.search(row):
             raise _BadTextError(number, _TOO_DEEP)
     try:
         tree = tomllib.loads(text)
@@ -336,6 +350,8 @@ def _toml_node(
     if isinstance(value, list):
         items = enumerate(cast("list[Any]", value))  # type: ignore[redundant-cast]  # pyright needs it
         return Node(line, [_toml_node(item, (*path, place), line, lines, depth + 1) for place, item in items])
+    if isinstance(value, int) and value.bit_length() >= 64:  # noqa: PLR2004  # TOML's
+        raise _BadTextError(line, "a number is larger than 64 bits can hold")
     if isinstance(value, str | int | float):
         return Node(line, value)
     raise _BadTextError(line, "dates and times have no place in a desired state; put the text in quotes")

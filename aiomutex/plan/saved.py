@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from aiomutex.errors import MutexError
 from aiomutex.plan.diff import GroupPlan, Plan, apply_to
 from aiomutex.plan.fingerprint import ABSENT, fingerprint
-from aiomutex.plan.tree import MAX_BYTES, DesiredFileError, Problem
+from aiomutex.plan.tree import DesiredFileError, Problem, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,6 +66,8 @@ def save_plan(plan: Plan, path: str | Path) -> None:
 
 def is_saved_plan(path: str | Path) -> bool:
     """Whether a file is a saved plan rather than a desired state."""
+    if not Path(path).is_file():
+        return False  # to look into a pipe would wait for its other end
     with Path(path).open("rb") as file:
         return b'"aiomutexPlan"' in file.read(64)
 
@@ -77,10 +79,8 @@ def load_plan(path: str | Path) -> Plan:
         DesiredFileError: The file is no saved plan, or one of another version.
         OSError: The file cannot be read.
     """
-    data = Path(path).read_bytes()
+    data = read_file(Path(path))
     try:
-        if len(data) > MAX_BYTES:
-            raise DesiredFileError(str(path), [Problem(0, f"the file is larger than {MAX_BYTES:,} bytes")])
         saved = msgspec.json.decode(data, type=_SavedPlan)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DesiredFileError(str(path), [Problem(0, f"no saved plan: {error}")]) from None

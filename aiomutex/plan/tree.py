@@ -12,8 +12,9 @@ from aiomutex.errors import MutexError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "DesiredFileError", "Entry", "Node", "Problem", "Scalar"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "DesiredFileError", "Entry", "Node", "Problem", "Scalar", "read_file"]
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 12
@@ -43,6 +44,22 @@ class Problem(NamedTuple):
 
     line: int
     text: str
+
+
+def read_file(path: Path) -> bytes:
+    """What a file holds, if it is one that ends.
+
+    Raises:
+        DesiredFileError: It is no regular file, or has more than ``MAX_BYTES`` bytes.
+        OSError: It cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise DesiredFileError(str(path), [Problem(0, "it is no regular file")])
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise DesiredFileError(str(path), [Problem(0, f"the file has more bytes than the {MAX_BYTES:,} that are read")])
+    return data
 
 
 class DesiredFileError(MutexError, ValueError):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from typing import TYPE_CHECKING, Final
+
+import anyio
 
 from aiomutex import protocol
 from aiomutex.errors import APIError, MutexError, OutcomeUnknownError
@@ -12,6 +13,7 @@ from aiomutex.models import UNSET, NewGroup, NewSlot
 from aiomutex.probe.asking import succeeded
 from aiomutex.probe.findings import canonical_kind, next_cursor_of, object_of
 from aiomutex.protocol import Effect, Request
+from aiomutex.tasks import uninterrupted, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,9 +48,9 @@ async def ask_writes(asker: Asker, findings: Findings, project_id: str | int) ->
     except BaseException as error:
         refused = isinstance(error, APIError) and 400 <= error.status <= 499  # noqa: PLR2004  # HTTP's
         if made or not refused:
-            await _archive(asker, key, made)
+            await uninterrupted(_archive(asker, key, made))
         raise
-    await _archive(asker, key, made)
+    await uninterrupted(_archive(asker, key, made))
     await _look_for_archived(asker, findings, made[0])
 
 
@@ -79,7 +81,15 @@ async def _edit(asker: Asker, findings: Findings, group_id: str) -> None:
         findings.tell("slot_patch", "merge" if "probe-a" in held else "replace")
 
     side_by_side = (_slot_edit(group_id, 1, ["probe-c"]), _slot_edit(group_id, 2, ["probe-d"]))
-    both = await asyncio.gather(*(asker.ask("edit slots side by side", edit) for edit in side_by_side))
+    both: list[Answer] = []
+
+    async def write(edit: Request[None]) -> None:
+        both.append(await asker.ask("edit slots side by side", edit))
+
+    with unwrapped():
+        async with anyio.create_task_group() as tasks:
+            for edit in side_by_side:
+                tasks.start_soon(write, edit)
     if all(map(succeeded, both)):
         slots = await _held(asker, group_id)
         if not ("probe-c" in slots.get(1, ()) and "probe-d" in slots.get(2, ())):

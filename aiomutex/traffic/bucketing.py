@@ -11,7 +11,7 @@ from fractions import Fraction
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
-from aiomutex.errors import ConfigurationError
+from aiomutex.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -83,15 +83,26 @@ class Bucketing:
             position = self.individuals.get(listed)
             if position is not None:
                 return self.slots[position]
-        # An empty value cannot be bucketed.
-        position = bisect_right(self.ends, self._hash(self.prefix + value, 0, False)) if value else len(self.slots)
+        position = self.positions([value])[0]
         return self.slots[position] if position < len(self.slots) else None
 
     def positions(self, values: Sequence[str]) -> bytes:
-        """For each value the position of its slot among ``slots``; their number for a value in no slot."""
+        """For each value the position of its slot among ``slots``; their number for a value in no slot.
+
+        Raises:
+            InvalidRequestError: A value holds half of a surrogate pair.
+        """
+        # mmh3 crashes the interpreter on such a text, so it is looked for beforehand.
+        try:
+            "".join((self.prefix, *values)).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(
+                f"a user's id holds {error.object[error.start]!r}, half of a surrogate pair, which UTF-8 cannot write"
+            ) from None
         hash_of, prefix, ends, find = self._hash, self.prefix, self.ends, bisect_right
         if self.individuals or "" in values:
             listed, nowhere = self.individuals, len(self.slots)
+            # An empty value cannot be bucketed.
             return bytes(
                 listed[value]
                 if value in listed
@@ -126,6 +137,7 @@ def slot_of(group: MutexGroup, value: str, *, ids: Iterable[str] = ()) -> Slot |
 
     Raises:
         ConfigurationError: The group has no salt, or the package ``mmh3`` is not installed.
+        InvalidRequestError: The value holds half of a surrogate pair.
 
     Example:
         >>> from aiomutex import MutexGroup, Slot

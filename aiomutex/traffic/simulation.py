@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from aiomutex.errors import InvalidRequestError
+from aiomutex.textfile import lines_of
 from aiomutex.traffic.bucketing import Bucketing
 
 if TYPE_CHECKING:
@@ -95,12 +97,18 @@ def read_users(path: str | Path | int) -> Iterator[str]:
     A number is a file descriptor: 0 for standard input.
 
     A user that stands there twice is counted twice.
+
+    Raises:
+        InvalidRequestError: The file is not UTF-8 text, or a line of it does not end.
     """
     with open(path, encoding="utf-8") as lines:  # noqa: PTH123  # a Path has no descriptors
-        for line in lines:
-            user = line.strip()
-            if user:
-                yield user
+        try:
+            for line in lines_of(lines):
+                user = line.strip()
+                if user:
+                    yield user
+        except UnicodeDecodeError as error:
+            raise InvalidRequestError(f"the file of users is not UTF-8 text ({error.reason})") from None
 
 
 class _View:

@@ -1,0 +1,48 @@
+"""Text files that may come from anybody, read line by line within a bound.
+
+An endless line, such as a device or a sparse file has, ends in an error instead of in all of the memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aiomutex.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO
+
+__all__ = ["MAX_LINE", "LineTooLongError", "lines_of"]
+
+MAX_LINE: Final = 16 * 2**20
+"""Characters of a line that are read; an edit with a quarter of a million user ids has as many."""
+
+
+class LineTooLongError(InvalidRequestError):
+    """A line is longer than any that is meant to be read.
+
+    Attributes:
+        line: Its number, from 1.
+    """
+
+    def __init__(self, line: int) -> None:
+        super().__init__(f"longer than {MAX_LINE:,} characters; nothing from here on is read")
+        self.line = line
+
+    def __str__(self) -> str:
+        return f"line {self.line} is {self.args[0]}"
+
+
+def lines_of(file: IO[str]) -> Iterator[str]:
+    """The lines of a file, each with its line break.
+
+    Raises:
+        LineTooLongError: A line has more than ``MAX_LINE`` characters.
+    """
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise LineTooLongError(number)
+        yield line

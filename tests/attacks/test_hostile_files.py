@@ -1,0 +1,253 @@
+"""Files that lie, never end or would be obeyed: a typed error or one clean line, in time, and nothing is sent."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import command_line
+import pytest
+from click.testing import CliRunner
+from support import KEY
+
+from aiomutex import InvalidRequestError, textfile
+from aiomutex.cli.root import root
+from aiomutex.plan import load_desired, load_plan, parse_desired
+from aiomutex.plan.saved import is_saved_plan
+from aiomutex.plan.tree import MAX_BYTES, DesiredFileError
+from aiomutex.testing import MutexEmulator
+from aiomutex.traffic import read_users
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from click.testing import Result
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MutexEmulator]:
+    """An emulator in the environment, and an empty folder to work in."""
+    with MutexEmulator(groups=3, limits=False) as emulator:
+        monkeypatch.setenv("AIOMUTEX_BASE_URL", emulator.url)
+        monkeypatch.setenv("AMPLITUDE_MANAGEMENT_API_KEY", KEY)
+        monkeypatch.chdir(tmp_path)
+        yield emulator
+
+
+def ends_cleanly(done: Result) -> None:
+    """One line or a few for people, an exit code, and no traceback."""
+    assert done.exit_code in (1, 2), done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert len(done.output) < 2_000
+
+
+# ------------------------------------------------------------------ desired states
+
+WIDE: Final[dict[str, tuple[str, str, str]]] = {
+    "spaces that a header could end at": ("toml", 'a = """\n[' + " " * 3_000 + '\n"""', "unknown field 'a'"),
+    "a key of 100,000 parts": ("toml", "a." * 100_000 + "b = 1", "nested more than 12 deep"),
+    "a table of 5,000 parts, often": ("toml", ("[" + "a." * 5_000 + "b]\n") * 100, "nested more than 12 deep"),
+    "half a million lists": ("toml", "a = [" + "[]," * 500_001 + "]", "more than 500,000 values"),
+    "a number of 20,000 bits": ("toml", "[[groups]]\nkey = 'a'\nprojectId = 0x" + "F" * 5_000, "larger than 64 bits"),
+    "a number of 5,000 digits": ("toml", "a = " + "9" * 5_000, "no TOML"),
+    "a percentage without end": ("toml", "[[groups]]\nprojectId=1\nkey='a'\nslots=[{percentage=inf}]", "is inf"),
+    "a percentage that is no number": ("toml", "[[groups]]\nprojectId=1\nkey='a'\nslots=[{percentage=nan}]", "is nan"),
+    "50,000 directives": ("yaml", "".join(f"%TAG !a{n}! tag:x\n" for n in range(50_000)) + "--- {}", "100 YAML"),
+    "billions of laughs": ("yaml", "a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", "anchors and aliases"),
+    "a command to run": ("yaml", "groups: !!python/object/apply:os.system [id]", "YAML tags"),
+    "a million keys in keys": ("yaml", "{? " * 1_000_000, "the key of a mapping must be a text"),
+    "20,000 unknown fields": ("yaml", "".join(f"projectIds{n}:\n" for n in range(20_000)), "unknown field"),
+    "a text of 2 million escapes": ("json", '"' + "\\\\" * (MAX_BYTES // 8) + '"', "must be a mapping"),
+    "16 MB of white space": ("json", "[" + " " * (MAX_BYTES - 2), "a value must stand here"),
+    "a NUL in a key": ("json", '{"groups":[{"projectId":1,"key":"a\\u0000"}]}', "without white space"),
+    "half of a surrogate pair": ("json", '{"groups":[{"projectId":1,"key":"\\ud800"}]}', "a bad escape"),
+}
+
+
+@pytest.mark.parametrize(("format_", "text", "told"), WIDE.values(), ids=WIDE.keys())
+def test_a_desired_state_made_to_be_slow_or_large_ends_soon(format_: str, text: str, told: str) -> None:
+    started = time.process_time()
+    with pytest.raises(DesiredFileError, match=re.escape(told)) as caught:
+        parse_desired(text, format_=format_)
+    # Without its bound each of the wide ones takes minutes, or a gigabyte.
+    assert time.process_time() - started < 5
+    assert len(str(caught.value)) < 5_000
+    assert str(caught.value).encode()
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def an_endless_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def a_sparse_file(path: Path) -> None:
+    path.touch()
+    os.truncate(path, MAX_BYTES + 1)
+
+
+@pytest.mark.parametrize("make", [a_pipe, a_folder, an_endless_device, a_sparse_file])
+def test_what_is_no_file_or_has_no_end_is_no_plan(make: Any, tmp_path: Path) -> None:
+    path = tmp_path / "groups.json"
+    make(path)
+    for load in (load_desired, load_plan):
+        with pytest.raises(DesiredFileError, match=r"no regular file|more bytes than the 16,777,216"):
+            load(path)
+    assert not is_saved_plan(path)
+
+
+def test_a_link_to_a_file_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text('{"groups": []}')
+    (tmp_path / "groups.json").symlink_to("real.json")
+    assert load_desired(tmp_path / "groups.json").groups == ()
+
+
+# ------------------------------------------------------------------ edits and users
+
+
+def test_a_line_without_an_end_is_told_and_nothing_of_it_is_kept(
+    service: MutexEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(textfile, "MAX_LINE", 1_000)
+    good = '{"group_id": "1", "slot_index": 1, "experiments": [5]}\n'
+    for name in ("edits.jsonl", "edits.csv"):
+        (tmp_path / name).write_text(
+            (good if name.endswith("l") else "group_id,slot_index\n") + "1" * 5_000 + "\n" + good
+        )
+        done = command_line.run("slots", "bulk", name)
+        ends_cleanly(done)
+        assert "line 2: it is longer than 1,000 characters" in done.output
+    assert not service.requests
+    done = command_line.run("slots", "bulk", "-", "--failures", "failed", stdin=good + "1" * 5_000 + "\n" + good)
+    assert done.output.splitlines()[-1].startswith("1 applied, 1 failed")
+    assert (tmp_path / "failed").read_text() == "\n"
+    (tmp_path / "users").write_text("ada\n" + "x" * 5_000)
+    with pytest.raises(InvalidRequestError, match="line 2 is longer than 1,000"):
+        list(read_users(tmp_path / "users"))
+
+
+HOSTILE_EDITS: Final[dict[str, tuple[str, bytes]]] = {
+    "lists in lists": ("jsonl", b"[" * 1_000_000),
+    "objects in objects": ("jsonl", b'{"group_id":' * 100_000),
+    "a number of 5,000 digits": ("jsonl", b'{"group_id":"1","slot_index":1,"experiments":[%s]}' % (b"9" * 5_000)),
+    "a number of 30 digits": ("jsonl", b'{"group_id":"1","slot_index":1,"experiments":[%s]}' % (b"9" * 30)),
+    "no UTF-8": ("jsonl", b'{"group_id":"\xff","slot_index":1,"experiments":[]}'),
+    "half of a surrogate pair": ("jsonl", b'{"group_id":"1","slot_index":1,"individuals":["\\ud800"]}'),
+    "a NUL": ("jsonl", b'{"group_id":"1\\u0000","slot_index":1,"experiments":[]}'),
+    "a way out of its path": ("jsonl", b'{"group_id":"../../etc/passwd","slot_index":1,"experiments":[]}'),
+    "an escaped way out": ("jsonl", b'{"group_id":"..%2f..%2fx","slot_index":1,"experiments":[]}'),
+    "a query of its own": ("jsonl", b'{"group_id":"1?x=","slot_index":1,"experiments":[]}'),
+    "a fragment": ("jsonl", b'{"group_id":"1#","slot_index":1,"experiments":[]}'),
+    "a line of its own": ("jsonl", b'{"group_id":"1\\r\\nHost: x","slot_index":1,"experiments":[]}'),
+    "no UTF-8 in a cell": ("csv", b"group_id,slot_index,individuals\n1,1,\xff\n"),
+    "NULs in cells": ("csv", b"group_id,slot_index,individuals\n\0,1,\0\n"),
+    "a field of 200,000 bytes": ("csv", b"group_id,slot_index,individuals\n1,1," + b"x" * 200_000),
+    "a quote that never ends": ("csv", b'group_id,slot_index,individuals\n1,1,"' + b"x\n" * 100_000),
+    "a slot of 5,000 digits": ("csv", b"group_id,slot_index,individuals\n1," + b"9" * 5_000 + b",a\n"),
+    "a way out in a cell": ("csv", b"group_id,slot_index,individuals\n../../x,1,a\n"),
+}
+
+
+@pytest.mark.parametrize(("format_", "data"), HOSTILE_EDITS.values(), ids=HOSTILE_EDITS.keys())
+def test_a_hostile_file_of_edits_is_refused_and_nothing_is_sent(
+    service: MutexEmulator, tmp_path: Path, format_: str, data: bytes
+) -> None:
+    (tmp_path / f"edits.{format_}").write_bytes(data)
+    ends_cleanly(command_line.run("slots", "bulk", f"edits.{format_}"))
+    # Through a pipe it cannot be looked at first.
+    words = ("slots", "bulk", "-", "--format", format_, "--failures", "failed")
+    ends_cleanly(CliRunner().invoke(root, words, input=data))
+    assert not service.requests
+
+
+def test_what_comes_through_a_pipe_is_read_once_and_written(service: MutexEmulator, tmp_path: Path) -> None:
+    a_pipe(tmp_path / "edits.jsonl")
+    words = "import pathlib; pathlib.Path('edits.jsonl').write_text('{}')"
+    line = '{"group_id": "1", "slot_index": 1, "experiments": [5]}\n'
+    writer = subprocess.Popen([sys.executable, "-c", words.format(line.replace("\n", "\\n"))], cwd=tmp_path)
+    done = command_line.run("slots", "bulk", "edits.jsonl")
+    assert writer.wait(timeout=10) == 0
+    assert done.stdout.startswith("1 applied, 0 failed")
+    assert service.groups["1"].slots[0].experiments == [5]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("slots", "bulk", "-", "--failures", "/nowhere/failed"),
+        ("slots", "bulk", "-", "--failures", "/dev/full"),
+        ("pull", "/nowhere/groups.yaml"),
+        ("probe", "--out", "/nowhere/probe.json"),
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_cannot_be_written_ends_a_command_with_one_line(
+    service: MutexEmulator, words: tuple[str, ...]
+) -> None:
+    done = command_line.run(*words, stdin="no json\n")
+    ends_cleanly(done)
+    assert re.search(r"aiomutex: .*(No such file|No space left)", done.stderr)
+
+
+def test_names_that_look_like_paths_or_commands_stay_names(service: MutexEmulator, tmp_path: Path) -> None:
+    before = sorted(tmp_path.parent.rglob("*"))
+    service.groups["1"].key = "../../escaped"
+    service.groups["1"].name = "\x1b]0;owned\x07\u202e/etc/passwd"
+    service.groups["1"].description = "\x1b[2J\u202e\x9b"
+    assert command_line.run("pull", "groups.yaml").exit_code == 0
+    assert sorted(tmp_path.parent.rglob("*")) == sorted([*before, tmp_path / "groups.yaml"])
+    for words in (("list",), ("get", "1")):
+        shown = command_line.run("groups", *words).output
+        assert "../../escaped" in shown
+        assert shown.replace("\n", "").isprintable()
+
+
+# ------------------------------------------------------------------ memory, as the operating system sees it
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("make", ["sparse", "device"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "lint in.yaml",
+        "lint in.toml",
+        "apply in.json --yes",
+        "slots bulk in.jsonl",
+        "slots bulk in.csv",
+        "slots bulk --undo in.jsonl",
+        "slots bulk - --journal in.jsonl",
+        "groups create --from in.json",
+        "traffic simulate in.csv",
+    ],
+)
+def test_a_gigabyte_costs_no_gigabyte(service: MutexEmulator, tmp_path: Path, words: str, make: str) -> None:
+    for name in ("in.yaml", "in.toml", "in.json", "in.jsonl", "in.csv"):
+        if make == "device":
+            an_endless_device(tmp_path / name)
+        else:
+            (tmp_path / name).touch()
+            os.truncate(tmp_path / name, 2**30)
+
+    def bound() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (800 * 2**20, 800 * 2**20))
+
+    command = [sys.executable, "-m", "aiomutex", *words.split()]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, preexec_fn=bound
+    )
+    assert done.returncode in (1, 2), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not service.commits

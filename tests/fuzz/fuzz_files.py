@@ -1,0 +1,192 @@
+# What is attacked lies inside, and what it is attacked with is of no known kind.
+# pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
+"""Attacks on files of edits, on journals and on counts of a day."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import shutil
+import sqlite3
+from typing import TYPE_CHECKING, Any, Final
+
+from fuzz_promises import Target, folder, in_loop, keep, only
+
+from aiomutex import ConfigurationError, JournalError, MutexGroup, Slot, SlotEdit
+from aiomutex.bulk import content, undo
+from aiomutex.bulk.journal import Journal
+from aiomutex.bulk.queues import Item
+from aiomutex.bulk.settings import request_of
+from aiomutex.cli.edits_file import BadLine, as_json_line, read_edits
+from aiomutex.limits.dayfile import DayFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TODAY: Final = 20_780  # 2026-11-23
+LIVE: Final = MutexGroup(
+    id="7", project_id="1", name="n", key="a", evaluation_mode="remote", bucketing_key="amplitude_id",
+    bucketing_salt="s", slots=[Slot(index=1, percentage=40, experiments=[1, 2]), Slot(index=2, percentage=60)],
+)  # fmt: skip
+
+
+def _edits(data: bytes, format_: str) -> None:
+    """Each line is an edit that may be sent and that reads the same again, or a bad line that can be written down."""
+    lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")
+    for item in read_edits(lines, format_):
+        keep(item.line > 0, "no line")
+        if isinstance(item, BadLine):
+            str(item.problem)
+            item.text.encode("utf-8", "surrogateescape")
+            continue
+        request_of(item)
+        again = list(read_edits([as_json_line(item)], "jsonl"))
+        keep(len(again) == 1 and request_of(again[0]) == request_of(item), "an edit that changes in a file")  # type: ignore[arg-type]  # a bad line fails here, too
+
+
+def edits_jsonl(data: bytes) -> None:
+    """Slot edits in JSON Lines: each line an edit that may be sent, or a bad line."""
+    _edits(data, "jsonl")
+
+
+def edits_csv(data: bytes) -> None:
+    """Slot edits in CSV: each line an edit that may be sent, or a bad line."""
+    _edits(data, "csv")
+
+
+# ---------------------------------------------------------------------------------------------- journal
+
+
+@functools.cache
+def _journal() -> Path:
+    """A journal of a run: two slots written, one of unknown fate."""
+    path = folder() / "journal.db"
+    group = MutexGroup(id="7", slots=[Slot(index=1, percentage=50, experiments=[9]), Slot(index=2, percentage=50)])
+    with Journal(path) as kept:
+        for position, slot in enumerate((1, 2, 1)):
+            items = [_item(position, SlotEdit("7", slot, experiments=[position], individuals=["ada"]))]
+            kept.sending(items, group)
+            if position < 2:
+                kept.finished(items, "applied", 1, None, confirmed=True)
+        kept.ended(3)
+    return path
+
+
+def _item(position: int, edit: SlotEdit) -> Item:
+    return Item(position, edit, request_of(edit))
+
+
+def _read_journal(path: Path) -> None:
+    edit = SlotEdit("7", 1, experiments=[0], individuals=["ada"])
+    with only(JournalError), Journal(path) as kept:
+        for position in (0, 1, 2, 3):
+            with only(JournalError):
+                keep(kept.progress_of(position, edit) in ("new", "sent", "applied", "failed", "unknown"), "no progress")
+        with only(JournalError):
+            kept.check_input([edit])
+        with only(JournalError):
+            kept.begin_run()
+        with only(JournalError):
+            kept.knows_before("7", [1, 2])
+        with only(JournalError):
+            kept.sending([_item(0, edit)], LIVE)
+            kept.finished([_item(0, edit)], "applied", 1, None, confirmed=True)
+        for record in kept.written_slots():
+            keep(type(record.group_id) is str and type(record.slot_index) is int, "a slot that is none")
+            for held in (record.before, record.after, record.open):
+                keep(content.unpacked(content.packed(held)) == held, "a content that changes")
+            with only(JournalError):
+                kept.undoing(record, done=True)
+
+
+def journal_bytes(data: bytes) -> None:
+    """A journal with bytes changed: four for the place, the rest to be written there, again and again."""
+    path = folder() / "changed.db"
+    whole = bytearray(_journal().read_bytes())
+    for patch in data.split(b"|"):
+        place = int.from_bytes(patch[:3], "big") % len(whole)
+        whole[place : place + len(patch[3:])] = patch[3:]
+    path.write_bytes(whole)
+    for more in ("-wal", "-shm"):
+        (folder() / f"changed.db{more}").unlink(missing_ok=True)
+    _read_journal(path)
+
+
+def journal_rows(data: bytes) -> None:
+    """A journal whose rows hold anything SQLite can hold."""
+    path = folder() / "rows.db"
+    shutil.copy(_journal(), path)
+    try:
+        rows = json.loads(data)
+        assert isinstance(rows, dict)
+    except (ValueError, RecursionError, AssertionError):
+        return
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
+        for table, width in (("facts", 2), ("edits", 5), ("slots", 8)):
+            given = rows.get(table)
+            for row in given if isinstance(given, list) else []:
+                values = [_sql(value) for value in row[:width]] if isinstance(row, list) else []
+                values += [None] * (width - len(values))
+                with contextlib.suppress(sqlite3.Error, OverflowError, UnicodeEncodeError):
+                    file.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * width)})", values)
+    _read_journal(path)
+
+
+def _sql(value: Any) -> Any:
+    if isinstance(value, dict):
+        return b"\xff" + json.dumps(value).encode()
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def undo_of_a_journal(data: bytes) -> None:
+    """An undo of a changed journal that cannot be used ends with a ``JournalError`` before anything is sent."""
+    path = folder() / "nothing.db"
+    path.write_bytes(data)
+    with only(JournalError):
+        in_loop(undo(_NoSession(), path))  # type: ignore[arg-type]  # nothing may be asked of it
+
+
+class _NoSession:
+    def with_options(self, **_: object) -> _NoSession:
+        return self
+
+
+def day_file(data: bytes) -> None:
+    """A day file is a count or a ``ConfigurationError``, and is left as well formed as it was."""
+    path = folder() / "day"
+    path.write_bytes(data)
+    file = DayFile(path)
+    with only(ConfigurationError):
+        count = file.raise_to(TODAY, 5)
+        keep(count >= 5, "a count that fell")
+        before, size = file.take(TODAY, 100)
+        keep(before == count and 0 <= size <= 50 and before + size <= max(100, count), "too many permits")
+        file.give_back(TODAY, size)
+        # A count of tomorrow, by a clock that was set back since, is given nothing back.
+        keep(file.raise_to(TODAY, 0) in (count, count + size), "a count that does not add up")
+
+
+_ROWS: Final = (
+    b'{"facts":[["total",5]],"edits":[[0,123,2,1,null],[7,1,9,1,"e"]],"slots":[["7",1,[[1],null,["a"]],[[2],[],[]],'
+    b"null,1,0,0],[8,1,[[1],null,null],null,[[],[],[]],2,0,1]]}"
+)
+
+FILES: Final[dict[str, Target]] = {
+    "edits_jsonl": Target(
+        edits_jsonl,
+        (b'{"group_id":"7","slot_index":1,"experiments":[1]}\r\n\n{"group_id":7,"slot_index":2,"individuals":["a"]}',),
+        ("group_id", "slot_index", "experiments", "holdouts", "individuals", "line"),
+    ),
+    "edits_csv": Target(
+        edits_csv,
+        (b'group_id,slot_index,experiments,individuals\n7,1,1;2,"a;b"\n8,2,[],\n', b"slot_index,group_id\n1,2\n3\n"),
+        ("group_id", "slot_index", "experiments", "holdouts", "individuals", "[]", '"', ";"),
+    ),
+    "journal_bytes": Target(journal_bytes, (b"\x00\x00\x60\x01|\x00\x10\x00\xff",), ("|",), share=0.1, longest=256),
+    "journal_rows": Target(journal_rows, (_ROWS,), ("facts", "edits", "slots"), share=0.2),
+    "undo": Target(undo_of_a_journal, (b"", b"SQLite format 3\x00"), share=0.1, longest=8192),
+    "day_file": Target(day_file, (b"requests on 2026-11-23: 000000000123\n", b""), ("2026-11-24",), 0.5, 64),
+}

@@ -1,0 +1,202 @@
+# What is attacked lies inside, and what it is attacked with is of no known kind.
+# pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
+"""Attacks on groups as code, on users in files, and on what people type."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any, Final
+
+import click
+from click.testing import CliRunner
+from fuzz_promises import Target, folder, keep, only, text_of
+from support import CREATE
+
+from aiomutex import ConfigurationError, InvalidRequestError, MutexError, MutexGroup, Slot
+from aiomutex.cli.groups import _slot as slot_option
+from aiomutex.cli.root import root
+from aiomutex.cli.slots import _items as items_option
+from aiomutex.plan import after, dump_desired, lint, load_plan, parse_desired, plan, render, save_plan
+from aiomutex.plan.render import plan_json
+from aiomutex.plan.saved import is_saved_plan, remaining
+from aiomutex.plan.tree import DesiredFileError
+from aiomutex.plan.writing import same_content
+from aiomutex.traffic import read_users, simulate, slot_of
+
+LIVE: Final = MutexGroup(
+    id="7", project_id="1", name="n", key="a", evaluation_mode="remote", bucketing_key="amplitude_id",
+    bucketing_salt="s", slots=[Slot(index=1, percentage=40, experiments=[1, 2]), Slot(index=2, percentage=60)],
+)  # fmt: skip
+
+
+def _desired(data: bytes, format_: str) -> None:
+    """What reads as a desired state can be checked, compared, planned, shown, saved and written again the same."""
+    with only(DesiredFileError):
+        wanted = parse_desired(data, format_=format_)
+        lint(wanted)
+        for again in ("yaml", "json"):
+            keep(same_content(parse_desired(dump_desired(wanted, again), format_=again), wanted), f"lost in {again}")
+        made = plan(wanted, [LIVE])
+        render(made).encode()
+        _use(made)
+        save_plan(made, folder() / "made.plan")
+        keep(load_plan(folder() / "made.plan") == made, "a plan that changes in a file")
+
+
+def _use(made: Any) -> None:
+    json.dumps(plan_json(made))
+    with only(MutexError):
+        remaining(made, [LIVE])
+    with only(ConfigurationError):
+        simulate(after(made, [LIVE]), ["ada", "", "x"])
+
+
+def desired_yaml(data: bytes) -> None:
+    """A desired state in YAML is one, or a ``DesiredFileError`` says where it is not."""
+    _desired(data, "yaml")
+
+
+def desired_toml(data: bytes) -> None:
+    """A desired state in TOML is one, or a ``DesiredFileError`` says where it is not."""
+    _desired(data, "toml")
+
+
+def desired_json(data: bytes) -> None:
+    """A desired state in JSON is one, or a ``DesiredFileError`` says where it is not."""
+    _desired(data, "json")
+
+
+def saved_plan(data: bytes) -> None:
+    """A saved plan can be shown and finished, or a ``DesiredFileError`` says why not."""
+    path = folder() / "saved.plan"
+    path.write_bytes(data)
+    is_saved_plan(path)
+    with only(DesiredFileError):
+        made = load_plan(path)
+        render(made).encode()
+        _use(made)
+
+
+# ---------------------------------------------------------------------------------------------- the command line
+
+
+def users(data: bytes) -> None:
+    """Ids of users are counted whatever they are, or the file is no text."""
+    path = folder() / "users"
+    path.write_bytes(data)
+    with only(InvalidRequestError):
+        ids = list(read_users(path))
+        keep(all(user == user.strip() and user for user in ids), "an id with a rim")
+        keep(simulate([LIVE], ids).users == len(ids), "users that are lost")
+
+
+def bucketing(data: bytes) -> None:
+    """A user lands in a slot whatever the id is, the same one alone and among others, or the id is no text."""
+    text = text_of(data)
+    with only(InvalidRequestError):
+        slot = slot_of(LIVE, text, ids=[text[:1]])
+        keep(simulate([LIVE], [text]).groups[0].slots == {1: slot is LIVE.slots[0], 2: slot is LIVE.slots[1]}, "moved")
+
+
+def options(data: bytes) -> None:
+    """What is typed behind an option is read, or called a wrong usage."""
+    text = text_of(data)
+    with contextlib.suppress(click.UsageError):
+        slot_option(text)
+    for name in ("experiments", "individuals"):
+        with contextlib.suppress(click.UsageError):
+            items_option(name, text, numbers=name == "experiments")
+
+
+def group_file(data: bytes) -> None:
+    """A file that is no group is called so in one line; one that is goes as far as the missing key."""
+    _command(["groups", "create", "--from", "-"], data, codes=(2,))
+
+
+def command_line(data: bytes) -> None:
+    """Whatever the arguments are, a command ends with an exit code and without a traceback."""
+    text = text_of(data).replace("\0", "")
+    lines = text.split("\n")
+    _command([*lines[0].split()[:2], *lines[1:6]], b"", codes=(0, 1, 2, 3, 130))
+
+
+_UNTOUCHED: Final = frozenset({"demo", "emulator"})
+
+
+def _command(arguments: list[str], given: bytes, *, codes: tuple[int, ...]) -> None:
+    if _UNTOUCHED & set(arguments):
+        return  # they serve until somebody ends them
+    result = CliRunner(env={"AMPLITUDE_MANAGEMENT_API_KEY": ""}).invoke(root, arguments, input=given)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    keep(result.exit_code in codes, f"exit code {result.exit_code}")
+
+
+_YAML: Final = b"""version: 1
+thresholds: {removals: 0.3}
+lint: {ignore: [AM101]}
+groups:
+  - projectId: 1
+    key: a
+    name: "n \\u00e9"
+    description: null
+    evaluationMode: remote
+    slots:
+      - percentage: 40
+        experiments: [1, 3]
+      - percentage: 60
+        individuals: [ada, "007"]
+"""
+_TOML: Final = b"""version = 1
+[thresholds]
+removals = 0.3
+[[groups]]
+projectId = 1
+key = "a"
+name = \"\"\"n
+[x]\"\"\"
+  [[groups.slots]]
+  percentage = 40.0
+  experiments = [1, 3]
+  [[groups.slots]]
+  percentage = 60
+  individuals = ["ada", "007"]
+"""
+_TREE: Final = json.dumps(
+    {"version": 1, "lint": {"ignore": ["AM101"]}, "groups": [
+        {"projectId": 1, "key": "a", "name": "m", "archived": False, "slots": [
+            {"percentage": 40, "experiments": [1, 3]}, {"percentage": 60, "holdouts": [], "cohorts": ["c"]}]},
+        {"projectId": "p", "key": "b", "name": "x", "slots": [{"percentage": 100, "individuals": ["ada"]}]},
+    ]}
+).encode()  # fmt: skip
+_SAVED: Final = json.dumps(
+    {"aiomutexPlan": 1, "plan": {"file": "f", "excesses": ["e"], "groups": [
+        {"projectId": "1", "key": "a", "action": "update", "groupId": "7", "fingerprint": "f", "members": 1,
+         "fields": [{"field": "name", "before": "n", "after": None}], "experiments": [1],
+         "lists": [{"slotIndex": 1, "field": "experiments", "before": [1, 2], "after": [1, 3]},
+                   {"slotIndex": 2, "field": "individuals", "before": [], "after": ["x"]}]},
+        {"projectId": "1", "key": "b", "action": "create", "new": json.loads(CREATE), "fingerprint": "absent"},
+        {"projectId": "1", "key": "c", "action": "archive", "groupId": "9", "errors": ["e"], "notes": ["n"]}]}}
+).encode()  # fmt: skip
+_KEYS: Final = ("projectId", "key", "slots", "percentage", "experiments", "individuals", "archived", "evaluationMode")
+
+PLANS: Final[dict[str, Target]] = {
+    "desired_yaml": Target(desired_yaml, (_YAML,), (*_KEYS, "&a", "*a", "!!", "<<: ", "---\n", "\\u", "? ", "|")),
+    "desired_toml": Target(desired_toml, (_TOML,), (*_KEYS, '"""', "[[", "]]", "'''", "inf", "nan", "1979-05-27")),
+    "desired_json": Target(desired_json, (_TREE,), _KEYS),
+    "saved_plan": Target(saved_plan, (_SAVED,), (*_KEYS, "new", "lists", "fields", "groupId"), share=0.5),
+    "users": Target(users, (b"ada\r\n\n eve \n", b"\xff\n"), share=0.5, longest=256),
+    "bucketing": Target(bucketing, (b"ada", b"", b"\xff"), longest=128),
+    "options": Target(options, (b"40:123,456", b"1,2, 3", b"", b"1_0,+5"), longest=256),
+    "group_file": Target(group_file, (CREATE, b"[]"), _KEYS, share=0.1),
+    "command_line": Target(
+        command_line,
+        (
+            b"slots edit\n7\n1\n--experiments\n1,2", b"groups create\n--project\n1\n--name\nn\n--slot\n40:1",
+            b"traffic show\n123\n--held-out\n5", b"groups list\n--page-size\n5", b"traffic where\nada\n--id\nx",
+        ),
+        ("--json", "--help", "groups ", "slots ", "lint", "plan", "--yes", "archive"), share=0.1, longest=128,
+    ),
+}  # fmt: skip

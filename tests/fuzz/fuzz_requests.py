@@ -1,0 +1,208 @@
+# What is attacked lies inside, and what it is attacked with is of no known kind.
+# pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
+"""Attacks on arguments, addresses and keys, and on what a ledger or a worker of a fleet tells."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from types import SimpleNamespace
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import msgspec
+from fuzz_promises import Target, harmless, in_loop, keep, only, text_of
+from support import CREATE, GROUP_EDIT, KEY, SLOT_EDIT, fast_limiter
+from yarl import URL
+
+from aiomutex import (
+    UNSET,
+    ConfigurationError,
+    InvalidRequestError,
+    LimiterUnavailableError,
+    NewGroup,
+    NewSlot,
+    SlotEdit,
+)
+from aiomutex.answers import read_group
+from aiomutex.bulk.fleetwire import Job, outcomes_of
+from aiomutex.emulator.dialect import Dialect
+from aiomutex.emulator.service import COLLECTION, Service
+from aiomutex.emulator.state import GroupStore
+from aiomutex.emulator.wire import JSON
+from aiomutex.emulator.wire import Answer as EmulatorAnswer
+from aiomutex.endpoint import check_api_key, service_url
+from aiomutex.limits.ledger import Ledger, Question
+from aiomutex.protocol import Request, create_group, edit_group, edit_slot, get_group, list_page
+from aiomutex.transport import Transport
+
+
+def ids(data: bytes) -> None:
+    """An id or a cursor leads to the one place it names, or nowhere."""
+    text = text_of(data)
+    for build, path in (
+        (lambda: get_group(text), f"/api/1/mutexes/{text}"),
+        (lambda: edit_group(text, name="n", description=UNSET), f"/api/1/mutexes/{text}"),
+        (lambda: edit_slot(text, 1, [1], UNSET, UNSET), f"/api/1/mutexes/{text}/slots/1"),
+    ):
+        with only(InvalidRequestError):
+            request: Request[Any] = build()
+            keep(URL("https://host" + request.path, encoded=True).raw_path == path, "another path")
+    with only(InvalidRequestError):
+        request = list_page(1000, text)
+        keep(request.path.isascii() and request.path.isprintable() and " " not in request.path, "a torn request line")
+        keep(parse_qs(URL("https://host" + request.path, encoded=True).raw_query_string)["cursor"] == [text], "lost")
+
+
+def writes(data: bytes) -> None:
+    """Whatever the client lets go, the emulator's own rules accept too, and it holds what was wished."""
+    try:
+        given = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(given, dict):
+        return
+    service = Service(GroupStore(7), Dialect(unknown_fields="refused", empty_edit="refused"))
+    lists = {name: given.get(name, UNSET) for name in ("experiments", "holdouts", "individuals")}
+    with only(InvalidRequestError):
+        _send(service, edit_slot(given.get("group_id", 7), given.get("slot_index", 1), **lists))
+    with only(InvalidRequestError):
+        edit = SlotEdit(given.get("group_id", 7), given.get("slot_index", 1), **lists)
+        _send(service, edit_slot(edit.group_id, edit.slot_index, edit.experiments, edit.holdouts, edit.individuals))
+    with only(InvalidRequestError):
+        _send(service, edit_group(7, name=given.get("name", UNSET), description=given.get("description", UNSET)))
+    slots: Any = given.get("slots")
+    if isinstance(slots, list):
+        slots = [NewSlot(**_known(NewSlot, each)) if isinstance(each, dict) else each for each in slots]
+    with only(InvalidRequestError):
+        wish: dict[str, Any] = {"project_id": 1, "name": "n", "key": "new"}
+        wish |= _known(NewGroup, given) | {"slots": slots}
+        _send(service, create_group(NewGroup(**wish)))
+        made = read_group(_asked(service, "GET", f"{COLLECTION}/8", b"").body)
+        keep(made.key == wish["key"] and len(made.slots) == len(slots), "another group than was wished")
+
+
+def _known(kind: type[msgspec.Struct], given: dict[str, Any]) -> dict[str, Any]:
+    wire = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
+    needed = {"percentage": 1} if kind is NewSlot else {}
+    return needed | {wire.get(name, name): value for name, value in given.items() if wire.get(name, name) in
+                     kind.__struct_fields__}  # fmt: skip
+
+
+def _send(service: Service, request: Request[Any]) -> None:
+    path = request.path if "/slots/" not in request.path else f"{COLLECTION}/7/slots/{request.path.split('/')[-1]}"
+    if request.method == "PATCH" and "/slots/" not in path:
+        path = f"{COLLECTION}/7"
+    answer = _asked(service, request.method, path, request.body or b"")
+    beyond = answer.status == 404 and b"slot" in answer.body
+    keep(answer.status == 200 or beyond, f"the client sends what the rules refuse: {answer.body[:200]!r}")
+
+
+def _asked(service: Service, method: str, path: str, body: bytes) -> EmulatorAnswer:
+    answer = service.answer(method, path, body, JSON)
+    return answer if isinstance(answer, EmulatorAnswer) else answer()
+
+
+def endpoint(data: bytes) -> None:
+    """A base URL is a safe place, from which no path leads away, or it is refused."""
+    text = text_of(data)
+    with only(ConfigurationError):
+        service_url(text, None)
+    with only(ConfigurationError):
+        url, shown = service_url(None, text)
+        keep(url.user is None and url.password is None and (url.host or "") in shown, "no plain host")
+        keep(url.scheme == "https" or str(url.host).startswith(("localhost", "::1", "127.")), "in clear")
+        transport = Transport(url, KEY, fast_limiter(), max_connections=1, http=None)
+        for path in ("/api/1/mutexes/7", "/api/1/mutexes?limit=1"):
+            asked = transport._url(path)
+            keep(asked.origin() == url.origin() and str(asked).endswith(path), "a path that leads elsewhere")
+
+
+def api_key(data: bytes) -> None:
+    """A key can stand in a header, or it is refused without being shown."""
+    text = text_of(data)
+    try:
+        key = check_api_key(text)
+        keep(key.isascii() and key.isprintable() and " " not in key and key, "a key that tears the header")
+    except ConfigurationError as error:
+        keep(len(text) < 8 or text not in str(error), "the key shows")
+        harmless(error)
+
+
+# ------------------------------------------------------------------------------------------------ ledger and fleet
+
+
+def lease(data: bytes) -> None:
+    """What the ledger answers is a lease with finite times, or the ledger counts as unavailable."""
+    reply, *instants = data.split(b"\n")
+
+    async def script(**_: Any) -> list[Any]:
+        return [reply, *(int(item) if item.isdigit() and len(item) < 20 else item for item in instants)]
+
+    async def load(_: str) -> None:
+        return None
+
+    client = SimpleNamespace(register_script=lambda _: script, script_load=load, connection_pool=None)
+    question = Question(permits=1, window=1, horizon=1, grace=1, patience=1, per_day=1, want=1, doubt=False, day=1,
+                        used=1, apart=1, longest=1, spent=0)  # fmt: skip
+    with only(LimiterUnavailableError):
+        told, _ = in_loop(Ledger(client, "n", 1.0).ask(question, lambda: 1.0))
+        keep(all(math.isfinite(instant) for instant in told.instants), "a send time that never comes")
+
+
+_PLACES: Final = [(10, SlotEdit(7, 1, experiments=[1])), (11, SlotEdit(7, 2, experiments=[2]))]
+
+
+def fleet_answer(data: bytes) -> None:
+    """A worker's answer tells of the edits of its job, each once, or it is none."""
+    with only(msgspec.MsgspecError, UnicodeDecodeError):
+        outcomes, reason = outcomes_of(data.decode(), _PLACES)
+        keep(len({outcome.position for outcome in outcomes}) == len(outcomes), "two outcomes of one edit")
+        keep(all((outcome.position, outcome.edit) in _PLACES for outcome in outcomes), "an outcome of another edit")
+        for error in (reason, *(outcome.error for outcome in outcomes)):
+            io.StringIO().write(f"{error} {error!r}")
+
+
+def fleet_job(data: bytes) -> None:
+    """A job is edits or an error, whatever lies in the queue."""
+    with only(msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidRequestError):
+        for edit in msgspec.json.decode(data.decode(), type=Job).edits:
+            edit_slot(edit.group_id, edit.slot_index, edit.experiments, edit.holdouts, edit.individuals)
+
+
+_LEASE: Final = (
+    b'{"now":"1790000000000000","wait":1,"free":1,"day":20780,"used":5,"permits":97,"taken":1,"paused":false,'
+    b'"probe":false,"remaining":0.0,"failed":0,"since":0.0,"suspected":false,"asked":0.0}\n1000\n2000'
+)
+_TOLD: Final = (
+    b'{"told":[[0,"applied",1,"",null],[1,"failed",2,"",{"kind":"NotFoundError","args":["no such"],"fields":{"status":'
+    b'404,"method":"PATCH","path":"/","detail":"no such","request_id":null,"body":"","retry_after":null},"earlier":'
+    b'[]}]],"stopped_by":{"kind":"DailyBudgetExhaustedError","args":["spent"],"fields":{"resets_at":"2026-11-24T00:00:'
+    b'00Z","used":1,"limit":1,"suspected":false},"earlier":[]}}'
+)
+_JOB: Final = b'{"edits":[{"group_id":"7","slot_index":1,"experiments":[1]}],"verify":true,"on_budget":"wait"}'
+_WISH: Final = (
+    b'{"group_id":"7","slot_index":1,"name":"n","description":null,'
+    + SLOT_EDIT[1:-1]
+    + b',"slots":[{"percentage":40},{"percentage":60,"holdouts":[1]}]}'
+)
+
+
+_KEYS: Final = ("group_id", "slot_index", "slots", "percentage", "experiments", "individuals", "projectId", "name")
+
+REQUESTS: Final[dict[str, Target]] = {
+    "ids": Target(ids, (b"7", b"abc-1", b"..", b"a/b?c#d%2e"), longest=256),
+    "writes": Target(writes, (_WISH, CREATE, SLOT_EDIT, GROUP_EDIT), (*_KEYS, "NaN", "Infinity", "\\ud800")),
+    "endpoint": Target(
+        endpoint,
+        (b"https://experiment.amplitude.com", b"http://127.0.0.1:8080/base/", b"http://[::1]:1", b"eu"),
+        ("http://", "https://", "localhost", "@", ":99999", "xn--", "%2f", "[::ffff:127.0.0.1]", "/../"),
+        longest=256,
+    ),
+    "api_key": Target(api_key, (KEY.encode(), b"a b", b"x\r\ny"), longest=256),
+    "lease": Target(lease, (_LEASE,), ("NaN", "inf", "1e400")),
+    "fleet_answer": Target(fleet_answer, (_TOLD,), ("MutexError", "VerificationError", "earlier", "resets_at")),
+    "fleet_job": Target(fleet_job, (_JOB,), ("reserve", "stop_after")),
+}
