@@ -10,6 +10,7 @@ from support import CREATE, GROUP, GROUP_EDIT, KEY, ROOT, SLOT_EDIT, US, http, s
 
 from aiomutex import (
     UNSET,
+    APIError,
     CreatedGroup,
     InvalidRequestError,
     MutexGroup,
@@ -17,8 +18,10 @@ from aiomutex import (
     NewGroup,
     NewSlot,
     Slot,
+    UnexpectedResponseError,
     protocol,
 )
+from aiomutex.answers import Answer
 from aiomutex.protocol import Effect
 
 if TYPE_CHECKING:
@@ -279,3 +282,30 @@ def test_texts_and_sequences_of_other_kinds_are_written_like_plain_ones() -> Non
     assert protocol.edit_slot(7, 1, range(2), (5,), [_Text("u")]).body == (
         b'{"experiments":[0,1],"holdouts":[5],"individuals":["u"]}'
     )
+
+
+def unreadable(body: bytes, headers: dict[str, str]) -> UnexpectedResponseError:
+    with pytest.raises(UnexpectedResponseError) as caught:
+        protocol.interpret(protocol.get_group(7), Answer(200, headers, body))
+    return caught.value
+
+
+def test_a_success_that_does_not_read_says_what_it_is_and_where() -> None:
+    error = unreadable(b"[" * 5_000, {"Content-Type": "text/plain" + "x" * 200, "x-request-id": "7f3a"})
+    kind = "text/plain" + "x" * 90
+    assert f"5,000 bytes ({kind}) that do not read as documented: nested too deeply" in str(error)
+    assert (error.status, error.method, error.path, error.request_id) == (200, "GET", f"{ROOT}/7", "7f3a")
+    assert error.body == Answer(200, {}, b"[" * 5_000).text
+    truncated = unreadable(b"{", {})
+    assert "1 bytes (no content type) that do not read as documented: Input data was truncated" in str(truncated)
+
+
+@pytest.mark.parametrize("status", [200, 201, 299])
+def test_every_status_of_the_two_hundreds_is_a_success(status: int) -> None:
+    assert protocol.interpret(protocol.get_group(7), Answer(status, {}, GROUP)) == DOCUMENTED
+
+
+@pytest.mark.parametrize("status", [199, 300])
+def test_no_other_status_is_a_success(status: int) -> None:
+    with pytest.raises(APIError):
+        protocol.interpret(protocol.get_group(7), Answer(status, {}, GROUP))
