@@ -108,8 +108,10 @@ def _yaml(text: str) -> Node:
     try:
         return _YamlReader(yaml.parse(text, Loader=loader)).document()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise _BadTextError(mark.line + 1 if mark else 0, f"no YAML: {error.problem or error.context}") from None
+        mark, problem = error.problem_mark or error.context_mark, str(error.problem or error.context)
+        # Newer libyaml has a bound of its own on depth, which it may meet while it looks ahead of the first event.
+        told = _TOO_DEEP if "nesting depth" in problem else f"no YAML: {problem}"
+        raise _BadTextError(mark.line + 1 if mark else 0, told) from None
     except (yaml.YAMLError, ValueError) as error:
         raise _BadTextError(0, f"no YAML: {str(error).splitlines()[0]}") from None
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from bulk_support import HERE, ROOT, EmulatorProcess, after, edits_for
-from redis import Redis, RedisError
+from redis import Redis
+from redis_worker import RedisServer
 
 from aiomutex import (
     AuthenticationError,
@@ -43,24 +41,11 @@ def client_of(url: str) -> Any:
 @pytest.fixture
 def redis_url(tmp_path: Path) -> Iterator[str]:
     """A Redis of the test's own."""
-    server = shutil.which("redis-server")
-    assert server, "redis-server is missing: apt-get install redis-server"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [server, "--port", str(port), "--save", "", "--dir", str(tmp_path), "--bind", "127.0.0.1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    server = RedisServer(tmp_path)
     try:
-        with client_of(f"redis://127.0.0.1:{port}") as client:
-            for _ in range(200):
-                with contextlib.suppress(RedisError):
-                    client.ping()
-                    break
-                time.sleep(0.02)
-        yield f"redis://127.0.0.1:{port}"
+        yield server.url
     finally:
-        process.kill()
-        process.wait()
+        server.kill()
 
 
 class Worker:
@@ -143,6 +128,7 @@ async def test_three_workers_and_one_is_killed_midway(redis_url: str) -> None:
         assert everything == []
 
 
+@pytest.mark.redis
 async def test_outcomes_come_back_as_on_one_machine(redis_url: str) -> None:
     edits = [
         SlotEdit(1, 1, experiments=[5]),
@@ -174,7 +160,7 @@ async def test_outcomes_come_back_as_on_one_machine(redis_url: str) -> None:
 @pytest.mark.redis
 async def test_a_refused_key_stops_the_run_and_does_not_travel(redis_url: str) -> None:
     key = "mgmt-revoked-77aa12"
-    command = [shutil.which("redis-cli") or "redis-cli", "-u", redis_url, "monitor"]
+    command = [shutil.which("redis-cli") or "valkey-cli", "-u", redis_url, "monitor"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as monitor:  # noqa: ASYNC220  # read at the end
         with (
             EmulatorProcess(groups=60, key="another", limits=False) as server,
