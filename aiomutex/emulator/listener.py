@@ -98,23 +98,31 @@ class Listener:
             self._port,
             ssl=self._ssl,
             backlog=1024,
+            start_serving=False,
         )
+        try:
+            await self._server.start_serving()
+        except BaseException:
+            self._server.close()
+            raise
         return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
-        """Stop listening and cut every connection: idle, busy or waiting."""
+        """Stop listening and cut every connection: idle, busy or waiting. One that is cancelled has done so too."""
         loop = asyncio.get_running_loop()
         for listening in self._server.sockets:
             # A server that is closed chokes on a connection it has accepted but not yet seen; so first no more of them.
             with suppress(NotImplementedError):
                 loop.remove_reader(listening.fileno())
-        await _rounds()
-        self._server.close()
-        transports = [waiting.transport for waiting in self._waiting]
-        transports += [it.transport for it in self._web.connections if it.transport is not None]
-        for transport in transports:
-            # A polite close would wait for a client that does not read.
-            transport.abort()
+        try:
+            await _rounds()
+        finally:
+            self._server.close()
+            transports = [waiting.transport for waiting in self._waiting]
+            transports += [it.transport for it in self._web.connections if it.transport is not None]
+            for transport in transports:
+                # A polite close would wait for a client that does not read.
+                transport.abort()
         await _rounds()
         await self._web.shutdown(GRACE)
         await self._server.wait_closed()

@@ -110,12 +110,16 @@ class Running(Controls):
         listener, self._listener = self._listener, None
         if listener is None:
             return
-        await listener.close()
-        self._port = None
-        if self._state is not None:
-            # Tests change groups directly, too.
-            self._state.save_all(self.groups)
-        self._close_state()
+        try:
+            await listener.close()
+        finally:
+            self._port = None
+            try:
+                if self._state is not None:
+                    # Tests change groups directly, too.
+                    self._state.save_all(self.groups)
+            finally:
+                self._close_state()
 
     def _close_state(self) -> None:
         if self._state is not None:

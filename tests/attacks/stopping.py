@@ -78,7 +78,7 @@ class Scene:
 
     async def run(self, subject: Subject, way: Way, point: Point | None) -> Watch:
         """Make the call, stop it at ``point``, and look at what is left."""
-        before = _open_files()
+        before = open_files()
         self.path = self._directory / f"{next(self._runs)}.db"
         self.told = []
         self.emulator.restore(self._seeded)
@@ -119,7 +119,7 @@ class Scene:
                 await self.unharmed(subject.after(self))
             self.emulator.faults.clear()
             await self._assert_it_works(limiter)
-        await until(lambda: _open_files() == before)
+        await until(lambda: open_files() == before)
         assert not self._failures, self._failures
         return watch
 
@@ -162,7 +162,7 @@ class Scene:
         await self.unharmed(self.session.get_group(1))
 
 
-def _open_files() -> int:
+def open_files() -> int:
     return len(os.listdir("/dev/fd"))  # noqa: PTH208  # numbers, not paths
 
 
@@ -200,6 +200,39 @@ def attack(
             return await _attack(scene, subject, way, numbers, late)
 
     return on_leaping_clock(main)
+
+
+async def stopped_everywhere(
+    loop: Loop, call: Callable[[], Awaitable[object]], way: Way, after: Callable[[], Awaitable[object]]
+) -> set[str]:
+    """Stop a call of any kind at each point at which it waits, with a look at what is left.
+
+    Returns:
+        The stages it was stopped in.
+    """
+    stages: set[str] = set()
+
+    async def run(point: Point | None) -> Watch:
+        before = open_files()
+        watch = Watch(loop, point, leaps=False)
+        stopped = await watched(way(call(), watch), watch)
+        assert stopped or not watch.struck or watch.since < 2, f"it went on after {point}"
+        try:
+            await after()
+        except AssertionError as error:
+            error.add_note(f"stopped at {point}")
+            raise
+        await until(lambda: all(task.done() for task in watch.tasks))
+        await until(lambda: open_files() == before)
+        if watch.struck and point:
+            stages.add(point.stage)
+        return watch
+
+    passed = (await run(None)).passed
+    for stage, late in product(passed, (False, True)):
+        for number in range(1, passed[stage] + 1):
+            await run(Point(stage, number, late))
+    return stages
 
 
 async def _attack(

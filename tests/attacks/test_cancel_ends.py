@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 from bulk_support import edits_for
-from cancelling import Loop, Point, Watch, cancel, on_leaping_clock, scope, some_turns, timeout, watched
+from cancelling import Loop, Point, Watch, cancel, on_leaping_clock, scope, some_turns, storm, timeout, watched
+from stopping import open_files, stopped_everywhere
 from support import GROUP, ONCE, RawServer, connector_of, http, idle, say_nothing, session_for, until
 
 from aiomutex import ConnectionFailedError, MutexError
@@ -19,6 +19,8 @@ from aiomutex.probe import probe
 from aiomutex.testing import MutexEmulator
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cancelling import Way
 
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 def test_closing_that_is_stopped_has_closed(way: Way, late: bool) -> None:
     async def main(loop: Loop) -> None:
         async with RawServer() as raw:
-            files = len(os.listdir("/dev/fd"))  # noqa: PTH208  # numbers, not paths
+            files = open_files()
             raw.answer(http(200, GROUP), say_nothing)
             session = session_for(raw.url, max_connections=2)
             await session.__aenter__()
@@ -38,7 +40,7 @@ def test_closing_that_is_stopped_has_closed(way: Way, late: bool) -> None:
             assert stopped or late
             inside: Any = session
             assert inside._transport._clock._timer is None
-            await until(lambda: len(os.listdir("/dev/fd")) == files)  # noqa: PTH208  # as above
+            await until(lambda: open_files() == files)
             await session.aclose()
 
     on_leaping_clock(main)
@@ -67,6 +69,35 @@ async def test_who_is_being_cancelled_and_calls_all_the_same_is_told_that_the_se
         await asyncio.gather(task, holder, return_exceptions=True)
         assert told
         assert task.cancelled()
+
+
+@pytest.mark.parametrize("way", [cancel, storm, scope, timeout])
+def test_an_emulators_life_leaves_nothing_wherever_it_stops(way: Way, tmp_path: Path) -> None:
+    lives: list[MutexEmulator] = []
+    made: list[list[int]] = []
+
+    def file_of(life: int) -> Path:
+        return tmp_path / f"{life}.db"
+
+    async def call() -> None:
+        lives.append(MutexEmulator(groups=2, limits=False, state_file=file_of(len(lives))))
+        made.clear()
+        async with lives[-1] as emulator, session_for(emulator.url) as session:
+            await session.edit_slot(1, 1, experiments=[5])
+            emulator.groups["2"].slots[0].experiments[:] = [6]
+            made.extend(([5], [6]))
+
+    async def after() -> None:
+        with pytest.raises(RuntimeError, match="not running"):
+            _ = lives[-1].url
+        # The file is free, and what was done before the end is in it.
+        async with MutexEmulator(state_file=file_of(len(lives) - 1)) as kept:
+            assert not made or [group.slots[0].experiments for group in kept.groups.values()] == made
+
+    async def main(loop: Loop) -> set[str]:
+        return await stopped_everywhere(loop, call, way, after)
+
+    assert on_leaping_clock(main) >= {"listener.open", "listener._rounds", "headers"}
 
 
 # ------------------------------------------------------------------ tasks of our own

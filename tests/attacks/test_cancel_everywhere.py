@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +21,6 @@ from aiomutex.probe import probe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from cancelling import Way
 
@@ -227,3 +229,30 @@ def test_nothing_is_left_wherever_it_stops(tmp_path: Path, subject: Subject, way
     # A run has a hundred points; its ways share them.
     numbers = range(1, 100) if subject in CALLS else range(1 + WAYS.index(way), 100, len(WAYS))
     print(subject.name, way.__name__, dict(attack(tmp_path, subject, way, numbers)))
+
+
+# ---------------------------------------------------------------------------------------------- none is left out
+
+PUBLIC = (
+    *("aiomutex", "aiomutex.bulk", "aiomutex.bulk.fleet", "aiomutex.limits", "aiomutex.limits.redis", "aiomutex.plan"),
+    *("aiomutex.probe", "aiomutex.traffic", "aiomutex.testing", "aiomutex.emulator"),
+)
+
+
+def public_coroutines() -> Iterator[str]:
+    for module in map(import_module, PUBLIC):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            members = inspect.getmembers(thing) if inspect.isclass(thing) else [(name, thing)]
+            for member, value in members:
+                is_async = inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value)
+                if is_async and not member.startswith("_"):
+                    yield member
+
+
+def test_each_public_coroutine_is_among_those_that_are_stopped() -> None:
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_cancel_*.py"))
+    names = set(public_coroutines())
+    assert {"get_group", "undo", "acquire", "collect"} < names
+    # That one does nothing but run until it is stopped, as the emulator's own tests have it.
+    assert {name for name in names if f"{name}(" not in tests} == {"serve"}

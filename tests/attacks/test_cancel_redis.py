@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import gc
-import os
-from itertools import product
 from typing import TYPE_CHECKING
 
 import pytest
 from bulk_support import edits_for
-from cancelling import Loop, Point, Watch, cancel, on_leaping_clock, scope, storm, timeout, watched
+from cancelling import Loop, cancel, on_leaping_clock, scope, storm, timeout
 from redis_worker import RedisServer
+from stopping import stopped_everywhere
 from support import until
 
 from aiomutex.bulk.fleet import Fleet
 from aiomutex.limits.redis import RedisRateLimiter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Iterator
 
     from cancelling import Way
 
@@ -35,35 +34,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     yield server
     server.kill()
-
-
-async def attack(
-    loop: Loop, call: Callable[[], Awaitable[object]], way: Way, after: Callable[[], Awaitable[object]]
-) -> set[str]:
-    """Stop a call at each point at which it waits; the stages it was stopped in."""
-    stages: set[str] = set()
-
-    async def run(point: Point | None) -> Watch:
-        before = _open_files()
-        watch = Watch(loop, point, leaps=False)
-        stopped = await watched(way(call(), watch), watch)
-        assert stopped or not watch.struck or watch.since < 2, f"it went on after {point}"
-        await after()
-        await until(lambda: all(task.done() for task in watch.tasks))
-        await until(lambda: _open_files() == before)
-        if watch.struck and point:
-            stages.add(point.stage)
-        return watch
-
-    passed = (await run(None)).passed
-    for stage, late in product(passed, (False, True)):
-        for number in range(1, passed[stage] + 1):
-            await run(Point(stage, number, late))
-    return stages
-
-
-def _open_files() -> int:
-    return len(os.listdir("/dev/fd"))  # noqa: PTH208  # numbers, not paths
 
 
 @pytest.mark.parametrize("way", [cancel, storm, scope, timeout])
@@ -86,7 +56,7 @@ def test_a_permit_and_the_limiters_end_leave_nothing_wherever_they_stop(server: 
                 await limiters[-1].acquire()
                 await limiters[-1].aclose()
 
-        return await attack(loop, call, way, after)
+        return await stopped_everywhere(loop, call, way, after)
 
     assert on_leaping_clock(main) >= {"permit", "ledger.ask", "ledger.aclose", "end"}
 
@@ -103,6 +73,6 @@ def test_a_fleet_that_is_left_leaves_nothing_wherever_it_stops(server: RedisServ
         async def after() -> None:
             pass
 
-        return await attack(loop, call, way, after)
+        return await stopped_everywhere(loop, call, way, after)
 
     assert on_leaping_clock(main) >= {"tasks.apart", "fleet._ask", "end"}

@@ -93,14 +93,12 @@ def assert_in_order(emulator: MutexEmulator, edits: Sequence[SlotEdit]) -> None:
 
 def assert_true(emulator: MutexEmulator, told: Iterable[SlotOutcome]) -> None:
     """What was told of each edit agrees with what the service did; each edit writes an experiment of its own."""
-    writes = [body["experiments"] for _, _, body in landed(emulator)]
+    writes = {tuple(body["experiments"]) for _, _, body in landed(emulator)}
     fates = {tuple(outcome.edit.experiments or ()): outcome.status for outcome in told}
     for write in writes:
-        assert fates.get(tuple(write)) in ("applied", "unknown"), (
-            f"{write} landed, and {fates.get(tuple(write))} was told"
-        )
+        assert fates.get(write) in ("applied", "unknown"), f"{write} landed, and {fates.get(write)} was told"
     for experiments, status in fates.items():
-        assert status != "applied" or list(experiments) in writes, f"{experiments} was told applied and never landed"
+        assert status != "applied" or experiments in writes, f"{experiments} was told applied and never landed"
 
 
 def left_over(session: MutexSession) -> list[str]:
