@@ -6,7 +6,7 @@ Asks the limiter how much is left; knows no edits.
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -26,6 +26,8 @@ _NAP: Final = 30.0
 """Seconds; how often a wait for midnight looks at the clock, which may be set meanwhile."""
 _SUSPICION: Final = timedelta(seconds=60)
 """How long a budget that only seems to be gone is left alone before the limiter is asked again."""
+_LEAST: Final = timedelta(seconds=1)
+"""How long to wait where the next day should have begun already."""
 
 
 class DayBudget:
@@ -43,6 +45,7 @@ class DayBudget:
         self._stopped = stopped
         self.waiting_until: datetime | None = None
         """When a run that waits for more budget goes on."""
+        self._told: date | None = None
 
     def check(self) -> None:
         """Do nothing while there is more left than the reserve.
@@ -66,8 +69,13 @@ class DayBudget:
         """Wait until the budget that ``error`` missed is there again, or the run is stopped."""
         if self._stopped.is_set():
             return
-        until = min(error.resets_at, datetime.now(UTC) + _SUSPICION) if error.suspected else error.resets_at
-        if self.waiting_until is None:
+        now = datetime.now(UTC)
+        until = min(error.resets_at, now + _SUSPICION) if error.suspected else error.resets_at
+        if until <= now:
+            # The limiter's day ends by another clock than this machine's. It is asked again, but not in a circle.
+            until = now + _LEAST
+        if self._told != error.resets_at.date():
+            self._told = error.resets_at.date()
             logger.warning("%s; the run waits", error)
         self.waiting_until = until
         while not self._stopped.is_set() and (left := (until - datetime.now(UTC)).total_seconds()) > 0:

@@ -5,6 +5,7 @@ Pure. The service documents no order inside a list, so two lists are the same wh
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -14,6 +15,8 @@ from aiomutex.errors import VerificationError
 from aiomutex.models import SlotEdit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aiomutex.models import MutexGroup, Slot
 
 __all__ = [
@@ -24,13 +27,16 @@ __all__ = [
     "content_of",
     "find_slot",
     "holds",
+    "opened",
     "overlaid",
     "packed",
+    "packed_all",
     "restoring",
     "same",
+    "settled",
     "unpacked",
+    "unpacked_all",
     "wish_of",
-    "without",
 ]
 
 WRITABLE: Final = ("experiments", "holdouts", "individuals")
@@ -40,8 +46,12 @@ Content = tuple[list[int] | None, list[int] | None, list[str] | None]
 
 
 def wish_of(edit: SlotEdit) -> Content:
-    """What an edit gives."""
-    given: list[Any] = [None if (items := getattr(edit, field)) is UNSET else list(items) for field in WRITABLE]
+    """What an edit gives; the same for the same edit in each process, so the items of a set have an order."""
+    given: list[Any] = []
+    for field in WRITABLE:
+        items = getattr(edit, field)
+        in_order: Any = sorted if isinstance(items, AbstractSet) else list
+        given.append(None if items is UNSET else in_order(items))
     return given[0], given[1], given[2]
 
 
@@ -70,10 +80,13 @@ def holds(slot: Slot | None, wish: Content) -> bool:
     )
 
 
-def check(group: MutexGroup, index: int, wish: Content, before: Slot | None) -> VerificationError | None:
+def check(
+    group: MutexGroup, index: int, wish: Content, before: Slot | None, unsettled: Sequence[Content] = ()
+) -> VerificationError | None:
     """The difference between a slot read back and what it should hold, if there is one.
 
-    Lists that were not given, and cohorts, should be as they were before.
+    Lists that were not given, and cohorts, should be as they were before. A list may also be what one of the
+    ``unsettled`` writes gave, which were sent later and may have arrived.
     """
     found = find_slot(group, index)
     wished: dict[str, list[Any]] = {}
@@ -84,7 +97,9 @@ def check(group: MutexGroup, index: int, wish: Content, before: Slot | None) -> 
             wished[field] = getattr(before, field)
     if before is not None:
         wished["cohorts"] = list(before.cohorts)
-    if found is not None and all(same(items, getattr(found, field)) for field, items in wished.items()):
+    if found is not None and all(
+        same(items, getattr(found, field)) or _arrived(field, found, unsettled) for field, items in wished.items()
+    ):
         return None
     shown = {} if found is None else {field: list(getattr(found, field)) for field in wished}
     return VerificationError(
@@ -93,6 +108,10 @@ def check(group: MutexGroup, index: int, wish: Content, before: Slot | None) -> 
         wished={field: _sorted(items) for field, items in wished.items()},
         found={field: _sorted(items) for field, items in shown.items()},
     )
+
+
+def _arrived(field: str, found: Slot, unsettled: Sequence[Content]) -> bool:
+    return field in WRITABLE and any(same(each[WRITABLE.index(field)], getattr(found, field)) for each in unsettled)
 
 
 def _sorted(items: list[Any]) -> list[Any]:
@@ -114,7 +133,10 @@ def restoring(group_id: str, slot_index: int, before: Content) -> SlotEdit:
 NOTHING: Final[Content] = (None, None, None)
 """No list given."""
 
+_MOST_UNSETTLED: Final = 20
+"""Unsettled writes of one slot that are remembered, the latest; an outage may leave any number of them."""
 _decoder = msgspec.json.Decoder(Content)
+_decoder_of_all = msgspec.json.Decoder(list[Content])
 
 
 def packed(content: Content) -> bytes | None:
@@ -128,6 +150,16 @@ def unpacked(text: bytes | str | None) -> Content:
     return content
 
 
+def packed_all(contents: list[Content]) -> bytes | None:
+    """Several contents as a short text; ``None`` when there are none."""
+    return msgspec.json.encode(contents) if contents else None
+
+
+def unpacked_all(text: bytes | str | None) -> list[Content]:
+    """The contents that ``packed_all`` made."""
+    return [] if text is None else _decoder_of_all.decode(text)
+
+
 def overlaid(old: Content, new: Content) -> Content:
     """The later content where it is given, else the earlier."""
     return (
@@ -137,10 +169,19 @@ def overlaid(old: Content, new: Content) -> Content:
     )
 
 
-def without(old: Content, new: Content) -> Content:
-    """The earlier content where the later gives nothing."""
-    return (
-        old[0] if new[0] is None else None,
-        old[1] if new[1] is None else None,
-        old[2] if new[2] is None else None,
-    )
+def opened(unsettled: list[Content], wish: Content) -> list[Content]:
+    """The unsettled writes with one more."""
+    return [*unsettled, wish][-_MOST_UNSETTLED:]
+
+
+def settled(unsettled: list[Content], wish: Content) -> list[Content]:
+    """What is left of the unsettled writes once a later one is confirmed: the lists that it did not give."""
+    left = [
+        (
+            old[0] if wish[0] is None else None,
+            old[1] if wish[1] is None else None,
+            old[2] if wish[2] is None else None,
+        )
+        for old in unsettled
+    ]
+    return [content for content in left if content != NOTHING]

@@ -7,7 +7,7 @@ been pulled and has no outcome yet is bounded. Every await can be cancelled; wha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -116,6 +116,7 @@ class Engine:
     # ------------------------------------------------------------------ input
 
     async def _feed(self, edits: Edits) -> None:
+        source: AsyncIterator[SlotEdit] | Iterator[SlotEdit] | None = None
         try:
             source = aiter(edits) if isinstance(edits, AsyncIterable) else iter(edits)
             while not self._stopped.is_set():
@@ -133,12 +134,14 @@ class Engine:
             self.stop()
         finally:
             # An input that is left early is closed, so that its own clean-up runs now and not some day.
-            if (close := getattr(edits, "aclose", None)) is not None:
-                with anyio.CancelScope(shield=True):
-                    try:
+            with anyio.CancelScope(shield=True):
+                try:
+                    if isinstance(source, Generator):
+                        source.close()
+                    elif (close := getattr(source, "aclose", None)) is not None:
                         await close()
-                    except Exception as error:  # noqa: BLE001  # as above
-                        self._source_error = self._source_error or error
+                except Exception as error:  # noqa: BLE001  # as above
+                    self._source_error = self._source_error or error
 
     def _take_in(self, edit: SlotEdit) -> None:
         position = self.pulled
@@ -169,6 +172,8 @@ class Engine:
         while (group := await self._ready.get()) is not None:
             while self._stopped.is_set() and group.items:
                 self._skip(group.items.popleft(), _NOT_SENT)
+            if group.written and self._writer.is_old(group):
+                await self._read_back(group)
             if group.items:
                 await self._serve(group)
             if group.written and (self._stopped.is_set() or not group.items):
@@ -186,7 +191,7 @@ class Engine:
             verdict = await self._writer.write(group, batch)
         except DailyBudgetExhaustedError as error:
             if error.maybe_applied and self._settings.on_budget == "stop":
-                self._conclude(self._writer.unsent(batch, error))
+                self._conclude(self._writer.unsent(group, batch, error))
                 return
             if not error.maybe_applied:
                 for item in batch:

@@ -15,11 +15,14 @@ from aiomutex.bulk.content import (
     Content,
     content_of,
     find_slot,
+    opened,
     overlaid,
     packed,
+    packed_all,
+    settled,
     unpacked,
+    unpacked_all,
     wish_of,
-    without,
 )
 from aiomutex.bulk.journalfile import JournalFile
 from aiomutex.errors import JournalError
@@ -55,8 +58,8 @@ class SlotRecord(NamedTuple):
     """What it held before the run."""
     after: Content
     """What the run wrote and the service confirmed, ``None`` where that is nothing."""
-    open: Content
-    """What the run sent without learning its fate, ``None`` where that is nothing."""
+    unsettled: list[Content]
+    """What the run sent since, without learning its fate; each may have arrived."""
     undo: int
     """0: not begun, 1: sent, 2: done."""
 
@@ -208,7 +211,7 @@ class Journal(JournalFile):
             if row is not None:
                 db.execute(
                     "UPDATE slots SET open = ?, last = ? WHERE group_id = ? AND slot = ?",
-                    (packed(overlaid(unpacked(row[0]), first.wish)), self._sequence, *slot),
+                    (packed_all(opened(unpacked_all(row[0]), first.wish)), self._sequence, *slot),
                 )
             db.executemany(
                 "INSERT OR REPLACE INTO edits VALUES (?, ?, 1, 0, NULL)",
@@ -244,15 +247,18 @@ class Journal(JournalFile):
         ).fetchone()
         if row is None:
             return
-        after = unpacked(row[0])
+        after, unsettled, wish = unpacked(row[0]), unpacked_all(row[1]), first.wish
+        # A read-back confirms a write when later ones have been sent already; what became of those stays open.
+        earlier: list[Content] = []
+        later = unsettled
+        if wish in unsettled:
+            place = unsettled.index(wish)
+            earlier, later = unsettled[:place], unsettled[place + 1 :]
+        if confirmed:
+            after, earlier = overlaid(after, wish), settled(earlier, wish)
         db.execute(
             "UPDATE slots SET after = ?, open = ?, done = ? WHERE group_id = ? AND slot = ?",
-            (
-                packed(overlaid(after, first.wish) if confirmed else after),
-                packed(without(unpacked(row[1]), first.wish)),
-                last.position if applied else row[2],
-                *slot,
-            ),
+            (packed(after), packed_all(earlier + later), last.position if applied else row[2], *slot),
         )
 
     # An undo
@@ -266,7 +272,7 @@ class Journal(JournalFile):
             ).fetchall()
             # Columns of SQLite hold any kind of value, whatever they were declared as.
             for group_id, slot, before, after, unsettled, undo in msgspec.convert(rows, list[_SlotRow]):
-                yield SlotRecord(group_id, slot, unpacked(before), unpacked(after), unpacked(unsettled), undo)
+                yield SlotRecord(group_id, slot, unpacked(before), unpacked(after), unpacked_all(unsettled), undo)
 
     def undoing(self, record: SlotRecord, *, done: bool) -> None:
         """Note that a slot's earlier content is being written back, or has been."""

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["JournalFile"]
 
 _APPLICATION_ID: Final = 0x616D7578  # "amux"
-_VERSION: Final = 1
+_VERSION: Final = 2
+_MAGIC: Final = b"SQLite format 3\0"
 
 _SCHEMA: Final = f"""
 CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -64,18 +65,22 @@ class JournalFile:
             raise JournalError(f"there is no journal {self.path}")
         self._db: sqlite3.Connection | None = None
         with self._translating():
-            self._db = sqlite3.connect(self.path, isolation_level=None, timeout=0.2, check_same_thread=False)
+            # Absolute, as some other names, such as ":memory:", are none of a file to SQLite.
+            file = Path(os.fsdecode(self.path)).absolute()
+            self._db = sqlite3.connect(file, isolation_level=None, timeout=0.2, check_same_thread=False)
             try:
-                self._prepare(self._db)
+                self._prepare(self._db, must_exist=must_exist)
             except BaseException:
                 self.close()
                 raise
 
-    def _prepare(self, db: sqlite3.Connection) -> None:
+    def _prepare(self, db: sqlite3.Connection, *, must_exist: bool) -> None:
         # A file from elsewhere may hold triggers and views; none of their functions shall run.
         db.execute("PRAGMA trusted_schema = OFF")
         # Looked at before anything is changed: what is no journal stays as it is, to the last byte.
         is_new = self._is_new(db)
+        if is_new and (must_exist or self._has_other_bytes()):
+            raise JournalError(f"{self.path} is no journal of aiomutex")
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
@@ -99,6 +104,12 @@ class JournalFile:
         if schema != _TABLES:
             raise JournalError(f"journal {self.path} has not the tables of a journal")
         return False
+
+    def _has_other_bytes(self) -> bool:
+        """Whether the file holds something that SQLite would take for nothing: fewer bytes than a page has."""
+        with Path(os.fsdecode(self.path)).open("rb") as file:
+            start = file.read(len(_MAGIC))
+        return bool(start) and start != _MAGIC
 
     def __enter__(self) -> Self:
         return self
@@ -146,7 +157,7 @@ class JournalFile:
     def _translating(self) -> Generator[None]:
         try:
             yield
-        except (sqlite3.Error, msgspec.MsgspecError, UnicodeError) as error:
+        except (sqlite3.Error, msgspec.MsgspecError, UnicodeError, OverflowError) as error:
             problem = str(error)
         else:
             return

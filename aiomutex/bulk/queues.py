@@ -47,15 +47,19 @@ class Item:
 class GroupQueue:
     """The edits of one group that wait, and what is known of the group while they do."""
 
-    __slots__ = ("before", "group_id", "items", "written")
+    __slots__ = ("before", "group_id", "items", "read_at", "unsettled", "written")
 
     def __init__(self, group_id: str) -> None:
         self.group_id = group_id
         self.items: deque[Item] = deque()
         self.before: MutexGroup | None = None
         """The group as it was read before the first of these edits, where a journal or a read-back needs it."""
+        self.read_at = 0.0
+        """When that was, on the event loop's clock."""
         self.written: list[tuple[list[Item], int]] = []
         """Items written and not read back yet, with the attempts they took."""
+        self.unsettled: dict[int, list[Content]] = {}
+        """By slot, what was sent after its last confirmed write and may have arrived."""
 
     def take(self) -> list[Item]:
         """The next edit, with the identical ones that follow it at once: one request serves them all."""

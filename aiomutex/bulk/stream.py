@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from aiomutex.bulk.engine import Engine
 from aiomutex.bulk.report import SlotOutcome
 from aiomutex.bulk.writer import SlotWriter
-from aiomutex.errors import ConfigurationError
+from aiomutex.errors import ConfigurationError, InvalidRequestError
 from aiomutex.tasks import ended
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ class OutcomeStream:
         verify: bool,
         on_outcome: Callable[[SlotOutcome], object] | None,
     ) -> None:
+        if settings.reserve and settings.reserve >= (per_day := limiter.state().per_day):
+            raise InvalidRequestError(
+                f"reserve is {settings.reserve}; it must be below the limiter's {per_day:,} requests of a day"
+            )
         self._send = send
         self._limiter = limiter
         self._edits = edits
@@ -124,8 +128,12 @@ class OutcomeStream:
             note = "in flight when the run was left"
             for item in engine.in_flight.values():
                 self.unfinished.append(SlotOutcome(edit=item.edit, status="unknown", position=item.position, note=note))
-            for outcome in self.unfinished:
-                self._hand_out(outcome)
+            failure = self._hand_out_the_rest()
+        if failure is not None:
+            # What ended the block goes before.
+            if error is None:
+                raise failure
+            error.add_note(f"on_outcome failed as well: {failure!r}")
 
     def __aiter__(self) -> AsyncIterator[SlotOutcome]:
         return self
@@ -178,7 +186,19 @@ class OutcomeStream:
         told = "".join(f" · {count:,} {status}" for status, count in sorted(self.counts.items()))
         return f"<OutcomeStream {self.pulled:,} pulled · {self.in_flight} in flight{told}>"
 
+    def _hand_out_the_rest(self) -> Exception | None:
+        failure: Exception | None = None
+        for outcome in self.unfinished:
+            try:
+                self._hand_out(outcome)
+            except Exception as error:  # noqa: BLE001  # it is raised where it hides nothing
+                failure = error
+        return failure
+
     def _hand_out(self, outcome: SlotOutcome) -> None:
         self.counts[outcome.status] += 1
-        if self._on_outcome is not None:
-            self._on_outcome(outcome)
+        tell, self._on_outcome = self._on_outcome, None
+        if tell is not None:
+            tell(outcome)
+            # One that has failed is not called again.
+            self._on_outcome = tell

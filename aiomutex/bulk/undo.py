@@ -5,6 +5,7 @@ Resumable like the run itself, from the same journal. Slots that somebody change
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -44,7 +45,7 @@ async def undo(
     concurrency: int = 16,
     on_outcome: Callable[[SlotOutcome], object] | None = None,
 ) -> BulkReport:
-    """Write back what each slot held before a journaled run.
+    """Write back what each slot held before a journaled run, as it was read in the minute before the first write.
 
     Only the lists the run wrote are written back, so that what others did to the other lists stays. A slot that no
     longer holds what the run left there is ``skipped`` with a note, unless ``force`` is given. Each group is read
@@ -163,7 +164,7 @@ class _WayBack:
 
 def _earlier(record: SlotRecord) -> Content:
     """What a slot held before, of the lists that the run wrote."""
-    written = overlaid(record.after, record.open)
+    written = functools.reduce(overlaid, record.unsettled, record.after)
     return (
         None if written[0] is None else record.before[0],
         None if written[1] is None else record.before[1],
@@ -172,13 +173,13 @@ def _earlier(record: SlotRecord) -> Content:
 
 
 def _left_alone(slot: Slot | None, record: SlotRecord) -> bool:
-    """Whether each list the run wrote is as it left it; where a fate is unknown, that is one of two ways."""
+    """Whether each list the run wrote is as it left it; where fates are unknown, that is one of several ways."""
     if slot is None:
         return False
-    lists = zip(content_of(slot), record.before, record.after, record.open, strict=True)
+    lists = zip(content_of(slot), record.before, record.after, *record.unsettled, strict=True)
     return all(
-        (after is None and unsettled is None)
+        all(each is None for each in (after, *unsettled))
         or same(found, before if after is None else after)
-        or (unsettled is not None and same(found, unsettled))
-        for found, before, after, unsettled in lists
+        or any(same(found, each) for each in unsettled)
+        for found, before, after, *unsettled in lists
     )

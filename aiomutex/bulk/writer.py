@@ -5,10 +5,11 @@ Knows the service's calls and the journal, not the queues' order or the run's en
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiomutex import protocol
-from aiomutex.bulk.content import NOTHING, Content, check, find_slot, holds, overlaid
+from aiomutex.bulk.content import NOTHING, Content, check, find_slot, holds, opened, overlaid, settled
 from aiomutex.errors import DailyBudgetExhaustedError, JournalError, MutexError, TransportError, VerificationError
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from aiomutex.sender import Sent
 
 __all__ = ["SlotWriter", "Verdict"]
+
+_FRESH: Final = 60.0
+"""Seconds for which a group counts as it was read. An edit may wait for its turn, or for the next day, much longer."""
 
 
 class Verdict(NamedTuple):
@@ -74,11 +78,20 @@ class SlotWriter:
         except MutexError as error:
             failure = error
         else:
-            if self._verify:
-                group.written.append((batch, sent.attempts))
-                return None
-            return self._noted(Verdict(batch, "applied", None, sent.attempts))
-        return self._noted(await self._judge(group, batch, failure))
+            return self._written(group, batch, sent.attempts)
+        return await self._judge(group, batch, failure)
+
+    def _written(self, group: GroupQueue, batch: list[Item], attempts: int) -> Verdict | None:
+        index, wish = batch[0].edit.slot_index, batch[0].wish
+        group.unsettled[index] = settled(group.unsettled.get(index, []), wish)
+        if self._verify:
+            group.written.append((batch, attempts))
+            return None
+        return self._noted(Verdict(batch, "applied", None, attempts))
+
+    def is_old(self, group: GroupQueue) -> bool:
+        """Whether what is known of the group is too old to tell our changes from those of others."""
+        return group.before is not None and asyncio.get_running_loop().time() - group.read_at > _FRESH
 
     async def read_back(self, group: GroupQueue) -> list[Verdict]:
         """Read the group once, and compare each slot with what was written to it since the last time.
@@ -97,9 +110,16 @@ class SlotWriter:
         for batch, _ in written:
             index = batch[0].edit.slot_index
             wishes[index] = overlaid(wishes.get(index, NOTHING), batch[0].wish)
-        before, group.before = group.before, found
+        before = group.before
+        self._keep(group, found)
         differences = {
-            index: check(found, index, wish, None if before is None else find_slot(before, index))
+            index: check(
+                found,
+                index,
+                wish,
+                None if before is None else find_slot(before, index),
+                group.unsettled.get(index, ()),
+            )
             for index, wish in wishes.items()
         }
         verdicts: list[Verdict] = []
@@ -111,36 +131,43 @@ class SlotWriter:
     def unread(self, group: GroupQueue, error: MutexError) -> list[Verdict]:
         """What was written and cannot be read back: nobody knows whether it holds."""
         written, group.written = group.written, []
-        return [self._noted(Verdict(batch, "unknown", error, attempts)) for batch, attempts in written]
+        return [self._unknown(group, batch, error, attempts) for batch, attempts in written]
 
-    def unsent(self, batch: list[Item], error: MutexError) -> Verdict:
+    def unsent(self, group: GroupQueue, batch: list[Item], error: MutexError) -> Verdict:
         """What was sent once, without an answer, and cannot be sent again."""
-        return self._noted(Verdict(batch, "unknown", error, error.attempts))
+        return self._unknown(group, batch, error, error.attempts)
+
+    def _unknown(self, group: GroupQueue, batch: list[Item], error: MutexError, attempts: int) -> Verdict:
+        index = batch[0].edit.slot_index
+        group.unsettled[index] = opened(group.unsettled.get(index, []), batch[0].wish)
+        return self._noted(Verdict(batch, "unknown", error, attempts))
 
     async def _look_before(self, group: GroupQueue, batch: list[Item]) -> None:
         """Read the group before its first edit, once, where the journal or the read-back will need it."""
-        if group.before is not None:
+        if group.before is not None and (group.written or not self.is_old(group)):
             return
         slots = {item.edit.slot_index for item in (*batch, *group.items)}
         if self._verify or (self._journal is not None and not self._journal.knows_before(group.group_id, slots)):
-            group.before = await self._read(group.group_id)
+            self._keep(group, await self._read(group.group_id))
 
-    async def _judge(self, group: GroupQueue, batch: list[Item], error: MutexError) -> Verdict:
+    def _keep(self, group: GroupQueue, found: MutexGroup) -> None:
+        group.before, group.read_at = found, asyncio.get_running_loop().time()
+
+    async def _judge(self, group: GroupQueue, batch: list[Item], error: MutexError) -> Verdict | None:
         """Tell apart what is known to have failed, what turns out to hold, and what nobody knows."""
         if not error.maybe_applied:
-            return Verdict(batch, "failed", error, error.attempts)
+            return self._noted(Verdict(batch, "failed", error, error.attempts))
         try:
             found = await self._read(group.group_id)
         except MutexError:
-            return Verdict(batch, "unknown", error, error.attempts)
-        if group.before is not None:
-            # The edits that follow shall find the slot as this one has left it.
-            group.before = found
+            return self._unknown(group, batch, error, error.attempts)
         if holds(find_slot(found, batch[0].edit.slot_index), batch[0].wish):
-            return Verdict(batch, "applied", None, error.attempts)
+            # What was read cannot take the place of ``group.before`` while earlier edits are to be compared with that.
+            return self._written(group, batch, error.attempts)
         # Where each attempt was answered, nothing is on its way any more, and what was read is the end of it.
-        lost = any(isinstance(each, TransportError) for each in (error, *error.earlier))
-        return Verdict(batch, "unknown" if lost else "failed", error, error.attempts)
+        if any(isinstance(each, TransportError) for each in (error, *error.earlier)):
+            return self._unknown(group, batch, error, error.attempts)
+        return self._noted(Verdict(batch, "failed", error, error.attempts))
 
     async def _holds(self, item: Item) -> bool:
         return holds(find_slot(await self._read(item.group_id), item.edit.slot_index), item.wish)

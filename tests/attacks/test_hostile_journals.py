@@ -67,3 +67,16 @@ async def test_a_group_that_a_journal_makes_up_leaves_no_path(emulator: MutexEmu
         with pytest.raises(InvalidRequestError, match=r"group_id is '\.\./\.\./x"):
             raise report.failed[0].error or AssertionError
     assert not emulator.requests
+
+
+async def test_a_journal_whose_count_is_at_its_end_is_a_journal_error(emulator: MutexEmulator, tmp_path: Path) -> None:
+    async with session_for(emulator.url) as session:
+        await session.edit_slots(edits_for(1), journal=tmp_path / "run.db")
+        with sqlite3.connect(tmp_path / "run.db") as db:
+            db.execute("UPDATE slots SET last = 9223372036854775807")
+            db.execute("DELETE FROM facts")
+        db.close()
+        emulator.forget()
+        with pytest.raises(JournalError, match="too large"):
+            await session.edit_slots(edits_for(2), journal=tmp_path / "run.db")
+    assert not any(request.method == "PATCH" for request in emulator.requests)

@@ -92,13 +92,17 @@ def assert_in_order(emulator: MutexEmulator, edits: Sequence[SlotEdit]) -> None:
 
 
 def assert_true(emulator: MutexEmulator, told: Iterable[SlotOutcome]) -> None:
-    """What was told of each edit agrees with what the service did; each edit writes an experiment of its own."""
-    writes = {tuple(body["experiments"]) for _, _, body in landed(emulator)}
-    fates = {tuple(outcome.edit.experiments or ()): outcome.status for outcome in told}
+    """What was told of each edit agrees with what the service did; each edit writes a number of its own."""
+    writes = {_number(body) for _, _, body in landed(emulator)}
+    fates = {_number({field: getattr(outcome.edit, field) for field in LISTS}): outcome.status for outcome in told}
     for write in writes:
         assert fates.get(write) in ("applied", "unknown"), f"{write} landed, and {fates.get(write)} was told"
-    for experiments, status in fates.items():
-        assert status != "applied" or experiments in writes, f"{experiments} was told applied and never landed"
+    for number, status in fates.items():
+        assert status != "applied" or number in writes, f"{number} was told applied and never landed"
+
+
+def _number(lists: dict[str, Any]) -> tuple[Any, ...]:
+    return next(tuple(lists[field]) for field in LISTS if lists.get(field, UNSET) is not UNSET)
 
 
 def left_over(session: MutexSession) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from bulk_support import Gone, after, assert_holds, edits_for, left_over, session_for
 
-from aiomutex import DailyBudgetExhaustedError, LocalRateLimiter, RetryPolicy, SlotEdit
+from aiomutex import DailyBudgetExhaustedError, InvalidRequestError, LocalRateLimiter, RetryPolicy, SlotEdit
 from aiomutex.bulk.budget import DayBudget
 
 if TYPE_CHECKING:
@@ -175,3 +175,27 @@ async def test_a_reserve_is_left_to_others(emulator: MutexEmulator) -> None:
         assert isinstance(report.stopped_by, DailyBudgetExhaustedError)
         assert "reserved for others" in str(report.stopped_by)
         await session.get_group(1)  # the reserve is there
+
+
+async def test_a_day_that_ends_later_by_another_clock_is_asked_for_once_a_second_and_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stopped = asyncio.Event()
+    budget = DayBudget(LocalRateLimiter(), 0, stopped)
+    midnight = in_seconds(-1)
+    waits = [asyncio.create_task(budget.renewed(gone(midnight, suspected=False))) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert budget.waiting_until is not None
+    assert 0.5 < (budget.waiting_until - datetime.now(UTC)).total_seconds() <= 1
+    assert not any(wait.done() for wait in waits)
+    await asyncio.gather(*waits)
+    stopped.set()
+    await budget.renewed(gone(midnight, suspected=False))
+    assert len(caplog.messages) == 1
+
+
+async def test_a_reserve_that_leaves_nothing_is_refused(emulator: MutexEmulator) -> None:
+    async with session_for(emulator.url, rate_limiter=LocalRateLimiter(5_000, 100)) as session:
+        with pytest.raises(InvalidRequestError, match="reserve is 100; it must be below the limiter's 100 requests"):
+            await session.edit_slots(edits_for(5), reserve=100, on_budget="wait")
+    assert not emulator.requests

@@ -167,6 +167,10 @@ def another_database(path: Path) -> None:
     db.close()
 
 
+def a_byte(path: Path) -> None:
+    path.write_bytes(b"x")
+
+
 def truncated(path: Path) -> None:
     with Journal(path):
         pass
@@ -186,7 +190,7 @@ def without_its_tables(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE other (x)")
         db.execute("PRAGMA application_id = 1634563448")
-        db.execute("PRAGMA user_version = 1")
+        db.execute("PRAGMA user_version = 2")
     db.close()
 
 
@@ -198,6 +202,7 @@ def a_directory(path: Path) -> None:
     ("make", "told"),
     [
         (nothing_of_sqlite, "not a database"),
+        (a_byte, "no journal of aiomutex"),
         (another_database, "no journal of aiomutex"),
         (truncated, "cannot be used"),
         (of_a_later_version, "of version 99"),
@@ -315,3 +320,27 @@ def test_a_closed_journal_says_so(tmp_path: Path) -> None:
     assert repr(journal) == f"<Journal {tmp_path / 'run.db'} · closed>"
     with pytest.raises(JournalError, match="is closed"):
         journal.begin_run()
+
+
+async def test_lists_that_were_sets_are_the_same_in_whatever_order_they_come(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    users = [f"user-{number}" for number in range(40)]
+    sets: list[Any] = [SlotEdit(1, 1, individuals=set(users)), SlotEdit(1, 2, individuals=frozenset(users))]  # type: ignore[arg-type]
+    await session.edit_slots(sets, journal=tmp_path / "run.db")
+    # The order of a set of texts is another one in each process.
+    lists = [SlotEdit(1, slot, individuals=sorted(users)) for slot in (1, 2)]
+    report = await session.edit_slots(lists, journal=tmp_path / "run.db")
+    assert [outcome.note for outcome in report.outcomes] == ["done already, says the journal"] * 2
+
+
+@pytest.mark.parametrize("name", [":memory:", "file:run?mode=memory"])
+async def test_each_name_of_a_journal_is_one_of_a_file(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    await session.edit_slots(edits_for(3), journal=name)
+    assert [outcome.status for outcome in (await session.edit_slots(edits_for(3), journal=name)).outcomes] == [
+        "skipped"
+    ] * 3
+    assert (tmp_path / name).exists()

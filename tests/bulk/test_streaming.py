@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from bulk_support import HERE, EmulatorProcess, Process, assert_true, edits_for, left_over
+from support import until
 
 from aiomutex import ConfigurationError, InvalidRequestError, MutexSession, SlotEdit
 from aiomutex.bulk.journal import Journal
@@ -237,6 +239,78 @@ async def test_a_source_that_cannot_be_closed_says_so_and_loses_no_outcome(
     with pytest.raises(RuntimeError, match="will not close"):
         await session.edit_slots(Stubborn(), on_outcome=told.append)
     assert [outcome.status for outcome in told] == ["applied"] * 30
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("made_by", ["us", "the run"])
+async def test_a_generator_that_is_left_early_is_closed(
+    emulator: MutexEmulator, session: MutexSession, asynchronous: bool, made_by: str
+) -> None:
+    closed: list[bool] = []
+
+    class Asynchronous:
+        async def __aiter__(self) -> AsyncIterator[SlotEdit]:
+            for edit in Synchronous():
+                yield edit
+            raise AssertionError("it was not left")
+
+    class Synchronous:
+        def __iter__(self) -> Iterator[SlotEdit]:
+            try:
+                yield from itertools.cycle(edits_for(20))
+            finally:
+                closed.append(True)
+
+    many: Any = Asynchronous() if asynchronous else Synchronous()
+    if made_by == "us" or not asynchronous:
+        many = aiter(many) if asynchronous else iter(many)
+    async with session.stream_slot_edits(many) as outcomes:
+        async for outcome in outcomes:
+            if outcome.position == 20:
+                break
+    gc.collect()  # the inner generator of the asynchronous one
+    assert closed
+
+
+async def test_an_on_outcome_that_fails_ends_the_run_and_is_not_called_again(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    told: list[SlotOutcome] = []
+
+    def fail(outcome: SlotOutcome) -> None:
+        told.append(outcome)
+        raise LookupError(outcome.position)
+
+    with pytest.raises(LookupError):
+        await session.edit_slots(edits_for(300), on_outcome=fail)
+    assert len(told) == 1
+    assert not left_over(session)
+
+
+async def test_an_on_outcome_that_fails_hides_neither_a_cancellation_nor_an_error(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    def fail(outcome: SlotOutcome) -> None:
+        if outcome.status == "unknown":
+            raise LookupError
+
+    emulator.latency = 0.5
+    run = asyncio.create_task(session.edit_slots(edits_for(30), on_outcome=fail))
+    await until(lambda: emulator.requests)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    stream = session.stream_slot_edits(edits_for(30), on_outcome=fail)
+    with pytest.raises(KeyError) as caught:  # noqa: PT012  # the block is what is tested
+        async with stream:
+            await until(lambda: stream.in_flight)
+            raise KeyError("body")
+    assert caught.value.__notes__ == ["on_outcome failed as well: LookupError()"]
+    assert len(stream.unfinished) == stream.counts["unknown"] > 1
+    stream = session.stream_slot_edits(edits_for(30), on_outcome=fail)
+    with pytest.raises(LookupError):
+        async with stream:
+            await until(lambda: stream.in_flight)
 
 
 async def test_a_generator_of_the_body_may_be_left_too(emulator: MutexEmulator, session: MutexSession) -> None:

@@ -76,6 +76,20 @@ async def test_a_slot_that_somebody_changed_since_is_left_alone_unless_forced(
     assert held(emulator, ADDRESSES) == before
 
 
+async def test_what_somebody_wrote_before_the_run_came_to_a_slot_is_what_undo_restores(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiomutex.bulk.writer._FRESH", -1.0)
+    emulator.latency = 0.02
+    edits = [SlotEdit(1, 1, experiments=[5]), SlotEdit(1, 1, experiments=[6]), SlotEdit(1, 2, experiments=[7])]
+    run = asyncio.create_task(session.edit_slots(edits, journal=tmp_path / "run.db"))
+    await until(lambda: emulator.writes["1", 1])
+    emulator.groups["1"].slots[1].experiments = [4242]
+    assert len((await run).applied) == 3
+    assert len((await undo(session, tmp_path / "run.db")).applied) == 2
+    assert emulator.groups["1"].slots[1].experiments == [4242]
+
+
 async def test_a_later_edit_that_failed_does_not_count_as_somebody_elses_change(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
@@ -172,6 +186,13 @@ async def test_a_journal_that_was_undone_runs_no_edits_again(
     await undo(session, tmp_path / "run.db")
     with pytest.raises(JournalError, match="was undone"):
         await session.edit_slots(edits, journal=tmp_path / "run.db")
+
+
+async def test_undo_makes_no_journal_of_an_empty_file(session: MutexSession, tmp_path: Path) -> None:
+    (tmp_path / "run.db").touch()
+    with pytest.raises(JournalError, match="no journal of aiomutex"):
+        await undo(session, tmp_path / "run.db")
+    assert (tmp_path / "run.db").read_bytes() == b""
 
 
 async def test_undo_needs_a_journal_and_sound_arguments(session: MutexSession, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from aiomutex.testing import MutexEmulator
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
 
 async def test_a_removal_that_the_service_does_not_make_is_no_success() -> None:
     async with (
@@ -98,6 +100,17 @@ async def test_an_edit_found_to_hold_after_a_lost_answer_does_not_fail_its_neigh
     async with session_for(emulator.url, retry=ONCE) as session:
         report = await session.edit_slots(edits, verify=True)
     assert [outcome.status for outcome in report.outcomes] == ["applied", "applied"]
+
+
+async def test_what_is_known_of_a_group_is_read_again_when_it_is_old(
+    emulator: MutexEmulator, session: MutexSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiomutex.bulk.writer._FRESH", -1.0)
+    report = await session.edit_slots([SlotEdit(1, slot, experiments=[slot]) for slot in (1, 2, 3)], verify=True)
+    assert len(report.applied) == 3
+    methods = "".join(request.method[0] for request in emulator.requests)
+    assert methods.count("P") == 3
+    assert "PP" not in methods, "a write was not read back before the next one, by which time it is too late"
 
 
 async def test_a_stop_still_reads_back_what_was_written(emulator: MutexEmulator, session: MutexSession) -> None:

@@ -96,7 +96,7 @@ def _read_journal(path: Path) -> None:
             kept.finished([_item(0, edit)], "applied", 1, None, confirmed=True)
         for record in kept.written_slots():
             keep(type(record.group_id) is str and type(record.slot_index) is int, "a slot that is none")
-            for held in (record.before, record.after, record.open):
+            for held in (record.before, record.after, *record.unsettled):
                 keep(content.unpacked(content.packed(held)) == held, "a content that changes")
             with only(JournalError):
                 kept.undoing(record, done=True)
