@@ -40,8 +40,6 @@ __all__ = ["Journal", "Progress", "SlotRecord"]
 
 _NUMBER: Final[dict[str, int]] = {"sent": 1, "applied": 2, "failed": 3, "unknown": 4}
 _NAME: Final = {number: name for name, number in _NUMBER.items()}
-_LONGEST_ERROR: Final = 160
-"""Characters kept of an error: a million failed edits shall fit, too."""
 
 Progress = Literal["new", "sent", "applied", "failed", "unknown"]
 
@@ -214,29 +212,23 @@ class Journal(JournalFile):
                     (packed_all(opened(unpacked_all(row[0]), first.wish)), self._sequence, *slot),
                 )
             db.executemany(
-                "INSERT OR REPLACE INTO edits VALUES (?, ?, 1, 0, NULL)",
+                "INSERT OR REPLACE INTO edits VALUES (?, ?, 1)",
                 [(item.position, digest_of(item.edit)) for item in items],
             )
 
-    def finished(
-        self, items: Sequence[Item], status: Status, attempts: int, error: str | None, *, confirmed: bool
-    ) -> None:
+    def finished(self, items: Sequence[Item], status: Status, *, confirmed: bool) -> None:
         """Note what became of edits that were sent.
 
         Args:
             items: The edits; they are for one slot, and have been told to ``sending``, perhaps by an earlier run.
             status: Their fate.
-            attempts: Requests started for them.
-            error: Why they failed, or why their fate is unknown.
             confirmed: Whether the service confirmed the write, whatever was found afterwards.
         """
         with self._writing() as db:
             if status != "unknown":
                 self._settle(db, items, applied=status == "applied", confirmed=confirmed)
-            text = None if error is None else error[:_LONGEST_ERROR]
             db.executemany(
-                "UPDATE edits SET progress = ?, attempts = ?, error = ? WHERE position = ?",
-                [(_NUMBER[status], attempts, text, item.position) for item in items],
+                "UPDATE edits SET progress = ? WHERE position = ?", [(_NUMBER[status], item.position) for item in items]
             )
 
     def _settle(self, db: sqlite3.Connection, items: Sequence[Item], *, applied: bool, confirmed: bool) -> None:

@@ -179,8 +179,7 @@ class SlotWriter:
 
     def _noted(self, verdict: Verdict) -> Verdict:
         if self._journal is not None:
-            batch, status, error, attempts = verdict
+            batch, status, error, _ = verdict
             confirmed = status == "applied" or isinstance(error, VerificationError)
-            text = None if error is None else str(error)
-            self._journal.finished(batch, status, attempts, text, confirmed=confirmed)
+            self._journal.finished(batch, status, confirmed=confirmed)
         return verdict

@@ -164,7 +164,9 @@ async def test_an_edit_sent_once_is_unknown_when_the_wait_is_given_up(emulator: 
         while outcomes.waiting_until is None:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         outcomes.stop()
-        assert [outcome.status async for outcome in outcomes] == ["unknown"]
+        (told,) = [outcome async for outcome in outcomes]
+    note = "sent before the day's requests were used up, and not settled"
+    assert (told.status, told.position, told.edit.slot_index, told.note) == ("unknown", 0, 1, note)
 
 
 async def test_a_reserve_is_left_to_others(emulator: MutexEmulator) -> None:
@@ -174,6 +176,9 @@ async def test_a_reserve_is_left_to_others(emulator: MutexEmulator) -> None:
         assert 70 - 8 <= len(report.applied) <= 70 + 8
         assert isinstance(report.stopped_by, DailyBudgetExhaustedError)
         assert "reserved for others" in str(report.stopped_by)
+        state = limiter.state()
+        assert report.stopped_by.resets_at == state.resets_at
+        assert (report.stopped_by.used, report.stopped_by.limit) == (70, 100)
         await session.get_group(1)  # the reserve is there
 
 

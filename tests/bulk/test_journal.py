@@ -279,10 +279,8 @@ async def test_a_journal_is_held_by_one_run_at_a_time_also_inside_a_process(
     assert len(report.outcomes) == 10
 
 
-@pytest.mark.parametrize(
-    ("edits", "error"), [(6_000, None), pytest.param(200_000, "x" * 5_000, marks=pytest.mark.deep)]
-)
-def test_a_million_edits_fit_in_300_megabytes(tmp_path: Path, edits: int, error: str | None) -> None:
+@pytest.mark.parametrize("edits", [6_000, pytest.param(200_000, marks=pytest.mark.deep)])
+def test_a_million_edits_fit_in_300_megabytes(tmp_path: Path, edits: int) -> None:
     from aiomutex import MutexGroup, Slot  # noqa: PLC0415
 
     path = tmp_path / "run.db"
@@ -297,8 +295,7 @@ def test_a_million_edits_fit_in_300_megabytes(tmp_path: Path, edits: int, error:
                 )
                 item = Item(n + slot - 1, edit, request_of(edit))
                 journal.sending([item], group)
-                status: Any = "failed" if error else "applied"
-                journal.finished([item], status, 1, error, confirmed=error is None)
+                journal.finished([item], "applied", confirmed=True)
         beside = sum(each.stat().st_size for each in tmp_path.iterdir() if each != path)
     assert beside < 12e6
     assert path.stat().st_size / edits * 1_000_000 < 290e6

@@ -151,6 +151,14 @@ async def test_stop_after_so_many_failures(emulator: MutexEmulator, session: Mut
     assert all(outcome.note for outcome in report.skipped)
 
 
+async def test_edits_of_unknown_fate_count_as_failures_and_one_at_a_time_is_enough(emulator: MutexEmulator) -> None:
+    emulator.fail_next(100, kind="reset-before")
+    async with session_for(emulator.url, retry=ONCE) as session:
+        report = await session.edit_slots(edits_for(50), concurrency=1, stop_after=3)
+    assert [outcome.status for outcome in report.outcomes[:3]] == ["unknown"] * 3
+    assert str(report) == "50 edits: 0 applied, 3 unknown, 47 skipped; stopped: stopped after 3 failed edits"
+
+
 async def test_a_list_is_checked_wholly_before_anything_is_sent(emulator: MutexEmulator, session: MutexSession) -> None:
     edits = [*edits_for(100), SlotEdit(1, 0, experiments=[1])]
     with pytest.raises(InvalidRequestError, match=r"edits\[100\]: slot_index is 0"):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from bulk_support import after, assert_holds, edits_for, held, landed, left_over, session_for
@@ -31,11 +31,14 @@ async def test_undo_restores_every_slot_and_a_second_undo_writes_nothing(
     told: list[SlotOutcome] = []
     report = await undo(session, tmp_path / "run.db", on_outcome=told.append)
     assert len(report.applied) == 60
+    assert sorted(outcome.position for outcome in report.outcomes) == list(range(60))
+    assert {outcome.note for outcome in report.outcomes} == {""}
     assert told == report.outcomes
     assert held(emulator, ADDRESSES) == before
     emulator.forget()
     again = await undo(session, tmp_path / "run.db")
-    assert len(again.skipped) == 60
+    assert {(each.status, each.note) for each in again.outcomes} == {("skipped", "undone already, says the journal")}
+    assert sorted(outcome.position for outcome in again.outcomes) == list(range(60))
     assert not emulator.requests
 
 
@@ -70,6 +73,7 @@ async def test_a_slot_that_somebody_changed_since_is_left_alone_unless_forced(
     report = await undo(session, tmp_path / "run.db")
     assert [(outcome.edit.group_id, outcome.edit.slot_index) for outcome in report.skipped] == [("4", 2)]
     assert "somebody changed it" in report.skipped[0].note
+    assert sorted(outcome.position for outcome in report.outcomes) == list(range(60))
     assert emulator.groups["4"].slots[1].experiments == [4242]
     forced = await undo(session, tmp_path / "run.db", force=True)
     assert len(forced.applied) == 1
@@ -145,7 +149,8 @@ async def test_an_undo_that_cannot_be_read_back_is_unknown_and_says_why(
         await until(lambda: emulator.writes["1", 1] > written)
         emulator.fail_next(1, status=503, method="GET")
         report = await undoing
-        assert [(outcome.status, type(outcome.error)) for outcome in report.outcomes] == [("unknown", ServerError)]
+        told = [(outcome.position, outcome.status, type(outcome.error)) for outcome in report.outcomes]
+        assert told == [(0, "unknown", ServerError)]
         assert len((await undo(session, tmp_path / "run.db")).applied) == 1
     assert held(emulator, ADDRESSES) == before
 
@@ -160,7 +165,9 @@ async def test_a_refused_key_stops_an_undo_and_it_goes_on_later(
     report = await undo(session, tmp_path / "run.db", concurrency=2)
     assert isinstance(report.stopped_by, AuthenticationError)
     assert len(emulator.requests) <= 4
-    assert len(report.outcomes) == 60
+    assert sorted(outcome.position for outcome in report.outcomes) == list(range(60))
+    told = {(outcome.status, outcome.note) for outcome in report.outcomes}
+    assert told == {("failed", ""), ("skipped", "not sent: the undo was stopped before")}
     emulator.faults.clear()
     await undo(session, tmp_path / "run.db")
     assert held(emulator, ADDRESSES) == before
@@ -186,6 +193,45 @@ async def test_a_journal_that_was_undone_runs_no_edits_again(
     await undo(session, tmp_path / "run.db")
     with pytest.raises(JournalError, match="was undone"):
         await session.edit_slots(edits, journal=tmp_path / "run.db")
+
+
+async def test_a_slot_that_holds_its_earlier_content_already_is_undone_without_a_write(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    await session.edit_slots([SlotEdit(1, 1, experiments=[5])], journal=tmp_path / "run.db")
+    emulator.groups["1"].slots[0].experiments = [101]
+    emulator.forget()
+    for status, note in (
+        ("applied", "it holds its earlier content already"),
+        ("skipped", "undone already, says the journal"),
+    ):
+        report = await undo(session, tmp_path / "run.db")
+        assert [(each.position, each.status, each.note) for each in report.outcomes] == [(0, status, note)]
+    assert [request.method for request in emulator.requests] == ["GET"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"), [({"status": 400}, "failed"), ({"kind": "reset-before"}, "unknown")], ids=["refused", "lost"]
+)
+async def test_what_becomes_of_a_write_of_an_undo_is_told_as_of_any_other(
+    emulator: MutexEmulator, tmp_path: Path, fault: dict[str, Any], status: str
+) -> None:
+    async with session_for(emulator.url, retry=ONCE) as session:
+        await session.edit_slots([SlotEdit(1, 1, experiments=[5])], journal=tmp_path / "run.db")
+        emulator.fail_next(1, method="PATCH", **fault)
+        report = await undo(session, tmp_path / "run.db")
+        assert [(each.position, each.status) for each in report.outcomes] == [(0, status)]
+        assert report.outcomes[0].error is not None
+        assert len((await undo(session, tmp_path / "run.db")).applied) == 1
+
+
+async def test_a_slot_that_is_gone_is_left_alone(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    await session.edit_slots([SlotEdit(1, 3, experiments=[5])], journal=tmp_path / "run.db")
+    del emulator.groups["1"].slots[2]
+    report = await undo(session, tmp_path / "run.db")
+    assert "somebody changed it" in report.skipped[0].note
 
 
 async def test_undo_makes_no_journal_of_an_empty_file(session: MutexSession, tmp_path: Path) -> None:

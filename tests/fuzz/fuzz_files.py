@@ -70,7 +70,7 @@ def _journal() -> Path:
             items = [_item(position, SlotEdit("7", slot, experiments=[position], individuals=["ada"]))]
             kept.sending(items, group)
             if position < 2:
-                kept.finished(items, "applied", 1, None, confirmed=True)
+                kept.finished(items, "applied", confirmed=True)
         kept.ended(3)
     return path
 
@@ -93,7 +93,7 @@ def _read_journal(path: Path) -> None:
             kept.knows_before("7", [1, 2])
         with only(JournalError):
             kept.sending([_item(0, edit)], LIVE)
-            kept.finished([_item(0, edit)], "applied", 1, None, confirmed=True)
+            kept.finished([_item(0, edit)], "applied", confirmed=True)
         for record in kept.written_slots():
             keep(type(record.group_id) is str and type(record.slot_index) is int, "a slot that is none")
             for held in (record.before, record.after, *record.unsettled):
