@@ -19,19 +19,20 @@ from aiomutex.errors import (
     LimiterUnavailableError,
     MutexError,
 )
-from aiomutex.models import SlotEdit
+from aiomutex.plan.ordering import slot_edits
 from aiomutex.plan.saved import remaining
 from aiomutex.tasks import unwrapped
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from aiomutex.bulk.report import SlotOutcome
+    from aiomutex.models import SlotEdit
     from aiomutex.plan.diff import GroupPlan, Plan
     from aiomutex.session import MutexSession
 
-__all__ = ["ApplyReport", "PlanBlockedError", "Step", "apply", "slot_edits"]
+__all__ = ["ApplyReport", "PlanBlockedError", "Step", "apply"]
 
 StepKind = Literal["create", "unarchive", "edit", "slot", "archive"]
 StepStatus = Literal["applied", "failed", "skipped", "unknown"]
@@ -102,24 +103,6 @@ class ApplyReport(msgspec.Struct, frozen=True, kw_only=True):
         errors = [step.error for step in self.steps if step.error is not None]
         if errors:
             raise ExceptionGroup(f"{len(errors)} of {len(self.steps)} steps failed", errors)
-
-
-def slot_edits(steps: Iterable[GroupPlan]) -> list[SlotEdit]:
-    """The slot edits of a plan, one a slot. Within a group, slots that gain members come before those that only lose.
-
-    A member that moves to another slot so enters the new one before it leaves the old one.
-    """
-    edits: list[SlotEdit] = []
-    for step in steps:
-        by_slot: dict[int, dict[str, Any]] = {}
-        gaining: set[int] = set()
-        for change in step.lists:
-            by_slot.setdefault(change.slot_index, {})[change.field] = change.after
-            if change.added:
-                gaining.add(change.slot_index)
-        order = sorted(by_slot, key=lambda index: (index not in gaining, index))
-        edits.extend(SlotEdit(step.group_id or "", index, **by_slot[index]) for index in order)
-    return edits
 
 
 def check_blocked(plan: Plan, *, force: bool) -> None:
@@ -247,11 +230,11 @@ class _Run:
             status: StepStatus = "applied" if done else outcome.status
             self.tell(_slot_step(names, outcome.edit, status, error=outcome.error, note=outcome.note))
 
+        so_far = len(self.steps)
         report = await self.session.edit_slots(edits, journal=journal, verify=verify, on_outcome=told)
-        known = {(step.group, step.slot_index) for step in self.steps}
-        for outcome in report.outcomes:
-            if (names[str(outcome.edit.group_id)], outcome.edit.slot_index) not in known:
-                told(outcome)
+        # Those that a stopped run did not come to are in the report alone, after the others.
+        for outcome in report.outcomes[len(self.steps) - so_far :]:
+            told(outcome)
         if report.stopped_by is not None:
             self.stopped = f"not sent: {report.stopped_by}"
 
