@@ -88,6 +88,12 @@ class GroupPlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_
     notes: list[str] = []
     """What is shown and never written."""
 
+    def __post_init__(self) -> None:
+        if (self.action == "create") is not (self.new is not None):
+            raise ValueError("a group is created by a step with the action 'create', and by no other")
+        if self.new is not None and (str(self.new.project_id), self.new.key) != (self.project_id, self.key):
+            raise ValueError(f"the group to be created is not {self.name}")
+
     @property
     def name(self) -> str:
         """The group as messages show it."""
@@ -193,10 +199,6 @@ def _member_count(group: MutexGroup) -> int:
     return sum(len(slot.experiments) + len(slot.holdouts) + len(slot.individuals) for slot in group.slots)
 
 
-def _experiments(group: MutexGroup) -> list[int]:
-    return sorted({experiment for slot in group.slots for experiment in slot.experiments})
-
-
 def _create(wanted: DesiredGroup) -> GroupPlan:
     step = GroupPlan(project_id=wanted.project_id, key=wanted.key, action="none")
     if wanted.archived is True:
@@ -204,10 +206,11 @@ def _create(wanted: DesiredGroup) -> GroupPlan:
     if wanted.name is UNSET or wanted.slots is UNSET:
         return replace(step, errors=["does not exist, and a group to be created needs a name and slots"])
     project = wanted.project_id
+    number = int(project) if re.fullmatch("[0-9]{1,18}", project) else None
     try:
         new = rules.new_group(
             NewGroup(
-                project_id=int(project) if re.fullmatch("[0-9]{1,18}", project) else project,
+                project_id=project if number is None or str(number) != project else number,
                 name=wanted.name,
                 key=wanted.key,
                 description=wanted.description,
@@ -219,8 +222,7 @@ def _create(wanted: DesiredGroup) -> GroupPlan:
         )
     except InvalidRequestError as error:
         return replace(step, errors=[f"cannot be created: {error}"])
-    experiments = {experiment for slot in new.slots for experiment in slot.experiments or ()}
-    return replace(step, action="create", new=new, experiments=sorted(experiments), notes=_cohort_notes(wanted, None))
+    return concerning(replace(step, action="create", new=new, notes=_cohort_notes(wanted, None)), None)
 
 
 def _new_slot(slot: DesiredSlot) -> NewSlot:
@@ -248,7 +250,7 @@ def _compare(wanted: DesiredGroup, live: MutexGroup, twins: int) -> GroupPlan:
     if wanted.archived is True:
         if live.deleted:
             return step
-        return replace(step, action="archive", members=_member_count(live), experiments=_experiments(live))
+        return concerning(replace(step, action="archive"), live)
     if live.deleted and wanted.archived is UNSET:
         return replace(
             step, errors=["is archived; write 'archived: true' to leave it so, 'archived: false' to undo it"]
@@ -261,18 +263,23 @@ def _compare(wanted: DesiredGroup, live: MutexGroup, twins: int) -> GroupPlan:
     if wanted.description is not UNSET and wanted.description != live.description:
         fields.append(FieldChange(field="description", before=live.description, after=wanted.description))
     lists = _list_changes(wanted, live)
-    moving = {
-        experiment
-        for change in lists
-        if change.field == "experiments"
-        for experiment in (*change.added, *change.removed)
-        if isinstance(experiment, int)
-    }
     action: Action = "unarchive" if live.deleted else "update" if fields or lists else "none"
-    if action == "unarchive":
-        moving.update(_experiments(live))
-    notes = _cohort_notes(wanted, live)
-    return replace(step, action=action, fields=fields, lists=lists, experiments=sorted(moving), notes=notes)
+    step = replace(step, action=action, fields=fields, lists=lists, notes=_cohort_notes(wanted, live))
+    return concerning(step, live)
+
+
+def concerning(step: GroupPlan, live: MutexGroup | None) -> GroupPlan:
+    """The step with the members and experiments that it concerns, of a group that is as ``live`` says."""
+    slots: Sequence[Slot | NewSlot] = []
+    if step.new is not None:
+        slots = step.new.slots
+    elif live is not None and step.action in ("archive", "unarchive"):
+        slots = live.slots
+    changes = [change for change in step.lists if change.field == "experiments"]
+    experiments: set[Any] = {member for change in changes for member in (*change.added, *change.removed)}
+    experiments.update(experiment for slot in slots for experiment in slot.experiments or ())
+    members = _member_count(live) if live is not None and step.action == "archive" else 0
+    return replace(step, members=members, experiments=sorted(experiments))
 
 
 def _immutable(wanted: DesiredGroup, live: MutexGroup) -> list[str]:

@@ -14,8 +14,9 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from aiomutex.errors import MutexError
-from aiomutex.plan.diff import GroupPlan, Plan, apply_to
+from aiomutex.plan.diff import GroupPlan, ListChange, Plan, apply_to, concerning
 from aiomutex.plan.fingerprint import ABSENT, fingerprint
+from aiomutex.plan.members import unique
 from aiomutex.plan.tree import DesiredFileError, Problem, read_file
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def remaining(plan: Plan, live: Iterable[MutexGroup]) -> Plan:
     left: list[GroupPlan] = []
     stale: list[str] = []
     for step in plan.groups:
-        is_ = by_id.get(step.group_id) if step.group_id is not None else by_identity.get((step.project_id, step.key))
+        identity = step.project_id, step.key
+        is_ = by_identity.get(identity) if step.action == "create" else by_id.get(step.group_id or "")
         rest = step if step.action == "none" else _rest(step, is_)
         if rest is None:
             gone = "is gone" if is_ is None else "exists already" if step.action == "create" else "differs"
@@ -121,29 +123,22 @@ def _rest(step: GroupPlan, live: MutexGroup | None) -> GroupPlan | None:
     """What is left of one step; ``None`` if the group is neither as it was nor on the way to where it shall be."""
     if step.new is not None:
         if live is None:
-            return step
+            return concerning(step, None)
         return replace(step, action="none", new=None) if _is_created(step, live) else None
     if live is None:
         # Archived groups may be hidden from the listing, so a group that is gone may have been archived by us.
         return replace(step, action="none") if step.action == "archive" and step.fingerprint != ABSENT else None
-    fields = [each for each in step.fields if getattr(live, each.field) != each.after]
-    slots = {slot.index: slot for slot in live.slots}
-    lists = [
-        each
-        for each in step.lists
-        if each.slot_index not in slots or set(getattr(slots[each.slot_index], each.field)) != set(each.after)
-    ]
-    done = replace(
-        step,
-        fields=[each for each in step.fields if each not in fields],
-        lists=[each for each in step.lists if each not in lists],
-    )
-    if bool(live.deleted) == (step.action == "archive"):
-        as_it_was = apply_to(done, live, back=True)
-    else:
-        as_it_was = replace(apply_to(done, live, back=True), deleted=live.deleted)
-    if fingerprint(as_it_was) != step.fingerprint:
+    if (live.project_id, live.key) != (step.project_id, step.key):
         return None
+    # The plan's word for how things were is not taken: put back to it, the group must be the one the plan was made for.
+    if fingerprint(apply_to(step, live, back=True)) != step.fingerprint or not _is_on_the_way(step, live):
+        return None
+    fields = [each for each in step.fields if getattr(live, each.field) != each.after]
+    lists = [
+        replace(each, before=list(unique(is_)))
+        for each in step.lists
+        if set(is_ := _list_of(live, each) or ()) != set(each.after)
+    ]
     action = step.action
     if action == "archive" and live.deleted:
         action = "none"
@@ -151,7 +146,27 @@ def _rest(step: GroupPlan, live: MutexGroup | None) -> GroupPlan | None:
         action = "update"
     if action == "update" and not fields and not lists:
         action = "none"
-    return replace(step, action=action, fields=fields, lists=lists, fingerprint=fingerprint(live))
+    rest = replace(step, action=action, fields=fields, lists=lists, fingerprint=fingerprint(live))
+    return concerning(rest, live)
+
+
+def _list_of(live: MutexGroup, change: ListChange) -> list[Any] | None:
+    """What a list holds now; ``None`` if the group has no such slot."""
+    return next((getattr(slot, change.field) for slot in live.slots if slot.index == change.slot_index), None)
+
+
+def _is_on_the_way(step: GroupPlan, live: MutexGroup) -> bool:
+    """Whether all that a step changes is as it was, as it shall be, or as an edit on the way there leaves it."""
+    if any(getattr(live, each.field) not in (each.before, each.after) for each in step.fields):
+        return False
+    arriving = {(each.field, member) for each in step.lists for member in each.added}
+    for each in step.lists:
+        is_, before, after = _list_of(live, each), set(each.before), set(each.after)
+        # A slot may hold its new members and old ones, too, until another slot has taken those.
+        moving = {member for member in each.removed if (each.field, member) in arriving}
+        if is_ is None or not (set(is_) == before or after <= set(is_) <= after | moving):
+            return False
+    return True
 
 
 def _is_created(step: GroupPlan, live: MutexGroup) -> bool:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
+from msgspec import UNSET
+from msgspec.structs import replace
 
-from aiomutex import MutexGroup, Slot
+from aiomutex import MutexGroup, Slot, SlotEdit
 from aiomutex.plan import Desired, DesiredGroup, DesiredSlot
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LISTS = ("experiments", "holdouts", "individuals")
 KEYS = ["alpha", "beta", "gamma", "on", "x-1"]
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda text: text.strip() != ""
@@ -103,3 +109,22 @@ def slots_of(draw: st.DrawFn, shape: list[int | float]) -> list[DesiredSlot]:
 def states(draw: st.DrawFn) -> tuple[list[MutexGroup], Desired]:
     live = draw(live_groups())
     return live, draw(wishes(live))
+
+
+# Few members and many slots, so that they move in chains and circles.
+fillings = st.integers(2, 5).flatmap(
+    lambda count: st.tuples(*[st.lists(st.lists(st.integers(1, 4), unique=True), min_size=count, max_size=count)] * 2)
+)
+
+
+def moving(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]]) -> tuple[list[MutexGroup], Desired]:
+    slots = [Slot(index=index, percentage=10, experiments=list(held)) for index, held in enumerate(before, 1)]
+    wish = tuple(DesiredSlot(percentage=10, experiments=tuple(held)) for held in after)
+    group = MutexGroup(id="7", project_id="1", name="A", key="a", slots=slots)
+    return [group], Desired(groups=(DesiredGroup(project_id="1", key="a", slots=wish),))
+
+
+def written(group: MutexGroup, edit: SlotEdit) -> MutexGroup:
+    lists = {name: list(items) for name in LISTS if (items := getattr(edit, name)) is not UNSET}
+    slots = [replace(slot, **lists) if slot.index == edit.slot_index else slot for slot in group.slots]
+    return replace(group, slots=slots)

@@ -3,32 +3,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hypothesis import example, given
-from hypothesis import strategies as st
-from msgspec import UNSET
-from msgspec.structs import replace
 
-from aiomutex import MutexGroup, Slot, SlotEdit
-from aiomutex.plan import Desired, DesiredGroup, DesiredSlot, plan
+from aiomutex.plan import plan
 from aiomutex.plan.ordering import slot_edits
 
-from .strategies import states
+from .strategies import LISTS, fillings, moving, states, written
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-LISTS = ("experiments", "holdouts", "individuals")
-
-# Few members and many slots, so that they move in chains and circles.
-fillings = st.integers(2, 5).flatmap(
-    lambda count: st.tuples(*[st.lists(st.lists(st.integers(1, 4), unique=True), min_size=count, max_size=count)] * 2)
-)
-
-
-def moving(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]]) -> tuple[list[MutexGroup], Desired]:
-    slots = [Slot(index=index, percentage=10, experiments=list(held)) for index, held in enumerate(before, 1)]
-    wish = tuple(DesiredSlot(percentage=10, experiments=tuple(held)) for held in after)
-    group = MutexGroup(id="7", project_id="1", name="A", key="a", slots=slots)
-    return [group], Desired(groups=(DesiredGroup(project_id="1", key="a", slots=wish),))
+    from aiomutex import MutexGroup, SlotEdit
+    from aiomutex.plan import Desired
 
 
 def edits_of(state: tuple[list[MutexGroup], Desired]) -> list[SlotEdit]:
@@ -42,12 +25,6 @@ def shown(edits: list[SlotEdit]) -> list[tuple[int, object]]:
 
 def members(group: MutexGroup) -> set[tuple[str, object]]:
     return {(name, member) for slot in group.slots for name in LISTS for member in getattr(slot, name)}
-
-
-def written(group: MutexGroup, edit: SlotEdit) -> MutexGroup:
-    lists = {name: list(items) for name in LISTS if (items := getattr(edit, name)) is not UNSET}
-    slots = [replace(slot, **lists) if slot.index == edit.slot_index else slot for slot in group.slots]
-    return replace(group, slots=slots)
 
 
 @given(state=states() | fillings.map(lambda filling: moving(*filling)))

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import json
 import pickle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -20,11 +21,13 @@ from aiomutex.plan import (
     remaining,
     save_plan,
 )
+from aiomutex.plan.ordering import slot_edits
 from aiomutex.plan.saved import is_saved_plan
 
-from .strategies import states
+from .strategies import fillings, moving, states, written
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from aiomutex import MutexGroup
@@ -91,6 +94,25 @@ def test_an_interrupted_apply_leaves_exactly_the_rest(
     assert rest.counts.added <= made.counts.added
 
 
+@given(filling=fillings, data=st.data())
+@example(filling=([[7], [8]], [[8], [7]]), data=None)
+@settings(max_examples=50)
+def test_an_apply_that_broke_off_between_two_edits_of_a_slot_goes_on(
+    filling: tuple[list[list[int]], list[list[int]]], data: st.DataObject | None
+) -> None:
+    live, desired = moving(*filling)
+    made = plan(desired, live)
+    halfway = live[0]
+    for again in range(2):
+        # Broken off after some edits, and once more on the way of the rest.
+        edits = slot_edits(remaining(made, [halfway]).changes)
+        for edit in edits[: 1 if data is None else data.draw(st.integers(0, len(edits)), label=f"run {again}")]:
+            halfway = written(halfway, edit)
+    for edit in slot_edits(remaining(made, [halfway]).changes):
+        halfway = written(halfway, edit)
+    assert plan(desired, [halfway]).empty
+
+
 def test_a_group_that_somebody_changed_is_refused(group: MutexGroup) -> None:
     made = plan(WISH, [group])
     for other in (
@@ -112,6 +134,79 @@ def test_absent_is_a_state_too(group: MutexGroup) -> None:
     ) as caught:
         remaining(made, [theirs])
     assert pickle.loads(pickle.dumps(caught.value)).groups == caught.value.groups
+
+
+def another_key(step: dict[str, Any]) -> None:
+    step["key"] = "harmless"
+
+
+def nothing_that_leaves(step: dict[str, Any]) -> None:
+    step["lists"][0]["before"] = []
+
+
+def nothing_that_leaves_any_more(step: dict[str, Any]) -> None:
+    step["lists"][1]["before"] = step["lists"][1]["after"]
+
+
+def another_old_name(step: dict[str, Any]) -> None:
+    step["fields"][0]["before"] = "Till!"
+
+
+def a_slot_that_is_not_there(step: dict[str, Any]) -> None:
+    step["lists"][0]["slotIndex"] = 9
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [another_key, nothing_that_leaves, nothing_that_leaves_any_more, another_old_name, a_slot_that_is_not_there],
+)
+def test_a_plan_that_does_not_tell_how_things_were_is_refused(
+    tamper: Callable[[dict[str, Any]], None], group: MutexGroup, tmp_path: Path
+) -> None:
+    with pytest.raises(StalePlanError, match="differs"):
+        remaining(tampered(tamper, group, tmp_path), [group])
+    done = replace(group, slots=[group.slots[0], replace(group.slots[1], individuals=["eve"])])
+    with pytest.raises(StalePlanError, match="differs"):
+        remaining(tampered(tamper, group, tmp_path), [done])
+
+
+def no_experiments(step: dict[str, Any]) -> None:
+    step["experiments"] = []
+
+
+@pytest.mark.parametrize("wish", [WISH, parse_desired("groups: [{projectId: 1, key: checkout, archived: true}]")])
+def test_what_a_step_touches_is_looked_up_and_not_believed(wish: Desired, group: MutexGroup, tmp_path: Path) -> None:
+    made = plan(wish, [group])
+    assert all(step.experiments for step in made.changes)
+    for place in range(len(made.groups)):
+        assert remaining(tampered(no_experiments, group, tmp_path, wish, place), [group]) == made
+
+
+def another_group_to_create(step: dict[str, Any]) -> None:
+    step["new"]["key"] = "other"
+
+
+def an_update_that_creates(step: dict[str, Any]) -> None:
+    step["action"] = "update"
+
+
+@pytest.mark.parametrize("tamper", [another_group_to_create, an_update_that_creates])
+def test_a_plan_that_creates_what_it_does_not_tell_is_none(
+    tamper: Callable[[dict[str, Any]], None], group: MutexGroup, tmp_path: Path
+) -> None:
+    with pytest.raises(DesiredFileError, match=r"no saved plan: .*creat"):
+        tampered(tamper, group, tmp_path, place=1)
+
+
+def tampered(
+    tamper: Callable[[dict[str, Any]], None], group: MutexGroup, path: Path, wish: Desired = WISH, place: int = 0
+) -> Plan:
+    file = path / "changes.plan"
+    save_plan(plan(wish, [group]), file)
+    tree = json.loads(file.read_text())
+    tamper(tree["plan"]["groups"][place])
+    file.write_text(json.dumps(tree))
+    return load_plan(file)
 
 
 def test_what_was_created_as_planned_is_done(group: MutexGroup) -> None:
