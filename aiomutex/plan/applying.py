@@ -166,12 +166,19 @@ class _Run:
         self.on_step = on_step
         self.steps: list[Step] = []
         self.stopped = ""
-        self.not_unarchived: set[str | None] = set()
+        self.still_archived: set[str | None] = set()
+        """Ids of groups that did not leave the archive, as far as is known."""
 
     def tell(self, step: Step) -> None:
         self.steps.append(step)
         if self.on_step is not None:
             self.on_step(step)
+
+    def withheld(self, group_id: str | None) -> str:
+        """Why nothing is to be sent for a group, if so."""
+        if self.stopped or group_id not in self.still_archived:
+            return self.stopped
+        return "not sent: the group is not known to have left the archive"
 
     async def each(
         self, kind: StepKind, steps: list[GroupPlan], write: Callable[[GroupPlan], Awaitable[object]]
@@ -182,14 +189,16 @@ class _Run:
         async def work() -> None:
             while waiting:
                 step = waiting.popleft()
-                if self.stopped:
-                    self.tell(Step(kind=kind, group=step.name, status="skipped", note=self.stopped))
+                if note := self.withheld(step.group_id):
+                    self.tell(Step(kind=kind, group=step.name, status="skipped", note=note))
                     continue
                 try:
                     await write(step)
                 except MutexError as error:
                     status: StepStatus = "unknown" if error.maybe_applied else "failed"
                     self.tell(Step(kind=kind, group=step.name, status=status, error=error))
+                    if kind == "unarchive":
+                        self.still_archived.add(step.group_id)
                     if isinstance(error, _FATAL):
                         self.stopped = f"not sent: {error}"
                 else:
@@ -218,10 +227,13 @@ class _Run:
 
     async def slots(self, steps: Sequence[GroupPlan], journal: str | os.PathLike[str] | None, *, verify: bool) -> None:
         names = {step.group_id: step.name for step in steps}
-        edits = slot_edits(steps)
-        if self.stopped:
-            for edit in edits:
-                self.tell(_slot_step(names, edit, "skipped", note=self.stopped))
+        edits: list[SlotEdit] = []
+        for edit in slot_edits(steps):
+            if note := self.withheld(str(edit.group_id)):
+                self.tell(_slot_step(names, edit, "skipped", note=note))
+            else:
+                edits.append(edit)
+        if not edits:
             return
 
         def told(outcome: SlotOutcome) -> None:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from support import ONCE
 
 from aiomutex import AuthenticationError, MutexSession, NotFoundError
 from aiomutex.bulk import undo
@@ -168,6 +169,29 @@ async def test_an_apply_that_broke_off_is_simply_run_again(emulator: MutexEmulat
     assert sorted(str(step.kind) for step in again.steps) == ["archive", "slot"]
     assert (await planned(session)).empty
     assert emulator.writes["7", 1] == 1
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_group_that_stays_in_the_archive_is_not_written_to(
+    emulator: MutexEmulator, session: MutexSession, lost: bool
+) -> None:
+    fill(emulator)
+    slots = "[{percentage: 100, experiments: [5]}]"
+    wish = parse_desired(
+        f"groups: [{{projectId: 1, key: sleeping, name: Awake, archived: false, slots: {slots}}}, "
+        f"{{projectId: 1, key: old, name: New, slots: {slots}}}]"
+    )
+    made = await planned(session, wish)
+    fault = {"kind": "reset-before"} if lost else {"status": 403}
+    emulator.fail_next(9 if lost else 1, method="PATCH", path="*/mutexes/9", **fault)
+    report = await apply(session.with_options(retry=ONCE), made)
+    sleeping = [(step.kind, step.status) for step in report.steps if step.group.startswith("sleeping")]
+    assert sleeping == [("unarchive", "unknown" if lost else "failed"), ("edit", "skipped"), ("slot", "skipped")]
+    assert {step.note for step in report.skipped} == {"not sent: the group is not known to have left the archive"}
+    assert {commit.group_id for commit in emulator.commits} == {"8"}
+    emulator.faults.clear()
+    assert (await apply(session, made)).complete
+    assert (await planned(session, wish)).empty
 
 
 async def test_a_refused_key_stops_the_rest(emulator: MutexEmulator, session: MutexSession) -> None:
