@@ -165,7 +165,7 @@ def _show(made: Plan, running: Sequence[TouchedExperiment], *, as_json: bool = F
 @click.argument("file_or_plan", type=click.Path(exists=True, dir_okay=False))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Apply although a threshold of the file is exceeded.")
-@click.option("--journal", type=click.Path(dir_okay=False), help="Remember what each slot held, to undo or resume.")
+@click.option("--journal", type=click.Path(dir_okay=False), help="Remember here what each slot held before, to undo.")
 @click.option("--no-verify", is_flag=True, help="Do not read groups back after writing.")
 @_CHECK
 @_ALLOW
@@ -181,7 +181,8 @@ def apply(
     """Bring the live groups to a desired state, or carry out a saved plan.
 
     On a terminal it shows the plan and asks; elsewhere it wants --yes. A saved plan is refused if a group changed since
-    it was made. An apply that broke off is simply run again.
+    it was made. An apply that broke off is simply run again, with the same journal if it had one: 'aiomutex slots bulk
+    --undo' then takes back the slots of all its runs. The next apply wants a new journal.
 
     Exit codes: 0 done or nothing to do, 1 an error or a failed step, 3 blocked.
 
@@ -189,6 +190,7 @@ def apply(
     Examples:
       aiomutex apply groups.yaml
       aiomutex apply changes.plan --yes --journal apply.db
+      aiomutex slots bulk --undo apply.db
     """  # noqa: D301  # click's own escape
     from aiomutex.plan.saved import is_saved_plan
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aiomutex.bulk.report import SlotOutcome
     from aiomutex.models import SlotEdit
     from aiomutex.plan.diff import GroupPlan, Plan
+    from aiomutex.plan.journal import ApplyJournal
     from aiomutex.session import MutexSession
 
 __all__ = ["ApplyReport", "PlanBlockedError", "Step", "apply"]
@@ -91,7 +92,7 @@ class ApplyReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def complete(self) -> bool:
-        """Whether all of the plan holds now. Steps that a journal shows done count as done."""
+        """Whether all of the plan holds now."""
         return all(step.status == "applied" for step in self.steps)
 
     def raise_for_failures(self) -> None:
@@ -135,27 +136,42 @@ async def apply(
         session: An open session.
         plan: From :func:`aiomutex.plan.plan` or :func:`aiomutex.plan.load_plan`.
         force: Apply although a threshold is exceeded. Errors cannot be forced.
-        journal: A file that remembers what each slot held, for ``aiomutex.bulk.undo``. It belongs to this plan: apply
-            the same plan again to resume, and give a new plan a new file.
+        journal: A file that remembers what each slot held, for ``aiomutex.bulk.undo``. After an apply that broke off,
+            apply again with the same file, the same plan or a new one of what is left: undone is what all runs wrote,
+            up to the one that completes a plan. After that, the next apply needs a new file.
         verify: Read each group before and after its slots are written.
         on_step: Called with each step as its fate is known; it must not block.
 
     Raises:
         PlanBlockedError: The plan has errors or exceeds a threshold. Nothing was sent.
         StalePlanError: A group is not as it was when the plan was made. Nothing was written.
-        JournalError: The journal belongs to another plan, or is no journal.
+        JournalError: The journal is of an apply that is done or undone, or of a run of edits, or is no journal.
+            Nothing was written.
     """
     check_blocked(plan, force=force)
     todo = remaining(plan, await session.list_groups().collect())
+    if not todo.changes:
+        return ApplyReport(steps=[])
+    if journal is not None:
+        with _journal(journal) as kept:
+            kept.begin_apply()
     run = _Run(session, on_step)
     await run.each("unarchive", [step for step in todo.changes if step.action == "unarchive"], run.unarchive)
     await run.each("create", [step for step in todo.changes if step.new is not None], run.create)
     await run.each("edit", [step for step in todo.changes if step.fields], run.edit)
-    if any(step.lists for step in todo.changes):
-        # A journal knows its input by heart, so a resumed run must give it the same edits as the first.
-        await run.slots((plan if journal is not None else todo).changes, journal, verify=verify)
+    await run.slots(todo.changes, journal, verify=verify)
     await run.each("archive", [step for step in todo.changes if step.action == "archive"], run.archive)
-    return ApplyReport(steps=run.steps)
+    report = ApplyReport(steps=run.steps)
+    if journal is not None and report.complete:
+        with _journal(journal) as kept:
+            kept.end_apply()
+    return report
+
+
+def _journal(path: str | os.PathLike[str]) -> ApplyJournal:
+    from aiomutex.plan.journal import ApplyJournal  # noqa: PLC0415  # SQLite is imported where it is used only
+
+    return ApplyJournal(path)
 
 
 class _Run:
@@ -237,10 +253,7 @@ class _Run:
             return
 
         def told(outcome: SlotOutcome) -> None:
-            # What an earlier run of the same journal did is done.
-            done = outcome.status == "skipped" and "journal" in outcome.note
-            status: StepStatus = "applied" if done else outcome.status
-            self.tell(_slot_step(names, outcome.edit, status, error=outcome.error, note=outcome.note))
+            self.tell(_slot_step(names, outcome.edit, outcome.status, error=outcome.error, note=outcome.note))
 
         so_far = len(self.steps)
         report = await self.session.edit_slots(edits, journal=journal, verify=verify, on_outcome=told)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from support import ONCE
+from support import ONCE, until
 
-from aiomutex import AuthenticationError, MutexSession, NotFoundError
+from aiomutex import AuthenticationError, JournalError, MutexSession, NotFoundError, SlotEdit
 from aiomutex.bulk import undo
 from aiomutex.emulator import Dialect, MutexEmulator
 from aiomutex.plan import (
@@ -171,9 +172,11 @@ async def test_an_apply_that_broke_off_is_simply_run_again(emulator: MutexEmulat
     assert emulator.writes["7", 1] == 1
 
 
-@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize(
+    ("fault", "status"), [({"n": 1, "status": 403}, "failed"), ({"n": 9, "kind": "reset-before"}, "unknown")]
+)
 async def test_a_group_that_stays_in_the_archive_is_not_written_to(
-    emulator: MutexEmulator, session: MutexSession, lost: bool
+    emulator: MutexEmulator, session: MutexSession, fault: dict[str, Any], status: str
 ) -> None:
     fill(emulator)
     slots = "[{percentage: 100, experiments: [5]}]"
@@ -182,11 +185,10 @@ async def test_a_group_that_stays_in_the_archive_is_not_written_to(
         f"{{projectId: 1, key: old, name: New, slots: {slots}}}]"
     )
     made = await planned(session, wish)
-    fault = {"kind": "reset-before"} if lost else {"status": 403}
-    emulator.fail_next(9 if lost else 1, method="PATCH", path="*/mutexes/9", **fault)
+    emulator.fail_next(method="PATCH", path="*/mutexes/9", **fault)
     report = await apply(session.with_options(retry=ONCE), made)
     sleeping = [(step.kind, step.status) for step in report.steps if step.group.startswith("sleeping")]
-    assert sleeping == [("unarchive", "unknown" if lost else "failed"), ("edit", "skipped"), ("slot", "skipped")]
+    assert sleeping == [("unarchive", status), ("edit", "skipped"), ("slot", "skipped")]
     assert {step.note for step in report.skipped} == {"not sent: the group is not known to have left the archive"}
     assert {commit.group_id for commit in emulator.commits} == {"8"}
     emulator.faults.clear()
@@ -205,16 +207,80 @@ async def test_a_refused_key_stops_the_rest(emulator: MutexEmulator, session: Mu
     assert "not sent: " in report.skipped[0].note
 
 
-async def test_a_journal_resumes_and_undoes(emulator: MutexEmulator, session: MutexSession, tmp_path: Path) -> None:
+@pytest.mark.parametrize("saved", [True, False], ids=["the same plan", "a plan made anew"])
+@pytest.mark.parametrize("way", ["failed", "cancelled"])
+async def test_an_apply_that_broke_off_goes_on_with_its_journal_and_all_of_it_can_be_undone(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, way: str, saved: bool
+) -> None:
     fill(emulator)
-    made = await planned(session)
-    emulator.fail_next(1, status=400, method="PATCH", path="*/7/slots/2")
-    journal = tmp_path / "apply.db"
-    assert not (await apply(session, made, journal=journal)).complete
-    assert (await apply(session, made, journal=journal)).complete
-    assert emulator.writes["7", 1] == 1
-    await undo(session, journal)
+    made, journal = await planned(session), tmp_path / "apply.db"
+    if way == "failed":
+        emulator.fail_next(1, status=400, method="PATCH", path="*/7/slots/1")
+        assert not (await apply(session, made, journal=journal)).complete
+    else:
+        emulator.fail_next(1, kind="stall", method="PATCH", path="*/7/slots/1")
+        task = asyncio.create_task(apply(session, made, journal=journal))
+        await until(lambda: any(request.path.endswith("/7/slots/1") for request in emulator.requests))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [1, 2]]
+    again = await apply(session, made if saved else await planned(session), journal=journal)
+    assert again.complete
+    assert sorted(step.kind for step in again.steps) == (["slot"] if way == "failed" else ["archive", "slot"])
+    assert [slot.experiments for slot in emulator.groups["7"].slots] == [[5], [1, 2]]
+    assert (await planned(session)).empty
+    (await undo(session, journal)).raise_for_failures()
     assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2]]
+
+
+def only_slots(first: str, second: str) -> Desired:
+    slots = f"[{{percentage: 40, experiments: {first}}}, {{percentage: 60, experiments: {second}}}]"
+    return parse_desired(f"groups: [{{projectId: 1, key: checkout, slots: {slots}}}]")
+
+
+async def test_a_journal_keeps_the_earliest_content_of_what_was_written_and_of_nothing_else(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    fill(emulator)
+    journal = tmp_path / "apply.db"
+    emulator.fail_next(1, status=400, method="PATCH", path="*/7/slots/2")
+    await apply(session, await planned(session, only_slots("[5]", "[404]")), journal=journal)
+    # The file is mended, and somebody else changes the slot that has not been written yet.
+    emulator.groups["7"].slots[1].experiments = [2, 9]
+    assert (await apply(session, await planned(session, only_slots("[6]", "[4]")), journal=journal)).complete
+    (await undo(session, journal)).raise_for_failures()
+    assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2, 9]]
+
+
+async def test_a_journal_of_something_else_is_refused_before_anything_is_written(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    fill(emulator)
+    assert (await apply(session, await planned(session), journal=tmp_path / "done.db")).complete
+    next_plan = await planned(session, only_slots("[8]", "[9]"))
+    edits = [SlotEdit(7, 1, experiments=[5]), SlotEdit(7, 2, experiments=[1, 2])]
+    await session.edit_slots(edits, journal=tmp_path / "edits.db")
+    await apply(session, await planned(session, only_slots("[3]", "[1, 2]")), journal=tmp_path / "undone.db")
+    await undo(session, tmp_path / "undone.db")
+    emulator.forget()
+    for name, told in (("done", "is done; give a new one"), ("edits", "of a run of edits"), ("undone", "was undone")):
+        with pytest.raises(JournalError, match=told):
+            await apply(session, next_plan, journal=tmp_path / f"{name}.db")
+    assert not emulator.writes
+    # What was refused is as it was.
+    assert len((await session.edit_slots(edits, journal=tmp_path / "edits.db")).skipped) == 2
+    await undo(session, tmp_path / "done.db")
+    assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2]]
+
+
+async def test_nothing_to_do_needs_no_journal(emulator: MutexEmulator, session: MutexSession, tmp_path: Path) -> None:
+    fill(emulator)
+    made, journal = await planned(session), tmp_path / "apply.db"
+    await apply(session, made, journal=journal)
+    assert (await apply(session, made, journal=journal)).steps == []
+    assert (await apply(session, await planned(session), journal=tmp_path / "other.db")).complete
+    assert not (tmp_path / "other.db").exists()
 
 
 async def test_a_service_that_merges_is_found_out(emulator: MutexEmulator, session: MutexSession) -> None:

@@ -153,6 +153,26 @@ def test_a_stale_plan_and_a_failed_step_exit_with_1(
     assert "1 group changed since the plan was made" in stale.output
 
 
+def test_the_same_apply_again_goes_on_and_its_journal_undoes_both_runs(
+    run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
+) -> None:
+    file = tmp_path / "g.yaml"
+    slots = "[{percentage: 40, experiments: [5]}, {percentage: 60, experiments: [6]}]"
+    file.write_text(f"groups: [{{projectId: 1, key: checkout, slots: {slots}}}]")
+    command = ("apply", "g.yaml", "--yes", "--journal", "apply.db")
+    emulator.fail_next(1, status=400, method="PATCH", path="*/slots/2")
+    broken_off = run(*command)
+    assert (broken_off.exit_code, emulator.groups["7"].slots[0].experiments) == (1, [5])
+    assert run(*command).output.endswith("1 of 1 steps done\n")
+    assert run(*command).output == "nothing to do\n"
+    file.write_text(file.read_text().replace("[5]", "[8]"))
+    another = run(*command)
+    assert another.exit_code == 1
+    assert "journal apply.db is of an apply that is done; give a new one" in another.output
+    assert run("slots", "bulk", "--undo", "apply.db").exit_code == 0
+    assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2]]
+
+
 def test_running_experiments_block_unless_allowed(
     run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
 ) -> None:
