@@ -19,7 +19,7 @@ from aiomutex.errors import (
     LimiterUnavailableError,
     MutexError,
 )
-from aiomutex.plan.ordering import slot_edits
+from aiomutex.plan.ordering import edit_rounds
 from aiomutex.plan.saved import remaining
 from aiomutex.tasks import unwrapped
 
@@ -182,19 +182,13 @@ class _Run:
         self.on_step = on_step
         self.steps: list[Step] = []
         self.stopped = ""
-        self.still_archived: set[str | None] = set()
-        """Ids of groups that did not leave the archive, as far as is known."""
+        self.held: dict[str | None, str] = {}
+        """By a group's id, why nothing more is to be sent for it."""
 
     def tell(self, step: Step) -> None:
         self.steps.append(step)
         if self.on_step is not None:
             self.on_step(step)
-
-    def withheld(self, group_id: str | None) -> str:
-        """Why nothing is to be sent for a group, if so."""
-        if self.stopped or group_id not in self.still_archived:
-            return self.stopped
-        return "not sent: the group is not known to have left the archive"
 
     async def each(
         self, kind: StepKind, steps: list[GroupPlan], write: Callable[[GroupPlan], Awaitable[object]]
@@ -205,7 +199,7 @@ class _Run:
         async def work() -> None:
             while waiting:
                 step = waiting.popleft()
-                if note := self.withheld(step.group_id):
+                if note := self.stopped or self.held.get(step.group_id):
                     self.tell(Step(kind=kind, group=step.name, status="skipped", note=note))
                     continue
                 try:
@@ -214,7 +208,7 @@ class _Run:
                     status: StepStatus = "unknown" if error.maybe_applied else "failed"
                     self.tell(Step(kind=kind, group=step.name, status=status, error=error))
                     if kind == "unarchive":
-                        self.still_archived.add(step.group_id)
+                        self.held[step.group_id] = "not sent: the group is not known to have left the archive"
                     if isinstance(error, _FATAL):
                         self.stopped = f"not sent: {error}"
                 else:
@@ -243,20 +237,37 @@ class _Run:
 
     async def slots(self, steps: Sequence[GroupPlan], journal: str | os.PathLike[str] | None, *, verify: bool) -> None:
         names = {step.group_id: step.name for step in steps}
-        edits: list[SlotEdit] = []
-        for edit in slot_edits(steps):
-            if note := self.withheld(str(edit.group_id)):
+        for edits in edit_rounds(steps):
+            await self.round(names, edits, journal, verify=verify)
+
+    async def round(
+        self,
+        names: dict[str | None, str],
+        edits: list[SlotEdit],
+        journal: str | os.PathLike[str] | None,
+        *,
+        verify: bool,
+    ) -> None:
+        """Send one round of slot edits; a group in which one of them fails is left alone from then on."""
+        ready: list[SlotEdit] = []
+        for edit in edits:
+            if note := self.stopped or self.held.get(str(edit.group_id)):
                 self.tell(_slot_step(names, edit, "skipped", note=note))
             else:
-                edits.append(edit)
-        if not edits:
+                ready.append(edit)
+        if not ready:
             return
+        if journal is not None:
+            with _journal(journal) as kept:
+                kept.begin_apply()
 
         def told(outcome: SlotOutcome) -> None:
+            if outcome.status != "applied":
+                self.held[str(outcome.edit.group_id)] = "not sent: an edit before it failed, and may have to come first"
             self.tell(_slot_step(names, outcome.edit, outcome.status, error=outcome.error, note=outcome.note))
 
         so_far = len(self.steps)
-        report = await self.session.edit_slots(edits, journal=journal, verify=verify, on_outcome=told)
+        report = await self.session.edit_slots(ready, journal=journal, verify=verify, on_outcome=told)
         # Those that a stopped run did not come to are in the report alone, after the others.
         for outcome in report.outcomes[len(self.steps) - so_far :]:
             told(outcome)

@@ -1,4 +1,4 @@
-"""The slot edits of a plan, in an order in which nobody who stays in a group is in none of its slots on the way.
+"""The slot edits of a plan, in an order in which no member that stays in a group is in none of its slots on the way.
 
 Pure. An edit writes whole lists of one slot, so to move a member takes two edits, and their order matters.
 """
@@ -15,23 +15,36 @@ if TYPE_CHECKING:
 
     from aiomutex.plan.diff import GroupPlan
 
-__all__ = ["slot_edits"]
+__all__ = ["edit_rounds"]
 
 _Members = set[tuple[str, int | str]]
 """Members of a slot, each with the name of its list."""
 
 
-def slot_edits(steps: Iterable[GroupPlan]) -> list[SlotEdit]:
-    """The slot edits of a plan, group by group.
+def edit_rounds(steps: Iterable[GroupPlan]) -> list[list[SlotEdit]]:
+    """The slot edits of a plan, in rounds; no edit takes out of a slot what another of its round puts into one.
 
-    A member that moves to another slot enters the new one before it leaves the old one. Where slots pass members round
-    in a circle, no order does that: then one of them holds its old members and its new ones for a moment, and has two
-    edits.
+    A member that moves to another slot so enters the new one in an earlier round than it leaves the old one, and can
+    stay there if the new one does not take it. Where slots pass members round in a circle, one of them holds its old
+    members and its new ones for a round, and has two edits.
     """
-    return [edit for step in steps for edit in _ordered(step)]
+    rounds: list[list[SlotEdit]] = []
+    for step in steps:
+        number = 0
+        entered: _Members = set()
+        for edit, entering, leaving in _ordered(step):
+            if leaving & entered:
+                number += 1
+                entered.clear()
+            entered |= entering
+            if number == len(rounds):
+                rounds.append([])
+            rounds[number].append(edit)
+    return rounds
 
 
-def _ordered(step: GroupPlan) -> Iterator[SlotEdit]:
+def _ordered(step: GroupPlan) -> Iterator[tuple[SlotEdit, _Members, _Members]]:
+    """The edits of one group, each with the members that enter its slot and those that leave it."""
     wishes: dict[int, dict[str, Any]] = {}
     gains: dict[int, _Members] = {}
     losses: dict[int, _Members] = {}
@@ -51,7 +64,8 @@ def _ordered(step: GroupPlan) -> Iterator[SlotEdit]:
             path.append(index)
             index = awaited(index)
         if index is None:
-            yield SlotEdit(step.group_id or "", path[-1], **wishes.pop(path[-1]))
+            index = path[-1]
+            yield SlotEdit(step.group_id or "", index, **wishes.pop(index)), gains[index], losses[index]
             continue
         # The path bites its tail: this slot waits for one that waits for it.
         others = set[tuple[str, int | str]]().union(*(gains[other] for other in wishes if other != index))
@@ -60,6 +74,6 @@ def _ordered(step: GroupPlan) -> Iterator[SlotEdit]:
             field: list(unique([*after, *(member for name, member in kept if name == field)]))
             for field, after in wishes[index].items()
         }
-        yield SlotEdit(step.group_id or "", index, **both)
-        gains[index].clear()
+        yield SlotEdit(step.group_id or "", index, **both), gains[index], losses[index] - kept
+        gains[index], losses[index] = set(), kept
         wishes[index] = {field: after for field, after in wishes[index].items() if both[field] != list(unique(after))}

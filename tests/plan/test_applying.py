@@ -53,6 +53,11 @@ def fill(emulator: MutexEmulator) -> None:
     emulator.add_group("9", slots=[100], name="Sleeping", key="sleeping", project_id="1", deleted=True)
 
 
+def only_slots(first: str, second: str) -> Desired:
+    slots = f"[{{percentage: 40, experiments: {first}}}, {{percentage: 60, experiments: {second}}}]"
+    return parse_desired(f"groups: [{{projectId: 1, key: checkout, slots: {slots}}}]")
+
+
 async def planned(session: MutexSession, desired: Desired = WISH) -> Plan:
     return plan(desired, await session.list_groups().collect())
 
@@ -156,7 +161,7 @@ async def test_what_changed_since_is_refused_before_anything_is_written(
 async def test_an_apply_that_broke_off_is_simply_run_again(emulator: MutexEmulator, session: MutexSession) -> None:
     fill(emulator)
     made = await planned(session)
-    emulator.fail_next(1, status=400, method="PATCH", path="*/7/slots/2")
+    emulator.fail_next(1, status=400, method="PATCH", path="*/7/slots/1")
     emulator.fail_next(1, status=404, method="PATCH", path="*/mutexes/8")
     report = await apply(session, made)
     assert sorted(str(step.kind) for step in report.failed) == ["archive", "slot"]
@@ -169,7 +174,19 @@ async def test_an_apply_that_broke_off_is_simply_run_again(emulator: MutexEmulat
     again = await apply(session, made)
     assert sorted(str(step.kind) for step in again.steps) == ["archive", "slot"]
     assert (await planned(session)).empty
-    assert emulator.writes["7", 1] == 1
+    assert emulator.writes["7", 2] == 1
+
+
+async def test_a_member_that_its_new_slot_refuses_stays_in_the_old_one(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    fill(emulator)
+    made = await planned(session, only_slots("[5]", "[1, 404]"))
+    emulator.fail_next(1, status=400, method="PATCH", path="*/7/slots/2")
+    report = await apply(session, made)
+    assert [(step.slot_index, step.status) for step in report.steps] == [(2, "failed"), (1, "skipped")]
+    assert report.skipped[0].note == "not sent: an edit before it failed, and may have to come first"
+    assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2]]
 
 
 @pytest.mark.parametrize(
@@ -232,11 +249,6 @@ async def test_an_apply_that_broke_off_goes_on_with_its_journal_and_all_of_it_ca
     assert (await planned(session)).empty
     (await undo(session, journal)).raise_for_failures()
     assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2]]
-
-
-def only_slots(first: str, second: str) -> Desired:
-    slots = f"[{{percentage: 40, experiments: {first}}}, {{percentage: 60, experiments: {second}}}]"
-    return parse_desired(f"groups: [{{projectId: 1, key: checkout, slots: {slots}}}]")
 
 
 async def test_a_journal_keeps_the_earliest_content_of_what_was_written_and_of_nothing_else(

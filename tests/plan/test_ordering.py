@@ -3,9 +3,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hypothesis import example, given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from aiomutex.plan import plan
-from aiomutex.plan.ordering import slot_edits
+from aiomutex.plan import DesiredGroup, DesiredSlot, after, plan
+from aiomutex.plan.ordering import edit_rounds
 
 from .strategies import LISTS, fillings, moving, states, written
 
@@ -14,9 +16,12 @@ if TYPE_CHECKING:
     from aiomutex.plan import Desired
 
 
+OTHER = tuple(DesiredSlot(percentage=10, experiments=members) for members in ((), (2,), (5,)))
+
+
 def edits_of(state: tuple[list[MutexGroup], Desired]) -> list[SlotEdit]:
     live, desired = state
-    return slot_edits(plan(desired, live).changes)
+    return [edit for edits in edit_rounds(plan(desired, live).changes) for edit in edits]
 
 
 def shown(edits: list[SlotEdit]) -> list[tuple[int, object]]:
@@ -27,24 +32,37 @@ def members(group: MutexGroup) -> set[tuple[str, object]]:
     return {(name, member) for slot in group.slots for name in LISTS for member in getattr(slot, name)}
 
 
-@given(state=states() | fillings.map(lambda filling: moving(*filling)))
-@example(state=moving([[7], []], [[8], [7]]))
-@example(state=moving([[1], [2], [3]], [[2], [3], [1]]))
-def test_who_stays_in_a_group_is_in_one_of_its_slots_all_the_while(state: tuple[list[MutexGroup], Desired]) -> None:
-    live, desired = state
+def assert_all_stay(live: list[MutexGroup], desired: Desired, failing: int | None = None) -> None:
+    """Write what a plan writes; the edit of a group at place ``failing`` is refused, and ends the group's round."""
     made = plan(desired, live)
+    ends = {group.id: group for group in after(made, live)}
     for step in made.changes:
         for group in live:
-            if group.id != step.group_id:
+            if group.id != step.group_id or step.action == "archive":
                 continue
-            moments = [group]
-            for edit in slot_edits([step]):
-                moments.append(written(moments[-1], edit))
-            staying = members(moments[0]) & members(moments[-1])
-            assert all(staying <= members(moment) for moment in moments)
-            end = {(each.slot_index, each.field): set(each.after) for each in step.lists}
-            slots = {slot.index: slot for slot in moments[-1].slots}
-            assert all(set(getattr(slots[index], name)) == after for (index, name), after in end.items())
+            staying = members(group) & members(ends[group.id])
+            place, moment = 0, group
+            for edits in edit_rounds([step]):
+                refused = range(place, place + len(edits))
+                for edit in edits:
+                    if place != failing:
+                        moment = written(moment, edit)
+                    assert staying <= members(moment)
+                    place += 1
+                if failing in refused:
+                    break
+            else:
+                assert not plan(desired, [moment]).counts.added
+
+
+@given(state=states() | fillings.map(lambda filling: moving(*filling)), failing=st.none() | st.integers(0, 6))
+@example(state=moving([[7], []], [[8], [7]]), failing=None)
+@example(state=moving([[7], []], [[8], [7]]), failing=0)
+@example(state=moving([[1], [2], [3]], [[2], [3], [1]]), failing=None)
+def test_who_stays_in_a_group_is_in_one_of_its_slots_all_the_while_and_after_a_refusal(
+    state: tuple[list[MutexGroup], Desired], failing: int | None
+) -> None:
+    assert_all_stay(*state, failing)
 
 
 def test_a_slot_that_gains_and_loses_waits_for_the_one_that_takes_its_member() -> None:
@@ -60,6 +78,18 @@ def test_a_circle_is_broken_by_one_slot_that_holds_both_for_a_moment() -> None:
         (1, [6]),
         (3, [7]),
         (2, [5, 8]),
+    ]
+
+
+def test_what_a_round_takes_out_an_earlier_one_has_put_in() -> None:
+    live, desired = moving([[1], [2], []], [[9], [1], [2]])
+    other = replace(live[0], id="8", key="b")
+    both = replace(desired, groups=(*desired.groups, DesiredGroup(project_id="1", key="b", slots=OTHER)))
+    rounds = edit_rounds(plan(both, [*live, other]).changes)
+    assert [[(edit.group_id, edit.slot_index) for edit in edits] for edits in rounds] == [
+        [("7", 3), ("8", 1), ("8", 3)],
+        [("7", 2)],
+        [("7", 1)],
     ]
 
 

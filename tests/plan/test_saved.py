@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,7 @@ from aiomutex.plan import (
     remaining,
     save_plan,
 )
-from aiomutex.plan.ordering import slot_edits
+from aiomutex.plan.ordering import edit_rounds
 from aiomutex.plan.saved import is_saved_plan
 
 from .strategies import fillings, moving, states, written
@@ -105,10 +106,10 @@ def test_an_apply_that_broke_off_between_two_edits_of_a_slot_goes_on(
     halfway = live[0]
     for again in range(2):
         # Broken off after some edits, and once more on the way of the rest.
-        edits = slot_edits(remaining(made, [halfway]).changes)
+        edits = [*chain.from_iterable(edit_rounds(remaining(made, [halfway]).changes))]
         for edit in edits[: 1 if data is None else data.draw(st.integers(0, len(edits)), label=f"run {again}")]:
             halfway = written(halfway, edit)
-    for edit in slot_edits(remaining(made, [halfway]).changes):
+    for edit in chain.from_iterable(edit_rounds(remaining(made, [halfway]).changes)):
         halfway = written(halfway, edit)
     assert plan(desired, [halfway]).empty
 
