@@ -6,6 +6,7 @@ blocked: something must be decided by a person first.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -91,17 +92,19 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
     if unnamed:
         tell(f"aiomutex: {unnamed:,} groups without a key or project cannot be written to a file", err=True)
     desired = desired_from(groups, settings=existing)
-    if existing is not None and same_content(existing, desired):
+    if existing is not None and same_content(existing, desired, format_):
         tell(f"{file} describes the {len(desired.groups):,} live groups already")
         return
-    if existing is not None and not overwrite and format_ != "json" and _has_comments(path):
+    if existing is not None and not overwrite and _has_comments(path, format_):
         fail(f"{file} differs from the live groups, and its comments would be lost; give --overwrite to write it anew")
     path.write_text(dump_desired(desired, format_, sort=True), encoding="utf-8", newline="\n")
     tell(f"Wrote {len(desired.groups):,} groups to {file}")
 
 
-def _has_comments(path: Path) -> bool:
-    return any(line.lstrip().startswith("#") or " #" in line for line in path.read_text("utf-8").splitlines())
+def _has_comments(path: Path, format_: str) -> bool:
+    """Whether a file may have comments; a mark inside a text counts, to be on the safe side."""
+    mark = {"yaml": r"(?:^|\s)#", "toml": "#"}.get(format_)
+    return mark is not None and re.search(mark, path.read_text("utf-8"), re.MULTILINE) is not None
 
 
 # ---------------------------------------------------------------------- plan

@@ -67,7 +67,8 @@ def desired_from(groups: Iterable[MutexGroup], *, settings: Desired | None = Non
             bucketing_key=group.bucketing_key or UNSET,
             bucketing_salt=group.bucketing_salt or UNSET,
             archived=True if group.deleted else UNSET,
-            slots=tuple(_slot(slot) for slot in sorted(group.slots, key=lambda slot: slot.index)),
+            # A file cannot say that a group has no slots at all.
+            slots=tuple(_slot(slot) for slot in sorted(group.slots, key=lambda slot: slot.index)) or UNSET,
             ignore=ignored.get(identity, ()),
         )
     return Desired(
@@ -77,9 +78,9 @@ def desired_from(groups: Iterable[MutexGroup], *, settings: Desired | None = Non
     )
 
 
-def same_content(one: Desired, other: Desired) -> bool:
-    """Whether two states want the same, whatever their order, their comments and their files."""
-    return dump_desired(one, "json", sort=True) == dump_desired(other, "json", sort=True)
+def same_content(one: Desired, other: Desired, format_: str = "json") -> bool:
+    """Whether two states want the same as far as a format can tell, whatever their order and their comments."""
+    return dump_desired(one, format_, sort=True) == dump_desired(other, format_, sort=True)
 
 
 def dump_desired(desired: Desired, format_: str = "yaml", *, sort: bool = False) -> str:
@@ -205,13 +206,13 @@ def _yaml(tree: dict[str, Any], indent: str = "") -> Iterator[str]:
 
 def _toml(tree: dict[str, Any]) -> Iterator[str]:
     yield f"version = {tree['version']}"
+    if not tree["groups"]:
+        yield "groups = []"
     for name in ("thresholds", "lint"):
         if name in tree:
             yield f"\n[{name}]"
             for key, value in tree[name].items():
                 yield f"{key} = {_value(value, toml=True)}"
-    if not tree["groups"]:
-        yield "groups = []"
     for group in tree["groups"]:
         yield "\n[[groups]]"
         yield from _toml_fields(group)

@@ -84,6 +84,23 @@ def test_pull_is_stable_keeps_comments_and_loses_none_unasked(
     assert "name: Till" in file.read_text()
 
 
+@pytest.mark.parametrize(
+    ("file", "comment"), [("g.yaml", "name: a\t# ours"), ("g.toml", "# ours"), ("g.toml", 'name = "a"# ours')]
+)
+def test_pull_leaves_a_file_alone_that_says_the_same_and_sees_each_comment(
+    run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator, file: str, comment: str
+) -> None:
+    emulator.groups["7"].name = "a"
+    assert run("pull", file).exit_code == 0
+    text = (tmp_path / file).read_text()
+    name = comment.partition("#")[0].rstrip()
+    assert name in text
+    (tmp_path / file).write_text(text.replace(name, comment, 1) if name else f"{comment}\n{text}")
+    assert run("pull", file).output == f"{file} describes the 1 live groups already\n"
+    emulator.groups["7"].name = "b"
+    assert "comments would be lost" in run("pull", file).output
+
+
 def test_pull_chooses_projects_archived_groups_and_formats(run: Callable[..., Result], tmp_path: Path) -> None:
     assert run("pull", "groups.toml", "--archived", "--project", "2").exit_code == 0
     assert "archived = true" in (tmp_path / "groups.toml").read_text()

@@ -41,6 +41,15 @@ def test_whatever_is_written_reads_the_same(format_: str, state: tuple[list[Mute
     assert replace(plan(read, live), file="") == plan(desired, live)
 
 
+@pytest.mark.parametrize("format_", FORMATS)
+def test_settings_without_groups_and_a_group_without_slots_can_be_written_too(format_: str, group: MutexGroup) -> None:
+    alone = parse_desired("thresholds: {updates: 0.5}\nlint: {ignore: [AM105]}")
+    assert replace(parse_desired(dump_desired(alone, format_), format_=format_), file=alone.file) == alone
+    slotless = replace(group, slots=[])
+    read = parse_desired(dump_desired(desired_from([slotless]), format_), format_=format_)
+    assert plan(read, [slotless]).empty
+
+
 def test_yaml_reads_well(group: MutexGroup) -> None:
     settings_ = parse_desired(
         "thresholds: {removals: 0.5}\nlint: {ignore: [AM105]}\n"
