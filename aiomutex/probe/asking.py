@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiomutex import answers, protocol
 from aiomutex.errors import InvalidRequestError, UnexpectedResponseError
-from aiomutex.probe.findings import next_cursor_of, object_of
+from aiomutex.probe.findings import next_cursor_of, object_of, succeeded
 from aiomutex.protocol import Request
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aiomutex.probe.findings import Findings
     from aiomutex.session import MutexSession
 
-__all__ = ["MAX_READS", "Asker", "ask_reads", "succeeded"]
+__all__ = ["MAX_READS", "Asker", "ask_reads"]
 
 MAX_READS: Final = 10
 _TRIES: Final = 3
@@ -62,11 +62,6 @@ class Asker:
         raise AssertionError("unreachable")
 
 
-def succeeded(answer: Answer) -> bool:
-    """Whether the service did as it was told."""
-    return 200 <= answer.status <= 299  # noqa: PLR2004  # HTTP's
-
-
 async def ask_reads(asker: Asker, findings: Findings) -> None:
     """Read what can be read."""
     request = _listing(1)
@@ -80,7 +75,8 @@ async def ask_reads(asker: Asker, findings: Findings) -> None:
         )
     answer = await asker.ask("list 1000", _listing(_PAGE))
     groups = findings.page(answer)
-    findings.note("groups", "none" if not groups else "one" if len(groups) == 1 else "several")
+    if succeeded(answer):
+        findings.note("groups", "none" if not groups else "one" if len(groups) == 1 else "several")
     if next_cursor_of(object_of(answer) or {}) is not None:
         findings.page(await asker.ask("list beyond the end", _listing(_PAGE, _FAR)))
     elif 0 < len(groups) < _PAGE:
@@ -107,7 +103,7 @@ async def _ask_for_a_full_last_page(asker: Asker, findings: Findings, groups: in
         findings.tell("end_of_list", "known")
     elif isinstance(following, int) or following.isdecimal():
         rest = await asker.ask("list after all", _listing(groups, int(following)))
-        if not findings.page(rest) and next_cursor_of(object_of(rest) or {}) is None:
+        if succeeded(rest) and not findings.page(rest) and next_cursor_of(object_of(rest) or {}) is None:
             findings.tell("end_of_list", "probed")
 
 
@@ -119,7 +115,9 @@ async def _ask_for_one(asker: Asker, findings: Findings, groups: list[dict[str, 
     except InvalidRequestError:
         # An id that this client would not send.
         return
-    findings.group(object_of(await asker.ask("one group", request)) or {})
+    answer = await asker.ask("one group", request)
+    if succeeded(answer):
+        findings.group(object_of(answer) or {})
 
 
 def _listing(limit: int, cursor: int | None = None) -> Request[bytes]:

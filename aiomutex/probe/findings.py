@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from aiomutex.answers import Answer
 
-__all__ = ["Findings", "ProbeReport", "canonical_kind", "document_of", "next_cursor_of", "object_of"]
+__all__ = ["Findings", "ProbeReport", "canonical_kind", "document_of", "next_cursor_of", "object_of", "succeeded"]
 
 Value = str | int | bool
 
@@ -109,14 +109,14 @@ class Findings:
             self._name("error_fields", object_of(answer) or {})
 
     def page(self, answer: Answer) -> list[dict[str, Any]]:
-        """Note what a page of the listing tells, and give its groups."""
-        page = object_of(answer) or {}
+        """Note what a page of the listing tells, and give its groups; a refusal is no page and has none."""
+        page = (object_of(answer) if succeeded(answer) else None) or {}
         listed = page.get("mutexes")
         groups = _objects(listed)
         self._name("page_fields", page)
         for group in groups:
             self.group(group)
-        if isinstance(listed, list) and answer.status == 200:  # noqa: PLR2004  # HTTP's
+        if isinstance(listed, list):
             following = next_cursor_of(page)
             if following is None:
                 absent = "nextCursor" not in page
@@ -161,6 +161,11 @@ class Findings:
     def _name(self, kind: str, names: Iterable[str]) -> None:
         # The service's own words only: what does not look like one may belong to somebody.
         self._names.setdefault(kind, set()).update(name for name in names if _NAME.fullmatch(name))
+
+
+def succeeded(answer: Answer) -> bool:
+    """Whether the service did as it was told."""
+    return 200 <= answer.status <= 299  # noqa: PLR2004  # HTTP's
 
 
 def document_of(answer: Answer) -> Any:

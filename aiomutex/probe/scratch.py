@@ -10,8 +10,7 @@ import anyio
 from aiomutex import protocol
 from aiomutex.errors import APIError, MutexError, OutcomeUnknownError
 from aiomutex.models import UNSET, NewGroup, NewSlot
-from aiomutex.probe.asking import succeeded
-from aiomutex.probe.findings import canonical_kind, next_cursor_of, object_of
+from aiomutex.probe.findings import canonical_kind, next_cursor_of, object_of, succeeded
 from aiomutex.protocol import Effect, Request
 from aiomutex.tasks import uninterrupted, unwrapped
 
@@ -72,12 +71,14 @@ def _created_id(findings: Findings, create: Request[CreatedGroup], answer: Answe
 
 
 async def _edit(asker: Asker, findings: Findings, group_id: str) -> None:
+    edited: list[bool] = []
     for individuals in (["probe-a", "probe-b"], ["probe-b"]):
         answer = await asker.ask("edit slot", _slot_edit(group_id, 1, individuals))
+        edited.append(succeeded(answer))
         if succeeded(answer):
             findings.tell("patch_body", _form_of_success(answer))
     held = (await _held(asker, group_id)).get(1, [])
-    if "probe-b" in held:
+    if all(edited) and "probe-b" in held:
         findings.tell("slot_patch", "merge" if "probe-a" in held else "replace")
 
     side_by_side = (_slot_edit(group_id, 1, ["probe-c"]), _slot_edit(group_id, 2, ["probe-d"]))
@@ -121,8 +122,8 @@ async def _archive(asker: Asker, key: str, made: Sequence[str]) -> None:
 async def _look_for_archived(asker: Asker, findings: Findings, group_id: str) -> None:
     details = await asker.ask("the archived group", protocol.get_group(group_id))
     if (object_of(details) or {}).get("deleted") is True:
+        # Only if the list does not contradict: that may hide what the details flag.
         findings.tell("archived", "flagged")
-        return
     cursor: str | int | None = None
     for _ in range(_MAX_PAGES):
         answer = await asker.ask("list with the archived group", protocol.list_page(1000, cursor))

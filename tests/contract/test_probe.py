@@ -138,6 +138,41 @@ async def test_what_two_answers_tell_differently_is_not_told() -> None:
     assert report.unread["error_body"] == "seen as object and as text"
 
 
+async def test_a_refusal_tells_nothing_of_what_was_asked_for() -> None:
+    async with running(Dialect(over_limit="refused")) as (emulator, session):
+        first = {"mutexes": [{"id": 987101}], "nextCursor": None}
+        emulator.fail_next(1, status=200, body=first, path="/api/1/mutexes")
+        emulator.fail_next(1, status=503, path="/api/1/mutexes")
+        emulator.fail_next(1, status=403, path="/api/1/mutexes/987101")
+        report = await probe(session)
+    assert report.seen["statuses"] == {
+        "list": 200,
+        "list 1000": 503,
+        "list 1001": 400,
+        "one group": 403,
+        "an absent group": 404,
+    }
+    assert report.seen["page_fields"] == ["mutexes", "nextCursor"]
+    assert report.seen["group_fields"] == ["id"]
+    assert "groups" not in report.seen
+
+
+async def test_an_edit_that_was_refused_does_not_count_as_merged() -> None:
+    async with running(Dialect()) as (emulator, session):
+        emulator.fail_next(1, status=200, after_commit=True, method="PATCH", path="*/slots/1")
+        emulator.fail_next(1, status=503, method="PATCH", path="*/slots/1")
+        report = await probe(session, write_scratch=1)
+    assert "slot_patch" in report.unread
+
+
+async def test_an_archived_group_that_only_the_list_hides_is_none_of_the_readings() -> None:
+    async with running(Dialect(archived="hidden"), groups=0) as (emulator, session):
+        details: dict[str, Any] = {"id": 1, "projectId": 1, "deleted": True, "slots": []}
+        emulator.fail_next(9, status=200, body=details, method="GET", path="/api/1/mutexes/1")
+        report = await probe(session, write_scratch=1)
+    assert report.unread["archived"] == "seen as flagged and as hidden"
+
+
 async def test_a_refused_key_is_an_error() -> None:
     async with running(Dialect(), key="another") as (emulator, session):
         with pytest.raises(AuthenticationError):
