@@ -189,6 +189,29 @@ async def test_a_member_that_its_new_slot_refuses_stays_in_the_old_one(
     assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2]]
 
 
+async def test_a_key_refused_among_the_slots_stops_the_other_slots_and_the_archives(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    fill(emulator)
+    for number in range(10, 1200):
+        emulator.add_group(str(number), slots=[100], key=f"g{number}", project_id="1")
+    others = "".join(
+        f"\n- {{projectId: 1, key: g{number}, slots: [{{percentage: 100, experiments: [1]}}]}}"
+        for number in range(10, 1200)
+    )
+    made = await planned(
+        session,
+        parse_desired(f"groups:\n- {{projectId: 1, key: old, archived: true}}{others}"),
+    )
+    emulator.fail_next(1200, status=401, method="PATCH")
+    report = await apply(session, made, verify=False)
+    assert len(report.steps) == 1191
+    assert {step.status for step in report.steps} == {"failed", "skipped"}
+    assert report.steps[-1].kind == "archive"
+    assert "answered 401" in report.steps[-1].note
+    assert not emulator.commits
+
+
 @pytest.mark.parametrize(
     ("fault", "status"), [({"n": 1, "status": 403}, "failed"), ({"n": 9, "kind": "reset-before"}, "unknown")]
 )
