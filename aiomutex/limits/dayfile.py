@@ -43,6 +43,8 @@ class DayFile:
 
     Raises:
         ConfigurationError: The file cannot be opened, does not read as a count, or this platform has no file locks.
+        LimiterUnavailableError: It cannot be locked in time, or not be read or written: a full disk, a quota, a network
+            file system that is gone. Nothing is counted then, so nothing may be sent.
     """
 
     __slots__ = ("path",)
@@ -50,7 +52,13 @@ class DayFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if fcntl is None:
             raise ConfigurationError("day_file needs POSIX file locks (fcntl), which this platform does not have")
-        self.path = os.fspath(path)
+        try:
+            self.path = os.fsdecode(path)
+            is_name = self.path != "" and b"\0" not in os.fsencode(path)
+        except (TypeError, UnicodeError):
+            is_name = False
+        if not is_name:
+            raise ConfigurationError(f"day_file is {path!r}; it must be the path of a file")
 
     def raise_to(self, day: int, used: int) -> int:
         """Count at least ``used`` requests on ``day``; return the count."""
@@ -83,29 +91,38 @@ class DayFile:
 
     @contextmanager
     def _locked(self) -> Generator[int, None, None]:
-        assert fcntl is not None  # noqa: S101 -- __init__ has refused; this tells the type checkers
         try:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
         except OSError as error:
             raise ConfigurationError(f"day_file {self.path} cannot be opened: {error.strerror}") from error
         try:
-            give_up = time.monotonic() + _PATIENCE
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > give_up:
-                        raise LimiterUnavailableError(
-                            f"day_file {self.path} has been locked by another process for {_PATIENCE} s"
-                        ) from error
-                    # The event loop stands still meanwhile, as it does for the read and the write: 20 µs as a rule.
-                    time.sleep(0.0005)
-                except OSError as error:
-                    raise ConfigurationError(f"day_file {self.path} cannot be locked: {error.strerror}") from error
-            yield file
-        finally:
-            os.close(file)  # and with it goes the lock
+            try:
+                self._lock(file)
+                yield file
+            finally:
+                os.close(file)  # and with it goes the lock
+        except OSError as error:
+            raise LimiterUnavailableError(
+                f"day_file {self.path} cannot be read or written: {error.strerror}"
+            ) from error
+
+    def _lock(self, file: int) -> None:
+        assert fcntl is not None  # noqa: S101 -- __init__ has refused; this tells the type checkers
+        give_up = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > give_up:
+                    raise LimiterUnavailableError(
+                        f"day_file {self.path} has been locked by another process for {_PATIENCE} s"
+                    ) from error
+                # The event loop stands still meanwhile, as it does for the read and the write: 20 µs as a rule.
+                time.sleep(0.0005)
+            except OSError as error:
+                raise ConfigurationError(f"day_file {self.path} cannot be locked: {error.strerror}") from error
+            else:
+                return
 
     def _read(self, file: int, day: int) -> tuple[int, int]:
         """The day the count belongs to, and the count. A clock that was set back does not give the budget back."""

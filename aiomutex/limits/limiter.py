@@ -160,8 +160,8 @@ class QueueingLimiter:
         now = loop.time()
         self._refuse(now)
         future = self._waiters.join(loop, priority, now)
-        self._joined(priority, now)
         try:
+            self._joined(priority, now)
             return await future
         except BaseException:
             self._waiters.leave(future)

@@ -13,7 +13,7 @@ from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiomutex.errors import MutexError
+from aiomutex.errors import LimiterUnavailableError, MutexError
 from aiomutex.limits.base import Priority
 from aiomutex.limits.day import Day
 from aiomutex.limits.limiter import QueueingLimiter
@@ -46,6 +46,7 @@ class LocalRateLimiter(QueueingLimiter):
 
     Raises:
         ConfigurationError: A limit is not a whole number above 0, or ``day_file`` cannot be used.
+        LimiterUnavailableError: ``day_file`` cannot be read or written at this moment.
     """
 
     def __init__(
@@ -84,7 +85,8 @@ class LocalRateLimiter(QueueingLimiter):
 
         Raises:
             DailyBudgetExhaustedError: The day's requests are used up, or seem to be.
-            ConfigurationError: The limiter is in use by another event loop.
+            LimiterUnavailableError: The day file cannot be read or written: a full disk, say.
+            ConfigurationError: The limiter is in use by another event loop, or the day file is no day file any more.
         """
         loop = get_running_loop()
         if loop is self._loop:
@@ -104,6 +106,9 @@ class LocalRateLimiter(QueueingLimiter):
         """Give permits of the day that were set aside for this process back to the day file.
 
         Without a day file there is nothing to do. The limiter stays usable.
+
+        Raises:
+            LimiterUnavailableError: The day file cannot be read or written.
         """
         self._day.close()
 
@@ -134,9 +139,12 @@ class LocalRateLimiter(QueueingLimiter):
         try:
             self._day.take()
         except MutexError as error:
-            # Also a day file that cannot be read any more: nobody may be left waiting.
             self._waiters.fail(partial(copy, error))
             return
+        except BaseException as error:
+            # Nothing of ours, and still nobody may be left waiting.
+            self._waiters.fail(partial(LimiterUnavailableError, f"the limiter failed: {type(error).__name__}"))
+            raise
         # A late timer is made up for by two permits at most.
         self._slot = max(due, now - 2 * self._margin.interval)
         self._log.append(now)

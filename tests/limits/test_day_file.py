@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import fcntl
 import multiprocessing
 import os
 import signal
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from virtual_time import run
@@ -164,6 +166,111 @@ def test_a_file_that_breaks_later_leaves_nobody_waiting(path: Path) -> None:
             await limiter.acquire()
 
     run(main())
+
+
+class Disk:
+    """A disk that is full, or gone, until it is mended."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, call: str, code: int = errno.ENOSPC) -> None:
+        self._real = getattr(os, call)
+        self._code = code
+        self.works = True
+        monkeypatch.setattr(os, call, self._call)
+
+    def _call(self, *given: object) -> object:
+        if not self.works:
+            raise OSError(self._code, os.strerror(self._code))
+        return self._real(*given)
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [("pwrite", errno.ENOSPC), ("pwrite", errno.EDQUOT), ("pread", errno.EIO), ("pread", errno.ESTALE)],
+)
+def test_a_disk_that_fails_sends_waiters_away_at_once_and_serves_again_once_it_works(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    disk = Disk(monkeypatch, call, code)
+
+    async def main() -> None:
+        limiter = LocalRateLimiter(day_file=path)
+        calls = [asyncio.ensure_future(limiter.acquire()) for _ in range(160)]
+        await asyncio.sleep(0.01)
+        served = sum(call.done() for call in calls)
+        disk.works = False
+        start = asyncio.get_running_loop().time()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert asyncio.get_running_loop().time() - start < 1.5
+        errors = [result for result in results if isinstance(result, BaseException)]
+        assert served < 160 - len(errors) < 160
+        assert {type(error) for error in errors} == {LimiterUnavailableError}
+        assert str(errors[0]) == f"day_file {path} cannot be read or written: {os.strerror(code)}"
+        with pytest.raises(LimiterUnavailableError):
+            await limiter.acquire()
+        assert limiter.state().waiting == 0
+        disk.works = True
+        await limiter.acquire()
+
+    run(main())
+
+
+def test_a_disk_that_fails_when_the_file_is_closed_is_told_in_the_same_words(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = DayFile(path)
+    real = os.close
+
+    def close(handle: int) -> None:  # as network file systems do, which write late
+        real(handle)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(os, "close", close)
+    with pytest.raises(LimiterUnavailableError, match="cannot be read or written: Disk quota exceeded"):
+        file.take(TODAY, 100)
+
+
+def test_whatever_else_goes_wrong_with_the_day_leaves_nobody_in_line(path: Path) -> None:
+    def broken() -> float:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        limiter = LocalRateLimiter(per_second=2, day_file=path)
+        first, second = (asyncio.ensure_future(limiter.acquire()) for _ in range(2))
+        await first
+        told: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: told.append(about["exception"]))
+        limiter._day.clock = broken
+        with pytest.raises(LimiterUnavailableError, match="the limiter failed: ZeroDivisionError"):
+            await second
+        assert [type(error) for error in told] == [ZeroDivisionError]
+        with pytest.raises(ZeroDivisionError):
+            await limiter.acquire()
+        assert len(limiter._waiters) == 0
+
+    run(main())
+
+
+def test_a_caller_that_cannot_be_put_in_line_is_not_left_in_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter(day_file=path)
+        await limiter.acquire()
+
+        def fails() -> None:
+            raise ZeroDivisionError
+
+        limiter._look_at = 0.0
+        monkeypatch.setattr(limiter, "_joined", lambda *_: fails())
+        with pytest.raises(ZeroDivisionError):
+            await limiter.acquire()
+        assert len(limiter._waiters) == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "", 5, b"a\0b"])
+def test_a_name_that_no_file_can_have_is_a_clear_error(name: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^day_file is .*; it must be the path of a file$"):
+        LocalRateLimiter(day_file=name)
 
 
 def test_a_file_that_cannot_be_opened_is_a_clear_error(tmp_path: Path) -> None:
