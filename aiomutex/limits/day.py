@@ -55,7 +55,21 @@ class Day:
         number: The day as a number: days since 1970.
     """
 
-    __slots__ = ("_block", "_earlier", "_file", "_said", "begin", "clock", "end", "limit", "mark", "number", "used")
+    __slots__ = (
+        "_before",
+        "_block",
+        "_file",
+        "_latest",
+        "_said",
+        "_trusted_at",
+        "begin",
+        "clock",
+        "end",
+        "limit",
+        "mark",
+        "number",
+        "used",
+    )
 
     def __init__(
         self,
@@ -69,9 +83,11 @@ class Day:
         self.limit = limit
         self.used = used
         self._file = file
-        self._earlier = (-1, 0)  # the day before the clock last moved on, and its count
+        self._before = (-1, 0)  # the day that the clock showed before the latest, and its count
         self._said = 0
         self._begin(int(self.clock() // SECONDS))
+        self._latest = self.number  # the latest day that the clock has shown
+        self._trusted_at = 0.0  # when a clock that was set back is right after all, in seconds of uptime
         if file:
             self.used = self._block = file.raise_to(self.number, used)
         # The mark stays at the count until the first permit is taken, so that a start above 80 % warns.
@@ -91,18 +107,30 @@ class Day:
     def look(self) -> None:
         """Follow the wall clock into another day.
 
-        A clock set back gives no budget back: requests counted under a wrong date were sent all the same, so they
-        join those of the day the clock returns to.
+        Only a day later than all before makes the budget whole. A clock set back goes on with the same count, and
+        with it again when it is put right; where it comes back to the day before, that day's requests count too, for
+        it may have been the other date that was wrong.
+
+        So no UTC day gets more than ``limit`` permits, as long as the clock is right at each day's first request and
+        never shows a day that has not begun. After one that did, the limiter may hold back what it need not, but no
+        longer than to the second midnight: a clock that was set back a day ago and left so is taken to be right.
         """
         number = int(self.clock() // SECONDS)
         if number == self.number:
             return
-        if number > self.number:
-            self._earlier = (self.number, self.used)
+        if number > self._latest or (number > self.number and time.monotonic() >= self._trusted_at):
+            self._before = (self.number, self.used)
+            self._latest = number
             self.used = 0
-        elif number == self._earlier[0]:
-            self.used += self._earlier[1]
-        self._said = 0
+            self._said = 0
+        else:
+            day, count = self._before
+            if self.number == self._latest:
+                self._trusted_at = time.monotonic() + SECONDS
+            if self.number == day:
+                self.used = max(0, self.used - count)
+            if number == day:
+                self.used += count
         self._begin(number)
         self.mark = self.used
 
@@ -145,6 +173,7 @@ class Day:
         if number != self.number:
             self._said = 0
             self._begin(number)
+            self._latest = number
         self.used = used
         self._warn()
 

@@ -1,7 +1,8 @@
 """The day's count in a file, for the processes of one machine.
 
-The file holds one line with the date and the count. It is read and rewritten under a lock, in place, and permits are
-taken from it in blocks, so that a process that is killed loses the rest of its block and nothing else.
+The file holds a line with the date and the count, and one of the day counted before. It is read and rewritten under a
+lock, in place, and permits are taken from it in blocks, so that a process that is killed loses the rest of its block
+and nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import time
 from contextlib import contextmanager
 from datetime import date, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError
@@ -32,11 +34,18 @@ _PATIENCE = 0.25
 _EPOCH = date(1970, 1, 1)
 _LINE = re.compile(rb"requests on (\d{4}-\d\d-\d\d): ([0-9]{12})\n")
 _SIZE = len("requests on 1970-01-01: 000000000000\n")
+_DAYS = 2
 _MODE = 0o600
+
+Counts = list[tuple[int, int]]
+"""Days and the requests counted on them: the latest day first, then the one before it, if there was any."""
 
 
 class DayFile:
     """A count that outlives processes and is shared by them.
+
+    A clock that is set back by a day goes on with the later day's count, so it gives no budget back, and neither does
+    putting it right again. One that is further behind is refused.
 
     Args:
         path: The file; made with the first count if it is absent. Its directory must exist.
@@ -63,11 +72,11 @@ class DayFile:
     def raise_to(self, day: int, used: int) -> int:
         """Count at least ``used`` requests on ``day``; return the count."""
         with self._locked() as file:
-            dated, count = self._read(file, day)
+            counts = self._read(file, day)
+            count = _on(day, counts)
             if count < used:
-                count = used
-                self._write(file, dated, count)
-            return count
+                self._add(file, counts, used - count)
+            return max(count, used)
 
     def take(self, day: int, limit: int) -> tuple[int, int]:
         """Set a block of permits aside.
@@ -76,18 +85,20 @@ class DayFile:
             The count before it, and the permits in the block: fewer near the limit, none at it.
         """
         with self._locked() as file:
-            dated, count = self._read(file, day)
+            counts = self._read(file, day)
+            count = _on(day, counts)
             size = max(0, min(BLOCK, limit - count))
             if size:
-                self._write(file, dated, count + size)
+                self._add(file, counts, size)
             return count, size
 
     def give_back(self, day: int, permits: int) -> None:
         """Return permits that were set aside on ``day`` and not used."""
         with self._locked() as file:
-            dated, count = self._read(file, day)
+            counts = self._read(file, day)
+            dated, count = counts[0]
             if dated == day:
-                self._write(file, dated, max(0, count - permits))
+                self._add(file, counts, -min(count, permits))
 
     @contextmanager
     def _locked(self) -> Generator[int, None, None]:
@@ -124,29 +135,49 @@ class DayFile:
             else:
                 return
 
-    def _read(self, file: int, day: int) -> tuple[int, int]:
-        """The day the count belongs to, and the count. A clock that was set back does not give the budget back."""
-        text = os.pread(file, _SIZE + 1, 0)
-        if not text:
-            return day, 0
-        line = _LINE.fullmatch(text)
-        try:
-            dated = (date.fromisoformat(line[1].decode()) - _EPOCH).days if line else None
-        except ValueError:
-            dated = None
-        if line is None or dated is None:
+    def _read(self, file: int, day: int) -> Counts:
+        """The counts as of ``day``, the latest first: of ``day``, or of the day after it if the clock was set back."""
+        text = os.pread(file, _DAYS * _SIZE + 1, 0)
+        counts = _counts(text)
+        if counts is None:
             raise ConfigurationError(
                 f"day_file {self.path} does not hold a day's count but {text[:40]!r}; "
                 "name another file, or delete this one to start counting at 0"
             )
-        if dated > day + 1:
+        if not counts or counts[0][0] < day:
+            return [(day, 0), *counts[:1]]
+        ahead = counts[0][0] - day
+        if ahead > 1:
             raise ConfigurationError(
-                f"day_file {self.path} is dated {line[1].decode()}, {dated - day} days ahead of this machine's clock; "
+                f"day_file {self.path} is dated {_date(day + ahead)}, {ahead} days ahead of this machine's clock; "
                 "set the clock right, or delete the file to start counting at 0"
             )
-        return (day, 0) if dated < day else (dated, int(line[2]))
+        return counts
 
-    def _write(self, file: int, day: int, count: int) -> None:
-        # One write of one length, in place: there is no moment at which the file holds half a count, and no rename
-        # that would part the lock from the file.
-        os.pwrite(file, f"requests on {_EPOCH + timedelta(days=day)}: {count:012}\n".encode(), 0)
+    def _add(self, file: int, counts: Counts, permits: int) -> None:
+        (day, count), *before = counts
+        lines = (f"requests on {_date(day)}: {count:012}\n" for day, count in ((day, count + permits), *before))
+        # One write, in place and never shorter than the last: there is no moment at which the file holds half a count,
+        # and no rename that would part the lock from the file.
+        os.pwrite(file, "".join(lines).encode(), 0)
+
+
+def _counts(text: bytes) -> Counts | None:
+    """What a file of no line, one or two says; ``None`` if it is no such file."""
+    lines = text.splitlines(keepends=True)
+    read = [_LINE.fullmatch(line) for line in lines]
+    try:
+        counts = [((date.fromisoformat(line[1].decode()) - _EPOCH).days, int(line[2])) for line in read if line]
+    except ValueError:  # a day that no month has
+        return None
+    in_order = all(before < day for (day, _), (before, _) in pairwise(counts))
+    return counts if None not in read and in_order and len(counts) <= _DAYS else None
+
+
+def _on(day: int, counts: Counts) -> int:
+    """The count for a clock that shows ``day``. Set back to the day before, it may be right: both days count there."""
+    return counts[0][1] + sum(count for before, count in counts[1:] if before == day)
+
+
+def _date(day: int) -> date:
+    return _EPOCH + timedelta(days=day)

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from virtual_time import run
 
 from aiomutex.errors import DailyBudgetExhaustedError
@@ -75,21 +79,99 @@ def test_a_clock_set_back_gives_no_budget_back() -> None:
     spend(day, 10)
     with pytest.raises(DailyBudgetExhaustedError):
         day.take()
+    clock.now += 24 * HOUR  # nobody can know that this time it is true: the forty count once more
+    spend(day, 60)
+    with pytest.raises(DailyBudgetExhaustedError):
+        day.take()
     clock.now += 24 * HOUR
     spend(day, 100)
 
 
-def test_a_clock_set_back_by_a_day_keeps_the_count() -> None:
+@pytest.mark.parametrize("days", [1, 3, 400])
+def test_a_clock_set_back_and_then_right_again_gives_no_budget_back(days: int) -> None:
     clock = Clock()
     day = Day(100, clock=clock)
+    spend(day, 90)
+    clock.now -= days * 24 * HOUR
+    spend(day, 6)
+    clock.now += days * 24 * HOUR
+    spend(day, 4)
+    for moved in (-days, days, 0):
+        clock.now += moved * 24 * HOUR
+        with pytest.raises(DailyBudgetExhaustedError):
+            day.take()
+    clock.now += 24 * HOUR
     spend(day, 100)
+
+
+def test_a_clock_set_back_to_yesterday_counts_yesterday_only_while_it_is_there() -> None:
+    clock = Clock()
+    day = Day(100, clock=clock)
+    spend(day, 60)
+    clock.now += 24 * HOUR
+    spend(day, 30)
     clock.now -= 24 * HOUR
-    with pytest.raises(DailyBudgetExhaustedError):
-        day.take()
+    assert used(day) == 90
+    spend(day, 5)
+    clock.now += 24 * HOUR
+    assert used(day) == 35
+
+
+@pytest.mark.parametrize("days", [2, 400])
+def test_a_clock_that_was_ahead_for_long_holds_the_budget_back_until_the_second_midnight(
+    days: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    uptime = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: uptime)
+
+    def pass_by(hours: float) -> None:
+        nonlocal uptime
+        uptime += hours * HOUR
+        clock.now += hours * HOUR
+
+    day = Day(100, clock=clock)
+    clock.now += days * 24 * HOUR
+    spend(day, 100)
+    clock.now -= days * 24 * HOUR
+    for hours in (0, 12, 11):
+        pass_by(hours)
+        with pytest.raises(DailyBudgetExhaustedError):
+            day.take()
+    pass_by(13)
+    spend(day, 100)
+    pass_by(24)
+    spend(day, 100)
+
+
+def used(day: Day) -> int:
+    day.look()
+    return day.used
+
+
+# Where the clock stands while the limiter works on one day: so many days behind, and so many requests asked for there.
+WANDERING = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), max_size=8)
+
+
+@given(st.lists(WANDERING, max_size=6))
+def test_no_day_exceeds_its_budget_wherever_a_clock_that_begins_each_day_right_wanders_back_to(
+    days: list[list[tuple[int, int]]],
+) -> None:
+    clock = Clock()
+    day = Day(10, clock=clock)
+    for number, wandering in enumerate(days):
+        granted = 0
+        for behind, asked in [(0, 1), *wandering]:
+            clock.now = NOON + (number - behind) * 24 * HOUR
+            for _ in range(asked):
+                with contextlib.suppress(DailyBudgetExhaustedError):
+                    day.take()
+                    granted += 1
+        assert 1 <= granted <= 10
 
 
 def with_clock(limiter: LocalRateLimiter, clock: Callable[[], float]) -> LocalRateLimiter:
-    limiter._day.clock = clock
+    limiter._day = Day(limiter._day.limit, clock=clock)
     return limiter
 
 

@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from virtual_time import run
 
 from aiomutex.errors import ConfigurationError, DailyBudgetExhaustedError, LimiterUnavailableError
@@ -35,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def count_in(path: Path) -> int:
-    return int(path.read_text().split()[-1])
+    return int(path.read_text().split()[3])
 
 
 def test_the_file_reads_well(path: Path) -> None:
@@ -97,12 +101,60 @@ def test_a_rollover_leases_anew(path: Path) -> None:
         day.take()
     now[0] += 86_400
     day.take()
-    assert path.read_text() == "requests on 2026-11-24: 000000000050\n"
+    assert path.read_text() == "requests on 2026-11-24: 000000000050\nrequests on 2026-11-23: 000000000100\n"
+
+
+def test_a_file_of_one_day_is_read_and_goes_on_as_one_of_two(path: Path) -> None:
+    path.write_text("requests on 2026-11-22: 000000090000\n")
+    assert DayFile(path).take(TODAY - 1, 100_000) == (90_000, BLOCK)
+    assert path.read_text() == "requests on 2026-11-22: 000000090050\n"
+    assert DayFile(path).take(TODAY, 100_000) == (0, BLOCK)
+    assert path.read_text() == "requests on 2026-11-23: 000000000050\nrequests on 2026-11-22: 000000090050\n"
 
 
 def test_a_clock_set_back_gives_no_budget_back(path: Path) -> None:
     DayFile(path).raise_to(TODAY + 1, 700)
     assert DayFile(path).take(TODAY, 100_000) == (700, BLOCK)
+    assert DayFile(path).take(TODAY + 1, 100_000) == (700 + BLOCK, BLOCK)
+
+
+def test_a_clock_that_was_a_day_ahead_gives_no_budget_back(path: Path) -> None:
+    file = DayFile(path)
+    file.raise_to(TODAY, 1_000)
+    assert file.take(TODAY + 1, 1_000) == (0, BLOCK)
+    assert file.take(TODAY, 1_000) == (1_000 + BLOCK, 0)
+    assert file.raise_to(TODAY, 1_010) == 1_000 + BLOCK
+    assert file.raise_to(TODAY, 1_100) == 1_100
+    assert file.take(TODAY + 1, 1_000) == (100, BLOCK)
+    assert file.take(TODAY + 2, 1_000) == (0, BLOCK)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 130), st.booleans()), max_size=6), max_size=4))
+def test_no_day_exceeds_its_budget_while_clocks_that_begin_each_day_right_wander_back_to_yesterday(
+    days: list[list[tuple[int, int, bool]]],
+) -> None:
+    noon = TODAY * 86_400 + 43_200
+    now = float(noon)
+
+    def clock() -> float:
+        return now
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = DayFile(f"{folder}/budget")
+        day = Day(200, file=file, clock=clock)
+        for number, wandering in enumerate(days):
+            granted = 0
+            for behind, asked, ends in [(0, 1, False), *wandering]:
+                now = noon + (number - behind) * 86_400
+                for _ in range(asked):
+                    with contextlib.suppress(DailyBudgetExhaustedError):
+                        day.take()
+                        granted += 1
+                if ends:
+                    day.close()
+                    day = Day(200, file=file, clock=clock)
+            assert 1 <= granted <= 200
 
 
 def test_a_file_of_the_day_after_tomorrow_is_too_far_ahead(path: Path) -> None:
@@ -141,14 +193,24 @@ def test_a_file_from_the_future_is_a_clear_error(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["garbage", "requests on 2026-11-23: 00000000", "requests on 2026-13-45: 000000000001\n", "\0" * 37, "x" * 99],
+    [
+        "garbage",
+        "requests on 2026-11-23: 00000000",
+        "requests on 2026-13-45: 000000000001\n",
+        "requests on 2026-11-23: 000000000001\nrequests on 2026-13-45: 000000000001\n",
+        "requests on 2026-11-23: 000000000001\nrequests on 2026-11-23: 000000000001\n",
+        "requests on 2026-11-23: 000000000001\nrequests on 2026-11-22: 00000",
+        "requests on 2026-11-23: 000000000001\nrequests on 2026-11-22: 000000000001\nx",
+        "\0" * 37,
+        "x" * 99,
+    ],
 )
 def test_a_corrupted_file_is_a_clear_error(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigurationError) as caught:
         LocalRateLimiter(day_file=path)
     assert str(caught.value) == (
-        f"day_file {path} does not hold a day's count but {text[:38].encode()!r}; "
+        f"day_file {path} does not hold a day's count but {text[:40].encode()!r}; "
         "name another file, or delete this one to start counting at 0"
     )
 
