@@ -99,9 +99,10 @@ def _unknown(key: str, lost: MutexError, last: MutexError, found: str = "") -> O
 
 
 def _is_the_wished(found: MutexGroup, wished: NewGroup) -> bool:
-    """Whether a group found by its key can be what the lost request made: name, project and shares agree."""
+    """Whether a group found by its key can be what the lost request made: not archived, of one name, project and shares."""
     return (
-        found.name == wished.name
+        found.deleted is not True
+        and found.name == wished.name
         and found.project_id in ("", str(wished.project_id))
         and [slot.percentage for slot in found.slots] == [slot.percentage for slot in wished.slots]
         and (wished.bucketing_salt is UNSET or found.bucketing_salt == wished.bucketing_salt)

@@ -50,7 +50,7 @@ class MutexError(Exception):
     Attributes:
         attempts: How many requests were started for the call that failed; 0 when nothing was sent.
         maybe_applied: True when a write may have reached the service although the call failed: an attempt was sent
-            and its answer was lost, came too late, or was a 5xx.
+            and its answer was lost, came too late, or was a 408 or 5xx.
         earlier: What the attempts before the last one failed with, oldest first.
     """
 
@@ -234,7 +234,7 @@ class DailyBudgetExhaustedError(MutexError):
 
 
 class LimiterUnavailableError(MutexError):
-    """The shared limiter cannot be reached, so nothing may be sent."""
+    """The shared count cannot be reached, or its file not be read or written, so nothing may be sent."""
 
 
 class OutcomeUnknownError(MutexError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["RetryPolicy", "backoff", "leaves_open", "may_pass", "wait_before_next"]
+
+
+_LONGEST: Final = 10**7
+"""Seconds. Nobody would sit through more, and larger numbers cannot be reckoned with."""
+_REQUEST_TIMEOUT: Final = 408
+_TOO_EARLY: Final = 425
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +58,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError(f"max_attempts is {attempts!r}; it must be a whole number from 1")
         for field in ("base", "cap", "max_retry_after"):
             value: object = getattr(self, field)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
-                raise ConfigurationError(f"{field} is {value!r}; it must be a number of seconds from 0")
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _LONGEST:
+                raise ConfigurationError(f"{field} is {value!r}; it must be a number of seconds from 0 to {_LONGEST:,}")
 
 
 def backoff(attempt: int, *, base: float = 0.25, cap: float = 20.0, rng: Callable[[], float] = random.random) -> float:
@@ -72,16 +78,22 @@ def may_pass(error: MutexError) -> bool:
     the maximum: each further try would fetch as much again.
     """
     if isinstance(error, APIError):
-        return isinstance(error, RateLimitedError | ServerError) or error.status in (408, 425)
+        return isinstance(error, RateLimitedError | ServerError) or error.status in (_REQUEST_TIMEOUT, _TOO_EARLY)
     if isinstance(error, UnexpectedResponseError):
         return not error.too_large
     return isinstance(error, TransportError)
 
 
 def leaves_open(error: MutexError) -> bool:
-    """Whether a write that failed like this may have been applied all the same."""
+    """Whether a write that failed like this may have been applied all the same.
+
+    After 408 too: not only the service says so, before it has a whole request, but also gateways that gave up waiting
+    for the service's answer. 425 and 429 refuse a request before any work.
+    """
     if isinstance(error, TransportError):
         return error.sent
+    if isinstance(error, APIError) and error.status == _REQUEST_TIMEOUT:
+        return True
     return isinstance(error, ServerError | UnexpectedResponseError)
 
 

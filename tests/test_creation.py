@@ -80,6 +80,7 @@ async def test_a_group_without_a_key_is_given_one(emulator: MutexEmulator, sessi
         {"kind": "reset-after"},
         {"after_commit": True, "status": 500},
         {"after_commit": True, "status": 503},
+        {"after_commit": True, "status": 408},
         {"kind": "truncate"},
         {"kind": "garbage"},
     ],
@@ -103,7 +104,7 @@ async def test_a_create_whose_answer_timed_out_is_found_by_its_key(emulator: Mut
     assert created_by(emulator) == 1
 
 
-@pytest.mark.parametrize("fault", [{"kind": "reset-before"}, {"status": 500}, {"status": 502}], ids=str)
+@pytest.mark.parametrize("fault", [{"kind": "reset-before"}, {"status": 500}, {"status": 408}], ids=str)
 async def test_a_create_that_was_lost_before_it_landed_is_sent_again_after_a_look(
     emulator: MutexEmulator, session: MutexSession, fault: dict[str, Any]
 ) -> None:
@@ -221,6 +222,14 @@ async def test_a_group_that_tells_no_project_can_be_the_wished_one(raw: RawServe
     wished = msgspec.structs.replace(WISHED, bucketing_salt="abcd")
     async with session_for(raw.url) as session:
         assert (await session.create_group(wished)).id == "7"
+
+
+async def test_an_archived_group_under_the_key_is_not_the_one_just_created(raw: RawServer) -> None:
+    raw.answer(http(500), http(200, b'{"mutexes":[%s]}' % GROUP.replace(b'{"id":7,', b'{"id":7,"deleted":true,')))
+    async with session_for(raw.url) as session:
+        with pytest.raises(OutcomeUnknownError, match="not the one wished for"):
+            await session.create_group(WISHED)
+    assert methods(raw) == ["POST", "GET"]
 
 
 async def test_answers_that_are_always_lost_end_as_unknown_after_so_many_creates(emulator: MutexEmulator) -> None:

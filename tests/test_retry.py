@@ -93,7 +93,8 @@ def test_only_what_may_pass_is_sent_again(error: MutexError, again: bool) -> Non
         (answered(ServerError, 500), True),
         (answered(RateLimitedError, 429), False),
         (answered(BadRequestError, 400), False),
-        (answered(APIError, 408), False),
+        (answered(APIError, 425), False),
+        (answered(APIError, 408), True),
     ],
 )
 def test_what_leaves_a_write_open_is_known(error: MutexError, is_open: bool) -> None:
@@ -114,7 +115,7 @@ def test_a_broken_connection_waits_the_backoff() -> None:
 
 
 @pytest.mark.parametrize("field", ["base", "cap", "max_retry_after"])
-@pytest.mark.parametrize("value", [-1, math.inf, math.nan, True, "1", None])
+@pytest.mark.parametrize("value", [-1, math.inf, math.nan, 1e308, 10**400, True, "1", None])
 def test_a_policy_refuses_what_is_no_number_of_seconds(field: str, value: Any) -> None:
     wrong: dict[str, Any] = {field: value}
     with pytest.raises(ConfigurationError, match=field):
@@ -125,6 +126,11 @@ def test_a_policy_refuses_what_is_no_number_of_seconds(field: str, value: Any) -
 def test_a_policy_refuses_what_is_no_number_of_attempts(value: Any) -> None:
     with pytest.raises(ConfigurationError, match="max_attempts"):
         RetryPolicy(max_attempts=value)
+
+
+def test_the_longest_waits_that_a_policy_allows_can_be_reckoned_with() -> None:
+    policy = RetryPolicy(base=1e7, cap=10**7, max_retry_after=1e7)
+    assert retry.wait_before_next(broken(), 10_000, policy, rng=lambda: 1.0) == 1e7
 
 
 def test_a_policy_that_never_waits_is_allowed() -> None:

@@ -188,5 +188,11 @@ FILES: Final[dict[str, Target]] = {
     "journal_bytes": Target(journal_bytes, (b"\x00\x00\x60\x01|\x00\x10\x00\xff",), ("|",), share=0.1, longest=256),
     "journal_rows": Target(journal_rows, (_ROWS,), ("facts", "edits", "slots"), share=0.2),
     "undo": Target(undo_of_a_journal, (b"", b"SQLite format 3\x00"), share=0.1, longest=8192),
-    "day_file": Target(day_file, (b"requests on 2026-11-23: 000000000123\n", b""), ("2026-11-24",), 0.5, 64),
+    "day_file": Target(
+        day_file,
+        (b"requests on 2026-11-23: 000000000123\nrequests on 2026-11-22: 000000000500\n", b""),
+        ("2026-11-24",),
+        0.5,
+        64,
+    ),
 }
