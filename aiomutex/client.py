@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import os
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+import aiohttp
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -24,14 +25,14 @@ from aiomutex.transport import Transport
 if TYPE_CHECKING:
     from types import TracebackType
 
-    import aiohttp
-
     from aiomutex.limits import RateLimiter
     from aiomutex.protocol import Request
 
 __all__ = ["Client"]
 
 T = TypeVar("T")
+
+_OF_A_LIMITER: Final = ("acquire", "throttled", "answered", "state")
 
 
 class Client:
@@ -60,7 +61,9 @@ class Client:
             attempt_timeout=attempt_timeout, deadline=deadline, retry=RetryPolicy() if retry is None else retry
         )
         self._locks = GroupLocks()
-        limiter = LocalRateLimiter() if rate_limiter is None else rate_limiter
+        limiter = LocalRateLimiter() if rate_limiter is None else _checked_limiter(rate_limiter)
+        if http is not None and not isinstance(http, aiohttp.ClientSession):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
+            raise ConfigurationError(f"http is {_kind(http)}; it must be an aiohttp.ClientSession")
         self._transport = Transport(url, key, limiter, max_connections=max_connections, http=http)
 
     async def __aenter__(self) -> Self:
@@ -143,3 +146,14 @@ class Client:
 
     async def _send_counted(self, request: Request[Any]) -> Sent[Any]:
         return await send(self._transport, request, self._options)
+
+
+def _checked_limiter(limiter: RateLimiter) -> RateLimiter:
+    # Not isinstance: a limiter that wraps another one may look its methods up when they are called.
+    if not isinstance(limiter, type) and all(callable(getattr(limiter, name, None)) for name in _OF_A_LIMITER):
+        return limiter
+    raise ConfigurationError(f"rate_limiter is {_kind(limiter)}; it must be a limiter, such as LocalRateLimiter()")
+
+
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"of kind {type(value).__name__}"

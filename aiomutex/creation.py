@@ -99,7 +99,7 @@ def _unknown(key: str, lost: MutexError, last: MutexError, found: str = "") -> O
 
 
 def _is_the_wished(found: MutexGroup, wished: NewGroup) -> bool:
-    """Whether a group found by its key can be what the lost request made: not archived, of one name, project and shares."""
+    """Whether a group found by its key can be what the lost request made: in use, and like it as far as it tells."""
     return (
         found.deleted is not True
         and found.name == wished.name

@@ -64,6 +64,13 @@ def _checked(base_url: object) -> URL:
         raise ConfigurationError("base_url holds a user or a password; the API key is all that is sent")
     if url.scheme not in ("http", "https") or not host or port is None:
         raise ConfigurationError(f"base_url is {str(url)!r}; it must look like 'https://host' or 'https://host:port'")
+    try:
+        # As the name is looked up: resolvers raise this error bare.
+        (url.raw_host or "").encode("idna")
+    except UnicodeError:
+        raise ConfigurationError(
+            f"base_url is {str(url)!r}; each part of its host's name must have 1 to 63 characters"
+        ) from None
     if url.query_string or url.fragment:
         raise ConfigurationError(f"base_url is {str(url)!r}; it must have no query and no fragment")
     if url.scheme == "http" and not _is_loopback(host):

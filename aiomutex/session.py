@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, UnsetType
@@ -20,7 +20,7 @@ from aiomutex.bulk.settings import Settings, check_all
 from aiomutex.bulk.stream import OutcomeStream
 from aiomutex.client import Client
 from aiomutex.creation import create_once
-from aiomutex.errors import PaginationError
+from aiomutex.errors import InvalidRequestError, PaginationError
 from aiomutex.limits import Priority
 from aiomutex.paging import GroupPager
 
@@ -306,6 +306,10 @@ class MutexSession(Client):
             on_budget=on_budget,
             reserve=reserve,
         )
+        if not isinstance(edits, AsyncIterable | Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
+            raise InvalidRequestError(f"edits is of kind {type(edits).__name__}; it must be an iterable of SlotEdit")
+        if on_outcome is not None and not callable(on_outcome):
+            raise InvalidRequestError(f"on_outcome is of kind {type(on_outcome).__name__}; it must be a function")
         if not isinstance(edits, AsyncIterable | Iterator):
             check_all(edits)
         bulk = self.with_options(priority=Priority.BULK)

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from typing import Any
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import KEY
 from yarl import URL
 
-from aiomutex import ConfigurationError, MutexSession
+from aiomutex import ConfigurationError, LocalRateLimiter, MutexSession
 from aiomutex.endpoint import check_api_key, service_url
 
 US = "https://experiment.amplitude.com"
@@ -100,6 +101,10 @@ def test_an_unknown_region_is_refused_by_name(region: Any) -> None:
         "https://host#f",
         "https://host:99999999",
         "https://host:port",
+        "https://a..b",
+        "https://.example.com",
+        "https://" + "a" * 64 + ".com",
+        "https://" + "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 64 + ".com",
         "http://[::1",
         "",
         5,
@@ -121,6 +126,11 @@ def test_a_base_url_that_is_not_safe_is_refused_by_name(url: Any) -> None:
         "http://127.9.9.9",
         "http://[::1]:8080",
         "https://example.com",
+        "https://example.com.",
+        "https://exa_mple",
+        "https://\N{LATIN SMALL LETTER U WITH DIAERESIS}.example",
+        "https://" + "a" * 63 + ".com",
+        "https://[fe80::1%25eth0]",
         "https://example.com:8443/prefix",
     ],
 )
@@ -161,6 +171,42 @@ def test_a_bad_option_is_refused_by_name(option: str, value: Any) -> None:
     wrong: dict[str, Any] = {option: value}
     with pytest.raises(ConfigurationError, match=option):
         MutexSession(KEY, **wrong)
+
+
+class Wrapped:
+    """A limiter of a user's own, which passes on what it does not do itself."""
+
+    def __init__(self) -> None:
+        self._limiter = LocalRateLimiter()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._limiter, name)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("rate_limiter", LocalRateLimiter, "the class LocalRateLimiter"),
+        ("rate_limiter", 100, "of kind int"),
+        ("rate_limiter", "100", "of kind str"),
+        ("http", aiohttp.ClientSession, "the class ClientSession"),
+        ("http", "x", "of kind str"),
+        ("http", LocalRateLimiter(), "of kind LocalRateLimiter"),
+    ],
+)
+def test_what_is_no_limiter_or_no_session_of_aiohttp_is_refused_by_name_and_kind(
+    option: str, value: Any, told: str
+) -> None:
+    wrong: dict[str, Any] = {option: value}
+    with pytest.raises(ConfigurationError) as caught:
+        MutexSession(KEY, **wrong)
+    right = {"rate_limiter": "a limiter, such as LocalRateLimiter()", "http": "an aiohttp.ClientSession"}
+    assert str(caught.value) == f"{option} is {told}; it must be {right[option]}"
+
+
+def test_any_object_that_does_what_a_limiter_does_is_one() -> None:
+    limiter: Any = Wrapped()
+    assert MutexSession(KEY, rate_limiter=limiter).rate_limiter is limiter
 
 
 def test_an_unknown_option_is_refused() -> None:

@@ -12,6 +12,7 @@ from aiomutex import (
     AttemptTimeoutError,
     ConfigurationError,
     DeadlineExceededError,
+    InvalidRequestError,
     LocalRateLimiter,
     MutexSession,
     NewGroup,
@@ -171,6 +172,26 @@ async def test_views_have_timeouts_of_their_own(raw: RawServer) -> None:
 async def test_a_view_with_a_bad_option_is_refused_by_name(emulator: MutexEmulator, wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         session_for(emulator.url).with_options(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((None,), "edits is of kind NoneType; it must be an iterable of SlotEdit"),
+        ((SlotEdit("1", 1, experiments=[1]),), "edits is of kind SlotEdit; it must be an iterable of SlotEdit"),
+        (([SlotEdit("1", 1, experiments=[1])], 5), "on_outcome is of kind int; it must be a function"),
+    ],
+)
+async def test_bulk_edits_that_are_none_are_refused_by_name_before_anything_is_sent(
+    emulator: MutexEmulator, session: MutexSession, arguments: tuple[Any, ...], told: str
+) -> None:
+    edits, on_outcome = (*arguments, None)[:2]
+    with pytest.raises(InvalidRequestError) as caught:
+        await session.edit_slots(edits, on_outcome=on_outcome)
+    assert str(caught.value) == told
+    with pytest.raises(InvalidRequestError):
+        session.stream_slot_edits(edits, on_outcome=on_outcome)
+    assert not emulator.requests
 
 
 async def test_a_priority_reaches_the_limiter(emulator: MutexEmulator) -> None:
