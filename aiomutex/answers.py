@@ -24,9 +24,12 @@ from aiomutex.errors import (
     ServerError,
 )
 from aiomutex.models import GroupPage, MutexGroup
+from aiomutex.secret import concealer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from aiomutex.secret import Conceal
 
 __all__ = ["Answer", "read_created", "read_group", "read_page", "refusal", "retry_after_of"]
 
@@ -46,6 +49,9 @@ _REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "x-amzn-requestid", 
 _MESSAGE_FIELDS: Final = ("message", "error", "errorMessage", "detail", "title", "reason")
 
 
+_NO_KEY: Final = concealer("")
+
+
 class Answer:
     """One complete HTTP answer.
 
@@ -59,9 +65,7 @@ class Answer:
     # No tuple: tools that show a traceback's locals look into those.
     __slots__ = ("body", "conceal", "headers", "status")
 
-    def __init__(
-        self, status: int, headers: Mapping[str, str], body: bytes, conceal: Callable[[str], str] = str
-    ) -> None:
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes, conceal: Conceal = _NO_KEY) -> None:
         self.status = status
         self.headers = headers
         self.body = body
@@ -74,7 +78,9 @@ class Answer:
     @property
     def text(self) -> str:
         """The beginning of the body, as an error may show it."""
-        return self.conceal(self.body[:_LOOKED_AT].decode("utf-8", "replace"))[:_BODY_SHOWN]
+        # What is as long has been cut, here or by who read it, and may end within a key.
+        is_cut = len(self.body) >= _LOOKED_AT
+        return self.conceal(self.body[:_LOOKED_AT].decode("utf-8", "replace"), cut=is_cut)[:_BODY_SHOWN]
 
     @property
     def request_id(self) -> str | None:
@@ -86,27 +92,34 @@ class Answer:
 
     def header(self, name: str, default: str = "") -> str:
         """A header, as an error may show it."""
-        # Bytes that are no UTF-8 arrive as halves of surrogate pairs, which can be neither printed nor sent on.
-        return self.conceal(self.headers.get(name, default)).encode(errors="replace").decode()
+        return _printable(self.conceal(self.headers.get(name, default)))
 
 
 def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
     """Seconds to wait that a ``Retry-After`` header asks for, written as seconds or as an HTTP date; else ``None``.
 
-    A date in the past is 0.0. What cannot be read counts as absent.
+    A date counts from the answer's own ``Date``, as this machine's clock may differ from the service's by more than
+    the wait; from ``now`` if there is none. One in the past is 0.0. What cannot be read counts as absent.
     """
     value = headers.get("Retry-After", "").strip()
     if not value:
         return None
     if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", value):
         return float(value)
+    when = _moment(value)
+    if when is None:
+        return None
+    since = _moment(headers.get("Date", "")) or now or datetime.now(UTC)
+    return max(0.0, (when - since).total_seconds())
+
+
+def _moment(value: str) -> datetime | None:
+    """The moment that an HTTP date tells."""
     try:
         when = email.utils.parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when
 
 
 def refusal(method: str, path: str, answer: Answer) -> APIError:
@@ -160,11 +173,12 @@ def _message(told: object) -> str | None:
 
 def _quoted(text: str) -> str:
     clean = " ".join(text.split())
-    # Terminals obey control characters, also those in a log.
-    shown = "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in clean[:_DETAIL_SHOWN]
-    )
-    return f'"{shown}{"…" if len(clean) > _DETAIL_SHOWN else ""}"'
+    return f'"{_printable(clean[:_DETAIL_SHOWN])}{"…" if len(clean) > _DETAIL_SHOWN else ""}"'
+
+
+def _printable(text: str) -> str:
+    """The text without control characters, which terminals obey, also those in a log, and without half characters."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 class _WirePage(msgspec.Struct, gc=False):
@@ -198,13 +212,16 @@ def read_page(body: bytes, cursor: str | None) -> GroupPage:
     """A page of the listing; null, absent and empty next cursors all mean the end.
 
     Raises:
-        msgspec.MsgspecError: The body is no page, or one of its groups is no group.
+        msgspec.MsgspecError: The body is no page, one of its groups is no group, or its cursor is one that nobody can
+            send.
     """
     try:
         wire = _page.decode(body)
     except msgspec.ValidationError:
         wire = msgspec.convert(_mended_page(msgspec.json.decode(body)), _WirePage)
     told = wire.next_cursor
+    if isinstance(told, str) and told.isspace():
+        raise msgspec.ValidationError("Expected a cursor, got white space - at `$.nextCursor`")
     return GroupPage(
         groups=wire.mutexes, next_cursor=str(told) if told is not None and told != "" else None, cursor=cursor
     )

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 import html
-from typing import TYPE_CHECKING, Any, Final, NoReturn
-from urllib.parse import quote
+import re
+from typing import Any, Final, NoReturn, Protocol
+from urllib.parse import unquote
 
-import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["Secret", "concealer"]
+__all__ = ["Conceal", "Secret", "concealer"]
 
 _SHORT_KEY: Final = 8
+_BACKSLASH: Final = re.compile(r"\\(?:u00([0-9A-Fa-f]{2})|(.))")
+_ENTITY: Final = re.compile(r"&#?\w{1,8};")
+_LONGEST_ESCAPE: Final = len("&#x2b;")
 
 
 class Secret(str):
@@ -37,18 +36,39 @@ class Secret(str):
         raise TypeError("an API key is not pickled")
 
 
-def concealer(api_key: str) -> Callable[[str], str]:
-    """What strikes the key out of a text: plain, and as it stands in a URL, in JSON, in HTML and in a repr."""
+class Conceal(Protocol):
+    """Strikes the key out of a text: plain, and as it stands in a URL, in JSON, in HTML and in a repr."""
+
+    def __call__(self, text: str, *, cut: bool = False) -> str:
+        """The text without the key. Of one that was ``cut`` the end goes too, as far as a part of the key may reach."""
+        ...
+
+
+def concealer(api_key: str) -> Conceal:
+    """What strikes this key out of a text."""
     # Real keys are long; to strike a short one out would mangle ordinary words.
-    if len(api_key) < _SHORT_KEY:
-        return str
-    key = str.__str__(api_key)
-    in_json = msgspec.json.encode(key).decode()[1:-1]
-    forms = (key, quote(key, safe=""), in_json, in_json.replace("/", "\\/"), html.escape(key), repr(key)[1:-1])
-    return functools.partial(_without, tuple(Secret(form) for form in dict.fromkeys(forms)))
+    return functools.partial(_without, Secret(str.__str__(api_key) if len(api_key) >= _SHORT_KEY else ""))
 
 
-def _without(secrets: tuple[Secret, ...], text: str) -> str:
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text
+def _without(key: Secret, text: str, *, cut: bool = False) -> str:
+    if not key or (len(text) < len(key) and not cut):
+        return text
+    text = text.replace(key, "***")
+    # Which characters are escaped, and how, is up to each encoder. So the text is read, not the key written; and shown
+    # as it reads where the key is in it.
+    for read in (_without_backslashes, unquote, _without_entities):
+        plain = read(text)
+        if key in plain:
+            text = plain.replace(key, "***")
+    return text[: -_LONGEST_ESCAPE * len(key)] if cut else text
+
+
+def _without_backslashes(text: str) -> str:
+    """A text out of JSON or a repr."""
+    return _BACKSLASH.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)
+
+
+def _without_entities(text: str) -> str:
+    """A text out of HTML."""
+    # One by one, as html.unescape fails at numbers of thousands of digits.
+    return _ENTITY.sub(lambda found: html.unescape(found[0]), text)

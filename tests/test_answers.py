@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 from support import GROUP, KEY
 
-from aiomutex import APIError, GroupPage, MutexGroup, ServerError, answers
+from aiomutex import APIError, GroupPage, MutexGroup, ServerError, UnexpectedResponseError, answers, protocol
 from aiomutex.answers import Answer
+from aiomutex.secret import concealer
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 JSON = st.recursive(
@@ -131,6 +132,12 @@ def test_a_next_cursor_is_read_as_text_in_any_form(told: bytes, read: str) -> No
     )
 
 
+@pytest.mark.parametrize("told", [b'" "', b'"\\n"', b'"\\u00a0\\t"'])
+def test_a_next_cursor_of_white_space_is_no_cursor_and_no_end(told: bytes) -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"got white space - at `\$.nextCursor`"):
+        answers.read_page(b'{"mutexes":[],"nextCursor":%s}' % told, None)
+
+
 def test_a_page_of_null_is_empty() -> None:
     assert answers.read_page(b'{"mutexes":null}', None).groups == []
 
@@ -238,10 +245,6 @@ def test_a_deeply_nested_refusal_is_an_api_error(depth: int) -> None:
     assert error.status == 400
 
 
-def struck(text: str) -> str:
-    return text.replace(KEY, "***")
-
-
 def test_whatever_a_refusal_repeats_is_concealed() -> None:
     headers = {"Location": f"https://e/{KEY}", "X-Request-Id": KEY, "Content-Type": KEY}
     for body in (
@@ -251,9 +254,41 @@ def test_whatever_a_refusal_repeats_is_concealed() -> None:
         b"x" * 4090 + KEY.encode(),
     ):
         for status in (302, 400, 500):
-            answer = Answer(status, headers, body, struck)
+            answer = Answer(status, headers, body, concealer(KEY))
             error = answers.refusal("GET", "/p", answer)
             assert KEY[:6] not in f"{error} {error.body} {error.detail} {error.request_id} {vars(error)} {answer!r}"
+
+
+@pytest.mark.parametrize("key", [KEY, "k" * 50, "0123456789"])
+@pytest.mark.parametrize("form", ["{}", "{} ", "%{}"])
+def test_no_part_of_a_key_is_left_where_a_long_refusal_is_cut(key: str, form: str) -> None:
+    echo = form.format(key)
+    for shift in range(len(echo)):
+        body = (b"x" * shift + echo.encode() * 8_000)[: 64 * 2**10]
+        shown = answers.refusal("GET", "/p", Answer(400, {}, body, concealer(key))).body
+        assert "***" in shown
+        assert not set(shown) & (set(key) - {"x"})
+
+
+def test_escapes_that_are_none_break_no_concealing() -> None:
+    conceal = concealer(KEY)
+    odd = f"&#{'9' * 5000}; &#x{'f' * 5000}; &#x99999999; \\u00 \\ % %zz &;"
+    assert conceal(f"{odd} {KEY} \\") == f"{odd} *** \\"
+    assert conceal(f"{odd} &#{ord(KEY[0])};{KEY[1:]}").endswith(" ***")
+
+
+def test_a_long_refusal_without_a_key_is_shown_to_the_full() -> None:
+    assert len(Answer(400, {}, b"x" * 100_000, concealer(KEY)).text) == 4096
+
+
+@pytest.mark.parametrize("status", [200, 302, 400])
+def test_headers_put_nothing_into_a_message_that_a_terminal_obeys(status: int) -> None:
+    odd = "a\u009b31m\u202e\udc80\x1b]0;x\x07"
+    answer = Answer(status, CIMultiDict({"X-Request-Id": odd, "Content-Type": odd, "Location": odd}), b"<")
+    with pytest.raises((APIError, UnexpectedResponseError)) as caught:
+        protocol.interpret(protocol.get_group(7), answer)
+    assert str(caught.value).isprintable()
+    assert caught.value.request_id == "a\ufffd31m\ufffd\ufffd\ufffd]0;x\ufffd"
 
 
 def test_the_repr_of_an_answer_states_facts() -> None:
@@ -296,6 +331,19 @@ def after(value: str, now: datetime = NOW) -> float | None:
 )
 def test_retry_after_is_read_in_seconds_whatever_its_form(value: str, seconds: float | None) -> None:
     assert after(value) == seconds
+
+
+@pytest.mark.parametrize("minutes", [-10, 0, 10, 60 * 24 * 400])
+def test_a_retry_after_date_counts_from_the_answers_own_date_whatever_our_clock_shows(minutes: int) -> None:
+    theirs = NOW + timedelta(minutes=minutes)
+    headers = {"Date": format_datetime(theirs), "Retry-After": format_datetime(theirs + timedelta(seconds=2))}
+    assert answers.retry_after_of(headers, NOW) == 2.0
+
+
+@pytest.mark.parametrize("date", ["", "now", "Mon, 99 Nov 2026 12:00:30 GMT"])
+def test_a_date_that_cannot_be_read_is_none(date: str) -> None:
+    headers = {"Date": date, "Retry-After": format_datetime(NOW + timedelta(seconds=2))}
+    assert answers.retry_after_of(headers, NOW) == 2.0
 
 
 def test_no_retry_after_is_none() -> None:

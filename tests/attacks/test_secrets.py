@@ -9,6 +9,7 @@ import gc
 import html
 import logging
 import pickle
+import re
 import secrets
 import traceback
 import warnings
@@ -170,8 +171,14 @@ CLOTHES: Final[dict[str, Callable[[str], str]]] = {
     "plain": str,
     "in a header": "Bearer {}".format,
     "in a URL": lambda key: f"https://login/?token={quote(key, safe='')}",
+    "in a URL with its slashes": lambda key: f"https://login/?token={quote(key)}",
+    "in a URL in lower case": lambda key: re.sub("%..", lambda code: code[0].lower(), quote(key, safe="")),
     "in JSON": lambda key: msgspec.json.encode(key).decode(),
     "in JSON with escaped slashes": lambda key: msgspec.json.encode(key).decode().replace("/", "\\/"),
+    "in JSON of plain letters": lambda key: re.sub(r"[^\w/-]", lambda mark: f"\\u{ord(mark[0]):04x}", key),
+    "in JSON of letters alone": lambda key: re.sub(r"\W", lambda mark: f"\\u{ord(mark[0]):04X}", key),
+    "in HTML by numbers": lambda key: re.sub(r"\W", lambda mark: f"&#{ord(mark[0])};", key),
+    "in HTML by hexadecimal numbers": lambda key: re.sub(r"\W", lambda mark: f"&#x{ord(mark[0]):x};", key),
     "in HTML": lambda key: f"<h1>{html.escape(key)}</h1>",
     "in a repr": "{!r}".format,
     "twice": lambda key: key + key,
@@ -189,6 +196,15 @@ async def test_an_echo_in_any_likely_form_is_struck_out(raw: RawServer, dress: C
     assert "***" in told
     assert dress(key) not in told
     assert key not in told
+    assert told.count("which is no good") == 3
+
+
+async def test_a_long_echo_is_cut_within_no_key(raw: RawServer) -> None:
+    raw.answer(http(400, KEY * 5_000, kind="text/plain"))
+    async with session_for(raw.url, retry=ONCE) as session:
+        with pytest.raises(APIError) as caught:
+            await session.get_group("7")
+    assert set(caught.value.body) == {"*"}
 
 
 @pytest.mark.parametrize("way", ["list_page", "collect", "find_group"])

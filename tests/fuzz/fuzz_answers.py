@@ -38,6 +38,7 @@ from aiomutex.plan.tree import DesiredFileError
 from aiomutex.probe.findings import Findings
 from aiomutex.protocol import Request, create_group, get_group, interpret, list_page
 from aiomutex.retry import wait_before_next
+from aiomutex.secret import concealer
 from aiomutex.traffic import compare, simulate, slot_share, traffic_share
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ WORDS: Final = ("mutexes", "nextCursor", "slots", "index", "percentage", "experi
 _POLICY: Final = RetryPolicy()
 
 
-def _conceal(text: str) -> str:
-    return text.replace(KEY, "***")
+_conceal: Final = concealer(KEY)
 
 
 def _answer(data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
