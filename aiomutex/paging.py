@@ -6,7 +6,8 @@ Knows pages and cursors only; how a page is fetched is a function given to it. N
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -47,12 +48,14 @@ class GroupPager:
         start = "the beginning" if self._start is None else f"cursor {self._start}"
         return f"<GroupPager from {start} · {self._page_size} a page>"
 
-    async def __aiter__(self) -> AsyncIterator[MutexGroup]:
-        async for page in self.pages():
-            for group in page.groups:
-                yield group
+    async def __aiter__(self) -> AsyncGenerator[MutexGroup, None]:
+        # Closed together: what is left to the garbage collector is closed by a task that nobody awaits.
+        async with aclosing(self.pages()) as pages:
+            async for page in pages:
+                for group in page.groups:
+                    yield group
 
-    async def pages(self) -> AsyncIterator[GroupPage]:
+    async def pages(self) -> AsyncGenerator[GroupPage, None]:
         """Read page after page, the next one when it is asked for.
 
         Memory holds one page and the ids of two. A page may be empty though it is not the last.

@@ -7,6 +7,7 @@ retry or a connection.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import AsyncIterable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -391,7 +392,9 @@ class MutexSession(Client):
 
     async def _find(self, key: str, ends_at: float) -> MutexGroup | None:
         fetch: Any = functools.partial(self._fetch_page, ends_at=ends_at)
-        async for group in GroupPager(fetch, page_size=rules.MAX_PAGE_SIZE, cursor=None):
-            if group.key == key:
-                return group
+        pager = GroupPager(fetch, page_size=rules.MAX_PAGE_SIZE, cursor=None)
+        async with contextlib.aclosing(aiter(pager)) as groups:
+            async for group in groups:
+                if group.key == key:
+                    return group
         return None

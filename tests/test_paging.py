@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import tracemalloc
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import ONCE, session_for, until
+from support import GROUP, ONCE, http, session_for, until
 
 from aiomutex import (
     GroupPage,
@@ -16,12 +17,17 @@ from aiomutex import (
     InvalidRequestError,
     MutexError,
     MutexGroup,
+    NewGroup,
+    NewSlot,
     PaginationError,
     ServerError,
+    UnexpectedResponseError,
 )
 from aiomutex.emulator import Dialect
 
 if TYPE_CHECKING:
+    from support import RawServer
+
     from aiomutex import MutexSession
     from aiomutex.testing import MutexEmulator
 
@@ -348,6 +354,33 @@ async def test_empty_pages_of_hidden_groups_are_passed_over(emulator: MutexEmula
         emulator.groups[str(number)].deleted = True
     assert [group.id async for group in session.list_groups(page_size=2)] == ["8", "9", "10"]
     assert [group.id for group in await session.list_groups(page_size=2).collect()] == ["8", "9", "10"]
+
+
+async def test_a_cursor_of_white_space_is_the_services_fault_and_not_the_callers(raw: RawServer) -> None:
+    raw.answer(http(200, {"mutexes": [], "nextCursor": " "}))
+    async with session_for(raw.url, retry=ONCE) as session:
+        for call in (session.list_page, session.list_groups().collect):
+            with pytest.raises(UnexpectedResponseError, match="Expected a cursor, got white space"):
+                await call()
+
+
+@pytest.mark.parametrize("way", ["find_group", "create_group", "closed by hand"])
+async def test_a_listing_that_is_left_early_leaves_no_task_behind(raw: RawServer, way: str) -> None:
+    raw.answer(http(200, b'{"mutexes":[%s],"nextCursor":1}' % GROUP))
+    async with session_for(raw.url, retry=ONCE) as session:
+        await session.list_page()
+        before = asyncio.all_tasks()
+        if way == "find_group":
+            assert await session.find_group("mutex-key")
+        elif way == "create_group":
+            slots = [NewSlot(percentage=95), NewSlot(percentage=5)]
+            raw.answer(http(500), http(200, b'{"mutexes":[%s],"nextCursor":1}' % GROUP))
+            await session.create_group(NewGroup(project_id=1, name="mutex name", key="mutex-key", slots=slots))
+        else:
+            async with aclosing(aiter(session.list_groups())) as groups:
+                assert await anext(groups)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == before
 
 
 async def test_a_page_that_fails_for_good_fails_the_listing_with_its_path(emulator: MutexEmulator) -> None:

@@ -175,22 +175,24 @@ async def test_a_view_with_a_bad_option_is_refused_by_name(emulator: MutexEmulat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("wrong", "told"),
     [
-        ((None,), "edits is of kind NoneType; it must be an iterable of SlotEdit"),
-        ((SlotEdit("1", 1, experiments=[1]),), "edits is of kind SlotEdit; it must be an iterable of SlotEdit"),
-        (([SlotEdit("1", 1, experiments=[1])], 5), "on_outcome is of kind int; it must be a function"),
+        ({"edits": None}, "edits is of kind NoneType; it must be an iterable of SlotEdit"),
+        ({"edits": SlotEdit("1", 1, experiments=[1])}, "edits is of kind SlotEdit; it must be an iterable of SlotEdit"),
+        (
+            {"edits": [SlotEdit("1", 1, experiments=[1])], "on_outcome": 5},
+            "on_outcome is of kind int; it must be a function",
+        ),
     ],
 )
 async def test_bulk_edits_that_are_none_are_refused_by_name_before_anything_is_sent(
-    emulator: MutexEmulator, session: MutexSession, arguments: tuple[Any, ...], told: str
+    emulator: MutexEmulator, session: MutexSession, wrong: dict[str, Any], told: str
 ) -> None:
-    edits, on_outcome = (*arguments, None)[:2]
     with pytest.raises(InvalidRequestError) as caught:
-        await session.edit_slots(edits, on_outcome=on_outcome)
+        await session.edit_slots(**wrong)
     assert str(caught.value) == told
     with pytest.raises(InvalidRequestError):
-        session.stream_slot_edits(edits, on_outcome=on_outcome)
+        session.stream_slot_edits(**wrong)
     assert not emulator.requests
 
 

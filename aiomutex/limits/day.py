@@ -83,7 +83,7 @@ class Day:
         self.limit = limit
         self.used = used
         self._file = file
-        self._before = (-1, 0)  # the day that the clock showed before the latest, and its count
+        self._before: tuple[int, int] = (-1, 0)  # the day that the clock showed before the latest, and its count
         self._said = 0
         self._begin(int(self.clock() // SECONDS))
         self._latest = self.number  # the latest day that the clock has shown

@@ -317,11 +317,11 @@ def test_a_caller_that_cannot_be_put_in_line_is_not_left_in_it(path: Path, monke
         limiter = LocalRateLimiter(day_file=path)
         await limiter.acquire()
 
-        def fails() -> None:
+        def fails(*_: object) -> None:
             raise ZeroDivisionError
 
         limiter._look_at = 0.0
-        monkeypatch.setattr(limiter, "_joined", lambda *_: fails())
+        monkeypatch.setattr(limiter, "_joined", fails)
         with pytest.raises(ZeroDivisionError):
             await limiter.acquire()
         assert len(limiter._waiters) == 0
