@@ -28,9 +28,10 @@ class Alarm:
         self._open = False
 
     def ring(self) -> None:
-        """Interrupt the task."""
-        self.rang = self._open = True
-        self.task.cancel()
+        """Interrupt the task. No second time while it has not felt the first."""
+        if not self._open:
+            self.rang = self._open = True
+            self.task.cancel()
 
     @property
     def cancelled(self) -> bool:

@@ -1,22 +1,23 @@
 """The connection pool with a gate: a permit is taken once a connection is ready, just before the request is written.
 
 Connection set-up is the largest source of jitter between "permit granted" and "request seen by the service". Taking
-the permit last removes it. The gate of the attempt in progress travels in a context variable, because
-``ClientSession`` hands its connector nothing of ours.
+the permit last removes it; so a permit whose connection is gone is not used for another one. The gate of the attempt
+in progress travels in a context variable, because ``ClientSession`` hands its connector nothing of ours.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-if TYPE_CHECKING:
-    import asyncio
+from aiomutex.retry import backoff
 
+if TYPE_CHECKING:
     from aiohttp import ClientRequest, ClientTimeout
     from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.connector import Connection
@@ -29,9 +30,14 @@ __all__ = ["Gate", "GatedConnector", "SecondSendRefusedError", "current_gate"]
 
 
 class Gate:
-    """What one attempt waits for, and the clock that starts when it may go."""
+    """What one attempt waits for, and the clock that starts when it may go.
 
-    __slots__ = ("alarm", "attempt_timeout", "clock", "ends_at", "limiter", "loop", "permit", "priority")
+    Attributes:
+        alarm: Interrupts the attempt.
+        permit: The permit, from the moment at which the request leaves with it.
+    """
+
+    __slots__ = ("_is_lost", "alarm", "attempt_timeout", "clock", "ends_at", "limiter", "loop", "permit", "priority")
 
     def __init__(
         self,
@@ -50,10 +56,45 @@ class Gate:
         self.clock = clock
         self.alarm = clock.set(ends_at)
         self.permit: float | None = None
+        self._is_lost = False
 
     async def open(self) -> None:
         """Take the permit, and start the attempt's clock."""
-        self.permit = await self.limiter.acquire(self.priority)
+        self._start(await self.limiter.acquire(self.priority))
+
+    async def open_for(self, line: TurnTaker) -> bool:
+        """Take the permit for a connection that is held ready, and start the attempt's clock.
+
+        Returns:
+            Whether the connection is there to be used. If not, the attempt has no permit either.
+        """
+        if not line.is_connected():
+            return False
+        line.gate = self
+        try:
+            permit = await self.limiter.acquire(self.priority)
+        except asyncio.CancelledError:
+            # Whoever else interrupts the attempt goes before the loss of its connection.
+            if not self._is_lost or self.loop.time() >= self.alarm.at or not self.alarm.settle():
+                raise
+            self._is_lost = False
+            return False
+        finally:
+            line.gate = None
+        if not line.is_connected():
+            # Lost in the very turn in which the permit came. By the time there is another connection the permit would
+            # be an old one, and limiters take none back: the day has one request less.
+            return False
+        self._start(permit)
+        return True
+
+    def lose(self) -> None:
+        """Leave the line of those who wait for permits: the connection that was held ready is gone."""
+        self._is_lost = True
+        self.alarm.ring()
+
+    def _start(self, permit: float) -> None:
+        self.permit = permit
         stop = self.loop.time() + self.attempt_timeout
         if stop < self.ends_at:
             self.clock.move(self.alarm, stop)
@@ -70,7 +111,18 @@ class TurnTaker(ResponseHandler):
     """A connection that ends where the server speaks out of turn.
 
     aiohttp would keep what nobody asked for, without a bound, and read it as the answer to the next request.
+
+    Attributes:
+        gate: That of the attempt which holds the connection while it waits for its permit.
     """
+
+    gate: Gate | None = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell whoever holds the connection ready."""
+        super().connection_lost(exc)
+        if self.gate is not None:
+            self.gate.lose()
 
     def data_received(self, data: bytes) -> None:
         """Read what belongs to an answer under way, or to one that is waited for."""
@@ -103,15 +155,20 @@ class GatedConnector(aiohttp.TCPConnector):
             # aiohttp repeats an idempotent request by itself when a pooled connection turns out to be dead. There is
             # one retry layer, ours: it counts attempts and takes a permit for each.
             raise SecondSendRefusedError
-        connection = await super().connect(req, traces, timeout)
-        if gate is None:
-            return connection
-        try:
-            await gate.open()
-        except BaseException:
-            connection.release()
-            raise
-        if connection.protocol is None or not connection.protocol.is_connected():
-            connection.close()
+        losses = 0
+        while True:
             connection = await super().connect(req, traces, timeout)
-        return connection
+            if gate is None:
+                return connection
+            line: Any = connection.protocol  # made by our factory
+            try:
+                if await gate.open_for(line):
+                    return connection
+            except BaseException:
+                connection.release()
+                raise
+            connection.close()
+            losses += 1
+            if losses > 1:
+                # A server that takes connections and drops them is not to be stormed while a long line waits.
+                await asyncio.sleep(backoff(losses - 1))
