@@ -50,7 +50,7 @@ class MutexSession(Client):
         retry: How often and when calls are sent again.
         attempt_timeout: Seconds for one attempt, from the moment it holds a permit and a connection.
         deadline: Seconds for a call as a whole: waits, attempts and back-offs.
-        max_connections: Connections kept at the most.
+        max_connections: Connections kept at the most; bulk calls use three quarters of them at the most.
         http: Your own ``aiohttp.ClientSession``, for a proxy or a special TLS set-up; it is used and never closed.
             Permits are then taken before aiohttp looks for a connection, which lets slow connection set-up bunch
             requests, and aiohttp itself repeats a read on a connection that turns out dead: give the limiter its
@@ -239,8 +239,8 @@ class MutexSession(Client):
         Args:
             edits: An iterable or async iterable of ``SlotEdit``, pulled as needed. A collection is checked as a whole
                 before anything is sent; of an iterator, a wrong edit fails when its turn comes.
-            concurrency: Edits in flight at the most; three quarters of ``max_connections`` if not given. An edit holds
-                its connection while it waits for a permit, so leave some for interactive calls.
+            concurrency: Edits in flight at the most; three quarters of ``max_connections`` if not given, which is also
+                how many have a connection at a time: the others are for interactive calls.
             journal: A file that remembers progress and earlier content. The same call after a crash goes on where the
                 run stopped; ``aiomutex.bulk.undo`` takes it back. Costs one read for each group.
             verify: Read each group before and after, and fail an edit whose slot does not hold what was written.

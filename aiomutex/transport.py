@@ -99,6 +99,9 @@ class Transport:
             "User-Agent": _USER_AGENT,
         }
         self.max_connections = max_connections
+        # A call holds its connection while it waits for a permit, and bulk calls wait longest: without this the others
+        # would stand in line behind them for a connection. A borrowed session's connections wait for no permits.
+        self._bulk_room = asyncio.Semaphore(max(1, max_connections * 3 // 4))
         self._max_body = max_body
         self._borrowed = http
         self._http: aiohttp.ClientSession | None = None
@@ -178,10 +181,14 @@ class Transport:
         gate = Gate(self.limiter, priority, attempt_timeout, ends_at, loop, clock)
         token = current_gate.set(gate)
         response: aiohttp.ClientResponse | None = None
+        room: asyncio.Semaphore | None = None
         self.in_flight += 1
         try:
             if self._borrowed is not None:
                 await gate.open()
+            elif priority:
+                await self._bulk_room.acquire()
+                room = self._bulk_room
             response = await http.request(
                 request.method,
                 self._url(request.path),
@@ -226,6 +233,8 @@ class Transport:
             response = None  # its repr shows headers, which may repeat the API key, and tracebacks print reprs
             clock.unset(gate.alarm)
             self.in_flight -= 1
+            if room is not None:
+                room.release()
             current_gate.reset(token)
         # Raised out here so that no aiohttp exception, with the request's headers in it, becomes its context.
         raise failure

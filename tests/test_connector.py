@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cancelling import on_leaping_clock
-from support import GROUP, ONCE, RawServer, connector_of, fast_limiter, http, idle, session_for, until
+from support import GROUP, ONCE, RawServer, connector_of, fast_limiter, http, idle, say_nothing, session_for, until
 
-from aiomutex import ConnectionFailedError, LocalRateLimiter, NewGroup, NewSlot, Priority
+from aiomutex import ConnectionFailedError, DeadlineExceededError, LocalRateLimiter, NewGroup, NewSlot, Priority
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -174,3 +174,43 @@ async def test_a_write_whose_server_dies_while_it_waits_for_its_permit_was_not_s
             assert not caught.value.sent
             assert not caught.value.maybe_applied
         assert len(raw.requests) == 2
+
+
+# ------------------------------------------------------------------ interactive calls go ahead of bulk ones
+
+
+@pytest.mark.parametrize("connections", [1, 2, 4])
+async def test_bulk_calls_leave_connections_to_interactive_ones(raw: RawServer, connections: int) -> None:
+    limiter = LocalRateLimiter(per_second=20)
+    async with session_for(raw.url, rate_limiter=limiter, retry=ONCE, max_connections=connections) as session:
+        bulk = session.with_options(priority=Priority.BULK)
+        slow = [asyncio.ensure_future(bulk.get_group("7")) for _ in range(60)]
+        await until(lambda: limiter.state().waiting)
+        done = sum(call.done() for call in slow)
+        await session.get_group("7")
+        assert sum(call.done() for call in slow) - done <= 2
+        for call in slow:
+            call.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+        assert idle(session)
+        await bulk.get_group("7")
+
+
+async def test_a_bulk_call_that_waits_for_room_obeys_its_deadline_and_leaves_no_trace(raw: RawServer) -> None:
+    limiter = fast_limiter()
+    raw.answer(say_nothing, http(200, GROUP))
+    async with session_for(raw.url, rate_limiter=limiter, retry=ONCE, max_connections=2) as session:
+        bulk = session.with_options(priority=Priority.BULK)
+        holder = asyncio.ensure_future(bulk.get_group("7"))
+        await until(lambda: raw.requests)
+        hasty = asyncio.ensure_future(bulk.with_options(deadline=0.02).edit_slot("7", 1, experiments=[1]))
+        behind = asyncio.ensure_future(bulk.with_options(attempt_timeout=0.1).get_group("7"))
+        with pytest.raises(DeadlineExceededError, match="before it was sent") as caught:
+            await hasty
+        assert (caught.value.attempts, caught.value.maybe_applied) == (0, False)
+        await asyncio.sleep(0.1)
+        holder.cancel()
+        # What it waited for room is no part of its attempt.
+        assert (await behind).id == "7"
+        assert limiter.state().used_today == 2
+        assert idle(session)

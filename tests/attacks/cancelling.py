@@ -41,6 +41,7 @@ _STAGES: Final = {
     ("limiter.py", "_wait"): "permit",
     ("client_reqrep.py", "write_bytes"): "send",
     ("client_reqrep.py", "start"): "headers",
+    ("transport.py", "attempt"): "room",
     ("transport.py", "_read"): "body",
     ("transport.py", "aclose"): "close",
     ("tasks.py", "ended"): "end",

@@ -9,15 +9,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 from bulk_support import after, assert_holds, assert_true, edits_for, held
 from cancelling import both, cancel, deadline, scope, storm, timeout
 from stopping import PLAIN, Scene, Subject, attack
 
-from aiomutex import ConnectionFailedError, MutexSession, NewGroup, NewSlot, OutcomeUnknownError, SlotEdit
+from aiomutex import ConnectionFailedError, MutexSession, NewGroup, NewSlot, OutcomeUnknownError, Priority, SlotEdit
 from aiomutex.bulk import undo
 from aiomutex.plan import Desired, apply, check_running, experiment_reader, parse_desired, plan
 from aiomutex.probe import probe
+from aiomutex.tasks import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 EDITS = edits_for(6, groups=3)
 WHOLE = after(EDITS)
 NEW = NewGroup(project_id=1, name="New", key="new", slots=[NewSlot(percentage=100)])
-RUN = (*PLAIN, "connection", "stream.__anext__", "engine._work")
+RUN = (*PLAIN, "room", "stream.__anext__", "engine._work")
 DESIRED: Desired = parse_desired(
     "groups:\n"
     "- {projectId: 1, key: group-1, name: Till, slots: [{percentage: 34, experiments: [5]}, {percentage: 33}, "
@@ -156,6 +158,18 @@ async def reconnected(it: Scene) -> None:
     await it.session.get_group(1)
 
 
+async def bulk_calls(it: Scene) -> None:
+    bulk = it.session.with_options(priority=Priority.BULK)
+    with unwrapped():
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(bulk.get_group, 1)
+
+
+async def room_is_left(it: Scene) -> None:
+    await it.session.with_options(priority=Priority.BULK).get_group(1)
+
+
 CALLS = [
     Subject("get_group", lambda it: it.session.get_group(1)),
     Subject("list_page", lambda it: it.session.list_page()),
@@ -195,6 +209,7 @@ RUNS = [
     ),
     Subject("apply", applied, (*PLAIN, "journal"), before=planned, after=applied_again, outlives=True),
     Subject("check_running", checked, before=planned),
+    Subject("bulk calls", bulk_calls, (*PLAIN, "room"), after=room_is_left, outlives=True),
     Subject("probe", probed, PLAIN[:-1], fault=None, after=no_scratch, errors=(OutcomeUnknownError,)),
 ]
 
@@ -208,7 +223,7 @@ GET, *ALIKE = CALLS[:6]
 FEW = [
     *((subject, cancel) for subject in CALLS),
     *((GET, way) for way in (*WAYS[1:], both)),
-    *zip(RUNS, [scope, cancel, timeout, storm, deadline, cancel, scope, storm], strict=True),
+    *zip(RUNS, [scope, cancel, timeout, storm, deadline, cancel, scope, timeout, storm], strict=True),
 ]
 ALL = [
     *((subject, way) for subject in CALLS for way in (cancel, scope, timeout, deadline, both) if subject not in ALIKE),
