@@ -33,11 +33,6 @@ class Alarm:
             self.rang = self._open = True
             self.task.cancel()
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether somebody else has cancelled the task since the alarm was set."""
-        return self.task.cancelling() > self._cancelling + self._open
-
     def settle(self) -> bool:
         """Take the interruption back, if there was one; whether a ``CancelledError`` was this alarm's alone.
 
@@ -84,7 +79,12 @@ class AlarmClock:
             alarm.settle()
 
     def close(self) -> None:
-        """Stop the timer."""
+        """Ring all alarms now, and stop the timer."""
+        alarms, self._alarms = self._alarms, set()
+        if not self._loop.is_closed():
+            for alarm in alarms:
+                alarm.at = -_NEVER
+                alarm.ring()
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._next = None, _NEVER

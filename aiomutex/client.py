@@ -76,9 +76,9 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections; further calls of the session and its views fail, closing again does nothing.
+        """Close the connections; calls under way and further ones fail, closing again does nothing.
 
-        A borrowed ``http`` session stays open.
+        The views of the session close with it. A borrowed ``http`` session stays open.
         """
         await self._transport.aclose()
 

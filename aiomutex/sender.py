@@ -106,6 +106,8 @@ def _delay(
         return None
     if request.effect is protocol.Effect.CREATE and retry.leaves_open(failure):
         return None
+    if transport.state == "closed":
+        return 0.0  # the next attempt says so
     delay = retry.wait_before_next(failure, attempt, options.retry)
     held = max(delay, transport.limiter.state().paused_for)
     if asyncio.get_running_loop().time() + held >= ends_at:

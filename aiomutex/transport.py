@@ -134,10 +134,10 @@ class Transport:
         )
 
     async def aclose(self) -> None:
-        """Close what ``open`` made. Further calls do nothing."""
+        """End the attempts under way and close what ``open`` made. Further calls do nothing."""
         self._is_closed = True
         http, self._http = self._http, None
-        if self._clock is not None and not self.in_flight:
+        if self._clock is not None:
             self._clock.close()
         if http is not None and http is not self._borrowed:
             await http.close()
@@ -207,15 +207,13 @@ class Transport:
             body = await self._read(response)
             return answers.Answer(status, response.headers, body, self.conceal)
         except asyncio.CancelledError as error:
-            if gate.alarm.settle():
-                failure = self._timed_out(request, gate, deadline)
-            elif self._is_closed and not gate.alarm.cancelled:
-                # Closing a pool cancels the futures of those who queue for a connection, not their tasks.
-                failure = self._broken(request, gate, error)
-            else:
+            if not gate.alarm.settle():
                 # Further down are frames of aiohttp's with the answer in their locals, and it may repeat the API key.
                 error.__traceback__ = None
                 raise
+            failure = (
+                self._broken(request, gate, error) if self._is_closed else self._timed_out(request, gate, deadline)
+            )
         except (aiohttp.ClientError, OSError) as error:
             failure = self._broken(request, gate, error)
         except _BodyTooLargeError as error:

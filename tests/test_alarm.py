@@ -87,3 +87,15 @@ async def test_one_timer_serves_many_alarms() -> None:
         clock.unset(alarm)
     clock.close()
     assert timer.cancelled()
+
+
+async def test_a_clock_that_closes_rings_all_alarms_and_each_once() -> None:
+    clock = AlarmClock(asyncio.get_running_loop())
+    calls = [asyncio.ensure_future(sleeper(clock, 60.0)) for _ in range(3)]
+    await asyncio.sleep(0)
+    for alarm in list(clock._alarms):  # pyright: ignore[reportPrivateUsage]
+        alarm.ring()
+    clock.close()
+    assert await asyncio.gather(*calls) == ["rang"] * 3
+    assert [call.cancelling() for call in calls] == [0] * 3
+    assert len(clock) == 0

@@ -47,6 +47,7 @@ from aiomutex import (
     NotFoundError,
     PermissionDeniedError,
     RateLimitedError,
+    RetryPolicy,
     ServerError,
     TransportError,
     UnexpectedResponseError,
@@ -595,3 +596,56 @@ async def test_the_key_stands_in_the_header_of_each_request_and_nowhere_else(raw
         assert request.headers["authorization"] == f"Bearer {KEY}"
         assert KEY.encode() not in request.body
         assert request.head.count(KEY.encode()) == 1
+
+
+# ------------------------------------------------------------------ the end
+
+
+@pytest.mark.parametrize("borrowed", [False, True])
+async def test_closing_a_session_ends_those_who_wait_for_permits(raw: RawServer, borrowed: bool) -> None:
+    limiter = fast_limiter()
+    async with aiohttp.ClientSession() as mine:
+        session = session_for(raw.url, rate_limiter=limiter, retry=RetryPolicy(), http=mine if borrowed else None)
+        async with session:
+            await session.get_group("7")
+            limiter.throttled(await limiter.acquire(), 5.0)
+            used = limiter.state().used_today
+            tasks = [
+                asyncio.ensure_future(call)
+                for call in (session.edit_slot("7", 1, experiments=[1]), session.create_group(WISHED))
+            ]
+            await until(lambda: limiter.state().waiting == 2)
+            await session.aclose()
+            done, _ = await asyncio.wait(tasks, timeout=0.1)
+            assert len(done) == 2
+            for task in tasks:
+                error = task.exception()
+                assert isinstance(error, MutexError)
+                assert "closed" in str(error)
+                assert not error.maybe_applied
+        inside: Any = session
+        assert inside._transport._clock._timer is None
+        assert (limiter.state().used_today, limiter.state().waiting) == (used, 0)
+        assert not mine.closed
+    assert len(raw.requests) == 1
+
+
+async def test_a_session_whose_loop_is_gone_closes_in_another() -> None:
+    async def leave() -> MutexSession:
+        async with RawServer() as raw:
+            raw.answer(say_nothing)
+            session = session_for(raw.url)
+            await session.__aenter__()
+            calls.append(asyncio.ensure_future(session.get_group("7")))
+            await until(lambda: raw.requests)
+        return session
+
+    calls: list[asyncio.Task[Any]] = []
+    loop = asyncio.new_event_loop()
+    try:
+        session = await asyncio.to_thread(loop.run_until_complete, leave())
+    finally:
+        loop.close()
+    await session.aclose()
+    assert repr(session).count("closed") == 1
+    calls[0]._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
