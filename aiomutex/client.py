@@ -144,8 +144,8 @@ class Client:
     async def _send(self, request: Request[T], ends_at: float | None = None) -> T:
         return (await send(self._transport, request, self._options, ends_at)).value
 
-    async def _send_counted(self, request: Request[Any]) -> Sent[Any]:
-        return await send(self._transport, request, self._options)
+    async def _send_counted(self, request: Request[Any], ends_at: float | None = None) -> Sent[Any]:
+        return await send(self._transport, request, self._options, ends_at)
 
 
 def _checked_limiter(limiter: RateLimiter) -> RateLimiter:

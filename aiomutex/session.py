@@ -340,7 +340,7 @@ class MutexSession(Client):
 
         Changes of one group queue up inside this session and its views. The service has no ETags, so a write of
         somebody else between our read and our write is overwritten unseen; one between our write and our read-back is
-        noticed.
+        noticed. The session's deadline holds for all of it, the queue included.
 
         Returns:
             The slot as it is afterwards.
@@ -348,10 +348,10 @@ class MutexSession(Client):
         Raises:
             InvalidRequestError: Nothing is given, an id is both added and removed, or the group has no such slot.
             VerificationError: The read-back shows something else.
+            MutexError: A request failed; ``maybe_applied`` tells whether the change may have been made all the same.
         """
         return await changes.change_slot(
-            self._send_counted,
-            self._locks,
+            self._turn(),
             group_id,
             slot_index,
             {
@@ -368,7 +368,7 @@ class MutexSession(Client):
         """Move an experiment to another slot of its group; to run it again completes a move that broke off.
 
         It enters the new slot before it leaves the old one, so it is never on users of neither. Moving a running
-        experiment reshuffles its users.
+        experiment reshuffles its users. The session's deadline holds for all of it.
 
         Returns:
             The group as it is afterwards.
@@ -376,10 +376,17 @@ class MutexSession(Client):
         Raises:
             InvalidRequestError: The experiment is on neither slot, or a slot does not exist.
             VerificationError: A read-back shows something else.
+            MutexError: A request failed; ``maybe_applied`` tells whether some of the move may have been made.
         """
-        return await changes.move_experiment(self._send_counted, self._locks, group_id, experiment, from_slot, to_slot)
+        return await changes.move_experiment(self._turn(), group_id, experiment, from_slot, to_slot)
 
     # ------------------------------------------------------------------ inside
+
+    def _turn(self) -> changes.Turn:
+        deadline = self._options.deadline
+        ends_at = asyncio.get_running_loop().time() + deadline
+        send = functools.partial(self._send_counted, ends_at=ends_at)
+        return changes.Turn(send, self._locks, ends_at, deadline)
 
     async def _fetch_page(self, limit: int, cursor: str | int | None, ends_at: float | None = None) -> GroupPage:
         page = await self._send(protocol.list_page(limit, cursor), ends_at)

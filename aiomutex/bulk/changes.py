@@ -7,6 +7,7 @@ write of theirs between our read and our write is overwritten unseen; one betwee
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -14,16 +15,16 @@ from msgspec import UNSET, UnsetType
 
 from aiomutex import protocol, rules
 from aiomutex.bulk.content import WRITABLE, Content, check, content_of, find_slot
-from aiomutex.errors import InvalidRequestError
+from aiomutex.errors import DeadlineExceededError, InvalidRequestError, MutexError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from aiomutex.models import MutexGroup, Slot
     from aiomutex.protocol import Request
     from aiomutex.sender import Sent
 
-__all__ = ["Changes", "GroupLocks", "change_slot", "move_experiment"]
+__all__ = ["Changes", "GroupLocks", "Turn", "change_slot", "move_experiment"]
 
 if TYPE_CHECKING:
     Send = Callable[[Request[Any]], Awaitable[Sent[Any]]]
@@ -46,9 +47,54 @@ class GroupLocks:
         return lock
 
 
+class Turn:
+    """One change's turn at its group.
+
+    Args:
+        send: Sends a request that is to be done by ``ends_at``.
+        locks: Those of the session.
+        ends_at: When the change must have ended, on the loop's clock.
+        deadline: The seconds that ``ends_at`` came from, for the message.
+    """
+
+    def __init__(self, send: Send, locks: GroupLocks, ends_at: float, deadline: float) -> None:
+        self.send = send
+        self.has_written = False
+        self._locks = locks
+        self._ends_at = ends_at
+        self._deadline = deadline
+
+    @asynccontextmanager
+    async def at(self, group_id: str) -> AsyncGenerator[None]:
+        """Wait for the other changes of the group, and let further ones wait.
+
+        Raises:
+            DeadlineExceededError: The others took too long; nothing was sent.
+        """
+        lock = self._locks.of(group_id)
+        try:
+            async with asyncio.timeout_at(self._ends_at):
+                await lock.acquire()
+        except TimeoutError:
+            first = protocol.get_group(group_id)
+            raise DeadlineExceededError(
+                f"not done within its deadline of {self._deadline:g} s; it ended behind other changes of the group",
+                method=first.method,
+                path=first.path,
+                deadline=self._deadline,
+            ) from None
+        try:
+            yield
+        except MutexError as error:
+            # Which may come from a read, or from the second write of two.
+            error.maybe_applied |= self.has_written
+            raise
+        finally:
+            lock.release()
+
+
 async def change_slot(
-    send: Send,
-    locks: GroupLocks,
+    turn: Turn,
     group_id: str | int,
     slot_index: int,
     changes: Changes,
@@ -56,17 +102,16 @@ async def change_slot(
     """Add to and remove from a slot's lists; the slot as it is afterwards."""
     segment, index = rules.group_segment(group_id), rules.slot_number(slot_index)
     checked = _checked(changes)
-    async with locks.of(segment):
-        before = _existing(await _read(send, segment), index)
+    async with turn.at(segment):
+        before = _existing(await _read(turn, segment), index)
         wish = _wish(before, checked)
         if wish == (None, None, None):
             return before
-        return await _written(send, segment, before, wish)
+        return await _written(turn, segment, before, wish)
 
 
 async def move_experiment(
-    send: Send,
-    locks: GroupLocks,
+    turn: Turn,
     group_id: str | int,
     experiment: int,
     from_slot: int,
@@ -78,8 +123,8 @@ async def move_experiment(
     rules.id_list("experiment", [experiment])
     if source == target:
         raise InvalidRequestError(f"from_slot and to_slot are both {source}; they must differ")
-    async with locks.of(segment):
-        group = await _read(send, segment)
+    async with turn.at(segment):
+        group = await _read(turn, segment)
         left, entered = _existing(group, source), _existing(group, target)
         if experiment not in left.experiments and experiment not in entered.experiments:
             raise InvalidRequestError(
@@ -88,26 +133,27 @@ async def move_experiment(
         # In the new slot first: for a moment it has the traffic of both, which the service allows. The other way round
         # it would for a moment be in no slot, and so run on users of other slots.
         if experiment not in entered.experiments:
-            await _written(send, segment, entered, ([*entered.experiments, experiment], None, None))
+            await _written(turn, segment, entered, ([*entered.experiments, experiment], None, None))
         if experiment in left.experiments:
-            await _written(send, segment, left, ([e for e in left.experiments if e != experiment], None, None))
-        return await _read(send, segment)
+            await _written(turn, segment, left, ([e for e in left.experiments if e != experiment], None, None))
+        return await _read(turn, segment)
 
 
-async def _read(send: Send, segment: str) -> MutexGroup:
-    group: MutexGroup = (await send(protocol.get_group(segment))).value
+async def _read(turn: Turn, segment: str) -> MutexGroup:
+    group: MutexGroup = (await turn.send(protocol.get_group(segment))).value
     return group
 
 
-async def _written(send: Send, segment: str, before: Slot, wish: Content) -> Slot:
+async def _written(turn: Turn, segment: str, before: Slot, wish: Content) -> Slot:
     """Write a slot and read it back.
 
     Raises:
         VerificationError: It does not hold what was written, or something else of it changed.
     """
     lists: list[Any] = [UNSET if items is None else items for items in wish]
-    await send(protocol.edit_slot(segment, before.index, *lists))
-    group = await _read(send, segment)
+    await turn.send(protocol.edit_slot(segment, before.index, *lists))
+    turn.has_written = True
+    group = await _read(turn, segment)
     if (difference := check(group, before.index, wish, before)) is not None:
         raise difference.made_in(1, maybe_applied=True)
     return _existing(group, before.index)

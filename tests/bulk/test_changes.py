@@ -5,11 +5,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bulk_support import landed
+from support import ROOT, until
 
-from aiomutex import InvalidRequestError, MutexSession, VerificationError
+from aiomutex import (
+    BadRequestError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    MutexSession,
+    NotFoundError,
+    VerificationError,
+)
 from aiomutex.emulator import Dialect
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from aiomutex.testing import MutexEmulator
 
 
@@ -90,6 +100,71 @@ async def test_a_cancelled_change_lets_the_next_one_go(emulator: MutexEmulator, 
     with pytest.raises(asyncio.CancelledError):
         await first
     assert 6 in (await second).experiments
+
+
+def changed(session: MutexSession) -> Awaitable[object]:
+    return session.change_slot(1, 1, add_experiments=[5])
+
+
+def moved(session: MutexSession) -> Awaitable[object]:
+    return session.move_experiment(1, 1, 1, 2)
+
+
+@pytest.mark.parametrize("change", [changed, moved])
+async def test_the_deadline_holds_for_a_change_as_a_whole(
+    emulator: MutexEmulator, session: MutexSession, change: Callable[[MutexSession], Awaitable[object]]
+) -> None:
+    emulator.groups["1"].slots[0].experiments = [1]
+    emulator.latency = 0.08
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    calls = (change(session.with_options(deadline=0.1 + 0.01 * number)) for number in range(3))
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert loop.time() - started < 0.2
+    assert [type(error) for error in errors] == [DeadlineExceededError] * 3
+
+
+async def test_a_change_that_waits_behind_another_for_too_long_says_that_nothing_was_sent(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    emulator.latency = 0.05
+    first = asyncio.ensure_future(session.change_slot(1, 1, add_experiments=[5]))
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceededError, match="it ended behind other changes of the group") as caught:
+        await session.with_options(deadline=0.02).change_slot(1, 1, add_experiments=[6])
+    error = caught.value
+    assert (error.path, error.deadline, error.attempts, error.maybe_applied) == (f"{ROOT}/1", 0.02, 0, False)
+    assert 5 in (await first).experiments
+    assert 6 not in emulator.groups["1"].slots[0].experiments
+
+
+async def test_a_change_whose_read_back_is_refused_says_that_it_may_have_been_made(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    emulator.fail_next(status=404, method="GET")
+    with pytest.raises(NotFoundError) as caught:
+        await session.change_slot(1, 1, add_experiments=[5])
+    assert not caught.value.maybe_applied
+    emulator.latency = 0.02
+    change = asyncio.create_task(session.change_slot(1, 1, add_experiments=[5]))
+    await until(lambda: emulator.writes["1", 1])
+    emulator.fail_next(status=404, method="GET")
+    with pytest.raises(NotFoundError) as caught:
+        await change
+    assert caught.value.maybe_applied
+    assert 5 in emulator.groups["1"].slots[0].experiments
+
+
+async def test_a_move_whose_second_write_is_refused_says_that_some_of_it_was_made(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    slots = emulator.groups["1"].slots
+    slots[0].experiments, slots[1].experiments = [1], []
+    emulator.fail_next(status=400, method="PATCH", path="*/slots/1")
+    with pytest.raises(BadRequestError) as caught:
+        await session.move_experiment(1, 1, 1, 2)
+    assert caught.value.maybe_applied
+    assert [slot.experiments for slot in slots[:2]] == [[1], [1]]
 
 
 @pytest.mark.parametrize(
