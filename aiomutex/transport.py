@@ -233,7 +233,10 @@ class Transport:
             self.in_flight -= 1
             if room is not None:
                 room.release()
-            current_gate.reset(token)
+            try:  # noqa: SIM105  # contextlib's way costs more, in each call
+                current_gate.reset(token)
+            except ValueError:
+                pass  # The coroutine was closed from outside its task, in a context that never had the gate.
         # Raised out here so that no aiohttp exception, with the request's headers in it, becomes its context.
         raise failure
 

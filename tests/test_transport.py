@@ -649,3 +649,19 @@ async def test_a_session_whose_loop_is_gone_closes_in_another() -> None:
     await session.aclose()
     assert repr(session).count("closed") == 1
     calls[0]._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def test_a_call_closed_from_outside_of_its_task_cleans_up(raw: RawServer) -> None:
+    raw.answer(say_nothing)
+    async with session_for(raw.url) as session:
+        call = session.get_group("7")
+
+        async def drive() -> object:
+            return await call
+
+        task = asyncio.ensure_future(drive())
+        await until(lambda: raw.requests)
+        call.close()
+        assert idle(session)
+        with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
+            await task
