@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from aiohttp import ClientRequest, ClientTimeout
     from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.connector import Connection
+    from aiohttp.http import RawResponseMessage
+    from aiohttp.streams import StreamReader
     from aiohttp.tracing import Trace
 
     from aiomutex.alarm import AlarmClock
     from aiomutex.limits import Priority, RateLimiter
 
 __all__ = ["Gate", "GatedConnector", "SecondSendRefusedError", "current_gate"]
+
+_SWITCHING: Final = 101
 
 
 class Gate:
@@ -117,6 +121,12 @@ class TurnTaker(ResponseHandler):
     """
 
     gate: Gate | None = None
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        """Take an answer's head. After a switch of protocols there is no further answer, whatever aiohttp thinks."""
+        if data[0].code == _SWITCHING:
+            self.force_close()
+        super().feed_data(data, size)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whoever holds the connection ready."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from aiohttp.http_parser import HttpResponseParserPy
 from hostile import HOSTILE, LATE, coded, keeps_saying, leaves, says
 from support import GROUP, KEY, ONCE, RawServer, connector_of, http, idle, pooled, session_for, until
 
@@ -189,6 +190,19 @@ async def test_a_tls_server_that_never_shakes_hands_is_a_typed_error(raw: RawSer
             with pytest.raises((ConnectionFailedError, DeadlineExceededError)):
                 await session.get_group("7")
         assert idle(session)
+
+
+async def test_a_switch_of_protocols_frees_its_connection_for_nobody_whoever_reads_it(
+    raw: RawServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where aiohttp has no C extension.
+    monkeypatch.setattr("aiohttp.client_proto.HttpResponseParser", HttpResponseParserPy)
+    raw.answer(HOSTILE["a switch of protocols"][1], http(200, OTHER))
+    async with session_for(raw.url, retry=ONCE, max_connections=1) as session:
+        with pytest.raises(APIError, match="answered 101"):
+            await session.get_group("7")
+        assert pooled(session) == 0
+        assert (await session.get_group("8")).id == "8"
 
 
 async def test_cookies_are_neither_kept_nor_sent(raw: RawServer) -> None:
