@@ -25,6 +25,7 @@ from aiomutex.errors import (
     MutexError,
     UnexpectedResponseError,
 )
+from aiomutex.lent import NETRC, check_lent, lent_headers
 from aiomutex.prompt import PromptRequest
 from aiomutex.secret import Secret, concealer
 
@@ -120,11 +121,9 @@ class Transport:
         """Make the pool ready; nothing is connected yet."""
         if self._is_closed or self._http is not None:
             raise ConfigurationError(f"the session is {self.state} already; make a new MutexSession for each use")
-        if self._borrowed is not None and self._borrowed.auth is not None:
-            raise ConfigurationError(
-                "the aiohttp.ClientSession lent as 'http' has an 'auth' of its own; it would take the API key's place"
-            )
         self._loop = asyncio.get_running_loop()
+        if self._borrowed is not None:
+            check_lent(self._borrowed, self._loop)
         self._clock = AlarmClock(self._loop)
         self._http = self._borrowed or aiohttp.ClientSession(
             connector=GatedConnector(limit=self.max_connections),
@@ -193,7 +192,7 @@ class Transport:
                 request.method,
                 self._url(request.path),
                 data=_payload(request.body),
-                headers=self._headers if self._borrowed is not None else None,
+                headers=lent_headers(self._headers, request.body) if self._borrowed is not None else None,
                 allow_redirects=False,
                 raise_for_status=False,  # a borrowed session may have its own way
                 timeout=_connect_timeout(attempt_timeout),
@@ -216,6 +215,10 @@ class Transport:
             )
         except (aiohttp.ClientError, OSError) as error:
             failure = self._broken(request, gate, error)
+        except ValueError:
+            if self._borrowed is None:
+                raise
+            failure = ConfigurationError(NETRC)  # the only one that aiohttp raises for a request of ours
         except _BodyTooLargeError as error:
             failure = UnexpectedResponseError(
                 f"a body of more than {self._max_body:,} bytes",

@@ -54,6 +54,8 @@ from aiomutex import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from support import Visit
 
     from aiomutex.testing import MutexEmulator
@@ -548,6 +550,40 @@ async def test_a_borrowed_session_with_credentials_of_its_own_is_refused(
             async with session_for(raw.url, http=mine):
                 pass
     assert raw.requests == []
+
+
+async def test_a_borrowed_session_with_credentials_from_a_file_is_refused_and_nothing_is_sent(
+    raw: RawServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ada password lovelace\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    async with aiohttp.ClientSession(trust_env=True) as mine, session_for(raw.url, http=mine) as session:
+        with pytest.raises(ConfigurationError, match=r"the \.netrc file has credentials for this host") as caught:
+            await session.edit_slot("7", 1, experiments=[1])
+        assert_pure(caught.value)
+    assert raw.requests == []
+
+
+async def test_a_borrowed_session_of_another_event_loop_is_refused(raw: RawServer) -> None:
+    mine: list[aiohttp.ClientSession] = []
+
+    async def make() -> None:
+        mine.append(aiohttp.ClientSession())
+
+    await asyncio.to_thread(asyncio.run, make())
+    with pytest.raises(ConfigurationError, match="belongs to another event loop"):
+        async with session_for(raw.url, http=mine[0]):
+            pass
+    await mine[0].close()
+
+
+async def test_a_borrowed_session_with_a_content_type_of_its_own_sends_json_as_json(raw: RawServer) -> None:
+    async with (
+        aiohttp.ClientSession(headers={"Content-Type": "text/plain"}) as mine,
+        session_for(raw.url, http=mine) as session,
+    ):
+        await session.edit_slot("7", 1, experiments=[1])
+    assert raw.requests[0].headers["content-type"] == "application/json"
 
 
 async def test_a_borrowed_session_that_was_closed_is_a_configuration_error(emulator: MutexEmulator) -> None:
