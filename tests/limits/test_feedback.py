@@ -9,7 +9,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from virtual_time import most_in_a_second, run
+from virtual_time import VirtualTimeLoop, most_in_a_second, run
 
 from aiomutex.errors import DailyBudgetExhaustedError
 from aiomutex.limits import LocalRateLimiter
@@ -150,6 +150,26 @@ def test_a_probe_cancelled_before_it_was_sent_lets_the_next_go_at_once() -> None
         assert await second == pytest.approx(start + 1.0, abs=0.01)
 
     run(main())
+
+
+@pytest.mark.parametrize("stall", [0.0, 500.0], ids=["the same clock", "another clock"])
+def test_a_pause_goes_on_in_the_next_event_loop_if_its_clock_is_the_same_and_else_a_probe_goes_at_once(
+    stall: float,
+) -> None:
+    limiter = LocalRateLimiter()
+
+    async def refused() -> None:
+        limiter.throttled(await limiter.acquire(), 100.0)
+
+    async def waits() -> float:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        loop.stall(stall)
+        start = now()
+        return await limiter.acquire() - start
+
+    run(refused())
+    assert run(waits()) == (pytest.approx(WINDOW) if stall else pytest.approx(100.0, abs=0.1))
 
 
 def test_refusals_narrow_the_window_step_by_step_to_a_floor() -> None:

@@ -235,6 +235,23 @@ def test_a_permit_given_to_a_task_cancelled_in_the_same_turn_goes_to_the_next() 
     run(main())
 
 
+@pytest.mark.parametrize("moment", [-5e-10, 5e-10], ids=["before", "after"])
+def test_a_permit_of_a_task_cancelled_in_the_turn_that_serves_it_is_had_by_the_next_at_once(moment: float) -> None:
+    async def main() -> None:
+        limiter = LocalRateLimiter(per_second=1)
+        start = await limiter.acquire()
+        first, second, third = (asyncio.ensure_future(limiter.acquire()) for _ in range(3))
+        await asyncio.sleep(0)
+        # Within the resolution of the loop's clock of the moment at which the permit is due.
+        asyncio.get_running_loop().call_at(start + WINDOW + moment, first.cancel)
+        assert await second == pytest.approx(start + WINDOW)
+        assert first.cancelled()
+        assert await third == pytest.approx(start + 2 * WINDOW)
+        assert limiter.state().used_today == 3
+
+    run(main())
+
+
 def test_cancelling_the_only_waiter_leaves_the_limiter_at_rest() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
