@@ -66,6 +66,7 @@ def bulk(
         _undo(undo, force=force, as_json=as_json)
         return
     assert file is not None  # noqa: S101  # checked above
+    _refuse_to_overwrite(file, **options)
     format_ = options.pop("format_") or ("csv" if file.endswith(".csv") else "jsonl")
     # What comes through a pipe comes once.
     total = _checked(file, format_) if Path(file).is_file() else None
@@ -75,6 +76,17 @@ def bulk(
         return
     counts = run(lambda: _run(file, format_, total, used_today, **options))
     _summarize(counts, options["journal"], as_json=as_json)
+
+
+def _refuse_to_overwrite(file: str, *, failures: str | None, journal: str | None, **_: Any) -> None:
+    from aiomutex.cli.failures import is_one_file
+
+    if failures is None:
+        return
+    if is_one_file(failures, 0 if file == "-" else file):
+        raise click.UsageError(f"--failures {failures} is the file that is read; give another name")
+    if journal is not None and is_one_file(failures, journal):
+        raise click.UsageError(f"--failures {failures} is the journal; give another name")
 
 
 def _checked(file: str, format_: str) -> int:
@@ -110,17 +122,14 @@ async def _run(
 ) -> dict[str, Any]:
     from aiomutex import LocalRateLimiter, MutexSession
     from aiomutex.cli.edits_file import BadLine, as_json_line
+    from aiomutex.cli.failures import FailuresFile
     from aiomutex.cli.progress import RunProgress
 
     limiter = LocalRateLimiter(used_today=used_today)
     bad: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(click.open_file(file, encoding="utf-8", errors="surrogateescape"))
-        failed = (
-            stack.enter_context(click.open_file(failures, "w", encoding="utf-8", errors="surrogateescape"))
-            if failures
-            else None
-        )
+        failed = stack.enter_context(FailuresFile(failures)) if failures else None
         progress = stack.enter_context(RunProgress(limiter, total))
 
         def edits() -> Iterator[LineEdit]:
@@ -128,8 +137,8 @@ async def _run(
                 if isinstance(item, BadLine):
                     bad["failed"] += 1
                     progress.say(f"line {item.line}: {item.problem}")
-                    if failed is not None:
-                        failed.write(item.text + "\n")
+                    if failed is not None and item.text:
+                        failed.write(item.text)
                 else:
                     yield item
 
@@ -138,7 +147,7 @@ async def _run(
                 reason = outcome.error or outcome.note
                 progress.say(f"line {getattr(outcome.edit, 'line', '?')}: {outcome.status}: {reason}")
                 if failed is not None:
-                    failed.write(as_json_line(outcome.edit) + "\n")
+                    failed.write(as_json_line(outcome.edit))
 
         async with MutexSession(rate_limiter=limiter) as session:
             stream = session.stream_slot_edits(edits(), on_outcome=note, **options)
@@ -151,6 +160,8 @@ async def _run(
                 finally:
                     ticker.cancel()
                 stopped_by = stream.stopped_by
+        if failed is not None:
+            failed.drop_earlier()
     return {
         "counts": dict(stream.counts + bad),
         "requests": limiter.state().used_today - used_today,

@@ -132,7 +132,7 @@ def test_a_line_without_an_end_is_told_and_nothing_of_it_is_kept(
     assert not service.requests
     done = command_line.run("slots", "bulk", "-", "--failures", "failed", stdin=good + "1" * 5_000 + "\n" + good)
     assert done.output.splitlines()[-1].startswith("1 applied, 1 failed")
-    assert (tmp_path / "failed").read_text() == "\n"
+    assert (tmp_path / "failed").read_text() == ""
     (tmp_path / "users").write_text("ada\n" + "x" * 5_000)
     with pytest.raises(InvalidRequestError, match="line 2 is longer than 1,000"):
         list(read_users(tmp_path / "users"))

@@ -1,0 +1,131 @@
+"""The file of failures: it tells of the last run, can be run again, and is never written over what is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from command_line import Aiomutex
+
+    from aiomutex.testing import MutexEmulator
+
+GOOD = '{"group_id":"1","slot_index":1,"experiments":[5]}\n'
+LOST = '{"group_id":"99","slot_index":1,"experiments":[6]}\n'
+
+
+def a_copy_of_the_name(file: Path) -> str:
+    return file.name
+
+
+def a_roundabout_name(file: Path) -> str:
+    return f"../{file.parent.name}/{file.name}"
+
+
+def a_link(file: Path) -> str:
+    (file.parent / "link").symlink_to(file)
+    return "link"
+
+
+def a_hard_link(file: Path) -> str:
+    (file.parent / "link").hardlink_to(file)
+    return "link"
+
+
+@pytest.mark.parametrize("other_name", [a_copy_of_the_name, a_roundabout_name, a_link, a_hard_link])
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_failures_are_never_written_over_the_edits(
+    other_name: Callable[[Path], str],
+    more: tuple[str, ...],
+    service: MutexEmulator,
+    aiomutex: Aiomutex,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "failed.jsonl"
+    file.write_text(GOOD)
+    done = aiomutex("slots", "bulk", "failed.jsonl", "--failures", other_name(file), *more)
+    assert done.exit_code == 2
+    assert "is the file that is read" in done.stderr
+    assert file.read_text() == GOOD
+    assert not service.requests
+
+
+def test_failures_are_never_written_over_a_file_that_standard_input_reads(
+    service: MutexEmulator, tmp_path: Path
+) -> None:
+    file = tmp_path / "failed.jsonl"
+    file.write_text(GOOD)
+    command = [sys.executable, "-m", "aiomutex", "slots", "bulk", "-", "--failures", "failed.jsonl"]
+    with file.open() as opened:
+        done = subprocess.run(command, check=False, stdin=opened, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2
+    assert "is the file that is read" in done.stderr
+    assert file.read_text() == GOOD
+    assert not service.requests
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_failures_are_never_written_over_the_journal(
+    exists: bool, service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
+    (tmp_path / "e.jsonl").write_text(LOST)
+    if exists:
+        assert aiomutex("slots", "bulk", "e.jsonl", "--journal", "run.db").exit_code == 1
+    kept = (tmp_path / "run.db").read_bytes() if exists else b""
+    service.forget()
+    done = aiomutex("slots", "bulk", "e.jsonl", "--journal", "run.db", "--failures", "./run.db")
+    assert done.exit_code == 2
+    assert "is the journal" in done.stderr
+    assert ((tmp_path / "run.db").read_bytes() if exists else b"") == kept
+    assert (tmp_path / "run.db").exists() == exists
+    assert not service.requests
+
+
+def test_a_refused_run_leaves_the_failures_of_an_earlier_one(
+    service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
+    (tmp_path / "e.jsonl").write_text(GOOD)
+    (tmp_path / "failed.jsonl").write_text(LOST)
+    done = aiomutex("slots", "bulk", "e.jsonl", "--failures", "failed.jsonl", "--journal", "e.jsonl")
+    assert done.exit_code == 2
+    assert (tmp_path / "failed.jsonl").read_text() == LOST
+    assert aiomutex("slots", "bulk", "e.jsonl", "--journal", "run.db").exit_code == 0
+    (tmp_path / "other.jsonl").write_text(LOST)
+    done = aiomutex("slots", "bulk", "other.jsonl", "--failures", "failed.jsonl", "--journal", "run.db")
+    assert done.exit_code == 2
+    assert "of another input" in done.stderr
+    assert (tmp_path / "failed.jsonl").read_text() == LOST
+
+
+@pytest.mark.parametrize(("text", "left"), [(GOOD, ""), (LOST, LOST), (LOST + LOST, LOST + LOST)])
+def test_after_a_run_the_file_tells_of_it_alone(
+    text: str, left: str, service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
+    (tmp_path / "e.jsonl").write_text(text)
+    (tmp_path / "failed.jsonl").write_text("of an earlier run\n" * 10)
+    aiomutex("slots", "bulk", "e.jsonl", "--failures", "failed.jsonl")
+    assert (tmp_path / "failed.jsonl").read_text() == left
+
+
+def test_what_failed_can_be_run_again(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+    (tmp_path / "e.jsonl").write_text(GOOD)
+    service.fail_next(1, status=400)
+    assert aiomutex("slots", "bulk", "e.jsonl", "--failures", "failed.jsonl").exit_code == 1
+    assert json.loads((tmp_path / "failed.jsonl").read_text()) == json.loads(GOOD)
+    assert aiomutex("slots", "bulk", "failed.jsonl", "--failures", "again.jsonl").exit_code == 0
+    assert (tmp_path / "again.jsonl").read_text() == ""
+    assert service.groups["1"].slots[0].experiments == [5]
+
+
+def test_failures_may_go_to_a_device(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+    (tmp_path / "e.jsonl").write_text(LOST)
+    done = aiomutex("slots", "bulk", "e.jsonl", "--failures", os.devnull)
+    assert done.stdout.startswith("0 applied, 1 failed")
