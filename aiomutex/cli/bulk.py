@@ -8,14 +8,14 @@ import signal
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aiomutex.cli.common import INTERRUPTED, fail, json_option, open_session, print_json, run, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Generator
 
     from aiomutex import BulkReport, OutcomeStream, SlotOutcome
     from aiomutex.cli.edits_file import BadLine, LineEdit
@@ -92,25 +92,25 @@ def _refuse_to_overwrite(file: str, *, failures: str | None, journal: str | None
 def _checked(file: str, format_: str) -> int:
     """How many edits a file holds; it is refused as a whole if a line of it is wrong."""
     good, bad = 0, 0
-    with click.open_file(file, encoding="utf-8", errors="surrogateescape") as lines:
-        for item in _read(lines, format_):
-            if hasattr(item, "problem"):
-                bad += 1
-                if bad <= _SHOWN:
-                    _report_bad(item)  # type: ignore[arg-type]  # only a bad line has a problem
-            else:
-                good += 1
+    for item in _read(file, format_):
+        if hasattr(item, "problem"):
+            bad += 1
+            if bad <= _SHOWN:
+                _report_bad(item)  # type: ignore[arg-type]  # only a bad line has a problem
+        else:
+            good += 1
     if bad:
         more = f" (the first {_SHOWN} are shown)" if bad > _SHOWN else ""
         fail(f"{bad:,} of {good + bad:,} lines are wrong{more}; nothing was sent", 2)
     return good
 
 
-def _read(lines: IO[str], format_: str) -> Iterator[LineEdit | BadLine]:
+def _read(file: str, format_: str) -> Generator[LineEdit | BadLine]:
     from aiomutex.cli.edits_file import read_edits
     from aiomutex.textfile import lines_of
 
-    return read_edits(lines_of(lines), format_)
+    with click.open_file(file, encoding="utf-8", errors="surrogateescape") as lines:
+        yield from read_edits(lines_of(lines), format_)
 
 
 def _report_bad(item: BadLine) -> None:
@@ -121,6 +121,7 @@ async def _run(
     file: str, format_: str, total: int | None, used_today: int, *, failures: str | None, **options: Any
 ) -> dict[str, Any]:
     from aiomutex import LocalRateLimiter, MutexSession
+    from aiomutex.cli.apart import read_apart
     from aiomutex.cli.edits_file import BadLine, as_json_line
     from aiomutex.cli.failures import FailuresFile
     from aiomutex.cli.progress import RunProgress
@@ -128,19 +129,19 @@ async def _run(
     limiter = LocalRateLimiter(used_today=used_today)
     bad: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(click.open_file(file, encoding="utf-8", errors="surrogateescape"))
         failed = stack.enter_context(FailuresFile(failures)) if failures else None
         progress = stack.enter_context(RunProgress(limiter, total))
 
-        def edits() -> Iterator[LineEdit]:
-            for item in _read(lines, format_):
-                if isinstance(item, BadLine):
-                    bad["failed"] += 1
-                    progress.say(f"line {item.line}: {item.problem}")
-                    if failed is not None and item.text:
-                        failed.write(item.text)
-                else:
-                    yield item
+        async def edits() -> AsyncGenerator[LineEdit]:
+            async with contextlib.aclosing(read_apart(_read(file, format_))) as items:
+                async for item in items:
+                    if isinstance(item, BadLine):
+                        bad["failed"] += 1
+                        progress.say(f"line {item.line}: {item.problem}")
+                        if failed is not None and item.text:
+                            failed.write(item.text)
+                    else:
+                        yield item
 
         def note(outcome: SlotOutcome) -> None:
             if outcome.status in _NEEDS_A_LOOK:

@@ -66,7 +66,7 @@ def fail(message: str, code: int = 1) -> NoReturn:
 def run(work: Callable[[], Awaitable[T]]) -> T:
     """Run ``work`` in an event loop; the library's errors become one line on standard error.
 
-    A wrong argument or setting leaves with code 2, any other error with 1, an interrupt with 130.
+    A wrong argument or setting leaves with code 2, any other error with 1.
     """
     from aiomutex.errors import ConfigurationError, InvalidRequestError, JournalError, MutexError
 
@@ -79,8 +79,6 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
         fail(str(error), 2)
     except MutexError as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted", INTERRUPTED)
 
 
 def print_json(value: Any) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from typing import Any
 
 import click
 
-from aiomutex.cli.common import fail
+from aiomutex.cli.common import INTERRUPTED, fail
 from aiomutex.cli.demo import demo
 from aiomutex.cli.emulator import emulator
 from aiomutex.cli.groups import groups
@@ -20,7 +21,7 @@ __all__ = ["root"]
 
 
 class _Root(click.Group):
-    """All commands; what is wrong with a file ends each of them with one line."""
+    """All commands; a file that cannot be used, and Ctrl-C, end each of them with one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -30,6 +31,9 @@ class _Root(click.Group):
             if error.errno == errno.EPIPE:
                 raise  # click ends quietly
             fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            # A command that takes Ctrl-C into its own hands cancels its task.
+            fail("interrupted", INTERRUPTED)
 
 
 @click.group(

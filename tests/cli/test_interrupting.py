@@ -1,0 +1,160 @@
+"""Ctrl-C and inputs that keep one waiting: the run goes on with what it has, and ends when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from support import until
+
+from aiomutex.cli.apart import AHEAD, read_apart
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+    from aiomutex.testing import MutexEmulator
+
+
+def line(group: int, experiment: int) -> str:
+    return json.dumps({"group_id": str(group), "slot_index": 1, "experiments": [experiment]}) + "\n"
+
+
+def bulk(*words: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "aiomutex", "slots", "bulk", *words]
+    # With strict errors the command line wraps standard input anew.
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    return subprocess.Popen(
+        command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a process printed that ends although its standard input stays open."""
+    assert process.wait(timeout=20) == 130
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out, err = process.stdout.read(), process.stderr.read()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+    assert "Traceback" not in err
+    assert "Fatal" not in err
+    return out, err
+
+
+def test_an_edit_is_sent_while_standard_input_stays_open_and_ctrl_c_ends_the_wait(service: MutexEmulator) -> None:
+    process = bulk("-", stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    for group in range(1, 3):
+        process.stdin.write(line(group, 5))
+        process.stdin.flush()
+        wait_until(lambda: service.groups[str(group)].slots[0].experiments == [5], process)  # noqa: B023
+    process.send_signal(signal.SIGINT)
+    out, err = ended(process)
+    assert out.startswith("2 applied, 0 failed")
+    assert "Stopping" in err
+
+
+def test_ctrl_c_ends_a_run_of_a_named_pipe_that_nobody_writes_to(service: MutexEmulator, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "edits.jsonl")
+    process = bulk("edits.jsonl")
+    with (tmp_path / "edits.jsonl").open("w"):  # waits for the reader
+        process.send_signal(signal.SIGINT)
+        ended(process)
+
+
+def test_ctrl_c_ends_a_check_of_a_file_that_never_comes(service: MutexEmulator, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "edits.jsonl")
+    process = bulk("edits.jsonl", "--dry-run")
+    with (tmp_path / "edits.jsonl").open("w"):  # waits for the reader
+        process.send_signal(signal.SIGINT)
+        assert ended(process) == ("", "aiomutex: interrupted\n")
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_keeps_what_was_in_flight(service: MutexEmulator, tmp_path: Path) -> None:
+    service.latency = 3_600
+    (tmp_path / "e.jsonl").write_text("".join(line(1 + n % 5, n) for n in range(20)))
+    process = bulk("e.jsonl", "--failures", "failed.jsonl")
+    wait_until(lambda: len(service.commits) == 5, process)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while "Stopping" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = ended(process)
+    assert err.splitlines()[-1] == "aiomutex: interrupted"
+    assert len((tmp_path / "failed.jsonl").read_text().splitlines()) == 5
+
+
+# ------------------------------------------------------------------ what is read in a thread
+
+
+async def test_little_is_read_ahead_and_a_reader_that_waits_for_room_ends_when_it_is_left() -> None:
+    read = 0
+    closed = threading.Event()
+
+    def items() -> Generator[int]:
+        nonlocal read
+        try:
+            while True:
+                yield read
+                read += 1
+        finally:
+            closed.set()
+
+    async with contextlib.aclosing(read_apart(items())) as numbers:
+        assert [await anext(numbers) for _ in range(200)] == list(range(200))
+        await until(lambda: read >= 200 + AHEAD)
+        await asyncio.sleep(0.01)
+        assert read == 200 + AHEAD
+    assert await asyncio.to_thread(closed.wait, 10)
+
+
+async def test_an_error_comes_after_the_items_before_it() -> None:
+    def items() -> Generator[int]:
+        yield 1
+        raise OSError("the disk is gone")
+
+    async with contextlib.aclosing(read_apart(items())) as numbers:
+        assert await anext(numbers) == 1
+        with pytest.raises(OSError, match="the disk is gone"):
+            await anext(numbers)
+
+
+def test_a_reader_outlives_the_loop_that_left_it_in_silence() -> None:
+    more = threading.Event()
+    closed = threading.Event()
+
+    def items() -> Generator[int]:
+        try:
+            yield 1
+            more.wait(10)
+            raise OSError("nobody hears of it")
+        finally:
+            closed.set()
+
+    async def first() -> int:
+        async with contextlib.aclosing(read_apart(items())) as numbers:
+            return await anext(numbers)
+
+    assert asyncio.run(first()) == 1
+    more.set()
+    assert closed.wait(10)
