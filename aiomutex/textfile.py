@@ -35,7 +35,7 @@ class LineTooLongError(InvalidRequestError):
 
 
 def lines_of(file: IO[str]) -> Iterator[str]:
-    """The lines of a file, each with its line break.
+    """The lines of a file, each with its line break, without the mark that spreadsheets put before the first.
 
     Raises:
         LineTooLongError: A line has more than ``MAX_LINE`` characters.
@@ -45,4 +45,4 @@ def lines_of(file: IO[str]) -> Iterator[str]:
         number += 1
         if len(line) > MAX_LINE:
             raise LineTooLongError(number)
-        yield line
+        yield line.removeprefix("\ufeff") if number == 1 else line

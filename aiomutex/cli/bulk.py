@@ -35,7 +35,7 @@ _NEEDS_A_LOOK = ("failed", "unknown")
 @click.option("--dry-run", is_flag=True, help="Check the file and send nothing.")
 @click.option("--undo", type=click.Path(exists=True, dir_okay=False), help="Take back the run of this journal.")
 @click.option("--force", is_flag=True, help="With --undo: overwrite what others changed since.")
-@click.option("--failures", type=click.Path(dir_okay=False), help="Write the edits that failed here, as JSON Lines.")
+@click.option("--failures", type=click.Path(dir_okay=False), help="Write what failed here, as JSON Lines.")
 @click.option("--concurrency", type=click.IntRange(1), help="Edits in flight at the most.")
 @click.option("--stop-after", type=click.IntRange(1), metavar="N", help="Stop after N failed edits.")
 @click.option(
@@ -56,7 +56,10 @@ def bulk(
     {"group_id": "7", "slot_index": 1, "experiments": [123, 456]}
     {"group_id": "7", "slot_index": 2, "individuals": []}
 
-    A file is checked as a whole before anything is sent. Ctrl-C once ends the run cleanly, twice at once.
+    A file is checked as a whole before anything is sent; what comes through a pipe is taken line by line. What failed
+    can be run again from the file of --failures; a wrong line from a pipe stands there, too, to be put right first.
+
+    Ctrl-C once ends the run cleanly, twice at once.
 
     Example: aiomutex slots bulk edits.jsonl --journal run.db --verify
     """  # noqa: D301  # \b is click's mark for lines that are not to be filled

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
 
 from aiomutex import UNSET, InvalidRequestError, SlotEdit
 from aiomutex.bulk.settings import request_of
-from aiomutex.textfile import LineTooLongError
+from aiomutex.textfile import MAX_LINE, LineTooLongError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,6 +33,7 @@ class BadLine(NamedTuple):
 
     line: int
     text: str
+    """What stands there, to be put right as a line of JSON; empty if it was not read."""
     problem: str
 
 
@@ -73,14 +75,14 @@ def _from_json(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
 
 
 def _from_csv(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
-    reader = csv.reader(lines)
+    # A limit of the whole process, which is the command line's own; left as it is, it would refuse a long list.
+    csv.field_size_limit(MAX_LINE)
+    # Strict, lest a quote that is never closed make one id of all the lines after it.
+    reader = csv.reader(lines, strict=True)
     try:
         columns = [name.strip() for name in next(reader, cast("list[str]", []))]
-        if unknown := [name for name in columns if name not in _COLUMNS]:
-            yield BadLine(1, ",".join(columns), f"unknown columns {unknown}; known are {', '.join(_COLUMNS)}")
-            return
-        if missing := [name for name in _COLUMNS[:2] if name not in columns]:
-            yield BadLine(1, ",".join(columns), f"the first line must name the columns; {missing} are missing")
+        if problem := _wrong_columns(columns):
+            yield BadLine(1, "", problem)
             return
         for row in reader:
             if not row:
@@ -91,9 +93,20 @@ def _from_csv(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
                 "".join(row).encode()  # what is not UTF-8 ends here
                 yield _checked(_from_row(dict(zip(columns, row, strict=False)), reader.line_num))
             except ValueError as error:
-                yield BadLine(reader.line_num, ",".join(row), str(error))
+                told = row if len(row) > len(columns) else dict(zip(columns, row, strict=False))
+                yield BadLine(reader.line_num, json.dumps(told, ensure_ascii=False), str(error))
     except csv.Error as error:
         yield BadLine(reader.line_num, "", f"no CSV: {error}")
+
+
+def _wrong_columns(columns: list[str]) -> str | None:
+    if unknown := [name for name in columns if name not in _COLUMNS]:
+        return f"unknown columns {unknown}; known are {', '.join(_COLUMNS)}"
+    if twice := [name for name in _COLUMNS if columns.count(name) > 1]:
+        return f"columns {twice} stand there more than once"
+    if missing := [name for name in _COLUMNS[:2] if name not in columns]:
+        return f"the first line must name the columns; {missing} are missing"
+    return None
 
 
 def _from_row(row: dict[str, str], line: int) -> LineEdit:

@@ -9,6 +9,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
+
+from aiomutex.cli.root import root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,6 +126,34 @@ def test_what_failed_can_be_run_again(service: MutexEmulator, aiomutex: Aiomutex
     assert aiomutex("slots", "bulk", "failed.jsonl", "--failures", "again.jsonl").exit_code == 0
     assert (tmp_path / "again.jsonl").read_text() == ""
     assert service.groups["1"].slots[0].experiments == [5]
+
+
+UNKNOWN_FIELD = '{"group_id":"1","slot_index":1,"experimets":[5]}' + "\n"
+NO_UTF_8 = '{"group_id": "1", "slot_index": "1", "holdouts": "\udcff"}' + "\n"
+WRONG_LINES = [
+    ("jsonl", UNKNOWN_FIELD, UNKNOWN_FIELD),
+    ("jsonl", "{'no json'\n", "{'no json'\n"),
+    ("jsonl", '["\udcff"]\n', '["\udcff"]\n'),
+    ("csv", "group_id,slot_index,experiments\n1,x,5\n", '{"group_id": "1", "slot_index": "x", "experiments": "5"}\n'),
+    ("csv", 'group_id,slot_index\n1,1,"a\nb"\n', '["1", "1", "a\\nb"]\n'),
+    ("csv", "group_id,slot_index,holdouts\n1,1,\udcff\n", NO_UTF_8),
+    ("csv", "group_id,slots\n1,1\n", ""),
+]
+
+
+@pytest.mark.parametrize(("format_", "text", "left"), WRONG_LINES)
+def test_a_wrong_line_from_a_pipe_is_kept_and_must_be_put_right_before_it_is_run_again(
+    format_: str, text: str, left: str, service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
+    data = text.encode("utf-8", "surrogateescape")
+    words = ("slots", "bulk", "-", "--format", format_, "--failures", "failed.jsonl")
+    done = CliRunner().invoke(root, words, input=data)
+    assert done.stdout.startswith("0 applied, 1 failed")
+    assert (tmp_path / "failed.jsonl").read_bytes() == left.encode("utf-8", "surrogateescape")
+    if left:
+        again = aiomutex("slots", "bulk", "failed.jsonl")
+        assert again.exit_code == 2
+        assert "1 of 1 lines are wrong" in again.stderr
 
 
 def test_failures_may_go_to_a_device(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:

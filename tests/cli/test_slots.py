@@ -132,6 +132,11 @@ def test_csv_tells_apart_what_is_not_given_and_what_is_empty(
         ("group_id,slot_index,experiments\n1,x,5\n", "slot_index"),
         ("group_id,slot_index,experiments\n1,1,five\n", "five"),
         ("group_id,slot_index,experiments\n1,1,5,6\n", "cells"),
+        (
+            "group_id,slot_index,experiments,experiments\n1,1,5,6\n",
+            "columns ['experiments'] stand there more than once",
+        ),
+        ('group_id,slot_index,individuals\n1,1,"ada\n2,1,grace\n', "no CSV: unexpected end of data"),
     ],
 )
 def test_a_wrong_csv_is_refused(
@@ -140,6 +145,30 @@ def test_a_wrong_csv_is_refused(
     done = aiomutex("slots", "bulk", edits(tmp_path / "e.csv", text))
     assert done.exit_code == 2
     assert word in done.stderr
+
+
+def test_a_cell_may_be_as_long_as_a_line(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+    users = [f"user-{number:06}" for number in range(20_000)]
+    file = edits(tmp_path / "e.csv", "group_id,slot_index,individuals\n", f"1,1,{';'.join(users)}\n")
+    assert aiomutex("slots", "bulk", file).exit_code == 0
+    assert service.groups["1"].slots[0].individuals == users
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("e.csv", "group_id,slot_index,experiments\n1,1,5\n"),
+        ("e.jsonl", '{"group_id": "1", "slot_index": 1, "experiments": [5]}\n'),
+    ],
+)
+def test_the_mark_that_a_spreadsheet_puts_before_a_file_is_no_part_of_it(
+    name: str, text: str, service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
+    file = edits(tmp_path / name, "\ufeff" + text)
+    assert aiomutex("slots", "bulk", file).exit_code == 0
+    format_ = name.partition(".")[2]
+    assert aiomutex("slots", "bulk", "-", "--format", format_, stdin="\ufeff" + text).exit_code == 0
+    assert [request.json for request in service.requests] == [{"experiments": [5]}] * 2
 
 
 def test_a_dry_run_sends_nothing(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
