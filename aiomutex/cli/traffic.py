@@ -37,19 +37,22 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
     """  # noqa: D301  # click's own escape
     from aiomutex.traffic import slot_share, traffic_share
 
-    groups = [group for group in run_with_session(live_groups) if not group.deleted]
-    homes: dict[int, list[MutexGroup]] = {}
-    for group in groups:
-        for experiment in {each for slot in group.slots for each in slot.experiments}:
-            homes.setdefault(experiment, []).append(group)
-    rows: list[dict[str, Any]] = [
-        {
-            "experiment": experiment,
-            "share": traffic_share(experiment, groups, held_out=held_out),
-            "groups": {group.key or group.id: slot_share(group, experiment) for group in homes.get(experiment, ())},
-        }
-        for experiment in experiments or sorted(homes)
-    ]
+    async def work(session: MutexSession) -> list[dict[str, Any]]:
+        groups = [group for group in await live_groups(session) if not group.deleted]
+        homes: dict[int, list[MutexGroup]] = {}
+        for group in groups:
+            for experiment in {each for slot in group.slots for each in slot.experiments}:
+                homes.setdefault(experiment, []).append(group)
+        return [
+            {
+                "experiment": experiment,
+                "share": traffic_share(experiment, groups, held_out=held_out),
+                "groups": {group.key or group.id: slot_share(group, experiment) for group in homes.get(experiment, ())},
+            }
+            for experiment in experiments or sorted(homes)
+        ]
+
+    rows = run_with_session(work)
     if as_json:
         print_json(rows)
         return

@@ -245,6 +245,10 @@ def test_traffic_tells_shares_places_counts_and_moves(run: Callable[..., Result]
         "experiment 1: 40.00% of all users (checkout 40.0%)\nexperiment 2: 60.00% of all users (checkout 60.0%)\n"
     )
     assert run("traffic", "show", "1", "--held-out", "5").output.startswith("experiment 1: 38.00% of all users")
+    for percentage in ("200", "nan", "inf"):
+        refused = run("traffic", "show", "1", "--held-out", percentage)
+        assert refused.exit_code == 1
+        assert refused.output.startswith("aiomutex: held_out has ")
     assert json.loads(run("traffic", "show", "9", "--json").stdout) == [{"experiment": 9, "share": 1, "groups": {}}]
     assert run("traffic", "where", "ada").output == "checkout (by device_id): slot 2, experiments 2\n"
     assert json.loads(run("traffic", "where", "x", "--json", "--id", "ada").stdout)[0]["slot"] == 2
