@@ -70,5 +70,7 @@ def emulator(groups: int, no_limits: bool, dialect: str | None, quiet: bool, **o
         asyncio.run(work())
     except KeyboardInterrupt:
         pass
+    except ValueError as error:  # only the opened state file tells it
+        fail(str(error), 2)
     except OSError as error:
         fail(f"cannot listen on {options['host']}:{options['port']}: {error.strerror}")

@@ -6,7 +6,7 @@ Each commit is in the file before it is answered, so a process that is killed lo
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -49,15 +49,25 @@ def read_state(path: Path) -> GroupStore | None:
 
 
 class StateFile:
-    """An open state file; ``close`` it when the emulator stops."""
+    """An open state file; ``close`` it when the emulator stops.
+
+    Raises:
+        ValueError: It cannot be written: its folder is missing, say, or another process holds it.
+    """
 
     def __init__(self, path: Path) -> None:
         # Tests seed from their own thread while the server writes from its own; SQLite takes one at a time.
-        self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # With a write-ahead log a commit need not wait for the disk to survive the death of the process.
-        self._file.execute("PRAGMA journal_mode=WAL")
-        self._file.execute("PRAGMA synchronous=NORMAL")
-        self._file.executescript(_TABLES)
+        with ExitStack() as stack:
+            try:
+                self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+                stack.callback(self._file.close)
+                # With a write-ahead log a commit need not wait for the disk to survive the death of the process.
+                self._file.execute("PRAGMA journal_mode=WAL")
+                self._file.execute("PRAGMA synchronous=NORMAL")
+                self._file.executescript(_TABLES)
+            except sqlite3.Error as error:
+                raise ValueError(f"{path} cannot be used as a state file: {error}") from None
+            stack.pop_all()
 
     def save(self, group: Group) -> None:
         """Write one group."""

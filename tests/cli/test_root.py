@@ -95,3 +95,10 @@ def test_a_wrong_fault_is_code_2(aiomutex: Aiomutex) -> None:
     done = aiomutex("emulator", "--fault", "explode:2%")
     assert done.exit_code == 2
     assert "explode" in done.stderr
+
+
+def test_a_state_file_that_cannot_be_used_is_one_line_and_code_2(aiomutex: Aiomutex, tmp_path: Path) -> None:
+    done = aiomutex("emulator", "--port", "0", "--state", str(tmp_path / "nowhere" / "s.db"))
+    assert done.exit_code == 2
+    assert done.stderr.startswith("aiomutex: ")
+    assert done.stderr.endswith("nowhere/s.db cannot be used as a state file: unable to open database file\n")

@@ -96,6 +96,19 @@ def test_a_state_file_nobody_wrote_to_is_no_state(tmp_path: Path) -> None:
     assert len(MutexEmulator(groups=3, state_file=tmp_path / "state.db").groups) == 3
 
 
+async def test_a_state_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere/state\.db cannot be used as a state file: unable to open"):
+        await MutexEmulator(state_file=tmp_path / "nowhere" / "state.db").__aenter__()
+    path = tmp_path / "state.db"
+    emulator = MutexEmulator(state_file=path)
+    path.write_text("made by another process meanwhile")
+    with pytest.raises(ValueError, match=r"state\.db cannot be used as a state file: file is not a database"):
+        await emulator.__aenter__()
+    path.unlink()
+    async with emulator:
+        assert path.stat().st_size
+
+
 SERVER = """
 import asyncio, sys
 from aiomutex.emulator import MutexEmulator, serve
