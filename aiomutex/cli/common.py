@@ -93,7 +93,8 @@ def console(*, err: bool = False) -> Console:
     """A console that writes plain text where its output is no terminal."""
     from rich.console import Console
 
-    made = Console(stderr=err, highlight=False)
+    # Names and errors hold what rich takes for markup, emoji and numbers to colour.
+    made = Console(stderr=err, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         # No terminal has a width; a table through a pipe shall not be cut to a guess of one.
         made.width = 160

@@ -78,4 +78,4 @@ def _show(result: dict[str, Any]) -> None:
     ]
     out = console()
     for name, value in lines:
-        out.print(f"{name:>26}  {value}", markup=False)
+        out.print(f"{name:>26}  {value}")

@@ -71,7 +71,7 @@ class RunProgress:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self._console.print(printable(text), markup=False, highlight=False)
+        self._console.print(printable(text), soft_wrap=True)
 
     def _facts(self, stream: OutcomeStream) -> str:
         state = self._limiter.state()

@@ -34,8 +34,8 @@ def test_an_empty_project_is_said_to_be_empty(service: MutexEmulator, aiomutex: 
 
 
 def test_a_name_is_shown_as_it_is(service: MutexEmulator, aiomutex: Aiomutex) -> None:
-    service.groups["1"].name = "[bold]x[/bold]"
-    assert "[bold]x[/bold]" in aiomutex("groups", "get", "1").stdout
+    service.groups["1"].name = "[bold]x[/bold] :100: [/]"
+    assert "[bold]x[/bold] :100: [/]" in aiomutex("groups", "get", "1").stdout
 
 
 def test_a_group_that_does_not_exist_is_one_line_and_code_1(service: MutexEmulator, aiomutex: Aiomutex) -> None:
