@@ -75,9 +75,14 @@ class Fleet:
         abreast: int = 12,
         session: Callable[[], MutexSession] | None = None,
     ) -> None:
-        for field, value in (("take_over_after", take_over_after), ("job_size", job_size), ("abreast", abreast)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 10**6:  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
-                raise ConfigurationError(f"{field} is {value!r}; it must be a number above 0")
+        whole = "a whole number from 1"
+        for field, value, kind, right in (
+            ("take_over_after", take_over_after, (int, float), "a number above 0"),
+            ("job_size", job_size, int, whole),
+            ("abreast", abreast, int, whole),
+        ):
+            if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < 10**6:  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
+                raise ConfigurationError(f"{field} is {value!r}; it must be {right}")
         if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
             raise ConfigurationError(f"name is {name!r}; it must be a text that names the project's budget")
         self._url = redis_url

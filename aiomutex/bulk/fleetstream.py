@@ -38,7 +38,8 @@ class FleetStream:
     """A run of slot edits on a fleet: ``async with`` it, then ``async for`` over it.
 
     Leaving the block early hands out no further job. What workers have already goes on there; those edits are told as
-    ``unknown`` in ``unfinished``. ``stop()`` is the gentle way: it waits for them.
+    ``unknown`` in ``unfinished``. ``stop()`` is the gentle way: it waits for them. What ``on_outcome`` raises ends the
+    run, and it is not called again.
     """
 
     def __init__(
@@ -91,6 +92,9 @@ class FleetStream:
         task.cancel()
         try:
             await ended(task)
+        except asyncio.CancelledError as cancelled:
+            error = error or cancelled
+            raise
         finally:
             if not task.cancelled():
                 task.exception()  # it was raised by __anext__, or the body had a failure of its own
@@ -100,8 +104,12 @@ class FleetStream:
             note = "with a worker when the run was left"
             for position, edit in self._given.items():
                 self.unfinished.append(SlotOutcome(edit=edit, status="unknown", position=position, note=note))
-            for outcome in self.unfinished:
-                self._hand_out(outcome)
+            try:
+                for outcome in self.unfinished:
+                    self._hand_out(outcome)
+            except Exception:
+                if error is None:  # else that came first, and is what ended the run
+                    raise
 
     def __aiter__(self) -> AsyncIterator[SlotOutcome]:
         return self
@@ -134,8 +142,11 @@ class FleetStream:
         return f"<FleetStream {self.pulled:,} pulled · {len(self._given):,} with workers>"
 
     def _hand_out(self, outcome: SlotOutcome) -> None:
-        if self._on_outcome is not None:
-            self._on_outcome(outcome)
+        # One that raises is not called again.
+        on_outcome, self._on_outcome = self._on_outcome, None
+        if on_outcome is not None:
+            on_outcome(outcome)
+            self._on_outcome = on_outcome
 
     # ------------------------------------------------------------------ the run
 

@@ -17,19 +17,24 @@ from redis_worker import RedisServer
 
 from aiomutex import (
     AuthenticationError,
+    BulkReport,
     ConfigurationError,
     InvalidRequestError,
     NotFoundError,
     SlotEdit,
+    SlotOutcome,
     TooManyFailuresError,
 )
 from aiomutex.bulk.fleet import Fleet
+from aiomutex.bulk.fleetstream import FleetStream
+from aiomutex.bulk.fleetwire import answer_of
+from aiomutex.bulk.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
-    from aiomutex import SlotOutcome
+    from aiomutex.bulk.fleetwire import Job
 
 KEY = "mgmt-of-the-workers-5c1d"
 
@@ -216,8 +221,80 @@ async def test_a_fleet_is_used_open_and_set_up_soundly() -> None:
         await fleet.edit_slots([])
     with pytest.raises(ConfigurationError, match="job_size is 0"):
         Fleet("redis://127.0.0.1:1", name="x", job_size=0)
+    wrongs: list[dict[str, Any]] = [{"job_size": 0.5}, {"abreast": 0.5}, {"abreast": True}, {"take_over_after": 0}]
+    for wrong in wrongs:
+        with pytest.raises(ConfigurationError, match=rf"{next(iter(wrong))} is .*; it must be a (whole )?number"):
+            Fleet("redis://127.0.0.1:1", name="x", **wrong)
     with pytest.raises(ConfigurationError, match="name is ''"):
         Fleet("redis://127.0.0.1:1", name="")
+
+
+def stream_over(ask: Callable[[Job], Awaitable[str]], count: int, told: Callable[[SlotOutcome], object]) -> FleetStream:
+    edits = iter(edits_for(count, groups=count))
+    return FleetStream(ask, edits, Settings(concurrency=3), job_size=5, verify=False, on_outcome=told)
+
+
+async def answered(job: Job) -> str:
+    """What a worker answers."""
+    outcomes = [SlotOutcome(edit=edit, status="applied", position=n) for n, edit in enumerate(job.edits)]
+    return answer_of(BulkReport(outcomes=outcomes))
+
+
+async def test_what_on_outcome_raises_ends_the_run_and_it_is_not_called_again() -> None:
+    told: list[int] = []
+
+    def tell(outcome: SlotOutcome) -> None:
+        told.append(outcome.position)
+        raise KeyError(outcome.position)
+
+    stream = stream_over(answered, 100, tell)
+
+    async def run() -> None:
+        async with stream:
+            async for _ in stream:
+                pass
+
+    with pytest.raises(KeyError, match=r"^0$") as raised:
+        await run()
+    assert raised.value.__context__ is None
+    assert told == [0]
+    assert stream.unfinished
+
+
+async def test_what_on_outcome_raises_at_the_end_comes_out_unless_something_else_does() -> None:
+    asked = asyncio.Event()
+
+    async def ask(_: Job) -> str:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def tell(outcome: SlotOutcome) -> None:
+        raise KeyError(outcome.status)
+
+    async def leave() -> None:
+        async with stream_over(ask, 100, tell):
+            await asked.wait()
+
+    async def fail() -> None:
+        async with stream_over(ask, 100, tell):
+            await asked.wait()
+            raise ValueError("first")
+
+    async def stay() -> None:
+        async with (stream := stream_over(ask, 100, tell)):
+            await anext(stream)
+
+    with pytest.raises(KeyError, match="unknown"):
+        await leave()
+    with pytest.raises(ValueError, match="first"):
+        await fail()
+    asked.clear()
+    task = asyncio.create_task(stay())
+    await asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 def test_without_the_extra_the_message_says_what_to_install_and_the_core_does_not_care() -> None:
