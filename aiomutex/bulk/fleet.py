@@ -7,17 +7,25 @@ environment, with one session and the limiter that all workers share.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
-from aiomutex.bulk.fleetbroker import TaskiqEvents, TaskiqState, broker_for
+from aiomutex.bulk.fleetbroker import (
+    REDIS_ERRORS,
+    FleetBroker,
+    NotQueuedError,
+    SendTaskError,
+    TaskiqEvents,
+    TaskiqState,
+)
 from aiomutex.bulk.fleetstream import FleetStream
 from aiomutex.bulk.fleetwire import Job, answer_of
 from aiomutex.bulk.report import BulkReport, SlotOutcome
 from aiomutex.bulk.settings import Settings, check_all
-from aiomutex.errors import ConfigurationError
+from aiomutex.errors import ConfigurationError, LimiterUnavailableError, OutcomeUnknownError
 from aiomutex.limits.redis import RedisRateLimiter
 from aiomutex.session import MutexSession
 from aiomutex.tasks import apart, uninterrupted
@@ -26,12 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from aiomutex.bulk.fleetbroker import FleetBroker
     from aiomutex.bulk.settings import Edits, OnBudget
 
 __all__ = ["Fleet"]
 
 _TASK: Final = "aiomutex.edit_slots"
+_LOOK: Final = 0.1
+"""Seconds between two looks for an answer; ten times that while Redis is away."""
 
 
 class Fleet:
@@ -44,10 +53,14 @@ class Fleet:
     harmless for slot edits. A worker that is frozen for longer than ``take_over_after`` and then goes on may write an
     edit again that another has followed with a later one; the job it belongs to is then done twice.
 
+    A caller whose connection to Redis breaks goes on when it is there again. When Redis stays away for
+    ``take_over_after`` seconds, the run stops with ``LimiterUnavailableError``: what workers may have is ``unknown``,
+    the rest ``skipped``.
+
     Args:
         redis_url: The Redis (6.2 or later) that holds the queue and the limiter's count.
         name: The name of the budget and the queue, for example the project's id.
-        take_over_after: Seconds without a sign of life after which a worker counts as dead.
+        take_over_after: Seconds without a sign of life after which a worker counts as dead, and Redis as gone.
         job_size: Edits that a worker is given at once, at the most.
         abreast: Jobs under way or waiting at the most.
         session: Makes each worker's session, if the default (key, region and address from the worker's environment,
@@ -91,7 +104,8 @@ class Fleet:
         self._abreast = abreast
         self._make_session = session
         self._is_open = False
-        self._broker = broker_for(redis_url, name, take_over_after)
+        self._take_over_after = take_over_after
+        self._broker = FleetBroker(redis_url, name, take_over_after)
         self._broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, self._open_worker)
         self._broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, self._close_worker)
 
@@ -139,7 +153,8 @@ class Fleet:
 
         Edits of a group stay in order, and only one worker has a group at a time. A run that is stopped waits for the
         jobs that were handed out; each of them stops after ``stop_after`` failures of its own. While there are no
-        workers, it waits for some.
+        workers, it waits for some. A job without an answer stops the run, since nothing may follow it: a worker could
+        not run it, or Redis lost it or is gone.
 
         Raises:
             InvalidRequestError: An argument or an edit of a collection breaks a rule. Nothing was sent.
@@ -178,14 +193,38 @@ class Fleet:
         return FleetStream(self._ask, edits, settings, job_size=self._job_size, verify=verify, on_outcome=on_outcome)
 
     async def _ask(self, job: Job) -> str:
-        """Queue a job and wait for its answer.
+        """Queue a job and wait for its answer, however often Redis is away for a moment meanwhile.
 
         Raises:
-            Exception: What taskiq says when the worker could not run it, or Redis is gone.
+            LimiterUnavailableError: Redis was away for ``take_over_after`` seconds. ``maybe_applied`` says whether the
+                job may be in the queue.
+            OutcomeUnknownError: The worker could not do the job.
+            Exception: Nobody has the job any more, or its answer cannot be read.
         """
-        task = await self._task.kiq(msgspec.json.encode(job).decode())
-        result = await task.wait_result(check_interval=0.1)
-        result.raise_for_error()
+        now = asyncio.get_running_loop().time
+        text = msgspec.json.encode(job).decode()
+        job_id = uuid.uuid4().hex
+        queued = maybe_queued = False
+        result = away_since = None
+        while result is None:
+            try:
+                if not queued:
+                    await self._task.kicker().with_task_id(job_id).kiq(text)
+                    queued = maybe_queued = True
+                result = await self._broker.answer_of(job_id)
+                away_since = None
+            except (SendTaskError, *REDIS_ERRORS) as error:
+                cause = error.__cause__ if isinstance(error, SendTaskError) else error
+                maybe_queued = maybe_queued or not isinstance(cause, NotQueuedError)
+                away_since = now() if away_since is None else away_since
+                if now() - away_since >= self._take_over_after:
+                    problem = f"the fleet's Redis has been away for {self._take_over_after:g} s: {cause}"
+                    raise LimiterUnavailableError(problem).made_in(0, maybe_applied=maybe_queued) from None
+            if result is None:
+                await asyncio.sleep(_LOOK if away_since is None else 10 * _LOOK)
+        await self._broker.forget(job_id)
+        if result.is_err:
+            raise OutcomeUnknownError(f"a worker could not do it: {type(result.error).__name__}: {result.error}")
         answer: str = result.return_value
         return answer
 

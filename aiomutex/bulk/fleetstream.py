@@ -15,7 +15,13 @@ import anyio
 from aiomutex.bulk.fleetwire import Job, outcomes_of
 from aiomutex.bulk.report import SlotOutcome
 from aiomutex.bulk.settings import FATAL, request_of
-from aiomutex.errors import ConfigurationError, InvalidRequestError, OutcomeUnknownError, TooManyFailuresError
+from aiomutex.errors import (
+    ConfigurationError,
+    InvalidRequestError,
+    LimiterUnavailableError,
+    OutcomeUnknownError,
+    TooManyFailuresError,
+)
 from aiomutex.models import SlotEdit
 from aiomutex.tasks import ended, unwrapped
 
@@ -205,8 +211,7 @@ class FleetStream:
         if self._stopped:
             for places in self._waiting.values():
                 for position, edit in places:
-                    note = "not sent: the run was stopped before"
-                    self._tell(SlotOutcome(edit=edit, status="skipped", position=position, note=note))
+                    self._tell(_skipped(edit, position))
             self._waiting.clear()
             return []
         free = [group for group in self._waiting if group not in self._busy]
@@ -234,16 +239,14 @@ class FleetStream:
         try:
             outcomes, reason = outcomes_of(await self._ask(job), places)
         except Exception as error:  # noqa: BLE001  # whatever taskiq and Redis raise, the rest of the run has outcomes
-            problem = OutcomeUnknownError(f"the fleet did not answer: {type(error).__name__}: {error}")
-            outcomes = [
-                SlotOutcome(edit=edit, status="unknown", position=position, error=problem) for position, edit in places
-            ]
-            reason = None
+            outcomes, reason = _unanswered(error, places)
+            # Nobody knows whether a worker is at these groups still, so nothing may follow.
+            self.stop(reason)
+        if isinstance(reason, FATAL):
+            self.stop(reason)
         for outcome in outcomes:
             self._given.pop(outcome.position, None)
             self._tell(outcome)
-        if isinstance(reason, FATAL):
-            self.stop(reason)
         self._busy.difference_update(str(edit.group_id) for _, edit in places)
         free.release()
         self._news.set()
@@ -255,3 +258,19 @@ class FleetStream:
             if self._failures == self._settings.stop_after:
                 message = f"stopped after {self._failures:,} failed edits"
                 self.stop(TooManyFailuresError(message, failures=self._failures))
+
+
+def _skipped(edit: SlotEdit, position: int) -> SlotOutcome:
+    return SlotOutcome(edit=edit, status="skipped", position=position, note="not sent: the run was stopped before")
+
+
+def _unanswered(error: Exception, places: list[Place]) -> tuple[list[SlotOutcome], MutexError]:
+    """What became of the edits of a job that has no answer, and what that says of the run."""
+    if isinstance(error, LimiterUnavailableError) and not error.maybe_applied:
+        return [_skipped(edit, position) for position, edit in places], error
+    if isinstance(error, LimiterUnavailableError | OutcomeUnknownError):
+        reason: MutexError = error
+    else:
+        reason = OutcomeUnknownError(f"the fleet did not answer: {type(error).__name__}: {error}")
+    outcomes = [SlotOutcome(edit=edit, status="unknown", position=position, error=reason) for position, edit in places]
+    return outcomes, reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from typing import TYPE_CHECKING
 
@@ -69,10 +70,11 @@ def test_a_fleet_that_is_left_leaves_nothing_wherever_it_stops(server: RedisServ
                 stream = fleet.stream_slot_edits(edits_for(2))
                 async with stream:
                     await until(lambda: not repr(stream).endswith(" 0 with workers>"))
+                    await asyncio.sleep(0.1)  # until its answer is waited for
 
         async def after() -> None:
             pass
 
         return await stopped_everywhere(loop, call, way, after)
 
-    assert on_leaping_clock(main) >= {"tasks.apart", "fleet._ask", "end"}
+    assert on_leaping_clock(main) >= {"tasks.apart", "fleetbroker.kick", "fleetbroker._run", "fleet._ask", "end"}

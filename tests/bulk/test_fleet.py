@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -20,7 +21,9 @@ from aiomutex import (
     BulkReport,
     ConfigurationError,
     InvalidRequestError,
+    LimiterUnavailableError,
     NotFoundError,
+    OutcomeUnknownError,
     SlotEdit,
     SlotOutcome,
     TooManyFailuresError,
@@ -238,6 +241,30 @@ async def answered(job: Job) -> str:
     """What a worker answers."""
     outcomes = [SlotOutcome(edit=edit, status="applied", position=n) for n, edit in enumerate(job.edits)]
     return answer_of(BulkReport(outcomes=outcomes))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ConnectionError("gone"), "unknown"),
+        (LimiterUnavailableError("gone").made_in(0, maybe_applied=True), "unknown"),
+        (LimiterUnavailableError("gone"), "skipped"),
+    ],
+)
+async def test_a_job_without_an_answer_ends_the_run_and_its_input_is_not_used_up(error: Exception, status: str) -> None:
+    async def ask(_: Job) -> str:
+        raise error
+
+    told: list[SlotOutcome] = []
+    async with (stream := stream_over(ask, 20_000, told.append)):
+        async for _ in stream:
+            pass
+    assert stream.pulled == len(told) <= 2 * 3 * 5
+    statuses = Counter[str](outcome.status for outcome in told)
+    assert set(statuses) <= {status, "skipped"}
+    assert statuses[status] > 0
+    assert statuses["unknown"] <= 3 * 5
+    assert isinstance(stream.stopped_by, LimiterUnavailableError | OutcomeUnknownError)
 
 
 async def test_what_on_outcome_raises_ends_the_run_and_it_is_not_called_again() -> None:
