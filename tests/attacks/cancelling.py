@@ -227,6 +227,9 @@ async def cancel(work: Awaitable[object], watch: Watch) -> bool:
     watch.strike = task.cancel
     try:
         await work
+        if task.cancelling():
+            # The last it did was to write a journal, for which it waits for nothing: a strike there is felt only now.
+            await asyncio.sleep(0)
     except asyncio.CancelledError:
         return True
     return False
