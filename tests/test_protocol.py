@@ -291,11 +291,11 @@ def unreadable(body: bytes, headers: dict[str, str]) -> UnexpectedResponseError:
 
 
 def test_a_success_that_does_not_read_says_what_it_is_and_where() -> None:
-    error = unreadable(b"[" * 5_000, {"Content-Type": "text/plain" + "x" * 200, "x-request-id": "7f3a"})
+    error = unreadable(b"[" * 100_000, {"Content-Type": "text/plain" + "x" * 200, "x-request-id": "7f3a"})
     kind = "text/plain" + "x" * 90
-    assert f"5,000 bytes ({kind}) that do not read as documented: nested too deeply" in str(error)
+    assert f"100,000 bytes ({kind}) that do not read as documented: nested too deeply" in str(error)
     assert (error.status, error.method, error.path, error.request_id) == (200, "GET", f"{ROOT}/7", "7f3a")
-    assert error.body == Answer(200, {}, b"[" * 5_000).text
+    assert error.body == Answer(200, {}, b"[" * 100_000).text
     truncated = unreadable(b"{", {})
     assert "1 bytes (no content type) that do not read as documented: Input data was truncated" in str(truncated)
 
