@@ -216,9 +216,9 @@ class Transport:
         except (aiohttp.ClientError, OSError) as error:
             failure = self._broken(request, gate, error)
         except ValueError:
-            if self._borrowed is None:
-                raise
-            failure = ConfigurationError(NETRC)  # the only one that aiohttp raises for a request of ours
+            if self._borrowed is None or not self._borrowed.trust_env:
+                raise  # of a middleware of its owner's, say
+            failure = ConfigurationError(NETRC)
         except _BodyTooLargeError as error:
             failure = UnexpectedResponseError(
                 f"a body of more than {self._max_body:,} bytes",

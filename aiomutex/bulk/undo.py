@@ -45,7 +45,7 @@ async def undo(
     concurrency: int = 16,
     on_outcome: Callable[[SlotOutcome], object] | None = None,
 ) -> BulkReport:
-    """Write back what each slot held before a journaled run, as it was read in the minute before the first write.
+    """Write back what each slot held before a journaled run, as it was read shortly before the first write to it.
 
     Only the lists the run wrote are written back, so that what others did to the other lists stays. A slot that no
     longer holds what the run left there is ``skipped`` with a note, unless ``force`` is given. Each group is read
