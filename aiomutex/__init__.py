@@ -1,10 +1,11 @@
 """Async client for the mutex-group endpoints of Amplitude Experiment's Management API.
 
-An independent project, not Amplitude's. Everything public is here, but for ``aiomutex.limits.redis``,
-``aiomutex.bulk`` (undo, fleet), ``aiomutex.plan``, ``aiomutex.traffic`` and ``aiomutex.testing``.
+An independent project, not affiliated with Amplitude. Most of the public API can be imported from here. The rest is in
+``aiomutex.bulk``, ``aiomutex.emulator``, ``aiomutex.fleet``, ``aiomutex.limits.redis``, ``aiomutex.plan``,
+``aiomutex.probe``, ``aiomutex.testing`` and ``aiomutex.traffic``.
 
-Names are imported when they are first asked for: the command line's ``--help`` and the pytest plugin, which every test
-run with this package installed loads, need no HTTP client.
+Names and submodules are imported when they are first used: ``aiomutex --help`` and the pytest plugin, which every test
+run loads wherever this package is installed, must not import an HTTP client.
 """
 
 from __future__ import annotations
@@ -12,148 +13,61 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from aiomutex.bulk.report import BulkReport, SlotOutcome
-    from aiomutex.bulk.stream import OutcomeStream
-    from aiomutex.errors import (
-        APIError,
-        AttemptTimeoutError,
-        AuthenticationError,
-        BadRequestError,
-        ConfigurationError,
-        ConflictError,
-        ConnectionFailedError,
-        DailyBudgetExhaustedError,
-        DeadlineExceededError,
-        InvalidRequestError,
-        JournalError,
-        LimiterUnavailableError,
-        MutexError,
-        NotFoundError,
-        OutcomeUnknownError,
-        PaginationError,
-        PermissionDeniedError,
-        RateLimitedError,
-        ServerError,
-        TooManyFailuresError,
-        TransportError,
-        UnexpectedResponseError,
-        VerificationError,
-    )
-    from aiomutex.limits import LimiterState, LocalRateLimiter, Priority, RateLimiter
-    from aiomutex.models import (
-        UNSET,
-        CreatedGroup,
-        GroupPage,
-        MutexGroup,
-        NewGroup,
-        NewSlot,
-        Slot,
-        SlotEdit,
-        UnsetType,
-    )
-    from aiomutex.paging import GroupPager
-    from aiomutex.retry import RetryPolicy
-    from aiomutex.session import MutexSession
+from aiomutex import errors
+from aiomutex.errors import *  # noqa: F403  # cheap to import, and every public name of it is public here
 
-__all__ = [
-    "UNSET",
-    "APIError",
-    "AttemptTimeoutError",
-    "AuthenticationError",
-    "BadRequestError",
-    "BulkReport",
-    "ConfigurationError",
-    "ConflictError",
-    "ConnectionFailedError",
-    "CreatedGroup",
-    "DailyBudgetExhaustedError",
-    "DeadlineExceededError",
-    "GroupPage",
-    "GroupPager",
-    "InvalidRequestError",
-    "JournalError",
-    "LimiterState",
-    "LimiterUnavailableError",
-    "LocalRateLimiter",
-    "MutexError",
-    "MutexGroup",
-    "MutexSession",
-    "NewGroup",
-    "NewSlot",
-    "NotFoundError",
-    "OutcomeStream",
-    "OutcomeUnknownError",
-    "PaginationError",
-    "PermissionDeniedError",
-    "Priority",
-    "RateLimitedError",
-    "RateLimiter",
-    "RetryPolicy",
-    "ServerError",
-    "Slot",
-    "SlotEdit",
-    "SlotOutcome",
-    "TooManyFailuresError",
-    "TransportError",
-    "UnexpectedResponseError",
-    "UnsetType",
-    "VerificationError",
-]
+if TYPE_CHECKING:
+    # The same names as in _HOMES, in the form that type checkers read as a re-export.
+    from aiomutex._api.responses import Response as Response
+    from aiomutex.bulk.report import BulkReport as BulkReport
+    from aiomutex.bulk.report import SlotOutcome as SlotOutcome
+    from aiomutex.bulk.stream import OutcomeStream as OutcomeStream
+    from aiomutex.limits import LimiterState as LimiterState
+    from aiomutex.limits import LocalRateLimiter as LocalRateLimiter
+    from aiomutex.limits import Priority as Priority
+    from aiomutex.limits import RateLimiter as RateLimiter
+    from aiomutex.models import UNSET as UNSET
+    from aiomutex.models import CreatedGroup as CreatedGroup
+    from aiomutex.models import GroupPage as GroupPage
+    from aiomutex.models import MutexGroup as MutexGroup
+    from aiomutex.models import NewGroup as NewGroup
+    from aiomutex.models import NewSlot as NewSlot
+    from aiomutex.models import Slot as Slot
+    from aiomutex.models import SlotEdit as SlotEdit
+    from aiomutex.models import UnsetType as UnsetType
+    from aiomutex.paging import GroupPager as GroupPager
+    from aiomutex.retry import RetryPolicy as RetryPolicy
+    from aiomutex.session import MutexSession as MutexSession
 
 _HOMES = {
-    "aiomutex.bulk.report": ("BulkReport", "SlotOutcome"),
-    "aiomutex.bulk.stream": ("OutcomeStream",),
-    "aiomutex.errors": (
-        "APIError",
-        "AttemptTimeoutError",
-        "AuthenticationError",
-        "BadRequestError",
-        "ConfigurationError",
-        "ConflictError",
-        "ConnectionFailedError",
-        "DailyBudgetExhaustedError",
-        "DeadlineExceededError",
-        "InvalidRequestError",
-        "JournalError",
-        "LimiterUnavailableError",
-        "MutexError",
-        "NotFoundError",
-        "OutcomeUnknownError",
-        "PaginationError",
-        "PermissionDeniedError",
-        "RateLimitedError",
-        "ServerError",
-        "TooManyFailuresError",
-        "TransportError",
-        "UnexpectedResponseError",
-        "VerificationError",
-    ),
-    "aiomutex.limits": ("LimiterState", "LocalRateLimiter", "Priority", "RateLimiter"),
-    "aiomutex.models": (
-        "UNSET",
-        "CreatedGroup",
-        "GroupPage",
-        "MutexGroup",
-        "NewGroup",
-        "NewSlot",
-        "Slot",
-        "SlotEdit",
-        "UnsetType",
-    ),
-    "aiomutex.paging": ("GroupPager",),
-    "aiomutex.retry": ("RetryPolicy",),
-    "aiomutex.session": ("MutexSession",),
+    "_api.responses": "Response",
+    "bulk.report": "BulkReport SlotOutcome",
+    "bulk.stream": "OutcomeStream",
+    "limits": "LimiterState LocalRateLimiter Priority RateLimiter",
+    "models": "UNSET CreatedGroup GroupPage MutexGroup NewGroup NewSlot Slot SlotEdit UnsetType",
+    "paging": "GroupPager",
+    "retry": "RetryPolicy",
+    "session": "MutexSession",
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_HOME_OF = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names.split()}
+
+# Built from the table, so that no name is written a third time.
+__all__ = sorted({*errors.__all__, *_HOME_OF})  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
+    if name in _HOME_OF:
+        value = getattr(importlib.import_module(_HOME_OF[name]), name)
+        globals()[name] = value
+        return value
+    submodule = f"{__name__}.{name}"
+    if not name.startswith("_"):
+        try:
+            return importlib.import_module(submodule)
+        except ModuleNotFoundError as error:
+            if error.name != submodule:
+                raise  # the submodule is there; what it imports is missing
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -62,7 +62,9 @@ class MutexError(Exception):
         # The default calls the class with its message alone, which the keyword-only arguments below do not admit.
         return _restore, (type(self), self.args, self.__dict__.copy())
 
-    def made_in(self, attempts: int, earlier: tuple[MutexError, ...] = (), *, maybe_applied: bool = False) -> Self:
+    def with_attempts(
+        self, attempts: int, earlier: tuple[MutexError, ...] = (), *, maybe_applied: bool = False
+    ) -> Self:
         """Note how often the call was tried and what came before; return the error itself, to be raised."""
         self.attempts, self.earlier, self.maybe_applied = attempts, earlier, maybe_applied
         return self
@@ -269,22 +271,22 @@ class VerificationError(MutexError):
     Attributes:
         group_id: The group that was read back.
         slot_index: The slot that differs.
-        wished: What each list of the slot should hold, by field.
+        expected: What each list of the slot should hold, by field.
         found: What it holds, by field.
     """
 
     def __init__(
-        self, *, group_id: str, slot_index: int, wished: dict[str, list[Any]], found: dict[str, list[Any]]
+        self, *, group_id: str, slot_index: int, expected: dict[str, list[Any]], found: dict[str, list[Any]]
     ) -> None:
         parts = [
-            f"{field} should be {_short(wished[field])} and is {_short(found.get(field, []))}"
-            for field in wished
-            if wished[field] != found.get(field)
+            f"{field} should be {_short(expected[field])} and is {_short(found.get(field, []))}"
+            for field in expected
+            if expected[field] != found.get(field)
         ]
         super().__init__(f"group {group_id}, slot {slot_index}: {'; '.join(parts) or 'the slot is gone'}")
         self.group_id = group_id
         self.slot_index = slot_index
-        self.wished = wished
+        self.expected = expected
         self.found = found
 
 

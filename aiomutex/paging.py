@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from aiomutex import rules
+from aiomutex._api import validation
+from aiomutex._util.tasks import collapse_exception_group
 from aiomutex.errors import InvalidRequestError, MutexError, PaginationError
-from aiomutex.tasks import unwrapped
 
 if TYPE_CHECKING:
     from aiomutex.models import GroupPage, MutexGroup
@@ -41,8 +41,8 @@ class GroupPager:
 
     def __init__(self, fetch: Fetch, *, page_size: int, cursor: str | int | None) -> None:
         self._fetch = fetch
-        self._page_size = rules.page_limit("page_size", page_size)
-        self._start = rules.page_cursor(cursor)
+        self._page_size = validation.page_limit("page_size", page_size)
+        self._start = validation.page_cursor(cursor)
 
     def __repr__(self) -> str:
         start = "the beginning" if self._start is None else f"cursor {self._start}"
@@ -126,7 +126,7 @@ class _SideBySide:
 
     async def read(self, concurrency: int) -> list[GroupPage]:
         """The pages in order, up to the last, or up to the first whose cursor does not lead to the next."""
-        with unwrapped():
+        with collapse_exception_group():
             async with anyio.create_task_group() as tasks:
                 for _ in range(concurrency):
                     tasks.start_soon(self._work)

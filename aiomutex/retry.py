@@ -21,7 +21,7 @@ from aiomutex.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RetryPolicy", "backoff", "leaves_open", "may_pass", "wait_before_next"]
+__all__ = ["RetryPolicy", "backoff", "is_retryable", "may_have_applied", "wait_before_next"]
 
 
 _LONGEST: Final = 10**7
@@ -71,7 +71,7 @@ def backoff(attempt: int, *, base: float = 0.25, cap: float = 20.0, rng: Callabl
     return ceiling / 2 + ceiling / 2 * rng()
 
 
-def may_pass(error: MutexError) -> bool:
+def is_retryable(error: MutexError) -> bool:
     """Whether the same request may succeed a little later.
 
     True when no complete answer came, when it could not be read, and for 408, 425, 429 and 5xx. False for a body over
@@ -84,7 +84,7 @@ def may_pass(error: MutexError) -> bool:
     return isinstance(error, TransportError)
 
 
-def leaves_open(error: MutexError) -> bool:
+def may_have_applied(error: MutexError) -> bool:
     """Whether a write that failed like this may have been applied all the same.
 
     After 408 too: not only the service says so, before it has a whole request, but also gateways that gave up waiting

@@ -8,34 +8,51 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
+import os
 from collections.abc import AsyncIterable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+import aiohttp
+import msgspec
 from msgspec import UNSET, UnsetType
 
-from aiomutex import protocol, rules
-from aiomutex.bulk import changes
+from aiomutex._api import requests, validation
+from aiomutex._api.redaction import SecretStr
+from aiomutex._http.call import CallResult, Options, send
+from aiomutex._http.config import check_api_key, service_url
+from aiomutex._http.create import create_once
+from aiomutex._http.transport import Transport
+from aiomutex._util.checks import check_integer, type_name
+from aiomutex.bulk import slot_changes
+from aiomutex.bulk.options import Settings, check_all
 from aiomutex.bulk.report import BulkReport, SlotOutcome
-from aiomutex.bulk.settings import Settings, check_all
+from aiomutex.bulk.slot_changes import GroupLocks
 from aiomutex.bulk.stream import OutcomeStream
-from aiomutex.client import Client
-from aiomutex.creation import create_once
-from aiomutex.errors import InvalidRequestError, PaginationError
-from aiomutex.limits import Priority
+from aiomutex.errors import ConfigurationError, InvalidRequestError, PaginationError
+from aiomutex.limits import LocalRateLimiter, Priority
 from aiomutex.paging import GroupPager
+from aiomutex.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Sequence
+    from types import TracebackType
 
-    from aiomutex.bulk.settings import Edits, OnBudget
+    from aiomutex._api.requests import Request
+    from aiomutex._api.responses import Response
+    from aiomutex.bulk.options import Edits, OnBudget
+    from aiomutex.limits import RateLimiter
     from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup, Slot
 
 __all__ = ["MutexSession"]
 
+T = TypeVar("T")
 
-class MutexSession(Client):
+_LIMITER_METHODS: Final = ("acquire", "throttled", "answered", "state")
+
+
+class MutexSession:
     """A client of the Management API's mutex groups: concurrent, rate limited, typed.
 
     One session serves a whole application; it is made once, opened with ``async with`` in the event loop that uses it,
@@ -68,6 +85,108 @@ class MutexSession(Client):
 
     Source: Experiment Management API, "Mutual exclusion groups".
     """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        region: str | None = None,
+        base_url: str | None = None,
+        rate_limiter: RateLimiter | None = None,
+        retry: RetryPolicy | None = None,
+        attempt_timeout: float = 30.0,
+        deadline: float = 120.0,
+        max_connections: int = 64,
+        http: aiohttp.ClientSession | None = None,
+    ) -> None:
+        # A traceback that prints locals shows this frame, whatever else is wrong with the arguments.
+        api_key = SecretStr.of(os.environ.get("AMPLITUDE_MANAGEMENT_API_KEY") if api_key is None else api_key)
+        key = check_api_key(api_key)
+        url, self._place = service_url(region, base_url)
+        check_integer("max_connections", max_connections, least=1, error=ConfigurationError)
+        self._options = Options(
+            attempt_timeout=attempt_timeout, deadline=deadline, retry=RetryPolicy() if retry is None else retry
+        )
+        self._locks = GroupLocks()
+        limiter = LocalRateLimiter() if rate_limiter is None else _checked_limiter(rate_limiter)
+        if http is not None and not isinstance(http, aiohttp.ClientSession):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
+            raise ConfigurationError(f"http must be an aiohttp.ClientSession, not {type_name(http)}")
+        self._transport = Transport(url, key, limiter, max_connections=max_connections, http=http)
+
+    async def __aenter__(self) -> Self:
+        self._transport.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections; calls under way and further ones fail, closing again does nothing.
+
+        The views of the session close with it. A borrowed ``http`` session stays open.
+        """
+        await self._transport.aclose()
+
+    def __repr__(self) -> str:
+        if "_transport" not in vars(self):
+            # What a traceback that prints locals shows where the constructor refuses its arguments.
+            return "<MutexSession not set up>"
+        state = self.rate_limiter.state()
+        return (
+            f"<MutexSession {self._place} · {self._transport.state} · {self._transport.in_flight} in flight · "
+            f"{state.used} of {state.per_window} permits used · {state.used_today:,} today>"
+        )
+
+    @property
+    def rate_limiter(self) -> RateLimiter:
+        """The limiter every request of this session asks; give it to another session to share the budget."""
+        return self._transport.limiter
+
+    @property
+    def max_connections(self) -> int:
+        """Connections kept at the most."""
+        return self._transport.max_connections
+
+    def with_options(
+        self,
+        *,
+        attempt_timeout: float | UnsetType = UNSET,
+        deadline: float | UnsetType = UNSET,
+        retry: RetryPolicy | UnsetType = UNSET,
+        priority: Priority | UnsetType = UNSET,
+    ) -> Self:
+        """A light view over the same connections and limiter, for one call or a group of calls.
+
+        It opens and closes with the session it was made from.
+
+        Args:
+            attempt_timeout: Seconds for one attempt.
+            deadline: Seconds for a call as a whole.
+            retry: How often and when calls are sent again.
+            priority: Who goes first when requests wait for permits.
+
+        Raises:
+            ConfigurationError: A value is out of its range.
+
+        Example:
+            >>> from aiomutex import MutexSession
+            >>> patient = MutexSession("key").with_options(deadline=600.0)
+        """
+        given: dict[str, Any] = {
+            name: value
+            for name, value in (
+                ("attempt_timeout", attempt_timeout),
+                ("deadline", deadline),
+                ("retry", retry),
+                ("priority", priority),
+            )
+            if value is not UNSET
+        }
+        view = copy.copy(self)
+        view._options = Options(**msgspec.structs.asdict(self._options) | given)  # noqa: SLF001  # of our own kind
+        return view
 
     # ------------------------------------------------------------------ the endpoints
 
@@ -116,7 +235,7 @@ class MutexSession(Client):
 
         Source: Experiment Management API, "Get mutex group details".
         """
-        return await self._send(protocol.get_group(group_id))
+        return await self._send(requests.get_group(group_id))
 
     async def find_group(self, key: str) -> MutexGroup | None:
         """Find a group by its key, reading the listing until it turns up; ``None`` if it does not.
@@ -129,7 +248,7 @@ class MutexSession(Client):
         Raises:
             InvalidRequestError: ``key`` is empty. Nothing was sent.
         """
-        rules.nonempty_text("key", key)
+        validation.nonempty_text("key", key)
         return await self._find(key, asyncio.get_running_loop().time() + self._options.deadline)
 
     async def edit_group(
@@ -148,7 +267,7 @@ class MutexSession(Client):
 
         Source: Experiment Management API, "Edit mutex group".
         """
-        await self._send(protocol.edit_group(group_id, name=name, description=description))
+        await self._send(requests.edit_group(group_id, name=name, description=description))
 
     async def archive_group(self, group_id: str | int) -> None:
         """Archive a group: it is marked deleted, and its experiments no longer depend on it.
@@ -161,7 +280,7 @@ class MutexSession(Client):
 
         Source: Experiment Management API, "Edit mutex group", argument ``archive``.
         """
-        await self._send(protocol.archive_group(group_id, archive=True))
+        await self._send(requests.archive_group(group_id, archive=True))
 
     async def unarchive_group(self, group_id: str | int) -> None:
         """Take a group out of the archive. Experiments that archiving detached stay detached.
@@ -171,7 +290,7 @@ class MutexSession(Client):
 
         Source: Experiment Management API, "Edit mutex group", argument ``archive``.
         """
-        await self._send(protocol.archive_group(group_id, archive=False))
+        await self._send(requests.archive_group(group_id, archive=False))
 
     async def edit_slot(
         self,
@@ -200,7 +319,7 @@ class MutexSession(Client):
 
         Source: Experiment Management API, "Edit mutex group slot".
         """
-        await self._send(protocol.edit_slot(group_id, slot_index, experiments, holdouts, individuals))
+        await self._send(requests.edit_slot(group_id, slot_index, experiments, holdouts, individuals))
 
     async def create_group(self, group: NewGroup) -> CreatedGroup:
         """Create a group, once.
@@ -216,6 +335,39 @@ class MutexSession(Client):
         Source: Experiment Management API, "Create mutex group".
         """
         return await create_once(self._transport, group, self._options, self._find)
+
+    async def request(
+        self, method: str, path: str, *, json: object = UNSET, idempotent: bool | None = None
+    ) -> Response:
+        """Send a request to any endpoint of the service, for what this library does not model.
+
+        It goes through the same limiter, retries, timeouts and errors as every other call.
+
+        Args:
+            method: The HTTP method in capital letters.
+            path: Path and query, percent-encoded, such as ``"/api/1/experiments?limit=10"``.
+            json: The body, encoded as JSON; ``None`` is sent as null, and nothing is sent if it is not given.
+            idempotent: Whether the request may be sent again when its response was lost. If not given, it follows the
+                method: true for GET, HEAD, OPTIONS, PUT and DELETE, false for PATCH and POST.
+
+        Returns:
+            The response of a success, with ``status``, ``headers``, ``body``, ``json()``, ``request_id`` and
+            ``attempts``.
+
+        Raises:
+            InvalidRequestError: An argument cannot be sent. Nothing was sent.
+            APIError: The service answered with a status outside 200 to 299.
+            TransportError: No complete response arrived; ``maybe_applied`` says whether it may have been applied.
+
+        Example:
+            >>> async def experiment_names(session: MutexSession) -> list[str]:
+            ...     response = await session.request("GET", "/api/1/experiments?limit=1000")
+            ...     return [experiment["name"] for experiment in response.json()["experiments"]]
+        """
+        result = await self._send_counted(requests.any_request(method, path, json, idempotent))
+        response: Response = result.value
+        response.attempts = result.attempts
+        return response
 
     # ------------------------------------------------------------------ bulk edits
 
@@ -308,9 +460,9 @@ class MutexSession(Client):
             reserve=reserve,
         )
         if not isinstance(edits, AsyncIterable | Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
-            raise InvalidRequestError(f"edits is of kind {type(edits).__name__}; it must be an iterable of SlotEdit")
+            raise InvalidRequestError(f"edits must be an iterable of SlotEdit, not {type_name(edits)}")
         if on_outcome is not None and not callable(on_outcome):
-            raise InvalidRequestError(f"on_outcome is of kind {type(on_outcome).__name__}; it must be a function")
+            raise InvalidRequestError(f"on_outcome must be a function, not {type_name(on_outcome)}")
         if not isinstance(edits, AsyncIterable | Iterator):
             check_all(edits)
         bulk = self.with_options(priority=Priority.BULK)
@@ -350,7 +502,7 @@ class MutexSession(Client):
             VerificationError: The read-back shows something else.
             MutexError: A request failed; ``maybe_applied`` tells whether the change may have been made all the same.
         """
-        return await changes.change_slot(
+        return await slot_changes.change_slot(
             self._turn(),
             group_id,
             slot_index,
@@ -378,19 +530,25 @@ class MutexSession(Client):
             VerificationError: A read-back shows something else.
             MutexError: A request failed; ``maybe_applied`` tells whether some of the move may have been made.
         """
-        return await changes.move_experiment(self._turn(), group_id, experiment, from_slot, to_slot)
+        return await slot_changes.move_experiment(self._turn(), group_id, experiment, from_slot, to_slot)
 
     # ------------------------------------------------------------------ inside
 
-    def _turn(self) -> changes.Turn:
+    async def _send(self, request: Request[T], ends_at: float | None = None) -> T:
+        return (await send(self._transport, request, self._options, ends_at)).value
+
+    async def _send_counted(self, request: Request[Any], ends_at: float | None = None) -> CallResult[Any]:
+        return await send(self._transport, request, self._options, ends_at)
+
+    def _turn(self) -> slot_changes.Turn:
         deadline = self._options.deadline
         ends_at = asyncio.get_running_loop().time() + deadline
         send = functools.partial(self._send_counted, ends_at=ends_at)
-        return changes.Turn(send, self._locks, ends_at, deadline)
+        return slot_changes.Turn(send, self._locks, ends_at, deadline)
 
     async def _fetch_page(self, limit: int, cursor: str | int | None, ends_at: float | None = None) -> GroupPage:
-        page = await self._send(protocol.list_page(limit, cursor), ends_at)
-        shown = self._transport.conceal(page.next_cursor or "")
+        page = await self._send(requests.list_page(limit, cursor), ends_at)
+        shown = self._transport.redact(page.next_cursor or "")
         if shown == (page.next_cursor or ""):
             return page
         # It would go into the next request's path, and so into errors; its page is not left to tracebacks either.
@@ -399,9 +557,16 @@ class MutexSession(Client):
 
     async def _find(self, key: str, ends_at: float) -> MutexGroup | None:
         fetch: Any = functools.partial(self._fetch_page, ends_at=ends_at)
-        pager = GroupPager(fetch, page_size=rules.MAX_PAGE_SIZE, cursor=None)
+        pager = GroupPager(fetch, page_size=validation.MAX_PAGE_SIZE, cursor=None)
         async with contextlib.aclosing(aiter(pager)) as groups:
             async for group in groups:
                 if group.key == key:
                     return group
         return None
+
+
+def _checked_limiter(limiter: RateLimiter) -> RateLimiter:
+    # Not isinstance: a limiter that wraps another one may look its methods up when they are called.
+    if not isinstance(limiter, type) and all(callable(getattr(limiter, name, None)) for name in _LIMITER_METHODS):
+        return limiter
+    raise ConfigurationError(f"rate_limiter must be a limiter such as LocalRateLimiter(), not {type_name(limiter)}")

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 import pydantic
 
-from aiomutex import answers
+from aiomutex._api import responses
 from benchmarks.harness import Goal, Result, Row, Size, Table, check, in_turns, median_ratio
 from benchmarks.server import SLOTS, group_document
 
@@ -80,13 +80,13 @@ def run(size: Size) -> Result:
     """Decode the same page in turns."""
     count = size.of(GROUPS, GROUPS, 20)
     page = b'{"mutexes":[%s],"nextCursor":"1000"}' % b",".join(map(group_document, range(count)))
-    told = answers.read_page(page, None)
+    told = responses.read_page(page, None)
     check("groups on the page", [group.id for group in told.groups], [str(n) for n in range(count)])
     check("slots on the page", sum(len(group.slots) for group in told.groups), count * SLOTS)
     bare = msgspec.json.Decoder(BarePage)
     loads: Callable[[bytes], Any] = orjson.loads
     subjects: dict[str, Callable[[], object]] = {
-        "aiomutex, typed": lambda: answers.read_page(page, None),
+        "aiomutex, typed": lambda: responses.read_page(page, None),
         "orjson.loads, dicts": lambda: loads(page),
         "json.loads, dicts": lambda: json.loads(page),
         "bare msgspec, typed": lambda: bare.decode(page),

@@ -44,8 +44,8 @@ async def _all(call: Callable[[int], Coroutine[Any, Any, object]], count: int) -
     await asyncio.gather(*(work() for _ in range(TASKS)))
 
 
-async def _ours(url: str, count: int, *, lent: bool) -> None:
-    limiter = LocalRateLimiter(safe=lent)
+async def _ours(url: str, count: int, *, borrowed: bool) -> None:
+    limiter = LocalRateLimiter(safe=borrowed)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS)) as http:
         session = MutexSession(
             KEY,
@@ -53,7 +53,7 @@ async def _ours(url: str, count: int, *, lent: bool) -> None:
             rate_limiter=limiter,
             retry=RetryPolicy(max_attempts=1),
             max_connections=CONNECTIONS,
-            http=http if lent else None,
+            http=http if borrowed else None,
         )
 
         async def call(number: int) -> None:
@@ -76,8 +76,8 @@ async def _plain(url: str, count: int, limiter: aiolimiter.AsyncLimiter) -> None
 
 
 SUBJECTS: dict[str, Callable[[str, int], Coroutine[Any, Any, None]]] = {
-    "aiomutex": lambda url, count: _ours(url, count, lent=False),
-    "aiomutex, a lent session, safe": lambda url, count: _ours(url, count, lent=True),
+    "aiomutex": lambda url, count: _ours(url, count, borrowed=False),
+    "aiomutex, a borrowed session, safe": lambda url, count: _ours(url, count, borrowed=True),
     "aiohttp + aiolimiter(100, 1)": lambda url, count: _plain(url, count, aiolimiter.AsyncLimiter(100, 1)),
     "aiohttp + aiolimiter(1, 0.01)": lambda url, count: _plain(url, count, aiolimiter.AsyncLimiter(1, 0.01)),
 }

@@ -64,7 +64,7 @@ ERRORS: list[MutexError] = [
     LimiterUnavailableError("detail"),
     OutcomeUnknownError("detail", key="k"),
     PaginationError("detail", cursor="c"),
-    VerificationError(group_id="7", slot_index=1, wished={"experiments": [1]}, found={"experiments": [2]}),
+    VerificationError(group_id="7", slot_index=1, expected={"experiments": [1]}, found={"experiments": [2]}),
     TooManyFailuresError("detail", failures=3),
     JournalError("detail"),
     ConfigurationError("detail"),
@@ -96,7 +96,7 @@ def test_the_tree_is_the_documented_one() -> None:
 @pytest.mark.parametrize("through", [pickled, copy.copy, copy.deepcopy])
 def test_an_error_travels_whole(error: MutexError, through: Any) -> None:
     earlier = ConnectionFailedError("first", method="GET", path="/p", sent=False)
-    before = copy.copy(error).made_in(2, (earlier,), maybe_applied=True)
+    before = copy.copy(error).with_attempts(2, (earlier,), maybe_applied=True)
     after = through(before)
     assert type(after) is type(error)
     assert str(after) == str(before)
@@ -107,7 +107,7 @@ def test_an_error_travels_whole(error: MutexError, through: Any) -> None:
 
 def test_errors_say_what_where_and_how_often() -> None:
     assert (
-        str(ServerError("bad", status=503, method="GET", path="/p").made_in(2))
+        str(ServerError("bad", status=503, method="GET", path="/p").with_attempts(2))
         == "GET /p answered 503: bad (2 attempts)"
     )
     assert str(ServerError("bad", status=503, method="GET", path="/p")) == "GET /p answered 503: bad"
@@ -115,11 +115,12 @@ def test_errors_say_what_where_and_how_often() -> None:
         "GET /p answered unexpectedly with 200: odd"
     )
     assert (
-        str(ConnectionFailedError("gone", method="GET", path="/p", sent=True).made_in(1)) == "GET /p: gone (1 attempt)"
+        str(ConnectionFailedError("gone", method="GET", path="/p", sent=True).with_attempts(1))
+        == "GET /p: gone (1 attempt)"
     )
     assert str(ConnectionFailedError("gone", method="GET", path="/p", sent=True)) == "GET /p: gone"
     assert (
-        str(DeadlineExceededError("late", method="GET", path="/p", deadline=1).made_in(0))
+        str(DeadlineExceededError("late", method="GET", path="/p", deadline=1).with_attempts(0))
         == "GET /p: late (0 attempts)"
     )
 
@@ -128,11 +129,11 @@ def test_a_read_back_that_differs_names_the_lists_that_do() -> None:
     error = VerificationError(
         group_id="7",
         slot_index=2,
-        wished={"experiments": [1], "holdouts": [2]},
+        expected={"experiments": [1], "holdouts": [2]},
         found={"experiments": list(range(1000)), "holdouts": [2]},
     )
     assert str(error).startswith("group 7, slot 2: experiments should be [1] and is [0, 1, 2,")
     assert "(1000 items)" in str(error)
     assert "holdouts" not in str(error)
-    gone = VerificationError(group_id="7", slot_index=2, wished={}, found={})
+    gone = VerificationError(group_id="7", slot_index=2, expected={}, found={})
     assert str(gone) == "group 7, slot 2: the slot is gone"

@@ -562,28 +562,66 @@ def test_no_object_cleans_up_by_being_forgotten() -> None:
         assert not any(isinstance(node, ast.FunctionDef) and node.name == "__del__" for node in ast.walk(tree)), name
 
 
+# Each room may import from the rooms on lines above its own, and from itself.
+LAYERS = (
+    {"errors"},
+    {"_util"},
+    {"models", "limits"},
+    {"retry", "_api"},
+    {"_http"},
+    {"paging", "bulk"},
+    {"session"},
+    {"fleet", "probe", "traffic"},
+    {"plan"},
+    {"cli"},
+    {"__main__"},
+)
+
+
+def room_of(module: str) -> str:
+    """``aiomutex.bulk.journal`` is in the room ``bulk``."""
+    return module.removeprefix("aiomutex.").partition(".")[0]
+
+
+def test_every_import_points_downwards() -> None:
+    rank = {room: place for place, rooms in enumerate(LAYERS) for room in rooms}
+    rooms = {room_of(name.removesuffix(".py").replace("/", ".")) for name in modules()}
+    assert rooms == {*rank, "__init__", "emulator", "testing"}
+    wrong: list[str] = []
+    for name, tree in modules().items():
+        room = room_of(name.removesuffix(".py").replace("/", "."))
+        if room in ("__init__", "emulator", "testing"):
+            continue
+        for module in imports(tree):
+            target = room_of(module)
+            if target == "emulator" and room == "cli":
+                continue
+            if target != room and rank.get(target, len(LAYERS)) >= rank[room] and target in {*rank, "emulator"}:
+                wrong.append(f"{name} imports {module}")
+    assert not wrong
+
+
 def test_emulator_and_client_import_nothing_of_each_other() -> None:
     for name, tree in modules().items():
         if name.startswith("emulator/"):
             assert all(module.startswith("aiomutex.emulator") for module in imports(tree)), name
-        elif not name.startswith(("cli/", "testing")):
-            assert not any(module.startswith("aiomutex.emulator") for module in imports(tree)), name
-
-
-def test_the_core_imports_downwards_only() -> None:
-    order = ["errors", "models", "rules", "answers", "protocol", "transport", "sender", "creation", "client", "session"]
-    found = modules()
-    for place, name in enumerate(order):
-        above = {f"aiomutex.{other}" for other in order[place + 1 :]}
-        assert imports(found[f"{name}.py"]) & above == set(), name
 
 
 def test_the_pure_modules_know_no_socket() -> None:
-    for name in ("errors", "models", "rules", "answers", "protocol", "retry"):
-        for node in ast.walk(modules()[f"{name}.py"]):
+    pure = [name for name in modules() if name.startswith("_api/")] + ["errors.py", "models.py", "retry.py"]
+    for name in pure:
+        for node in ast.walk(modules()[name]):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             assert not {module.partition(".")[0] for module in names} & {"aiohttp", "asyncio", "anyio", "socket"}, name
+
+
+def test_only_the_http_room_and_the_limiters_examples_know_aiohttp() -> None:
+    for name, tree in modules().items():
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        if any(module and module.partition(".")[0] == "aiohttp" for module in imported):
+            assert name.startswith(("_http/", "emulator/", "session.py", "client.py")), name
 
 
 async def test_an_answer_of_ordinary_size_keeps_its_connection_and_a_huge_one_is_refused(raw: RawServer) -> None:

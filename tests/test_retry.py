@@ -80,7 +80,7 @@ def test_the_half_of_a_backoff_that_is_fixed_is_fixed() -> None:
     ],
 )
 def test_only_what_may_pass_is_sent_again(error: MutexError, again: bool) -> None:
-    assert retry.may_pass(error) is again
+    assert retry.is_retryable(error) is again
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_only_what_may_pass_is_sent_again(error: MutexError, again: bool) -> Non
     ],
 )
 def test_what_leaves_a_write_open_is_known(error: MutexError, is_open: bool) -> None:
-    assert retry.leaves_open(error) is is_open
+    assert retry.may_have_applied(error) is is_open
 
 
 def test_a_429_waits_nothing_here_for_the_limiter_holds_everybody() -> None:

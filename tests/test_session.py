@@ -177,11 +177,11 @@ async def test_a_view_with_a_bad_option_is_refused_by_name(emulator: MutexEmulat
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"edits": None}, "edits is of kind NoneType; it must be an iterable of SlotEdit"),
-        ({"edits": SlotEdit("1", 1, experiments=[1])}, "edits is of kind SlotEdit; it must be an iterable of SlotEdit"),
+        ({"edits": None}, "edits must be an iterable of SlotEdit, not NoneType"),
+        ({"edits": SlotEdit("1", 1, experiments=[1])}, "edits must be an iterable of SlotEdit, not SlotEdit"),
         (
             {"edits": [SlotEdit("1", 1, experiments=[1])], "on_outcome": 5},
-            "on_outcome is of kind int; it must be a function",
+            "on_outcome must be a function, not int",
         ),
     ],
 )

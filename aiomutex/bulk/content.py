@@ -74,9 +74,9 @@ def same(one: list[Any] | None, other: list[Any] | None) -> bool:
 
 
 def holds(slot: Slot | None, wish: Content) -> bool:
-    """Whether a slot holds what was wished for; lists that were not given do not count."""
+    """Whether a slot holds what was expected for; lists that were not given do not count."""
     return slot is not None and all(
-        wished is None or same(wished, found) for wished, found in zip(wish, content_of(slot), strict=True)
+        expected is None or same(expected, found) for expected, found in zip(wish, content_of(slot), strict=True)
     )
 
 
@@ -89,23 +89,23 @@ def check(
     ``unsettled`` writes gave, which were sent later and may have arrived.
     """
     found = find_slot(group, index)
-    wished: dict[str, list[Any]] = {}
+    expected: dict[str, list[Any]] = {}
     for field, items in zip(WRITABLE, wish, strict=True):
         if items is not None:
-            wished[field] = items
+            expected[field] = items
         elif before is not None:
-            wished[field] = getattr(before, field)
+            expected[field] = getattr(before, field)
     if before is not None:
-        wished["cohorts"] = list(before.cohorts)
+        expected["cohorts"] = list(before.cohorts)
     if found is not None and all(
-        same(items, getattr(found, field)) or _arrived(field, found, unsettled) for field, items in wished.items()
+        same(items, getattr(found, field)) or _arrived(field, found, unsettled) for field, items in expected.items()
     ):
         return None
-    shown = {} if found is None else {field: list(getattr(found, field)) for field in wished}
+    shown = {} if found is None else {field: list(getattr(found, field)) for field in expected}
     return VerificationError(
         group_id=group.id,
         slot_index=index,
-        wished={field: _sorted(items) for field, items in wished.items()},
+        expected={field: _sorted(items) for field, items in expected.items()},
         found={field: _sorted(items) for field, items in shown.items()},
     )
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from aiomutex._util.tasks import collapse_exception_group
 from aiomutex.bulk.budget import DayBudget
-from aiomutex.bulk.queues import Item, Queues
+from aiomutex.bulk.group_queues import Item, Queues
+from aiomutex.bulk.options import FATAL, Edits, OnBudget, Settings, request_of
 from aiomutex.bulk.report import SlotOutcome
-from aiomutex.bulk.settings import FATAL, Edits, OnBudget, Settings, request_of
 from aiomutex.errors import (
     DailyBudgetExhaustedError,
     InvalidRequestError,
@@ -23,14 +24,13 @@ from aiomutex.errors import (
     TooManyFailuresError,
 )
 from aiomutex.models import SlotEdit
-from aiomutex.tasks import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from aiomutex.bulk.group_queues import GroupQueue
     from aiomutex.bulk.journal import Journal
-    from aiomutex.bulk.queues import GroupQueue
-    from aiomutex.bulk.writer import SlotWriter, Verdict
+    from aiomutex.bulk.writer import SlotWriter, WriteResult
     from aiomutex.limits import RateLimiter
 
 __all__ = ["Edits", "Engine", "OnBudget", "Settings", "request_of"]
@@ -92,7 +92,7 @@ class Engine:
             JournalError: The journal belongs to another input, or the disk refuses.
             BaseException: What the input raised, once all that was sent has its outcome.
         """
-        with unwrapped():
+        with collapse_exception_group():
             async with anyio.create_task_group() as tasks:
                 for _ in range(self._settings.concurrency):
                     tasks.start_soon(self._work)
@@ -188,7 +188,7 @@ class Engine:
             self.in_flight[item.position] = item
         try:
             self.budget.check()
-            verdict = await self._writer.write(group, batch)
+            result = await self._writer.write(group, batch)
         except DailyBudgetExhaustedError as error:
             if error.maybe_applied and self._settings.on_budget == "stop":
                 self._conclude(self._writer.unsent(group, batch, error))
@@ -199,18 +199,18 @@ class Engine:
             group.items.extendleft(reversed(batch))
             await self._out_of_budget(error)
         else:
-            if verdict is not None:
-                self._conclude(verdict)
+            if result is not None:
+                self._conclude(result)
 
     async def _read_back(self, group: GroupQueue) -> None:
         while group.written:
             try:
-                verdicts = await self._writer.read_back(group)
+                results = await self._writer.read_back(group)
             except DailyBudgetExhaustedError as error:
                 await self._out_of_budget(error)
-                verdicts = self._writer.unread(group, error) if self._stopped.is_set() else []
-            for verdict in verdicts:
-                self._conclude(verdict)
+                results = self._writer.unread(group, error) if self._stopped.is_set() else []
+            for result in results:
+                self._conclude(result)
 
     async def _out_of_budget(self, error: DailyBudgetExhaustedError) -> None:
         if self._settings.on_budget == "stop":
@@ -220,8 +220,8 @@ class Engine:
 
     # ------------------------------------------------------------------ outcomes
 
-    def _conclude(self, verdict: Verdict) -> None:
-        batch, status, error, attempts = verdict
+    def _conclude(self, result: WriteResult) -> None:
+        batch, status, error, attempts = result
         if error is not None:
             # A traceback would keep every frame of the run alive for as long as the outcome is.
             for each in (error, *error.earlier):

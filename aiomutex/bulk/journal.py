@@ -24,7 +24,7 @@ from aiomutex.bulk.content import (
     unpacked_all,
     wish_of,
 )
-from aiomutex.bulk.journalfile import JournalFile
+from aiomutex.bulk.journal_file import JournalFile
 from aiomutex.errors import JournalError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from aiomutex.bulk.queues import Item
+    from aiomutex.bulk.group_queues import Item
     from aiomutex.bulk.report import Status
     from aiomutex.models import MutexGroup, SlotEdit
 

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import AsyncIterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from aiomutex._util.tasks import wait_done
 from aiomutex.bulk.engine import Engine
 from aiomutex.bulk.report import SlotOutcome
 from aiomutex.bulk.writer import SlotWriter
 from aiomutex.errors import ConfigurationError, InvalidRequestError
-from aiomutex.tasks import ended
 
 if TYPE_CHECKING:
     import os
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from aiomutex._api.requests import Request
+    from aiomutex._http.call import CallResult
     from aiomutex.bulk.journal import Journal
+    from aiomutex.bulk.options import Edits, Settings
     from aiomutex.bulk.report import Status
-    from aiomutex.bulk.settings import Edits, Settings
     from aiomutex.errors import MutexError
     from aiomutex.limits import RateLimiter
-    from aiomutex.protocol import Request
-    from aiomutex.sender import Sent
 
 __all__ = ["OutcomeStream"]
 
@@ -49,7 +49,7 @@ class OutcomeStream:
 
     def __init__(
         self,
-        send: Callable[[Request[Any]], Awaitable[Sent[Any]]],
+        send: Callable[[Request[Any]], Awaitable[CallResult[Any]]],
         limiter: RateLimiter,
         edits: Edits,
         settings: Settings,
@@ -116,7 +116,7 @@ class OutcomeStream:
         engine, task, journal = self._running
         task.cancel()
         try:
-            await ended(task)
+            await wait_done(task)
         finally:
             if not task.cancelled():
                 task.exception()  # it was raised by __anext__, or the body had a failure of its own

@@ -6,27 +6,27 @@ Resumable like the run itself, from the same journal. Slots that somebody change
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import anyio
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from aiomutex._util.tasks import collapse_exception_group
 from aiomutex.bulk.content import check, content_of, find_slot, holds, overlaid, restoring, same
+from aiomutex.bulk.options import FATAL
 from aiomutex.bulk.report import BulkReport, SlotOutcome
-from aiomutex.bulk.settings import FATAL
 from aiomutex.errors import InvalidRequestError, JournalError, MutexError
 from aiomutex.limits import Priority
-from aiomutex.tasks import unwrapped
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aiomutex.bulk.content import Content
     from aiomutex.bulk.journal import Journal, SlotRecord
     from aiomutex.bulk.report import Status
     from aiomutex.models import MutexGroup, Slot
-    from aiomutex.session import MutexSession
 
 __all__ = ["undo"]
 
@@ -37,8 +37,32 @@ _CHANGED: Final = (
 )
 
 
+class GroupSession(Protocol):
+    """What an undo needs of a session; ``MutexSession`` has it, and so may a test's stand-in."""
+
+    def with_options(self, *, priority: Priority) -> Self:
+        """A view of the session with another priority."""
+        ...
+
+    async def get_group(self, group_id: str | int) -> MutexGroup:
+        """Fetch one mutex group."""
+        ...
+
+    async def edit_slot(
+        self,
+        group_id: str | int,
+        slot_index: int,
+        *,
+        experiments: Sequence[int] | UnsetType = UNSET,
+        holdouts: Sequence[int] | UnsetType = UNSET,
+        individuals: Sequence[str] | UnsetType = UNSET,
+    ) -> None:
+        """Write the lists of one slot."""
+        ...
+
+
 async def undo(
-    session: MutexSession,
+    session: GroupSession,
     journal: str | os.PathLike[str],
     *,
     force: bool = False,
@@ -81,7 +105,7 @@ async def undo(
             for records in waiting:
                 await way_back.restore_group(records)
 
-        with unwrapped():
+        with collapse_exception_group():
             async with anyio.create_task_group() as tasks:
                 for _ in range(min(concurrency, len(groups))):
                     tasks.start_soon(work)
@@ -93,7 +117,7 @@ class _WayBack:
 
     def __init__(
         self,
-        session: MutexSession,
+        session: GroupSession,
         journal: Journal,
         on_outcome: Callable[[SlotOutcome], object] | None,
         *,

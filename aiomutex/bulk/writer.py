@@ -8,27 +8,27 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from aiomutex import protocol
+from aiomutex._api import requests
 from aiomutex.bulk.content import NOTHING, Content, check, find_slot, holds, opened, overlaid, settled
 from aiomutex.errors import DailyBudgetExhaustedError, JournalError, MutexError, TransportError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from aiomutex._api.requests import Request
+    from aiomutex._http.call import CallResult
+    from aiomutex.bulk.group_queues import GroupQueue, Item
     from aiomutex.bulk.journal import Journal
-    from aiomutex.bulk.queues import GroupQueue, Item
     from aiomutex.bulk.report import Status
     from aiomutex.models import MutexGroup
-    from aiomutex.protocol import Request
-    from aiomutex.sender import Sent
 
-__all__ = ["SlotWriter", "Verdict"]
+__all__ = ["SlotWriter", "WriteResult"]
 
 _FRESH: Final = 60.0
 """Seconds for which a group counts as it was read. An edit may wait for its turn, or for the next day, much longer."""
 
 
-class Verdict(NamedTuple):
+class WriteResult(NamedTuple):
     """What became of a batch of identical edits."""
 
     batch: list[Item]
@@ -47,13 +47,13 @@ class SlotWriter:
     """
 
     def __init__(
-        self, send: Callable[[Request[Any]], Awaitable[Sent[Any]]], journal: Journal | None, *, verify: bool
+        self, send: Callable[[Request[Any]], Awaitable[CallResult[Any]]], journal: Journal | None, *, verify: bool
     ) -> None:
         self._send = send
         self._journal = journal
         self._verify = verify
 
-    async def write(self, group: GroupQueue, batch: list[Item]) -> Verdict | None:
+    async def write(self, group: GroupQueue, batch: list[Item]) -> WriteResult | None:
         """Send the one request that a batch stands for.
 
         Returns:
@@ -68,7 +68,7 @@ class SlotWriter:
         try:
             if item.settle and await self._holds(item):
                 # The run before this one had sent it, and here it is.
-                return self._noted(Verdict(batch, "applied", None, 0))
+                return self._noted(WriteResult(batch, "applied", None, 0))
             await self._look_before(group, batch)
             if self._journal is not None:
                 self._journal.sending(batch, group.before)
@@ -81,19 +81,19 @@ class SlotWriter:
             return self._written(group, batch, sent.attempts)
         return await self._judge(group, batch, failure)
 
-    def _written(self, group: GroupQueue, batch: list[Item], attempts: int) -> Verdict | None:
+    def _written(self, group: GroupQueue, batch: list[Item], attempts: int) -> WriteResult | None:
         index, wish = batch[0].edit.slot_index, batch[0].wish
         group.unsettled[index] = settled(group.unsettled.get(index, []), wish)
         if self._verify:
             group.written.append((batch, attempts))
             return None
-        return self._noted(Verdict(batch, "applied", None, attempts))
+        return self._noted(WriteResult(batch, "applied", None, attempts))
 
     def is_old(self, group: GroupQueue) -> bool:
         """Whether what is known of the group is too old to tell our changes from those of others."""
         return group.before is not None and asyncio.get_running_loop().time() - group.read_at > _FRESH
 
-    async def read_back(self, group: GroupQueue) -> list[Verdict]:
+    async def read_back(self, group: GroupQueue) -> list[WriteResult]:
         """Read the group once, and compare each slot with what was written to it since the last time.
 
         Raises:
@@ -122,25 +122,25 @@ class SlotWriter:
             )
             for index, wish in wishes.items()
         }
-        verdicts: list[Verdict] = []
+        results: list[WriteResult] = []
         for batch, attempts in written:
             difference = differences[batch[0].edit.slot_index]
-            verdicts.append(self._noted(Verdict(batch, "failed" if difference else "applied", difference, attempts)))
-        return verdicts
+            results.append(self._noted(WriteResult(batch, "failed" if difference else "applied", difference, attempts)))
+        return results
 
-    def unread(self, group: GroupQueue, error: MutexError) -> list[Verdict]:
+    def unread(self, group: GroupQueue, error: MutexError) -> list[WriteResult]:
         """What was written and cannot be read back: nobody knows whether it holds."""
         written, group.written = group.written, []
         return [self._unknown(group, batch, error, attempts) for batch, attempts in written]
 
-    def unsent(self, group: GroupQueue, batch: list[Item], error: MutexError) -> Verdict:
+    def unsent(self, group: GroupQueue, batch: list[Item], error: MutexError) -> WriteResult:
         """What was sent once, without an answer, and cannot be sent again."""
         return self._unknown(group, batch, error, error.attempts)
 
-    def _unknown(self, group: GroupQueue, batch: list[Item], error: MutexError, attempts: int) -> Verdict:
+    def _unknown(self, group: GroupQueue, batch: list[Item], error: MutexError, attempts: int) -> WriteResult:
         index = batch[0].edit.slot_index
         group.unsettled[index] = opened(group.unsettled.get(index, []), batch[0].wish)
-        return self._noted(Verdict(batch, "unknown", error, attempts))
+        return self._noted(WriteResult(batch, "unknown", error, attempts))
 
     async def _look_before(self, group: GroupQueue, batch: list[Item]) -> None:
         """Read the group before its first edit, once, where the journal or the read-back will need it."""
@@ -153,10 +153,10 @@ class SlotWriter:
     def _keep(self, group: GroupQueue, found: MutexGroup) -> None:
         group.before, group.read_at = found, asyncio.get_running_loop().time()
 
-    async def _judge(self, group: GroupQueue, batch: list[Item], error: MutexError) -> Verdict | None:
+    async def _judge(self, group: GroupQueue, batch: list[Item], error: MutexError) -> WriteResult | None:
         """Tell apart what is known to have failed, what turns out to hold, and what nobody knows."""
         if not error.maybe_applied:
-            return self._noted(Verdict(batch, "failed", error, error.attempts))
+            return self._noted(WriteResult(batch, "failed", error, error.attempts))
         try:
             found = await self._read(group.group_id)
         except MutexError:
@@ -167,19 +167,19 @@ class SlotWriter:
         # Where each attempt was answered, nothing is on its way any more, and what was read is the end of it.
         if any(isinstance(each, TransportError) for each in (error, *error.earlier)):
             return self._unknown(group, batch, error, error.attempts)
-        return self._noted(Verdict(batch, "failed", error, error.attempts))
+        return self._noted(WriteResult(batch, "failed", error, error.attempts))
 
     async def _holds(self, item: Item) -> bool:
         return holds(find_slot(await self._read(item.group_id), item.edit.slot_index), item.wish)
 
     async def _read(self, group_id: str) -> MutexGroup:
-        sent = await self._send(protocol.get_group(group_id))
+        sent = await self._send(requests.get_group(group_id))
         group: MutexGroup = sent.value
         return group
 
-    def _noted(self, verdict: Verdict) -> Verdict:
+    def _noted(self, result: WriteResult) -> WriteResult:
         if self._journal is not None:
-            batch, status, error, _ = verdict
+            batch, status, error, _ = result
             confirmed = status == "applied" or isinstance(error, VerificationError)
             self._journal.finished(batch, status, confirmed=confirmed)
-        return verdict
+        return result

@@ -109,8 +109,8 @@ def _checked(file: str, format_: str) -> int:
 
 
 def _read(file: str, format_: str) -> Generator[LineEdit | BadLine]:
+    from aiomutex._util.files import lines_of
     from aiomutex.cli.edits_file import read_edits
-    from aiomutex.textfile import lines_of
 
     with click.open_file(file, encoding="utf-8", errors="surrogateescape") as lines:
         yield from read_edits(lines_of(lines), format_)
@@ -124,7 +124,7 @@ async def _run(
     file: str, format_: str, total: int | None, used_today: int, *, failures: str | None, **options: Any
 ) -> dict[str, Any]:
     from aiomutex import LocalRateLimiter, MutexSession
-    from aiomutex.cli.apart import read_apart
+    from aiomutex.cli.background_reader import read_apart
     from aiomutex.cli.edits_file import BadLine, as_json_line
     from aiomutex.cli.failures import FailuresFile
     from aiomutex.cli.progress import RunProgress

@@ -29,7 +29,7 @@ def demo(groups: int, as_json: bool) -> None:
     else:
         _show(result)
     if result["wrong_slots"] or result["applied"] != result["edits"]:
-        fail("not every slot holds what was wished for")
+        fail("not every slot holds what was expected for")
 
 
 async def _migrate(groups: int) -> dict[str, Any]:
@@ -40,8 +40,8 @@ async def _migrate(groups: int) -> dict[str, Any]:
     # In a thread of its own, so that the server's work is not on the client's event loop.
     with MutexEmulator(groups=groups, slots_per_group=_SLOTS) as emulator:
         click.echo(f"An emulator of the service listens on {emulator.url}, with {groups:,} groups.", err=True)
-        wished = {(key, index): [1000 + index] for key in emulator.groups for index in range(1, _SLOTS + 1)}
-        edits = [SlotEdit(group, index, experiments=ids) for (group, index), ids in wished.items()]
+        expected = {(key, index): [1000 + index] for key in emulator.groups for index in range(1, _SLOTS + 1)}
+        edits = [SlotEdit(group, index, experiments=ids) for (group, index), ids in expected.items()]
         async with MutexSession("demo-key", base_url=emulator.url) as session:
             started = time.perf_counter()
             with RunProgress(session.rate_limiter, len(edits)) as progress:
@@ -51,7 +51,7 @@ async def _migrate(groups: int) -> dict[str, Any]:
             seconds = time.perf_counter() - started
             requests = session.rate_limiter.state().used_today
             found = await session.list_groups().collect()
-        wrong = sum(slot.experiments != wished[group.id, slot.index] for group in found for slot in group.slots)
+        wrong = sum(slot.experiments != expected[group.id, slot.index] for group in found for slot in group.slots)
         return {
             "edits": len(edits),
             "applied": outcomes.counts["applied"],
@@ -74,7 +74,7 @@ def _show(result: dict[str, Any]) -> None:
         ("answered 429", f"{result['refused_429']:,}"),
         ("most in a sliding second", f"{result['busiest_second']} (the service allows 100)"),
         ("seconds", f"{result['seconds']:.1f} (the limit alone takes {result['floor_seconds']:.1f})"),
-        ("read back as wished", f"{right:,} of {result['read_back_slots']:,} slots"),
+        ("read back as expected", f"{right:,} of {result['read_back_slots']:,} slots"),
     ]
     out = console()
     for name, value in lines:

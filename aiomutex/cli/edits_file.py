@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import msgspec
 
 from aiomutex import UNSET, InvalidRequestError, SlotEdit
-from aiomutex.bulk.settings import request_of
-from aiomutex.textfile import MAX_LINE, LineTooLongError
+from aiomutex._util.files import MAX_LINE, LineTooLongError
+from aiomutex.bulk.options import request_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

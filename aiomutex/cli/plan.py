@@ -72,8 +72,8 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
       aiomutex pull groups.toml --project 1234
     """  # noqa: D301  # click's own escape
     from aiomutex.plan import desired_from, dump_desired
-    from aiomutex.plan.parsing import FORMATS
-    from aiomutex.plan.writing import same_content
+    from aiomutex.plan.dump import same_content
+    from aiomutex.plan.formats import FORMATS
 
     path = Path(file)
     format_ = FORMATS.get(path.suffix.lower())
@@ -285,7 +285,7 @@ def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
 
 
 def _modes(desired: Desired) -> dict[int, str]:
-    from aiomutex.plan.running import experiment_reader, read_experiments
+    from aiomutex.plan.running_experiments import experiment_reader, read_experiments
 
     wanted = {
         experiment for group in desired.groups for slot in group.slots or () for experiment in slot.experiments or ()

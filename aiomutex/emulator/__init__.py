@@ -8,7 +8,7 @@ from aiomutex.emulator.clock import Clock
 from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.faults import Fault, FaultKind, Latency
 from aiomutex.emulator.limits import Limits
-from aiomutex.emulator.record import RecordedRequest
+from aiomutex.emulator.recorded import RecordedRequest
 from aiomutex.emulator.server import MutexEmulator, Snapshot, serve
 from aiomutex.emulator.service import Commit
 from aiomutex.emulator.state import Group, GroupStore, Slot

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from aiomutex.emulator.record import RecordedRequest
-from aiomutex.emulator.wire import HTML, JSON, TEXT, Answer
+from aiomutex.emulator.recorded import RecordedRequest
+from aiomutex.emulator.responses import HTML, JSON, TEXT, Response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,7 +114,7 @@ class Application:
         self._log(record, started, "")
         return self._response(answer)
 
-    def _refusal(self, now: float, headers: Mapping[str, str]) -> Answer | None:
+    def _refusal(self, now: float, headers: Mapping[str, str]) -> Response | None:
         error = self.service.wire.error
         scheme, _, key = headers.get("Authorization", "").partition(" ")
         key = key.strip()
@@ -135,7 +135,7 @@ class Application:
             return self._too_many(now, wait, f"daily limit: {used} requests used today, which ends at midnight UTC")
         return self._too_many(now, self.limits.wait(now), "too many requests")
 
-    def _too_many(self, now: float, wait: float, message: str) -> Answer:
+    def _too_many(self, now: float, wait: float, message: str) -> Response:
         answer = self.service.wire.error(429, message)
         form = self.service.dialect.retry_after
         if form != "none":
@@ -145,13 +145,13 @@ class Application:
             )
         return answer
 
-    async def _serve(self, record: RecordedRequest, content_type: str) -> Answer:
+    async def _serve(self, record: RecordedRequest, content_type: str) -> Response:
         answer = self.service.answer(record.method, record.target, record.body, content_type)
-        if isinstance(answer, Answer):
+        if isinstance(answer, Response):
             return answer
         write_back = answer
         loop = asyncio.get_running_loop()
-        written: asyncio.Future[Answer] = loop.create_future()
+        written: asyncio.Future[Response] = loop.create_future()
 
         def write() -> None:
             # The change is made even if the client has left by now, as a real server would.
@@ -162,7 +162,7 @@ class Application:
         loop.call_later(RACE_WINDOW, write)
         return await written
 
-    async def _go_wrong(self, fault: Fault, answer: Answer | None, request: web.BaseRequest) -> Answer | None:
+    async def _go_wrong(self, fault: Fault, answer: Response | None, request: web.BaseRequest) -> Response | None:
         """Carry ``fault`` out; None means that the answer is lost."""
         if fault.kind == "status":
             return self._error_of(fault)
@@ -172,7 +172,7 @@ class Application:
             return self._too_many(now, fault.seconds, "too many requests")
         if fault.kind == "garbage":
             body = fault.body_bytes()
-            return Answer(200, b"\x00\xff{[<garbage>" if body is None else body, JSON)
+            return Response(200, b"\x00\xff{[<garbage>" if body is None else body, JSON)
         if fault.kind == "stall":
             # Only the end of the connection ends this: it cancels the handler.
             await asyncio.get_running_loop().create_future()
@@ -193,7 +193,7 @@ class Application:
         transport.abort()
         return None
 
-    def _error_of(self, fault: Fault) -> Answer:
+    def _error_of(self, fault: Fault) -> Response:
         body = fault.body_bytes()
         if fault.status == 429:  # noqa: PLR2004 - too many requests
             now = self.clock.now()
@@ -210,7 +210,7 @@ class Application:
         answer.headers.update(fault.headers)
         return answer
 
-    def _response(self, answer: Answer) -> web.Response:
+    def _response(self, answer: Response) -> web.Response:
         headers = {"Content-Type": answer.content_type}
         if answer.headers:
             headers.update(answer.headers)

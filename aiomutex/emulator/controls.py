@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aiomutex.emulator.clock import Clock
     from aiomutex.emulator.dialect import Dialect
     from aiomutex.emulator.limits import Limits
-    from aiomutex.emulator.record import RecordedRequest
+    from aiomutex.emulator.recorded import RecordedRequest
     from aiomutex.emulator.service import Commit, Service
     from aiomutex.emulator.state import GroupStore
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from aiomutex.emulator.background import Background
 from aiomutex.emulator.controls import Controls
 from aiomutex.emulator.listener import Listener
-from aiomutex.emulator.statefile import StateFile
+from aiomutex.emulator.state_file import StateFile
 
 if TYPE_CHECKING:
     import ssl

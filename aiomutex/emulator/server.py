@@ -23,7 +23,7 @@ from aiomutex.emulator.running import Running
 from aiomutex.emulator.seeding import GroupSeed, SlotSeed, document_of, seeded_store, slots_of, store_of_json
 from aiomutex.emulator.service import Service
 from aiomutex.emulator.state import Group
-from aiomutex.emulator.statefile import read_state
+from aiomutex.emulator.state_file import read_state
 
 if TYPE_CHECKING:
     import ssl

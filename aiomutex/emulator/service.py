@@ -16,9 +16,9 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from aiomutex.emulator.rules import Refusal, SlotEdit, group_edit, new_group, page, slot_edit
+from aiomutex.emulator.responses import Response, Wire
 from aiomutex.emulator.state import Group, GroupStore, Slot
-from aiomutex.emulator.wire import Answer, Wire
+from aiomutex.emulator.validation import Refusal, SlotEdit, group_edit, new_group, page, slot_edit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -89,7 +89,7 @@ class Service:
         """Answer in ``dialect`` from now on."""
         self.wire = Wire(dialect)
 
-    def answer(self, method: str, target: str, body: bytes, content_type: str) -> Answer | Callable[[], Answer]:
+    def answer(self, method: str, target: str, body: bytes, content_type: str) -> Response | Callable[[], Response]:
         """Answer one request.
 
         Args:
@@ -106,7 +106,7 @@ class Service:
         except Refusal as refusal:
             return self.wire.error(refusal.status, refusal.message)
 
-    def _route(self, method: str, target: str, body: bytes, content_type: str) -> Answer | Callable[[], Answer]:
+    def _route(self, method: str, target: str, body: bytes, content_type: str) -> Response | Callable[[], Response]:
         path, _, query = target.partition("?")
         if path == COLLECTION:
             if method == "GET":
@@ -132,7 +132,7 @@ class Service:
         slot = _slot(group, unquote(parts[2]))
         return self._edit_slot(group, slot, _json(body, content_type))
 
-    def _list(self, query: str) -> Answer:
+    def _list(self, query: str) -> Response:
         dialect = self.dialect
         given = dict(parse_qsl(query, keep_blank_values=True))
         if dialect.unknown_fields == "refused" and (unknown := given.keys() - {"limit", "cursor"}):
@@ -150,17 +150,17 @@ class Service:
                 groups.append(self.wire.group(found))
         end = offset + limit
         more = end <= total and bool(ids) if dialect.end_of_list == "probed" else end < total
-        return Answer(200, self.wire.page(groups, end if more else None))
+        return Response(200, self.wire.page(groups, end if more else None))
 
-    def _details(self, group_id: str) -> Answer:
+    def _details(self, group_id: str) -> Response:
         found = self.store.look(group_id)
         if found is None:
             raise _no_group(group_id)
         if isinstance(found, int):
-            return Answer(200, self.wire.generated(found, self.store.generated_slots))
-        return Answer(200, self.wire.group(found))
+            return Response(200, self.wire.generated(found, self.store.generated_slots))
+        return Response(200, self.wire.group(found))
 
-    def _create(self, body: Any) -> Answer:
+    def _create(self, body: Any) -> Response:
         new = new_group(body, self.dialect)
         key = new.key or self._free_key(new.name)
         if (owner := self.store.id_of_key(key)) is not None:
@@ -196,7 +196,7 @@ class Service:
         self._commit("POST", group, None, body)
         return self.wire.created(group, self.base_url)
 
-    def _edit(self, group: Group, body: Any) -> Answer:
+    def _edit(self, group: Group, body: Any) -> Response:
         edit = group_edit(body, self.dialect)
         for name, value in edit.changes.items():
             setattr(group, name, value)
@@ -205,7 +205,7 @@ class Service:
         self._commit("PATCH", group, None, body)
         return self.wire.changed(group)
 
-    def _edit_slot(self, group: Group, slot: Slot, body: Any) -> Answer | Callable[[], Answer]:
+    def _edit_slot(self, group: Group, slot: Slot, body: Any) -> Response | Callable[[], Response]:
         edit = slot_edit(body, self.dialect)
         self._check_modes(group.evaluation_mode, edit.experiments or (), "experiments")
         if self.dialect.slot_writes == "atomic":
@@ -214,7 +214,7 @@ class Service:
             return self.wire.changed(group)
         slots_as_read = deepcopy(group.slots)
 
-        def write_back() -> Answer:
+        def write_back() -> Response:
             group.slots[:] = slots_as_read
             self._apply(next(copy for copy in slots_as_read if copy.index == slot.index), edit)
             self._commit("PATCH", group, slot.index, body)
@@ -262,7 +262,7 @@ class Service:
             key = f"{stem}-{self._random.getrandbits(24):06x}"
         return key
 
-    def _not_allowed(self, method: str, allowed: str) -> Answer:
+    def _not_allowed(self, method: str, allowed: str) -> Response:
         answer = self.wire.error(405, f"{method} is not allowed here; allowed are {allowed}")
         answer.headers["Allow"] = allowed
         return answer

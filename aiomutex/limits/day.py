@@ -15,7 +15,7 @@ from aiomutex.errors import DailyBudgetExhaustedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiomutex.limits.dayfile import DayFile
+    from aiomutex.limits.day_file import DayFile
 
 __all__ = ["SECONDS", "Day", "moment", "span"]
 

@@ -14,10 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aiomutex.errors import LimiterUnavailableError, MutexError
-from aiomutex.limits.base import Priority
 from aiomutex.limits.day import Day
-from aiomutex.limits.limiter import QueueingLimiter
+from aiomutex.limits.interface import Priority
 from aiomutex.limits.margin import Margin, whole_number
+from aiomutex.limits.queueing import QueueingLimiter
 
 if TYPE_CHECKING:
     import os
@@ -63,7 +63,7 @@ class LocalRateLimiter(QueueingLimiter):
         whole_number("used_today", used_today, least=0)
         file = None
         if day_file is not None:
-            from aiomutex.limits.dayfile import DayFile  # noqa: PLC0415 -- few use it, and it needs fcntl
+            from aiomutex.limits.day_file import DayFile  # noqa: PLC0415 -- few use it, and it needs fcntl
 
             file = DayFile(day_file)
         super().__init__(margin, Day(per_day, used=used_today, file=file))

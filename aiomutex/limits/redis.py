@@ -14,15 +14,15 @@ from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from aiomutex._util.tasks import run_to_completion
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError, MutexError
-from aiomutex.limits.base import Priority
 from aiomutex.limits.day import Day
+from aiomutex.limits.interface import Priority
 from aiomutex.limits.ledger import Lease, Ledger, Question
-from aiomutex.limits.limiter import QueueingLimiter
 from aiomutex.limits.margin import Margin, whole_number
 from aiomutex.limits.pause import PATIENCE
+from aiomutex.limits.queueing import QueueingLimiter
 from aiomutex.limits.share import RETRY, Share
-from aiomutex.tasks import uninterrupted
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -129,7 +129,7 @@ class RedisRateLimiter(QueueingLimiter):
         self._closed = True
         self._stop_timer()
         self._waiters.fail(lambda: LimiterUnavailableError("the limiter was closed while requests waited"))
-        await uninterrupted(self._end())
+        await run_to_completion(self._end())
 
     async def _end(self) -> None:
         if self._call is not None:

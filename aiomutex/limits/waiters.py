@@ -9,7 +9,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from aiomutex.errors import ConfigurationError
-from aiomutex.limits.base import Priority
+from aiomutex.limits.interface import Priority
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future

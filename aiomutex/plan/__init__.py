@@ -11,16 +11,16 @@ Example:
     ...     (await apply(session, changes)).raise_for_failures()
 """
 
-from aiomutex.plan.applying import ApplyReport, PlanBlockedError, Step, apply
+from aiomutex.plan.apply import ApplyReport, PlanBlockedError, Step, apply
 from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Thresholds, load_desired, parse_desired
 from aiomutex.plan.diff import Counts, FieldChange, GroupPlan, ListChange, Plan, after, plan
+from aiomutex.plan.document import DesiredFileError
+from aiomutex.plan.dump import desired_from, dump_desired
 from aiomutex.plan.fingerprint import fingerprint
 from aiomutex.plan.lint import RULES, Finding, lint
 from aiomutex.plan.render import plan_json, render
-from aiomutex.plan.running import TouchedExperiment, check_running, experiment_reader
+from aiomutex.plan.running_experiments import TouchedExperiment, check_running, experiment_reader
 from aiomutex.plan.saved import StalePlanError, load_plan, remaining, save_plan
-from aiomutex.plan.tree import DesiredFileError
-from aiomutex.plan.writing import desired_from, dump_desired
 
 __all__ = [
     "RULES",

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from aiomutex.plan.parsing import FORMATS, parse
-from aiomutex.plan.tree import DesiredFileError, Entry, Node, Problem, read_file
-from aiomutex.rules import MAX_SLOTS
+from aiomutex._api.validation import MAX_SLOTS
+from aiomutex.plan.document import DesiredFileError, Entry, Node, Problem, read_file
+from aiomutex.plan.formats import FORMATS, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from aiomutex import rules
+from aiomutex._api import validation
 from aiomutex.errors import InvalidRequestError
 from aiomutex.models import MutexGroup, NewGroup, NewSlot, Slot
 from aiomutex.plan.desired import identity_of
@@ -208,7 +208,7 @@ def _create(wanted: DesiredGroup) -> GroupPlan:
     project = wanted.project_id
     number = int(project) if re.fullmatch("[0-9]{1,18}", project) else None
     try:
-        new = rules.new_group(
+        new = validation.new_group(
             NewGroup(
                 project_id=project if number is None or str(number) != project else number,
                 name=wanted.name,

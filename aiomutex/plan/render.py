@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from aiomutex.models import NewGroup
     from aiomutex.plan.diff import Action, GroupPlan, ListChange, Plan
-    from aiomutex.plan.running import TouchedExperiment
+    from aiomutex.plan.running_experiments import TouchedExperiment
     from aiomutex.traffic import Comparison
 
 __all__ = ["Line", "Mark", "lines", "move_lines", "plan_json", "render", "summary"]

@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from aiomutex.errors import MutexError
 from aiomutex.plan.diff import GroupPlan, ListChange, Plan, apply_to, concerning
+from aiomutex.plan.document import DesiredFileError, Problem, read_file
 from aiomutex.plan.fingerprint import ABSENT, fingerprint
 from aiomutex.plan.members import unique
-from aiomutex.plan.tree import DesiredFileError, Problem, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

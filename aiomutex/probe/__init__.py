@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiomutex.probe.asking import MAX_READS, Asker, ask_reads
 from aiomutex.probe.findings import Findings, ProbeReport
-from aiomutex.probe.scratch import MAX_WRITES, ask_writes
+from aiomutex.probe.reads import MAX_READS, Asker, ask_reads
+from aiomutex.probe.writes import MAX_WRITES, ask_writes
 
 if TYPE_CHECKING:
     from aiomutex.session import MutexSession

@@ -13,7 +13,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aiomutex.answers import Answer
+    from aiomutex._api.responses import Response
 
 __all__ = ["Findings", "ProbeReport", "canonical_kind", "document_of", "next_cursor_of", "object_of", "succeeded"]
 
@@ -91,7 +91,7 @@ class Findings:
         """Note something that no knob stands for."""
         self._notes[name] = value
 
-    def answered(self, call: str, answer: Answer) -> None:
+    def answered(self, call: str, answer: Response) -> None:
         """Note what every answer tells."""
         self._statuses[call] = answer.status
         self._name("headers", (name.lower() for name in answer.headers))
@@ -108,7 +108,7 @@ class Findings:
             self.tell("error_body", _form_of_error(answer))
             self._name("error_fields", object_of(answer) or {})
 
-    def page(self, answer: Answer) -> list[dict[str, Any]]:
+    def page(self, answer: Response) -> list[dict[str, Any]]:
         """Note what a page of the listing tells, and give its groups; a refusal is no page and has none."""
         page = (object_of(answer) if succeeded(answer) else None) or {}
         listed = page.get("mutexes")
@@ -163,12 +163,12 @@ class Findings:
         self._names.setdefault(kind, set()).update(name for name in names if _NAME.fullmatch(name))
 
 
-def succeeded(answer: Answer) -> bool:
+def succeeded(answer: Response) -> bool:
     """Whether the service did as it was told."""
     return 200 <= answer.status <= 299  # noqa: PLR2004  # HTTP's
 
 
-def document_of(answer: Answer) -> Any:
+def document_of(answer: Response) -> Any:
     """The body as JSON; ``None`` if it is none."""
     try:
         return msgspec.json.decode(answer.body)
@@ -176,7 +176,7 @@ def document_of(answer: Answer) -> Any:
         return None
 
 
-def object_of(answer: Answer) -> dict[str, Any] | None:
+def object_of(answer: Response) -> dict[str, Any] | None:
     """The body as a JSON object; ``None`` if it is none."""
     document = document_of(answer)
     return cast("dict[str, Any]", document) if isinstance(document, dict) else None
@@ -201,7 +201,7 @@ def canonical_kind(value: object) -> str | None:
     return "string" if plain else None
 
 
-def _form_of_error(answer: Answer) -> str:
+def _form_of_error(answer: Response) -> str:
     if not answer.body.strip():
         return "empty"
     document = document_of(answer)

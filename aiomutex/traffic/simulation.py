@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from aiomutex._util.files import lines_of
 from aiomutex.errors import InvalidRequestError
-from aiomutex.textfile import lines_of
 from aiomutex.traffic.bucketing import Bucketing
 
 if TYPE_CHECKING:

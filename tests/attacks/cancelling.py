@@ -38,17 +38,17 @@ _OURS: Final = PurePath(aiomutex.__file__).parent
 _STAGES: Final = {
     ("connector.py", "_create_connection"): "connect",
     ("connector.py", "_wait_for_available_connection"): "connection",
-    ("limiter.py", "_wait"): "permit",
+    ("queueing.py", "_wait"): "permit",
     ("client_reqrep.py", "write_bytes"): "send",
     ("client_reqrep.py", "start"): "headers",
     ("transport.py", "attempt"): "room",
     ("transport.py", "_read"): "body",
     ("transport.py", "aclose"): "close",
-    ("tasks.py", "ended"): "end",
-    ("sender.py", "send"): "back-off",
-    ("creation.py", "create_once"): "back-off",
-    ("changes.py", "change_slot"): "lock",
-    ("changes.py", "move_experiment"): "lock",
+    ("tasks.py", "wait_done"): "end",
+    ("call.py", "send"): "back-off",
+    ("create.py", "create_once"): "back-off",
+    ("slot_changes.py", "change_slot"): "lock",
+    ("slot_changes.py", "move_experiment"): "lock",
 }
 
 

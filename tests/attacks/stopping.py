@@ -15,8 +15,8 @@ from dripping import Drip
 from support import connector_of, idle, session_for, until
 
 from aiomutex import LocalRateLimiter, MutexError, ServerError
-from aiomutex.bulk.journalfile import JournalFile
-from aiomutex.connector import current_gate
+from aiomutex._http.connector import current_attempt
+from aiomutex.bulk.journal_file import JournalFile
 from aiomutex.testing import MutexEmulator
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Scene:
                 assert error is None or told, f"{error!r} came out"
                 # A call that came to its end in the very turn of the strike has nothing left to be stopped.
                 assert watch.stopped or not watch.struck or way is deadline or watch.since < 2, "it went on"
-                assert current_gate.get() is None
+                assert current_attempt.get() is None
 
             await watched(call(), watch)
             await self._assert_nothing_left(watch, limiter)

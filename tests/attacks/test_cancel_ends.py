@@ -13,8 +13,8 @@ from stopping import open_files, stopped_everywhere
 from support import GROUP, ONCE, RawServer, connector_of, http, idle, say_nothing, session_for, until
 
 from aiomutex import ConnectionFailedError, MutexError
-from aiomutex.bulk.fleetstream import FleetStream
-from aiomutex.bulk.settings import Settings
+from aiomutex.bulk.options import Settings
+from aiomutex.fleet.run import FleetStream
 from aiomutex.probe import probe
 from aiomutex.testing import MutexEmulator
 
@@ -120,7 +120,7 @@ async def test_a_fleets_run_that_is_left_is_waited_for_however_often_it_is_cance
         ask,
         edits_for(2),
         Settings(concurrency=2),
-        job_size=1,
+        batch_size=1,
         verify=False,
         on_outcome=lambda it: ended.append(it.status),
     )

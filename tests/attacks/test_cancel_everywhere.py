@@ -16,10 +16,10 @@ from cancelling import both, cancel, deadline, scope, storm, timeout
 from stopping import PLAIN, Scene, Subject, attack
 
 from aiomutex import ConnectionFailedError, MutexSession, NewGroup, NewSlot, OutcomeUnknownError, Priority, SlotEdit
+from aiomutex._util.tasks import collapse_exception_group
 from aiomutex.bulk import undo
 from aiomutex.plan import Desired, apply, check_running, experiment_reader, parse_desired, plan
 from aiomutex.probe import probe
-from aiomutex.tasks import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -160,7 +160,7 @@ async def reconnected(it: Scene) -> None:
 
 async def bulk_calls(it: Scene) -> None:
     bulk = it.session.with_options(priority=Priority.BULK)
-    with unwrapped():
+    with collapse_exception_group():
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
                 tasks.start_soon(bulk.get_group, 1)
@@ -172,6 +172,7 @@ async def room_is_left(it: Scene) -> None:
 
 CALLS = [
     Subject("get_group", lambda it: it.session.get_group(1)),
+    Subject("request", lambda it: it.session.request("GET", "/api/1/mutexes/1")),
     Subject("list_page", lambda it: it.session.list_page()),
     Subject("edit_group", lambda it: it.session.edit_group(1, name="other")),
     Subject("archive_group", lambda it: it.session.archive_group(1)),
@@ -219,7 +220,7 @@ def name_of(it: Subject | Way) -> str:
 
 
 WAYS = (cancel, storm, scope, timeout, deadline)
-GET, *ALIKE = CALLS[:6]
+GET, *ALIKE = CALLS[:7]
 FEW = [
     *((subject, cancel) for subject in CALLS),
     *((GET, way) for way in (*WAYS[1:], both)),
@@ -249,7 +250,7 @@ def test_nothing_is_left_wherever_it_stops(tmp_path: Path, subject: Subject, way
 # ---------------------------------------------------------------------------------------------- none is left out
 
 PUBLIC = (
-    *("aiomutex", "aiomutex.bulk", "aiomutex.bulk.fleet", "aiomutex.limits", "aiomutex.limits.redis", "aiomutex.plan"),
+    *("aiomutex", "aiomutex.bulk", "aiomutex.fleet.fleet", "aiomutex.limits", "aiomutex.limits.redis", "aiomutex.plan"),
     *("aiomutex.probe", "aiomutex.traffic", "aiomutex.testing", "aiomutex.emulator"),
 )
 

@@ -13,7 +13,7 @@ from redis_worker import RedisServer
 from stopping import stopped_everywhere
 from support import until
 
-from aiomutex.bulk.fleet import Fleet
+from aiomutex.fleet.fleet import Fleet
 from aiomutex.limits.redis import RedisRateLimiter
 
 if TYPE_CHECKING:

@@ -15,11 +15,12 @@ import pytest
 from click.testing import CliRunner
 from support import KEY
 
-from aiomutex import InvalidRequestError, textfile
+from aiomutex import InvalidRequestError
+from aiomutex._util import files
 from aiomutex.cli.root import root
 from aiomutex.plan import load_desired, load_plan, parse_desired
+from aiomutex.plan.document import MAX_BYTES, DesiredFileError
 from aiomutex.plan.saved import is_saved_plan
-from aiomutex.plan.tree import MAX_BYTES, DesiredFileError
 from aiomutex.testing import MutexEmulator
 from aiomutex.traffic import read_users
 
@@ -120,7 +121,7 @@ def test_a_link_to_a_file_is_that_file(tmp_path: Path) -> None:
 def test_a_line_without_an_end_is_told_and_nothing_of_it_is_kept(
     service: MutexEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(textfile, "MAX_LINE", 1_000)
+    monkeypatch.setattr(files, "MAX_LINE", 1_000)
     good = '{"group_id": "1", "slot_index": 1, "experiments": [5]}\n'
     for name in ("edits.jsonl", "edits.csv"):
         (tmp_path / name).write_text(

@@ -25,7 +25,7 @@ from support import GROUP, KEY, ONCE, RawServer, fast_limiter, http, idle, sessi
 
 import aiomutex
 from aiomutex import APIError, JournalError, MutexError, MutexSession, PaginationError, SlotEdit
-from aiomutex.secret import Secret
+from aiomutex._api.redaction import SecretStr
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -227,8 +227,8 @@ async def test_a_cursor_that_is_the_key_is_not_followed(raw: RawServer, way: str
 
 
 async def test_whatever_holds_the_key_is_a_secret_that_no_repr_or_pickle_tells() -> None:
-    key = Secret(f"mgmt-{secrets.token_hex(16)}")
-    coded = Secret(base64.b64encode(key.encode()).decode())
+    key = SecretStr(f"mgmt-{secrets.token_hex(16)}")
+    coded = SecretStr(base64.b64encode(key.encode()).decode())
     # The service holds the key too, so it is kept out of this process.
     with EmulatorProcess(groups=3, limits=False) as emulator:
         async with MutexSession(key, base_url=emulator.url, rate_limiter=fast_limiter(), retry=ONCE) as session:

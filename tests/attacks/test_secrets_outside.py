@@ -14,8 +14,8 @@ from redis_worker import RedisServer
 from support import GROUP, KEY, session_for
 
 from aiomutex import APIError, SlotEdit, retry
-from aiomutex.bulk.fleetwire import Job, answer_of
 from aiomutex.bulk.report import BulkReport, SlotOutcome
+from aiomutex.fleet.wire import Job, answer_of
 from aiomutex.limits.redis import RedisRateLimiter
 from aiomutex.testing import MutexEmulator
 
@@ -86,10 +86,10 @@ COMMANDS: Final = (
     "slots bulk edits.jsonl --journal run.db --verify --failures failed.jsonl",
     "slots bulk --undo run.db",
     "pull groups.yaml",
-    "plan wished.yaml --out changes.plan --check-running",
-    "plan wished.yaml --json",
-    "apply wished.yaml --yes --journal apply.db --allow-running",
-    "lint wished.yaml --check-modes",
+    "plan expected.yaml --out changes.plan --check-running",
+    "plan expected.yaml --json",
+    "apply expected.yaml --yes --journal apply.db --allow-running",
+    "lint expected.yaml --check-modes",
     "traffic show",
     "traffic where ada",
     "traffic simulate users.txt",
@@ -107,8 +107,8 @@ def test_no_command_prints_logs_or_writes_the_key(
     caplog.set_level(logging.DEBUG)
     (tmp_path / "edits.jsonl").write_text('{"group_id": "7", "slot_index": 1, "experiments": [5]}\n')
     (tmp_path / "users.txt").write_text("ada\n")
-    wished = "{projectId: 1, key: mutex-key, slots: [{percentage: 95, experiments: [1]}, {percentage: 5}]}"
-    (tmp_path / "wished.yaml").write_text(f"groups: [{wished}]")
+    expected = "{projectId: 1, key: mutex-key, slots: [{percentage: 95, experiments: [1]}, {percentage: 5}]}"
+    (tmp_path / "expected.yaml").write_text(f"groups: [{expected}]")
     for words in COMMANDS:
         done = command_line.run(*words.split())
         assert done.exception is None or isinstance(done.exception, SystemExit), (words, done.exception)

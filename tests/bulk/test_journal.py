@@ -12,8 +12,8 @@ from support import ONCE
 from aiomutex import JournalError, MutexSession, SlotEdit
 from aiomutex.bulk import undo
 from aiomutex.bulk.engine import request_of
+from aiomutex.bulk.group_queues import Item
 from aiomutex.bulk.journal import Journal
-from aiomutex.bulk.queues import Item
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support import until
 
-from aiomutex.cli.apart import AHEAD, read_apart
+from aiomutex.cli.background_reader import AHEAD, read_apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

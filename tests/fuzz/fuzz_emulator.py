@@ -21,15 +21,15 @@ from aiohttp.http_exceptions import HttpProcessingError
 from fuzz_promises import Target, folder, in_loop, keep, only, text_of
 from support import CREATE, GROUP, GROUP_EDIT, KEY, SLOT_EDIT
 
-from aiomutex.answers import read_group, read_page
+from aiomutex._api.responses import read_group, read_page
 from aiomutex.emulator import MutexEmulator
 from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.faults import Fault, Faults, Latency
+from aiomutex.emulator.responses import JSON, Response
 from aiomutex.emulator.seeding import document_of, store_of, store_of_json
 from aiomutex.emulator.service import COLLECTION, Service
 from aiomutex.emulator.state import GroupStore
-from aiomutex.emulator.statefile import StateFile, read_state
-from aiomutex.emulator.wire import JSON, Answer
+from aiomutex.emulator.state_file import StateFile, read_state
 
 DIALECTS: Final = (
     Dialect(),
@@ -48,7 +48,7 @@ def service_request(data: bytes) -> None:
     method, _, target = head.decode("ascii", "ignore").partition(" ")
     service = Service(GroupStore(3, slots=2), DIALECTS[data[0] % len(DIALECTS) if data else 0], local_experiments=[5])
     answer = service.answer(method, target, body, JSON)
-    if not isinstance(answer, Answer):
+    if not isinstance(answer, Response):
         answer = answer()
     keep(answer.status in (200, 400, 404, 405, 409), f"status {answer.status}")
     if answer.body and answer.content_type == JSON:
@@ -61,12 +61,12 @@ def _sound(service: Service) -> None:
     store = service.store
     service.speak(Dialect(archived="flagged"))
     listed = service.answer("GET", COLLECTION, b"", JSON)
-    assert isinstance(listed, Answer)
+    assert isinstance(listed, Response)
     groups = read_page(listed.body, None).groups
     keep([group.id for group in groups] == list(store)[:1000], "groups that are not listed")
     for group_id in list(store)[:1000]:
         answer = service.answer("GET", f"{COLLECTION}/{group_id}", b"", JSON)
-        keep(isinstance(answer, Answer) and (answer.status != 200 or read_group(answer.body).id == group_id), "lost")
+        keep(isinstance(answer, Response) and (answer.status != 200 or read_group(answer.body).id == group_id), "lost")
     again = store_of(msgspec.json.decode(msgspec.json.encode(document_of(store))))
     keep(again.touched() == store.touched() and list(again) == list(store), "a dump that loses something")
     keys = [group.key for group in store.values()]

@@ -17,11 +17,11 @@ from fuzz_promises import Target, folder, in_loop, keep, only
 
 from aiomutex import ConfigurationError, JournalError, MutexGroup, Slot, SlotEdit
 from aiomutex.bulk import content, undo
+from aiomutex.bulk.group_queues import Item
 from aiomutex.bulk.journal import Journal
-from aiomutex.bulk.queues import Item
-from aiomutex.bulk.settings import request_of
+from aiomutex.bulk.options import request_of
 from aiomutex.cli.edits_file import BadLine, as_json_line, read_edits
-from aiomutex.limits.dayfile import DayFile
+from aiomutex.limits.day_file import DayFile
 
 if TYPE_CHECKING:
     from pathlib import Path

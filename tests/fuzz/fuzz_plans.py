@@ -19,10 +19,10 @@ from aiomutex.cli.groups import _slot as slot_option
 from aiomutex.cli.root import root
 from aiomutex.cli.slots import _items as items_option
 from aiomutex.plan import after, dump_desired, lint, load_plan, parse_desired, plan, render, save_plan
+from aiomutex.plan.document import DesiredFileError
+from aiomutex.plan.dump import same_content
 from aiomutex.plan.render import plan_json
 from aiomutex.plan.saved import is_saved_plan, remaining
-from aiomutex.plan.tree import DesiredFileError
-from aiomutex.plan.writing import same_content
 from aiomutex.traffic import read_users, simulate, slot_of
 
 LIVE: Final = MutexGroup(

@@ -26,17 +26,17 @@ from aiomutex import (
     NewSlot,
     SlotEdit,
 )
-from aiomutex.answers import read_group
-from aiomutex.bulk.fleetwire import Job, outcomes_of
+from aiomutex._api.requests import Request, create_group, edit_group, edit_slot, get_group, list_page
+from aiomutex._api.responses import read_group
+from aiomutex._http.config import check_api_key, service_url
+from aiomutex._http.transport import Transport
 from aiomutex.emulator.dialect import Dialect
+from aiomutex.emulator.responses import JSON
+from aiomutex.emulator.responses import Response as EmulatorAnswer
 from aiomutex.emulator.service import COLLECTION, Service
 from aiomutex.emulator.state import GroupStore
-from aiomutex.emulator.wire import JSON
-from aiomutex.emulator.wire import Answer as EmulatorAnswer
-from aiomutex.endpoint import check_api_key, service_url
+from aiomutex.fleet.wire import Job, outcomes_of
 from aiomutex.limits.ledger import Ledger, Question
-from aiomutex.protocol import Request, create_group, edit_group, edit_slot, get_group, list_page
-from aiomutex.transport import Transport
 
 
 def ids(data: bytes) -> None:

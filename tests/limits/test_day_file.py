@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from virtual_time import run
 
 from aiomutex.errors import ConfigurationError, DailyBudgetExhaustedError, LimiterUnavailableError
-from aiomutex.limits import LocalRateLimiter, dayfile
+from aiomutex.limits import LocalRateLimiter
+from aiomutex.limits import day_file as day_file_module
 from aiomutex.limits.day import Day
-from aiomutex.limits.dayfile import BLOCK, DayFile
+from aiomutex.limits.day_file import BLOCK, DayFile
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
@@ -343,7 +344,7 @@ def test_a_file_that_cannot_be_opened_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_platform_without_locks_is_a_clear_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dayfile, "fcntl", None)
+    monkeypatch.setattr(day_file_module, "fcntl", None)
     with pytest.raises(ConfigurationError, match=r"^day_file needs POSIX file locks \(fcntl\), which this"):
         LocalRateLimiter(day_file=path)
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from aiomutex import UNSET, ConfigurationError
-from aiomutex.plan import DesiredFileError, load_desired, parse_desired, parsing
+from aiomutex.plan import DesiredFileError, formats, load_desired, parse_desired
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -231,7 +231,7 @@ def test_without_libyaml_hostile_nesting_ends_as_soon(text: str, monkeypatch: py
 
 
 def test_too_many_values_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsing, "MAX_NODES", 100)
+    monkeypatch.setattr(formats, "MAX_NODES", 100)
     for format_ in ("yaml", "json"):
         with pytest.raises(DesiredFileError, match="split the file"):
             parse_desired("[" + "1, " * 100 + "1]", format_=format_)

@@ -22,7 +22,7 @@ from aiomutex.plan import (
     remaining,
     save_plan,
 )
-from aiomutex.plan.ordering import edit_rounds
+from aiomutex.plan.edit_order import edit_rounds
 from aiomutex.plan.saved import is_saved_plan
 
 from .strategies import fillings, moving, states, written

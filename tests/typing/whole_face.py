@@ -123,7 +123,7 @@ async def writing(session: MutexSession, flag: bool) -> None:
     await session.unarchive_group(7)
     await session.edit_slot("7", 1, experiments=[1], holdouts=(2,), individuals=["u"])
     await session.edit_slot("7", slot_index=1, experiments=range(3))
-    wished = NewGroup(
+    expected = NewGroup(
         project_id="1",
         name="n",
         key="k",
@@ -133,7 +133,7 @@ async def writing(session: MutexSession, flag: bool) -> None:
         bucketing_salt="s",
         slots=[NewSlot(percentage=40, experiments=[1], holdouts=[2], individuals=["u"]), NewSlot(percentage=60)],
     )
-    created = await session.create_group(wished)
+    created = await session.create_group(expected)
     assert_type(created, CreatedGroup)
     assert_type(created.url, str | None)
     assert_type((created.id, created.key), tuple[str, str])

@@ -1,0 +1,216 @@
+"""The request of each endpoint as a value: method, path, body, how to read the answer, what a lost answer means.
+
+Pure: no socket, no clock, no state. A request that breaks a rule of the service is never built.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+import secrets
+from collections.abc import Sequence  # msgspec reads the annotations of _SlotBody
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
+from urllib.parse import quote
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from aiomutex._api import responses, validation
+from aiomutex._util.checks import describe
+from aiomutex.errors import InvalidRequestError
+from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from aiomutex._api.responses import Response
+
+__all__ = [
+    "Effect",
+    "Request",
+    "any_request",
+    "archive_group",
+    "create_group",
+    "decode_response",
+    "edit_group",
+    "edit_slot",
+    "get_group",
+    "list_page",
+    "with_key",
+]
+
+T = TypeVar("T")
+
+ROOT = "/api/1/mutexes"
+
+
+def _plainly(value: object) -> object:
+    """What msgspec does not write by itself, and the rules have let pass: a kind of text, or of sequence."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    return list(cast("Iterable[object]", value))
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plainly).encode
+
+
+class Effect(enum.Enum):
+    """What sending a request does to the service, and so what a lost answer leaves open."""
+
+    SAFE = "a read"
+    IDEMPOTENT = "a write that may be sent again: the second leaves what the first did"
+    NON_IDEMPOTENT = "a write that must not happen twice"
+
+
+class Request(NamedTuple, Generic[T]):
+    """One call of the service, ready to be sent."""
+
+    method: str
+    path: str
+    """Path and query, percent-encoded."""
+    decode: Callable[[bytes], T] | None
+    """Decodes the body of a success; raises ``msgspec.MsgspecError`` where it does not read as documented. ``None``:
+    the ``Response`` itself is the value."""
+    effect: Effect = Effect.SAFE
+    body: bytes | None = None
+
+
+def decode_response(request: Request[T], response: Response) -> T:
+    """The value a response carries.
+
+    Raises:
+        APIError: The status is not 200 to 299.
+        UnexpectedResponseError: The status is a success, the body is not.
+    """
+    if not 200 <= response.status <= 299:  # noqa: PLR2004  # HTTP's
+        raise responses.error_from_response(response)
+    if request.decode is None:
+        return cast("T", response)
+    try:
+        return request.decode(response.body)
+    except responses.UNREADABLE as error:
+        problem = error
+    raise response.unexpected(problem)
+
+
+def _nothing(body: bytes) -> None:
+    """Read the answer to a PATCH: its body is undocumented, so it is never looked at."""
+
+
+def list_page(limit: int, cursor: str | int | None) -> Request[GroupPage]:
+    """``GET /api/1/mutexes``."""
+    query = f"limit={validation.page_limit('limit', limit)}"
+    start = validation.page_cursor(cursor)
+    if start is not None:
+        query += f"&cursor={quote(start, safe='')}"
+    return Request("GET", f"{ROOT}?{query}", functools.partial(responses.read_page, cursor=start))
+
+
+def get_group(group_id: str | int) -> Request[MutexGroup]:
+    """``GET /api/1/mutexes/{id}``."""
+    return Request("GET", f"{ROOT}/{validation.group_segment(group_id)}", responses.read_group)
+
+
+class _GroupBody(msgspec.Struct):
+    name: str | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+
+
+def edit_group(group_id: str | int, *, name: str | UnsetType, description: str | UnsetType | None) -> Request[None]:
+    """``PATCH /api/1/mutexes/{id}`` with a name, a description or both."""
+    segment = validation.group_segment(group_id)
+    if name is UNSET and description is UNSET:
+        raise InvalidRequestError("the edit is empty; give name, description or both")
+    if name is not UNSET:
+        validation.nonempty_text("name", name)
+    if description is not UNSET:
+        validation.text_or_null("description", description)
+    return Request("PATCH", f"{ROOT}/{segment}", _nothing, Effect.IDEMPOTENT, _encode(_GroupBody(name, description)))
+
+
+def archive_group(group_id: str | int, *, archive: bool) -> Request[None]:
+    """``PATCH /api/1/mutexes/{id}`` with ``archive``, which makes the service ignore all else."""
+    body = b'{"archive":true}' if archive else b'{"archive":false}'
+    return Request("PATCH", f"{ROOT}/{validation.group_segment(group_id)}", _nothing, Effect.IDEMPOTENT, body)
+
+
+class _SlotBody(msgspec.Struct, gc=False):
+    experiments: Sequence[int] | UnsetType
+    holdouts: Sequence[int] | UnsetType
+    individuals: Sequence[str] | UnsetType
+
+
+def edit_slot(
+    group_id: str | int,
+    slot_index: int,
+    experiments: Sequence[int] | UnsetType,
+    holdouts: Sequence[int] | UnsetType,
+    individuals: Sequence[str] | UnsetType,
+) -> Request[None]:
+    """``PATCH /api/1/mutexes/{id}/slots/{slotIndex}`` with the whole lists the slot shall have."""
+    segment = validation.group_segment(group_id)
+    number = validation.slot_number(slot_index)
+    if experiments is UNSET and holdouts is UNSET and individuals is UNSET:
+        raise InvalidRequestError("the edit is empty; give at least one of experiments, holdouts and individuals")
+    body = _SlotBody(
+        validation.id_list("experiments", experiments),
+        validation.id_list("holdouts", holdouts),
+        validation.individual_list("individuals", individuals),
+    )
+    return Request("PATCH", f"{ROOT}/{segment}/slots/{number}", _nothing, Effect.IDEMPOTENT, _encode(body))
+
+
+def with_key(group: NewGroup) -> NewGroup:
+    """The group itself if it has a key, else a copy with a fresh one: 96 random bits, so that it names one create."""
+    if isinstance(group, NewGroup) and group.key is UNSET:  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
+        return msgspec.structs.replace(group, key=f"mutex-{secrets.token_hex(12)}")
+    return group
+
+
+def create_group(group: NewGroup) -> Request[CreatedGroup]:
+    """``POST /api/1/mutexes``; the group must have its key already."""
+    group = validation.new_group(group)
+    if group.key is UNSET:
+        raise InvalidRequestError("key is not given; a create needs one, to be found again by")
+    return Request("POST", ROOT, functools.partial(_read_created, key=group.key), Effect.NON_IDEMPOTENT, _encode(group))
+
+
+def _read_created(body: bytes, key: str) -> CreatedGroup:
+    group_id, url = responses.read_created(body)
+    return CreatedGroup(id=group_id, url=url, key=key)
+
+
+_METHOD: Final = re.compile(r"[A-Z]{1,20}")
+_PATH: Final = re.compile(r"/[!-~]*")
+_SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
+_IDEMPOTENT_METHODS: Final = ("PUT", "DELETE")
+
+
+def any_request(method: object, path: object, json: object, idempotent: object) -> Request[Response]:
+    """A request of any endpoint, described by the caller.
+
+    Raises:
+        InvalidRequestError: The method, the path or the body cannot be sent as it is.
+    """
+    if not isinstance(method, str) or not _METHOD.fullmatch(method):
+        raise InvalidRequestError(f"method must be an HTTP method in capital letters, not {describe(method)}")
+    if not isinstance(path, str) or not _PATH.fullmatch(path) or path.startswith("//") or "#" in path:
+        raise InvalidRequestError(
+            f"path must begin with one '/' and be percent-encoded, without '#', such as '/api/1/experiments?limit=10'; "
+            f"not {describe(path)}"
+        )
+    if idempotent is not None and not isinstance(idempotent, bool):
+        raise InvalidRequestError(f"idempotent must be True, False or None, not {describe(idempotent)}")
+    body = None
+    if json is not UNSET:
+        try:
+            body = _encode(json)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InvalidRequestError(f"json cannot be encoded: {error}") from None
+    if idempotent is None:
+        idempotent = method in _SAFE_METHODS + _IDEMPOTENT_METHODS
+    effect = Effect.IDEMPOTENT if idempotent else Effect.NON_IDEMPOTENT
+    if idempotent and method in _SAFE_METHODS:
+        effect = Effect.SAFE
+    return Request(method, path, None, effect, body)

@@ -1,0 +1,1 @@
+"""Everything that knows aiohttp: configuration, calls with their retries, attempts, connections."""

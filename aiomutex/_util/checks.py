@@ -1,0 +1,48 @@
+"""Checks of arguments, and how a message shows a value: ``retry must be a RetryPolicy, not 'often' (str)``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiomutex.errors import InvalidRequestError, MutexError
+
+__all__ = ["check_integer", "describe", "type_name"]
+
+_MAX_SHOWN: Final = 60
+
+
+def describe(value: object) -> str:
+    """The value's repr, cut at 60 characters, with its type."""
+    try:
+        text = repr(value)
+    except ValueError:
+        text = "an integer too long to show"  # Python refuses to print integers of more than 4,300 digits
+    if len(text) > _MAX_SHOWN:
+        text = text[:_MAX_SHOWN] + "…"
+    return text if value is None else f"{text} ({type(value).__name__})"
+
+
+def type_name(value: object) -> str:
+    """The name of the value's type, for values that a message must not show; of a class, that it is one."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def check_integer(
+    field: str, value: object, *, least: int, most: int | None = None, error: type[MutexError] = InvalidRequestError
+) -> int:
+    """Return ``value`` if it is an integer from ``least`` to ``most``. A bool is not an integer here.
+
+    Args:
+        field: What the message calls it.
+        value: What the user passed.
+        least: The smallest integer allowed.
+        most: The largest integer allowed, if there is one.
+        error: The class of the error to raise.
+
+    Raises:
+        MutexError: It is something else; the error is of the class ``error``.
+    """
+    if type(value) is int and value >= least and (most is None or value <= most):
+        return value
+    end = "" if most is None else f" to {most:,}"
+    raise error(f"{field} must be an integer from {least}{end}, not {describe(value)}")

@@ -1,0 +1,86 @@
+"""Whatever is sent, the answer is a yes or a reasoned no, and a no changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiomutex.emulator import Dialect, GroupStore
+from aiomutex.emulator.responses import Response
+from aiomutex.emulator.seeding import document_of
+from aiomutex.emulator.service import COLLECTION, Service
+
+FIELDS = [
+    "projectId",
+    "name",
+    "key",
+    "description",
+    "evaluationMode",
+    "bucketingKey",
+    "bucketingSalt",
+    "slots",
+    "percentage",
+    "experiments",
+    "holdouts",
+    "individuals",
+    "archive",
+]
+PLAIN = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
+)
+ANY: st.SearchStrategy[Any] = st.recursive(
+    PLAIN | st.sampled_from(["local", "remote"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=3), inner),
+    max_leaves=12,
+)
+SLOT = st.fixed_dictionaries(
+    {"percentage": st.sampled_from([0, 50, 100])}, optional={"experiments": ANY, "individuals": ANY, "holdouts": ANY}
+)
+CREATE = st.fixed_dictionaries(
+    {"projectId": st.just(1), "name": st.just("n"), "slots": st.lists(SLOT, max_size=3)},
+    optional={"key": ANY, "description": ANY, "evaluationMode": ANY, "bucketingKey": ANY},
+)
+DIALECTS = st.builds(
+    Dialect,
+    create_lists=st.sampled_from(["typed", "loose"]),
+    create_name=st.sampled_from(["required", "optional"]),
+    unknown_fields=st.sampled_from(["ignored", "refused"]),
+    slot_patch=st.sampled_from(["replace", "merge"]),
+)
+REQUESTS = st.sampled_from([("POST", ""), ("PATCH", "/1"), ("PATCH", "/1/slots/1")])
+
+
+@settings(max_examples=100, deadline=None)
+@given(REQUESTS, ANY | CREATE, DIALECTS)
+def test_any_body_gets_a_yes_or_a_reasoned_no(request: tuple[str, str], body: Any, dialect: Dialect) -> None:
+    store = GroupStore(2)
+    service = Service(store, dialect)
+    before = [msgspec.json.encode(document_of(store)["groups"]) for _ in (store["1"], store["2"])][-1]
+    method, path = request
+    answer = service.answer(method, COLLECTION + path, msgspec.json.encode(body), "application/json")
+    assert isinstance(answer, Response)
+    after = msgspec.json.encode(document_of(store)["groups"])
+    if answer.status == 200:
+        assert len(service.commits) == 1
+        # What was let in can be shown.
+        page = service.answer("GET", COLLECTION, b"", "")
+        assert isinstance(page, Response)
+        for group in msgspec.json.decode(page.body)["mutexes"]:
+            assert sum(slot["percentage"] for slot in group["slots"]) == 100
+            assert all(type(number) is int for slot in group["slots"] for number in slot["experiments"])
+            assert all(type(text) is str for slot in group["slots"] for text in slot["individuals"])
+    else:
+        assert answer.status == 400
+        assert msgspec.json.decode(answer.body)["message"]
+        assert (after, list(service.commits)) == (before, [])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), max_size=20), st.sampled_from(["GET", "X"]))
+def test_any_path_gets_an_answer(rest: str, method: str) -> None:
+    answer = Service(GroupStore(2), Dialect()).answer(method, COLLECTION + rest, b"", "")
+    assert isinstance(answer, Response)
+    assert answer.status in {200, 400, 404, 405}

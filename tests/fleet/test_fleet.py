@@ -1,0 +1,339 @@
+"""Real workers of taskiq, a real Redis, and the emulator in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+from bulk_support import ROOT, EmulatorProcess, after, edits_for
+from redis import Redis
+from redis_worker import RedisServer
+
+from aiomutex import (
+    AuthenticationError,
+    BulkReport,
+    ConfigurationError,
+    InvalidRequestError,
+    LimiterUnavailableError,
+    NotFoundError,
+    OutcomeUnknownError,
+    SlotEdit,
+    SlotOutcome,
+    TooManyFailuresError,
+)
+from aiomutex.bulk.options import Settings
+from aiomutex.fleet.fleet import Fleet
+from aiomutex.fleet.run import FleetStream
+from aiomutex.fleet.wire import answer_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from aiomutex.fleet.wire import Job
+
+HERE = Path(__file__).parent
+KEY = "mgmt-of-the-workers-5c1d"
+
+
+def client_of(url: str) -> Any:
+    return Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]  # untyped upstream
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    """A Redis of the test's own."""
+    server = RedisServer(tmp_path)
+    try:
+        yield server.url
+    finally:
+        server.kill()
+
+
+class Worker:
+    """``taskiq worker`` as a user starts it, in a process group of its own."""
+
+    def __init__(self, url: str, redis_url: str, key: str = KEY) -> None:
+        self.env = os.environ | {
+            "AMPLITUDE_MANAGEMENT_API_KEY": key,
+            "AIOMUTEX_BASE_URL": url,
+            "FLEET_REDIS": redis_url,
+            "PYTHONPATH": f"{ROOT}:{HERE}:{HERE.parent}",
+        }
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "taskiq", "worker", "fleet_workers:broker", "--workers", "1"]
+        self.process = subprocess.Popen(
+            command, env=self.env, cwd=HERE, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        return self
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def end(self) -> str:
+        """Stop it politely, and return what it wrote."""
+        self.process.terminate()
+        return self.process.communicate(timeout=15)[0].decode()
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+        self.process.communicate()
+
+
+async def stream_of(edits: list[SlotEdit]) -> AsyncIterator[SlotEdit]:
+    for edit in edits:
+        yield edit
+
+
+@pytest.mark.deep
+@pytest.mark.redis
+async def test_three_workers_and_one_is_killed_midway(redis_url: str) -> None:
+    edits = edits_for(900, groups=60)
+    wished = after(edits)
+    told: list[SlotOutcome] = []
+    with (
+        EmulatorProcess(groups=60, latency="10ms±5ms", keep_requests=50_000) as emulator,
+        Worker(emulator.url, redis_url) as first,
+        Worker(emulator.url, redis_url),
+        Worker(emulator.url, redis_url) as third,
+    ):
+
+        async def assassin() -> None:
+            while await asyncio.to_thread(emulator.ask, "count") < 300:  # noqa: ASYNC110  # another process
+                await asyncio.sleep(0.05)
+            first.kill()
+
+        async with Fleet(redis_url, name="project-1", claim_timeout=1.5, batch_size=20, max_jobs=12) as fleet:
+            killing = asyncio.create_task(assassin())
+            report = await asyncio.wait_for(fleet.edit_slots(stream_of(edits), on_outcome=told.append), 60)
+            await killing
+        slots = emulator.ask("slots")
+        busiest, _, refused = emulator.ask("limits")
+        commits = emulator.ask("commits")
+        written = third.end()
+    assert str(report) == "900 edits: 900 applied"
+    assert sorted(outcome.position for outcome in told) == list(range(900))
+    assert all(outcome.edit is edits[outcome.position] for outcome in told)
+    assert {address: slots["{}/{}".format(*address)][0] for address in wished} == {
+        address: lists["experiments"] for address, lists in wished.items()
+    }
+    assert len(commits) - 900 <= 12 * 20  # only what the dead worker had was done again
+    assert busiest <= 100
+    assert refused == 0
+    assert KEY not in written
+    with client_of(redis_url) as client:
+        assert client.xlen("aiomutex:project-1:jobs") == 0  # what is done is deleted
+        everything = [key for key in client.scan_iter() if b"answers" in key]
+        assert everything == []
+
+
+@pytest.mark.redis
+async def test_outcomes_come_back_as_on_one_machine(redis_url: str) -> None:
+    edits = [
+        SlotEdit(1, 1, experiments=[5]),
+        SlotEdit(999, 1, experiments=[6]),
+        SlotEdit("2", 3, holdouts=[7], individuals=["x"]),
+    ]
+    # Queued before the first worker is there.
+    with EmulatorProcess(groups=5, limits=False) as emulator:
+        async with Fleet(redis_url, name="project-1") as fleet:
+            assert repr(fleet) == "<Fleet 'project-1' · open>"
+            run = asyncio.create_task(fleet.edit_slots(edits, verify=True))
+            await asyncio.sleep(0.5)
+            with Worker(emulator.url, redis_url):
+                report = await asyncio.wait_for(run, 30)
+                assert str(report) == "3 edits: 2 applied, 1 failed"
+                error = report.failed[0].error
+                assert isinstance(error, NotFoundError)
+                assert (error.status, error.method, error.attempts) == (404, "GET", 1)
+                assert report.failed[0].edit is edits[1]
+                with pytest.raises(ExceptionGroup):
+                    report.raise_for_failures()
+                with pytest.raises(InvalidRequestError, match=r"edits\[1\]: slot_index is 0"):
+                    await fleet.edit_slots([SlotEdit(1, 1, experiments=[1]), SlotEdit(1, 0, experiments=[1])])
+                mixed = await fleet.edit_slots(iter([SlotEdit(1, 0, experiments=[1]), SlotEdit(1, 1, experiments=[1])]))
+                assert [(each.position, each.status) for each in mixed.outcomes] == [(0, "failed"), (1, "applied")]
+
+
+@pytest.mark.deep
+@pytest.mark.redis
+async def test_a_refused_key_stops_the_run_and_does_not_travel(redis_url: str) -> None:
+    key = "mgmt-revoked-77aa12"
+    command = [shutil.which("redis-cli") or "valkey-cli", "-u", redis_url, "monitor"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as monitor:  # noqa: ASYNC220  # read at the end
+        with (
+            EmulatorProcess(groups=60, key="another", limits=False) as server,
+            Worker(server.url, redis_url, key) as one,
+        ):
+            async with Fleet(redis_url, name="project-1") as fleet:
+                report = await asyncio.wait_for(fleet.edit_slots(edits_for(2_000, groups=60)), 60)
+            written = one.end()
+        monitor.terminate()
+        seen = monitor.communicate()[0]
+    assert isinstance(report.stopped_by, AuthenticationError)
+    assert report.stopped_by.status == 401
+    assert len(report.outcomes) == 2_000
+    assert len(report.skipped) > 1_000
+    assert "aiomutex.edit_slots" in seen
+    assert key not in seen
+    assert key not in written
+
+
+@pytest.mark.deep
+@pytest.mark.redis
+async def test_stop_after_so_many_failures(redis_url: str) -> None:
+    many = [SlotEdit(900 + n, 1, experiments=[1]) for n in range(2_000)]
+    with EmulatorProcess(groups=5, limits=False) as emulator, Worker(emulator.url, redis_url):
+        async with Fleet(redis_url, name="project-1") as fleet:
+            stopped = await asyncio.wait_for(fleet.edit_slots(many, stop_after=5), 60)
+    assert isinstance(stopped.stopped_by, TooManyFailuresError)
+    assert len(stopped.outcomes) == 2_000
+    assert 5 <= len(stopped.failed) <= 12 * (5 + 48)
+    assert len(stopped.skipped) == 2_000 - len(stopped.failed)
+
+
+@pytest.mark.deep
+@pytest.mark.redis
+async def test_leaving_early_tells_what_workers_had(redis_url: str) -> None:
+    with EmulatorProcess(groups=60, latency="5ms", limits=False) as emulator, Worker(emulator.url, redis_url):
+        async with Fleet(redis_url, name="project-1", batch_size=10, max_jobs=4) as fleet:
+            told: list[SlotOutcome] = []
+            stream = fleet.stream_slot_edits(stream_of(edits_for(500, groups=60)), on_outcome=told.append)
+            async with stream as outcomes:
+                async for _ in outcomes:
+                    break
+            assert len({outcome.position for outcome in told}) == len(told)
+            assert {outcome.status for outcome in stream.unfinished} <= {"applied", "unknown"}
+            assert 0 < len(stream.unfinished) <= 10 * 4 + 10
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("aiomutex")]
+
+
+async def test_a_fleet_is_used_open_and_set_up_soundly() -> None:
+    fleet = Fleet("redis://127.0.0.1:1", name="project-1")
+    assert repr(fleet) == "<Fleet 'project-1' · not open>"
+    with pytest.raises(ConfigurationError, match="async with fleet"):
+        await fleet.edit_slots([])
+    with pytest.raises(ConfigurationError, match="batch_size is 0"):
+        Fleet("redis://127.0.0.1:1", name="x", batch_size=0)
+    wrongs: list[dict[str, Any]] = [{"batch_size": 0.5}, {"max_jobs": 0.5}, {"max_jobs": True}, {"claim_timeout": 0}]
+    for wrong in wrongs:
+        with pytest.raises(ConfigurationError, match=rf"{next(iter(wrong))} is .*; it must be a (whole )?number"):
+            Fleet("redis://127.0.0.1:1", name="x", **wrong)
+    with pytest.raises(ConfigurationError, match="name is ''"):
+        Fleet("redis://127.0.0.1:1", name="")
+
+
+def stream_over(ask: Callable[[Job], Awaitable[str]], count: int, told: Callable[[SlotOutcome], object]) -> FleetStream:
+    edits = iter(edits_for(count, groups=count))
+    return FleetStream(ask, edits, Settings(concurrency=3), batch_size=5, verify=False, on_outcome=told)
+
+
+async def answered(job: Job) -> str:
+    """What a worker answers."""
+    outcomes = [SlotOutcome(edit=edit, status="applied", position=n) for n, edit in enumerate(job.edits)]
+    return answer_of(BulkReport(outcomes=outcomes))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ConnectionError("gone"), "unknown"),
+        (LimiterUnavailableError("gone").with_attempts(0, maybe_applied=True), "unknown"),
+        (LimiterUnavailableError("gone"), "skipped"),
+    ],
+)
+async def test_a_job_without_an_answer_ends_the_run_and_its_input_is_not_used_up(error: Exception, status: str) -> None:
+    async def ask(_: Job) -> str:
+        raise error
+
+    told: list[SlotOutcome] = []
+    async with (stream := stream_over(ask, 20_000, told.append)):
+        async for _ in stream:
+            pass
+    assert stream.pulled == len(told) <= 2 * 3 * 5
+    statuses = Counter[str](outcome.status for outcome in told)
+    assert set(statuses) <= {status, "skipped"}
+    assert statuses[status] > 0
+    assert statuses["unknown"] <= 3 * 5
+    assert isinstance(stream.stopped_by, LimiterUnavailableError | OutcomeUnknownError)
+
+
+async def test_what_on_outcome_raises_ends_the_run_and_it_is_not_called_again() -> None:
+    told: list[int] = []
+
+    def tell(outcome: SlotOutcome) -> None:
+        told.append(outcome.position)
+        raise KeyError(outcome.position)
+
+    stream = stream_over(answered, 100, tell)
+
+    async def run() -> None:
+        async with stream:
+            async for _ in stream:
+                pass
+
+    with pytest.raises(KeyError, match=r"^0$") as raised:
+        await run()
+    assert raised.value.__context__ is None
+    assert told == [0]
+    assert stream.unfinished
+
+
+async def test_what_on_outcome_raises_at_the_end_comes_out_unless_something_else_does() -> None:
+    asked = asyncio.Event()
+
+    async def ask(_: Job) -> str:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def tell(outcome: SlotOutcome) -> None:
+        raise KeyError(outcome.status)
+
+    async def leave() -> None:
+        async with stream_over(ask, 100, tell):
+            await asked.wait()
+
+    async def fail() -> None:
+        async with stream_over(ask, 100, tell):
+            await asked.wait()
+            raise ValueError("first")
+
+    async def stay() -> None:
+        async with (stream := stream_over(ask, 100, tell)):
+            await anext(stream)
+
+    with pytest.raises(KeyError, match="unknown"):
+        await leave()
+    with pytest.raises(ValueError, match="first"):
+        await fail()
+    asked.clear()
+    task = asyncio.create_task(stay())
+    await asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_without_the_extra_the_message_says_what_to_install_and_the_core_does_not_care() -> None:
+    code = (
+        "import sys; sys.modules['taskiq'] = None; import aiomutex, aiomutex.bulk; print('core')\n"
+        "try: import aiomutex.fleet.fleet\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "core" in done.stdout
+    assert "pip install 'aiomutex[fleet]'" in done.stdout
+    code = "import sys, aiomutex, aiomutex.bulk; print([name for name in sys.modules if 'taskiq' in name])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,195 @@
+# What is attacked lies inside, and what it is attacked with is of no known kind.
+# pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
+"""Attacks on what the service answers: pages, groups, refusals, headers, and what a probe makes of them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from fuzz_promises import Target, harmless, in_loop, keep, only, text_of
+from multidict import CIMultiDict
+from support import GROUP, KEY
+
+from aiomutex import (
+    APIError,
+    ConfigurationError,
+    InvalidRequestError,
+    LocalRateLimiter,
+    MutexError,
+    MutexGroup,
+    NewGroup,
+    NewSlot,
+    PaginationError,
+    RetryPolicy,
+    UnexpectedResponseError,
+)
+from aiomutex._api.redaction import redactor
+from aiomutex._api.requests import Request, create_group, decode_response, get_group, list_page
+from aiomutex._api.responses import Response, read_group, retry_after_of
+from aiomutex.bulk import content
+from aiomutex.fleet.wire import PackedError, packed_error, unpacked_error
+from aiomutex.paging import GroupPager
+from aiomutex.plan import after, desired_from, dump_desired, fingerprint, lint, parse_desired, plan, render
+from aiomutex.plan import running_experiments as experiments
+from aiomutex.plan.document import DesiredFileError
+from aiomutex.plan.render import plan_json
+from aiomutex.plan.saved import remaining
+from aiomutex.probe.findings import Findings
+from aiomutex.retry import wait_before_next
+from aiomutex.traffic import compare, simulate, slot_share, traffic_share
+
+if TYPE_CHECKING:
+    from aiomutex import GroupPage
+
+PAGE: Final = b'{"mutexes":[%b],"nextCursor":1}' % GROUP
+WORDS: Final = ("mutexes", "nextCursor", "slots", "index", "percentage", "experiments", "holdouts", "individuals")
+_POLICY: Final = RetryPolicy()
+
+
+_conceal: Final = redactor(KEY)
+
+
+def _answer(data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(status, CIMultiDict(headers or {}), data, redact=_conceal)
+
+
+def page(data: bytes) -> None:
+    """A page reads as groups or not at all, and a pager comes to an end whatever the cursors are."""
+    with only(UnexpectedResponseError, PaginationError, InvalidRequestError):
+        read = decode_response(list_page(1000, None), _answer(data))
+        keep(read.next_cursor is None or read.next_cursor, "an empty cursor")
+        keep(all(type(group.id) is str for group in read.groups), "an id that is no text")
+
+        async def fetch(size: int, cursor: str | None) -> GroupPage:
+            return decode_response(list_page(size, cursor), _answer(data))
+
+        collected = in_loop(GroupPager(fetch, page_size=1000, cursor=None).collect(concurrency=2))
+        keep({group.id for group in read.groups} == {group.id for group in collected}, "a pager that loses groups")
+
+
+def group(data: bytes) -> None:
+    """What reads as a group can be compared, described, planned with, bucketed and shown."""
+    with only(UnexpectedResponseError):
+        read = decode_response(get_group(7), _answer(data))
+        keep(type(read.id) is str and type(read.project_id) is str, "an id that is no text")
+        keep(read_group(msgspec.json.encode(read)) == read, "a group that changes on the wire")
+        _use(read)
+
+
+def _use(group: MutexGroup) -> None:
+    from aiomutex.cli.common import group_table  # noqa: PLC0415  # rich is heavy
+
+    for slot in group.slots:
+        held = content.content_of(slot)
+        keep(content.unpacked(content.packed(held)) == held, "a content that changes in the journal")
+    for slot in group.slots[:1]:
+        if (found := content.check(group, slot.index, ([1], None, ["a"]), slot)) is not None:
+            str(found)
+    keep(len(fingerprint(group)) == 32, "a fingerprint of another length")
+    desired = desired_from([group])
+    for format_ in ("yaml", "toml", "json"):
+        with only(DesiredFileError, keyless=False):
+            parse_desired(dump_desired(desired, format_), format_=format_)
+    lint(desired)
+    steps = plan(desired, [group])
+    render(steps)
+    msgspec.json.encode(plan_json(steps))
+    with only(MutexError, keyless=False):
+        remaining(steps, [group])
+    with only(ConfigurationError, keyless=False):
+        compare([group], after(steps, [group]), ["ada", "", "x"])
+        simulate([group], ["ada", "", "x"])
+    slot_share(group, 123)
+    traffic_share(123, [group], held_out=[5])
+    group_table([group])
+
+
+def created(data: bytes) -> None:
+    """The answer to a create has an id, or is refused."""
+    wish = NewGroup(project_id=1, name="n", key="k", slots=[NewSlot(percentage=100)])
+    with only(UnexpectedResponseError):
+        made = decode_response(create_group(wish), _answer(data))
+        keep(type(made.id) is str and made.id, "no id")
+        keep(made.url is None or type(made.url) is str, "a URL that is no text")
+
+
+def refusal(data: bytes) -> None:
+    """Every refusal is an ``APIError`` that can be printed, sent to a caller of a fleet, and waited after."""
+    head, _, body = data.partition(b"\n\n")
+    first, *lines = text_of(head).split("\n")
+    status = 300 + sum(first.encode("utf-8", "surrogateescape")) % 300
+    pairs = (line.partition(":") for line in lines)
+    headers = CIMultiDict({name: value for name, _, value in pairs})
+    answer = Response(status, headers, body, redact=_conceal)
+    try:
+        decode_response(get_group(7), answer)
+    except APIError as error:
+        keep(error.status == status and len(error.body) <= 4096, "a wrong status or a long body")
+        keep(len(str(error)) < 1500, "a long message")
+        harmless(error)
+        waits = wait_before_next(error, 1, _POLICY)
+        keep(0 <= waits <= max(_POLICY.cap, _POLICY.max_retry_after), "a wait without end")
+        sent = unpacked_error(msgspec.json.decode(msgspec.json.encode(packed_error(error)), type=PackedError))
+        keep(sent is not None and str(sent) == str(error), "an error that changes on its way")
+    else:
+        keep(promise=False, what="a refusal that was read as a success")
+    with only(UnexpectedResponseError):
+        decode_response(get_group(7), Response(200, headers, body, redact=_conceal))
+    found = Findings()
+    found.answered("read", answer)
+    found.report(requests=1, wrote=False).to_json()
+
+
+def retry_after(data: bytes) -> None:
+    """``Retry-After`` is nothing or a finite number of seconds from 0, and a limiter can take it."""
+    seconds = retry_after_of({"Retry-After": text_of(data)})
+    keep(seconds is None or 0 <= seconds < math.inf, "no number of seconds")
+
+    async def hold() -> None:
+        limiter = LocalRateLimiter()
+        limiter.throttled(await limiter.acquire(), seconds)
+        keep("Limiter" in repr(limiter) and limiter.state().paused_for > 0, "no pause after a 429")
+        await limiter.aclose()
+
+    in_loop(hold())
+
+
+def experiment(data: bytes) -> None:
+    """An experiment that cannot be told to rest counts as running or unknown."""
+    with only(UnexpectedResponseError):
+        request = Request("GET", "/api/1/experiments/7", experiments._decode)
+        verdict, why = experiments.verdict_of(decode_response(request, _answer(data)))
+        keep(verdict in ("running", "resting", "unknown") and why, "no verdict")
+
+
+def probe(data: bytes) -> None:
+    """The probe makes a report of any page."""
+    found = Findings()
+    found.page(_answer(data, headers={"Content-Type": text_of(data[:40])}))
+    found.report(requests=1, wrote=False).to_json()
+
+
+_REFUSED: Final = (
+    b'd\nRetry-After: 5\nX-Request-Id: 7f3a\n\n{"message":"slot 3 does not exist"}',
+    b"\x81\nLocation: https://elsewhere/%b\nContent-Type: text/html\n\n<html><title>%b</title>"
+    % (KEY.encode(), KEY.encode()),
+    b'a\nRequest-Id: %b\n\n{"error":{"reason":"%b"}}' % (KEY.encode(), KEY.encode()),
+)
+
+ANSWERS: Final[dict[str, Target]] = {
+    "page": Target(page, (PAGE, b'{"mutexes":[],"nextCursor":"2"}', b'{"mutexes":null}'), WORDS),
+    "group": Target(group, (GROUP, GROUP.replace(b"7", b'"7"')), (*WORDS, KEY)),
+    "created": Target(created, (b'{"id":"7","url":"https://x/7"}', b'{"id":7}'), ("id", "url", KEY)),
+    "refusal": Target(refusal, _REFUSED, ("Retry-After: ", "message", "error", KEY, "<title>", "\n\n")),
+    "retry_after": Target(
+        retry_after,
+        (b"5", b"1.5", b"Mon, 23 Nov 2026 12:00:30 GMT", b"Monday, 23-Nov-26 12:01:00 +0100", b"Mon Nov 23 12:01:00 1"),
+        ("Jan", "Mon,", "GMT", "+9999", "-0000", "9999", "23:59:60", "EST"),
+        longest=64,
+    ),
+    "experiment": Target(experiment, (b'{"state":"running","enabled":true,"deleted":false}',), ("archived", KEY)),
+    "probe": Target(probe, (PAGE, b'{"mutexes":[],"nextCursor":null}'), WORDS),
+}

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from support import ONCE, until
+
+from aiomutex import AuthenticationError, JournalError, MutexSession, NotFoundError, SlotEdit
+from aiomutex.bulk import undo
+from aiomutex.emulator import Dialect, MutexEmulator
+from aiomutex.plan import (
+    PlanBlockedError,
+    StalePlanError,
+    apply,
+    check_running,
+    experiment_reader,
+    parse_desired,
+    plan,
+    remaining,
+)
+from aiomutex.plan.running_experiments import verdict_of
+
+from .strategies import states
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from aiohttp import web
+
+    from aiomutex import MutexGroup
+    from aiomutex.plan import Desired, Plan
+
+pytestmark = pytest.mark.usefixtures("never_written")
+
+WISH = parse_desired(
+    "groups:\n"
+    "- {projectId: 1, key: checkout, name: Till, description: new, slots: [{percentage: 40, experiments: [5]}, "
+    "{percentage: 60, experiments: [1, 2]}]}\n"
+    "- {projectId: 1, key: new, name: New, evaluationMode: local, bucketingKey: device_id, "
+    "slots: [{percentage: 100, individuals: [ada]}]}\n"
+    "- {projectId: 1, key: old, archived: true}\n"
+    "- {projectId: 1, key: sleeping, archived: false}\n"
+)
+
+
+def fill(emulator: MutexEmulator) -> None:
+    slots = [{"percentage": 40, "experiments": [1]}, {"percentage": 60, "experiments": [2]}]
+    emulator.add_group("7", slots=slots, name="Checkout", key="checkout", project_id="1")
+    emulator.add_group("8", slots=[100], name="Old", key="old", project_id="1")
+    emulator.add_group("9", slots=[100], name="Sleeping", key="sleeping", project_id="1", deleted=True)
+
+
+def only_slots(first: str, second: str) -> Desired:
+    slots = f"[{{percentage: 40, experiments: {first}}}, {{percentage: 60, experiments: {second}}}]"
+    return parse_desired(f"groups: [{{projectId: 1, key: checkout, slots: {slots}}}]")
+
+
+async def planned(session: MutexSession, desired: Desired = WISH) -> Plan:
+    return plan(desired, await session.list_groups().collect())
+
+
+async def test_everything_a_file_can_ask_for_comes_true(emulator: MutexEmulator, session: MutexSession) -> None:
+    fill(emulator)
+    told: list[str] = []
+    report = await apply(session, await planned(session), on_step=lambda step: told.append(str(step)))
+    assert report.complete
+    report.raise_for_failures()
+    assert sorted(told) == [
+        "archive old (project 1): applied",
+        "create new (project 1): applied",
+        "edit checkout (project 1): applied",
+        "slot checkout (project 1), slot 1: applied",
+        "slot checkout (project 1), slot 2: applied",
+        "unarchive sleeping (project 1): applied",
+    ]
+    assert (await planned(session)).empty
+    assert emulator.groups["7"].slots[0].experiments == [5]
+    assert emulator.groups["8"].deleted
+    assert (await apply(session, await planned(session))).steps == []
+
+
+async def test_an_experiment_enters_its_new_slot_before_it_leaves_the_old_one(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    fill(emulator)
+    slots = "[{percentage: 40, experiments: []}, {percentage: 60, experiments: [1, 2]}]"
+    moved = f"groups: [{{projectId: 1, key: checkout, slots: {slots}}}]"
+    await apply(session, await planned(session, parse_desired(moved)))
+    assert [commit.slot_index for commit in emulator.commits] == [2, 1]
+
+
+@given(state=states())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_any_plan_applied_leaves_nothing_to_do(
+    emulator: MutexEmulator, session: MutexSession, state: tuple[list[MutexGroup], Desired]
+) -> None:
+    live, desired = state
+    emulator.groups.clear()
+    for group in live:
+        emulator.add_group(
+            group.id,
+            slots=[
+                {"percentage": s.percentage, "experiments": s.experiments, "holdouts": s.holdouts}
+                | {"individuals": s.individuals, "cohorts": s.cohorts}
+                for s in group.slots
+            ],
+            name=group.name,
+            key=group.key,
+            project_id=group.project_id,
+            description=group.description,
+            evaluation_mode=group.evaluation_mode,
+            bucketing_key=group.bucketing_key,
+            bucketing_salt=group.bucketing_salt,
+            deleted=bool(group.deleted),
+        )
+    made = await planned(session, desired)
+    if made.errors:
+        with pytest.raises(PlanBlockedError):
+            await apply(session, made)
+        return
+    report = await apply(session, made)
+    report.raise_for_failures()
+    assert (await planned(session, desired)).empty
+
+
+async def test_a_blocked_plan_sends_nothing(emulator: MutexEmulator, session: MutexSession) -> None:
+    fill(emulator)
+    wrong = await planned(session, parse_desired("groups: [{projectId: 1, key: checkout, bucketingSalt: other}]"))
+    emulator.requests.clear()
+    with pytest.raises(PlanBlockedError, match="bucketingSalt") as caught:
+        await apply(session, wrong, force=True)
+    assert not caught.value.forceable
+    assert not emulator.requests
+
+
+async def test_a_threshold_needs_force(emulator: MutexEmulator, session: MutexSession) -> None:
+    fill(emulator)
+    slots = "[{percentage: 40, experiments: []}, {percentage: 60}]"
+    text = f"thresholds: {{removals: 0.4}}\ngroups: [{{projectId: 1, key: checkout, slots: {slots}}}]"
+    made = await planned(session, parse_desired(text))
+    with pytest.raises(PlanBlockedError, match=r"\(force lets it through\): 1 of 2 members leave") as caught:
+        await apply(session, made)
+    assert caught.value.forceable
+    assert (await apply(session, made, force=True)).complete
+
+
+async def test_what_changed_since_is_refused_before_anything_is_written(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    fill(emulator)
+    made = await planned(session)
+    emulator.groups["7"].slots[1].holdouts = [9]
+    with pytest.raises(StalePlanError, match=r"checkout \(project 1\) differs"):
+        await apply(session, made)
+    assert not emulator.commits
+
+
+async def test_an_apply_that_broke_off_is_simply_run_again(emulator: MutexEmulator, session: MutexSession) -> None:
+    fill(emulator)
+    made = await planned(session)
+    emulator.fail_next(1, status=400, method="PATCH", path="*/7/slots/1")
+    emulator.fail_next(1, status=404, method="PATCH", path="*/mutexes/8")
+    report = await apply(session, made)
+    assert sorted(str(step.kind) for step in report.failed) == ["archive", "slot"]
+    assert not report.complete
+    with pytest.raises(ExceptionGroup, match="2 of 6 steps failed") as caught:
+        report.raise_for_failures()
+    assert caught.value.subgroup(NotFoundError) is not None
+    left = remaining(made, await session.list_groups().collect())
+    assert (left.counts.archives, left.counts.creates, len(left.groups[0].lists)) == (1, 0, 1)
+    again = await apply(session, made)
+    assert sorted(str(step.kind) for step in again.steps) == ["archive", "slot"]
+    assert (await planned(session)).empty
+    assert emulator.writes["7", 2] == 1
+
+
+async def test_a_member_that_its_new_slot_refuses_stays_in_the_old_one(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    fill(emulator)
+    made = await planned(session, only_slots("[5]", "[1, 404]"))
+    emulator.fail_next(1, status=400, method="PATCH", path="*/7/slots/2")
+    report = await apply(session, made)
+    assert [(step.slot_index, step.status) for step in report.steps] == [(2, "failed"), (1, "skipped")]
+    assert report.skipped[0].note == "not sent: an edit before it failed, and may have to come first"
+    assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2]]
+
+
+async def test_a_key_refused_among_the_slots_stops_the_other_slots_and_the_archives(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    fill(emulator)
+    for number in range(10, 1200):
+        emulator.add_group(str(number), slots=[100], key=f"g{number}", project_id="1")
+    others = "".join(
+        f"\n- {{projectId: 1, key: g{number}, slots: [{{percentage: 100, experiments: [1]}}]}}"
+        for number in range(10, 1200)
+    )
+    made = await planned(
+        session,
+        parse_desired(f"groups:\n- {{projectId: 1, key: old, archived: true}}{others}"),
+    )
+    emulator.fail_next(1200, status=401, method="PATCH")
+    report = await apply(session, made, verify=False)
+    assert len(report.steps) == 1191
+    assert {step.status for step in report.steps} == {"failed", "skipped"}
+    assert report.steps[-1].kind == "archive"
+    assert "answered 401" in report.steps[-1].note
+    assert not emulator.commits
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"), [({"n": 1, "status": 403}, "failed"), ({"n": 9, "kind": "reset-before"}, "unknown")]
+)
+async def test_a_group_that_stays_in_the_archive_is_not_written_to(
+    emulator: MutexEmulator, session: MutexSession, fault: dict[str, Any], status: str
+) -> None:
+    fill(emulator)
+    slots = "[{percentage: 100, experiments: [5]}]"
+    wish = parse_desired(
+        f"groups: [{{projectId: 1, key: sleeping, name: Awake, archived: false, slots: {slots}}}, "
+        f"{{projectId: 1, key: old, name: New, slots: {slots}}}]"
+    )
+    made = await planned(session, wish)
+    emulator.fail_next(method="PATCH", path="*/mutexes/9", **fault)
+    report = await apply(session.with_options(retry=ONCE), made)
+    sleeping = [(step.kind, step.status) for step in report.steps if step.group.startswith("sleeping")]
+    assert sleeping == [("unarchive", status), ("edit", "skipped"), ("slot", "skipped")]
+    assert {step.note for step in report.skipped} == {"not sent: the group is not known to have left the archive"}
+    assert {commit.group_id for commit in emulator.commits} == {"8"}
+    emulator.faults.clear()
+    assert (await apply(session, made)).complete
+    assert (await planned(session, wish)).empty
+
+
+async def test_a_refused_key_stops_the_rest(emulator: MutexEmulator, session: MutexSession) -> None:
+    fill(emulator)
+    made = await planned(session)
+    emulator.fail_next(100, status=401, method="P*")
+    emulator.fail_next(100, status=401, method="PATCH")
+    report = await apply(session, made)
+    assert [step.status for step in report.steps].count("failed") <= 2
+    assert len(report.skipped) >= 3
+    assert "not sent: " in report.skipped[0].note
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["the same plan", "a plan made anew"])
+@pytest.mark.parametrize("way", ["failed", "cancelled"])
+async def test_an_apply_that_broke_off_goes_on_with_its_journal_and_all_of_it_can_be_undone(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, way: str, saved: bool
+) -> None:
+    fill(emulator)
+    made, journal = await planned(session), tmp_path / "apply.db"
+    if way == "failed":
+        emulator.fail_next(1, status=400, method="PATCH", path="*/7/slots/1")
+        assert not (await apply(session, made, journal=journal)).complete
+    else:
+        emulator.fail_next(1, kind="stall", method="PATCH", path="*/7/slots/1")
+        task = asyncio.create_task(apply(session, made, journal=journal))
+        await until(lambda: any(request.path.endswith("/7/slots/1") for request in emulator.requests))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [1, 2]]
+    again = await apply(session, made if saved else await planned(session), journal=journal)
+    assert again.complete
+    assert sorted(step.kind for step in again.steps) == (["slot"] if way == "failed" else ["archive", "slot"])
+    assert [slot.experiments for slot in emulator.groups["7"].slots] == [[5], [1, 2]]
+    assert (await planned(session)).empty
+    (await undo(session, journal)).raise_for_failures()
+    assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2]]
+
+
+async def test_a_journal_keeps_the_earliest_content_of_what_was_written_and_of_nothing_else(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    fill(emulator)
+    journal = tmp_path / "apply.db"
+    emulator.fail_next(1, status=400, method="PATCH", path="*/7/slots/2")
+    await apply(session, await planned(session, only_slots("[5]", "[404]")), journal=journal)
+    # The file is mended, and somebody else changes the slot that has not been written yet.
+    emulator.groups["7"].slots[1].experiments = [2, 9]
+    assert (await apply(session, await planned(session, only_slots("[6]", "[4]")), journal=journal)).complete
+    (await undo(session, journal)).raise_for_failures()
+    assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2, 9]]
+
+
+async def test_a_journal_of_something_else_is_refused_before_anything_is_written(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    fill(emulator)
+    assert (await apply(session, await planned(session), journal=tmp_path / "done.db")).complete
+    next_plan = await planned(session, only_slots("[8]", "[9]"))
+    edits = [SlotEdit(7, 1, experiments=[5]), SlotEdit(7, 2, experiments=[1, 2])]
+    await session.edit_slots(edits, journal=tmp_path / "edits.db")
+    await apply(session, await planned(session, only_slots("[3]", "[1, 2]")), journal=tmp_path / "undone.db")
+    await undo(session, tmp_path / "undone.db")
+    emulator.forget()
+    for name, told in (("done", "is done; give a new one"), ("edits", "of a run of edits"), ("undone", "was undone")):
+        with pytest.raises(JournalError, match=told):
+            await apply(session, next_plan, journal=tmp_path / f"{name}.db")
+    assert not emulator.writes
+    # What was refused is as it was.
+    assert len((await session.edit_slots(edits, journal=tmp_path / "edits.db")).skipped) == 2
+    await undo(session, tmp_path / "done.db")
+    assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2]]
+
+
+async def test_nothing_to_do_needs_no_journal(emulator: MutexEmulator, session: MutexSession, tmp_path: Path) -> None:
+    fill(emulator)
+    made, journal = await planned(session), tmp_path / "apply.db"
+    await apply(session, made, journal=journal)
+    assert (await apply(session, made, journal=journal)).steps == []
+    assert (await apply(session, await planned(session), journal=tmp_path / "other.db")).complete
+    assert not (tmp_path / "other.db").exists()
+
+
+async def test_a_service_that_merges_is_found_out(emulator: MutexEmulator, session: MutexSession) -> None:
+    fill(emulator)
+    emulator.dialect = Dialect(slot_patch="merge")
+    report = await apply(session, await planned(session))
+    assert [(step.kind, step.slot_index) for step in report.failed] == [("slot", 1)]
+
+
+async def test_running_experiments_are_told_with_the_groups_that_touch_them(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    from aiohttp import web  # noqa: PLC0415  # as the emulator's pages want it
+
+    fill(emulator)
+    emulator.groups["8"].slots[0].experiments = [6]
+    bodies = {
+        "1": '{"state": "running"}',
+        "5": '{"state": "planning", "evaluationMode": "local"}',
+        "6": "{}",
+    }
+
+    def page(body: str) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
+        async def answer(_: web.BaseRequest) -> web.Response:
+            return web.Response(text=body, content_type="application/json")
+
+        return answer
+
+    for number, body in bodies.items():
+        emulator.pages[f"/api/1/experiments/{number}"] = page(body)
+    findings = await check_running(await planned(session), experiment_reader(session))
+    assert [str(each) for each in findings] == [
+        "experiment 1 is running; touched by checkout (project 1)",
+        "experiment 6 may be running (state None); touched by old (project 1)",
+    ]
+
+
+async def test_an_unknown_experiment_counts_as_running_and_a_refused_key_ends_the_check(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    fill(emulator)
+    made = await planned(session)
+    findings = await check_running(made, experiment_reader(session))
+    assert [(each.experiment, each.verdict, each.why) for each in findings] == [
+        (1, "unknown", "is not known to the service"),
+        (5, "unknown", "is not known to the service"),
+    ]
+    emulator.fail_next(1, status=403, path="*/experiments/1")
+    findings = await check_running(made, experiment_reader(session))
+    assert findings[0].why.startswith("could not be read (GET /api/1/experiments/1 answered 403")
+    emulator.fail_next(2, status=401, path="*/experiments/*")
+    with pytest.raises(AuthenticationError):
+        await check_running(made, experiment_reader(session))
+
+
+@pytest.mark.parametrize(
+    ("told", "verdict"),
+    [
+        ({"state": "running"}, "running"),
+        ({"state": "RUNNING", "enabled": False}, "running"),
+        ({"state": "Decision Made"}, "resting"),
+        ({"state": "rolled_out"}, "resting"),
+        ({"state": "running", "deleted": True}, "resting"),
+        ({"state": "whatever"}, "unknown"),
+        ({"state": 3, "enabled": True}, "unknown"),
+        ({"enabled": False}, "resting"),
+        ({}, "unknown"),
+    ],
+)
+def test_what_cannot_be_told_to_rest_counts_as_running(told: dict[str, object], verdict: str) -> None:
+    assert verdict_of(told)[0] == verdict

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from aiomutex.plan import DesiredGroup, DesiredSlot, after, plan
+from aiomutex.plan.edit_order import edit_rounds
+
+from .strategies import LISTS, fillings, moving, states, written
+
+if TYPE_CHECKING:
+    from aiomutex import MutexGroup, SlotEdit
+    from aiomutex.plan import Desired
+
+
+OTHER = tuple(DesiredSlot(percentage=10, experiments=members) for members in ((), (2,), (5,)))
+
+
+def edits_of(state: tuple[list[MutexGroup], Desired]) -> list[SlotEdit]:
+    live, desired = state
+    return [edit for edits in edit_rounds(plan(desired, live).changes) for edit in edits]
+
+
+def shown(edits: list[SlotEdit]) -> list[tuple[int, object]]:
+    return [(edit.slot_index, edit.experiments) for edit in edits]
+
+
+def members(group: MutexGroup) -> set[tuple[str, object]]:
+    return {(name, member) for slot in group.slots for name in LISTS for member in getattr(slot, name)}
+
+
+def assert_all_stay(live: list[MutexGroup], desired: Desired, failing: int | None = None) -> None:
+    """Write what a plan writes; the edit of a group at place ``failing`` is refused, and ends the group's round."""
+    made = plan(desired, live)
+    ends = {group.id: group for group in after(made, live)}
+    for step in made.changes:
+        for group in live:
+            if group.id != step.group_id or step.action == "archive":
+                continue
+            staying = members(group) & members(ends[group.id])
+            place, moment = 0, group
+            for edits in edit_rounds([step]):
+                refused = range(place, place + len(edits))
+                for edit in edits:
+                    if place != failing:
+                        moment = written(moment, edit)
+                    assert staying <= members(moment)
+                    place += 1
+                if failing in refused:
+                    break
+            else:
+                assert not plan(desired, [moment]).counts.added
+
+
+@given(state=states() | fillings.map(lambda filling: moving(*filling)), failing=st.none() | st.integers(0, 6))
+@example(state=moving([[7], []], [[8], [7]]), failing=None)
+@example(state=moving([[7], []], [[8], [7]]), failing=0)
+@example(state=moving([[1], [2], [3]], [[2], [3], [1]]), failing=None)
+def test_who_stays_in_a_group_is_in_one_of_its_slots_all_the_while_and_after_a_refusal(
+    state: tuple[list[MutexGroup], Desired], failing: int | None
+) -> None:
+    assert_all_stay(*state, failing)
+
+
+def test_a_slot_that_gains_and_loses_waits_for_the_one_that_takes_its_member() -> None:
+    assert shown(edits_of(moving([[7], []], [[8], [7]]))) == [(2, [7]), (1, [8])]
+    assert shown(edits_of(moving([[1], [2], []], [[9], [1], [2]]))) == [(3, [2]), (2, [1]), (1, [9])]
+
+
+def test_a_circle_is_broken_by_one_slot_that_holds_both_for_a_moment() -> None:
+    assert shown(edits_of(moving([[7], [8]], [[8], [7]]))) == [(1, [7, 8]), (2, [7]), (1, [8])]
+    # Slot 1 waits for the circle and is no part of it, so it is written once.
+    assert shown(edits_of(moving([[5], [7], [8]], [[6], [8, 5], [7]]))) == [
+        (2, [5, 7, 8]),
+        (1, [6]),
+        (3, [7]),
+        (2, [5, 8]),
+    ]
+
+
+def test_what_a_round_takes_out_an_earlier_one_has_put_in() -> None:
+    live, desired = moving([[1], [2], []], [[9], [1], [2]])
+    other = replace(live[0], id="8", key="b")
+    both = replace(desired, groups=(*desired.groups, DesiredGroup(project_id="1", key="b", slots=OTHER)))
+    rounds = edit_rounds(plan(both, [*live, other]).changes)
+    assert [[(edit.group_id, edit.slot_index) for edit in edits] for edits in rounds] == [
+        [("7", 3), ("8", 1), ("8", 3)],
+        [("7", 2)],
+        [("7", 1)],
+    ]
+
+
+def test_slots_that_pass_nothing_on_are_written_once_each_in_their_order() -> None:
+    assert shown(edits_of(moving([[1], [2], [3]], [[4], [], [3, 5]]))) == [(1, [4]), (2, []), (3, [3, 5])]
