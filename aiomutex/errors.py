@@ -272,22 +272,22 @@ class VerificationError(MutexError):
         group_id: The group that was read back.
         slot_index: The slot that differs.
         expected: What each list of the slot should hold, by field.
-        found: What it holds, by field.
+        actual: What it holds, by field.
     """
 
     def __init__(
-        self, *, group_id: str, slot_index: int, expected: dict[str, list[Any]], found: dict[str, list[Any]]
+        self, *, group_id: str, slot_index: int, expected: dict[str, list[Any]], actual: dict[str, list[Any]]
     ) -> None:
         parts = [
-            f"{field} should be {_short(expected[field])} and is {_short(found.get(field, []))}"
+            f"{field} should be {_short(expected[field])} and is {_short(actual.get(field, []))}"
             for field in expected
-            if expected[field] != found.get(field)
+            if expected[field] != actual.get(field)
         ]
         super().__init__(f"group {group_id}, slot {slot_index}: {'; '.join(parts) or 'the slot is gone'}")
         self.group_id = group_id
         self.slot_index = slot_index
         self.expected = expected
-        self.found = found
+        self.actual = actual
 
 
 def _short(items: list[Any]) -> str:

@@ -7,13 +7,14 @@ must keep are in ``protocol``, because what can be *read* is wider than what may
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import force_setattr
 
 __all__ = [
+    "SLOT_LISTS",
     "UNSET",
     "CreatedGroup",
     "EvaluationMode",
@@ -23,10 +24,16 @@ __all__ = [
     "NewSlot",
     "Slot",
     "SlotEdit",
+    "SlotListName",
     "UnsetType",
+    "find_slot",
 ]
 
 EvaluationMode = Literal["local", "remote"]
+SlotListName = Literal["experiments", "holdouts", "individuals"]
+
+SLOT_LISTS: Final[tuple[SlotListName, ...]] = ("experiments", "holdouts", "individuals")
+"""The lists of a slot that can be written, in the order of the documentation."""
 
 if TYPE_CHECKING:
     _Id = str
@@ -92,6 +99,14 @@ class MutexGroup(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=F
             force_setattr(self, "id", str(self.id))
         if type(self.project_id) is not str:
             force_setattr(self, "project_id", str(self.project_id))
+
+
+def find_slot(group: MutexGroup, index: int) -> Slot | None:
+    """The slot of ``group`` with this index; ``None`` if there is none."""
+    for slot in group.slots:
+        if slot.index == index:
+            return slot
+    return None
 
 
 class GroupPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):

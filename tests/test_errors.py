@@ -64,7 +64,7 @@ ERRORS: list[MutexError] = [
     LimiterUnavailableError("detail"),
     OutcomeUnknownError("detail", key="k"),
     PaginationError("detail", cursor="c"),
-    VerificationError(group_id="7", slot_index=1, expected={"experiments": [1]}, found={"experiments": [2]}),
+    VerificationError(group_id="7", slot_index=1, expected={"experiments": [1]}, actual={"experiments": [2]}),
     TooManyFailuresError("detail", failures=3),
     JournalError("detail"),
     ConfigurationError("detail"),
@@ -130,10 +130,10 @@ def test_a_read_back_that_differs_names_the_lists_that_do() -> None:
         group_id="7",
         slot_index=2,
         expected={"experiments": [1], "holdouts": [2]},
-        found={"experiments": list(range(1000)), "holdouts": [2]},
+        actual={"experiments": list(range(1000)), "holdouts": [2]},
     )
     assert str(error).startswith("group 7, slot 2: experiments should be [1] and is [0, 1, 2,")
     assert "(1000 items)" in str(error)
     assert "holdouts" not in str(error)
-    gone = VerificationError(group_id="7", slot_index=2, expected={}, found={})
+    gone = VerificationError(group_id="7", slot_index=2, expected={}, actual={})
     assert str(gone) == "group 7, slot 2: the slot is gone"

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET
 
 from aiomutex.errors import VerificationError
-from aiomutex.models import SlotEdit
+from aiomutex.models import SLOT_LISTS, SlotEdit, find_slot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,11 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOTHING",
-    "WRITABLE",
     "Content",
     "check",
     "content_of",
-    "find_slot",
     "holds",
     "opened",
     "overlaid",
@@ -39,16 +37,14 @@ __all__ = [
     "wish_of",
 ]
 
-WRITABLE: Final = ("experiments", "holdouts", "individuals")
-
 Content = tuple[list[int] | None, list[int] | None, list[str] | None]
-"""The lists in the order of ``WRITABLE``; ``None`` where one was not given."""
+"""The lists in the order of ``SLOT_LISTS``; ``None`` where one was not given."""
 
 
 def wish_of(edit: SlotEdit) -> Content:
     """What an edit gives; the same for the same edit in each process, so the items of a set have an order."""
     given: list[Any] = []
-    for field in WRITABLE:
+    for field in SLOT_LISTS:
         items = getattr(edit, field)
         in_order: Any = sorted if isinstance(items, AbstractSet) else list
         given.append(None if items is UNSET else in_order(items))
@@ -58,14 +54,6 @@ def wish_of(edit: SlotEdit) -> Content:
 def content_of(slot: Slot) -> Content:
     """What a slot holds."""
     return slot.experiments, slot.holdouts, slot.individuals
-
-
-def find_slot(group: MutexGroup, index: int) -> Slot | None:
-    """The slot with that index."""
-    for slot in group.slots:
-        if slot.index == index:
-            return slot
-    return None
 
 
 def same(one: list[Any] | None, other: list[Any] | None) -> bool:
@@ -90,7 +78,7 @@ def check(
     """
     found = find_slot(group, index)
     expected: dict[str, list[Any]] = {}
-    for field, items in zip(WRITABLE, wish, strict=True):
+    for field, items in zip(SLOT_LISTS, wish, strict=True):
         if items is not None:
             expected[field] = items
         elif before is not None:
@@ -106,12 +94,12 @@ def check(
         group_id=group.id,
         slot_index=index,
         expected={field: _sorted(items) for field, items in expected.items()},
-        found={field: _sorted(items) for field, items in shown.items()},
+        actual={field: _sorted(items) for field, items in shown.items()},
     )
 
 
 def _arrived(field: str, found: Slot, unsettled: Sequence[Content]) -> bool:
-    return field in WRITABLE and any(same(each[WRITABLE.index(field)], getattr(found, field)) for each in unsettled)
+    return field in SLOT_LISTS and any(same(each[SLOT_LISTS.index(field)], getattr(found, field)) for each in unsettled)
 
 
 def _sorted(items: list[Any]) -> list[Any]:

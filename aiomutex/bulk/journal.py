@@ -14,7 +14,6 @@ import msgspec
 from aiomutex.bulk.content import (
     Content,
     content_of,
-    find_slot,
     opened,
     overlaid,
     packed,
@@ -26,6 +25,7 @@ from aiomutex.bulk.content import (
 )
 from aiomutex.bulk.journal_file import JournalFile
 from aiomutex.errors import JournalError
+from aiomutex.models import find_slot
 
 if TYPE_CHECKING:
     import os

@@ -14,8 +14,9 @@ from weakref import WeakValueDictionary
 from msgspec import UNSET, UnsetType
 
 from aiomutex._api import requests, validation
-from aiomutex.bulk.content import WRITABLE, Content, check, content_of, find_slot
+from aiomutex.bulk.content import Content, check, content_of
 from aiomutex.errors import DeadlineExceededError, InvalidRequestError, MutexError
+from aiomutex.models import SLOT_LISTS, find_slot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -177,7 +178,7 @@ def _checked(changes: Changes) -> dict[str, Sequence[Any]]:
             checked[name] = given
     if not checked:
         raise InvalidRequestError(f"the change is empty; give at least one of {', '.join(changes)}")
-    for field in WRITABLE:
+    for field in SLOT_LISTS:
         both = set(checked.get(f"add_{field}", ())) & set(checked.get(f"remove_{field}", ()))
         if both:
             raise InvalidRequestError(f"add_{field} and remove_{field} both hold {sorted(both)!r}")
@@ -187,7 +188,7 @@ def _checked(changes: Changes) -> dict[str, Sequence[Any]]:
 def _wish(before: Slot, checked: dict[str, Sequence[Any]]) -> Content:
     """The whole lists after the change; ``None`` for those that stay as they are."""
     wish: list[Any] = []
-    for field, old in zip(WRITABLE, content_of(before), strict=True):
+    for field, old in zip(SLOT_LISTS, content_of(before), strict=True):
         items: list[Any] = list(old or ())
         removed = set(checked.get(f"remove_{field}", ()))
         kept = [item for item in items if item not in removed]

@@ -13,11 +13,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from aiomutex._util.tasks import collapse_exception_group
-from aiomutex.bulk.content import check, content_of, find_slot, holds, overlaid, restoring, same
+from aiomutex.bulk.content import check, content_of, holds, overlaid, restoring, same
 from aiomutex.bulk.options import FATAL
 from aiomutex.bulk.report import BulkReport, SlotOutcome
 from aiomutex.errors import InvalidRequestError, JournalError, MutexError
 from aiomutex.limits import Priority
+from aiomutex.models import find_slot
 
 if TYPE_CHECKING:
     import os

@@ -9,8 +9,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiomutex._api import requests
-from aiomutex.bulk.content import NOTHING, Content, check, find_slot, holds, opened, overlaid, settled
+from aiomutex.bulk.content import NOTHING, Content, check, holds, opened, overlaid, settled
 from aiomutex.errors import DailyBudgetExhaustedError, JournalError, MutexError, TransportError, VerificationError
+from aiomutex.models import find_slot
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

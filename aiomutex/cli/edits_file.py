@@ -11,6 +11,7 @@ import msgspec
 from aiomutex import UNSET, InvalidRequestError, SlotEdit
 from aiomutex._util.files import MAX_LINE, LineTooLongError
 from aiomutex.bulk.options import request_of
+from aiomutex.models import SLOT_LISTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "BadLine", "LineEdit", "as_json_line", "read_edits"]
 
 FORMATS: Final = ("jsonl", "csv")
-_LISTS: Final = ("experiments", "holdouts", "individuals")
-_COLUMNS: Final = ("group_id", "slot_index", *_LISTS)
+_COLUMNS: Final = ("group_id", "slot_index", *SLOT_LISTS)
 
 
 class LineEdit(SlotEdit, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,7 +114,7 @@ def _from_row(row: dict[str, str], line: int) -> LineEdit:
     if not slot.isdecimal():
         raise ValueError(f"slot_index is {slot!r}; it must be a whole number")
     given: dict[str, Any] = {}
-    for name in _LISTS:
+    for name in SLOT_LISTS:
         cell = row.get(name, "").strip()
         if not cell:
             continue

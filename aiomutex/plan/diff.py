@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from aiomutex._api import validation
 from aiomutex.errors import InvalidRequestError
-from aiomutex.models import MutexGroup, NewGroup, NewSlot, Slot
+from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, NewSlot, Slot, SlotListName
 from aiomutex.plan.desired import identity_of
 from aiomutex.plan.fingerprint import ABSENT, fingerprint
 from aiomutex.plan.members import sort_key, unique
@@ -29,8 +29,6 @@ __all__ = ["Action", "Counts", "FieldChange", "GroupPlan", "ListChange", "Plan",
 
 Action = Literal["create", "update", "archive", "unarchive", "none"]
 Field = Literal["name", "description"]
-ListField = Literal["experiments", "holdouts", "individuals"]
-LISTS: tuple[ListField, ...] = ("experiments", "holdouts", "individuals")
 
 
 class FieldChange(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -45,7 +43,7 @@ class ListChange(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A list of a slot that changes; ``after`` is the whole list."""
 
     slot_index: int
-    field: ListField
+    field: SlotListName
     before: list[int | str]
     after: list[int | str]
 
@@ -226,7 +224,7 @@ def _create(wanted: DesiredGroup) -> GroupPlan:
 
 
 def _new_slot(slot: DesiredSlot) -> NewSlot:
-    lists: dict[str, Any] = {name: _members(getattr(slot, name)) for name in LISTS}
+    lists: dict[str, Any] = {name: _members(getattr(slot, name)) for name in SLOT_LISTS}
     # A share that is not whole is refused with the rest of the rules.
     share: Any = int(slot.percentage) if float(slot.percentage).is_integer() else slot.percentage
     return NewSlot(percentage=share, **lists)
@@ -313,7 +311,7 @@ def _list_changes(wanted: DesiredGroup, live: MutexGroup) -> list[ListChange]:
         return []
     changes: list[ListChange] = []
     for slot, is_ in zip(wanted.slots, _by_index(live), strict=True):
-        for name in LISTS:
+        for name in SLOT_LISTS:
             shall: Sequence[int | str] | msgspec.UnsetType = getattr(slot, name)
             if shall is UNSET or set(shall) == set(getattr(is_, name)):
                 continue

@@ -14,6 +14,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from aiomutex.errors import MutexError
+from aiomutex.models import find_slot
 from aiomutex.plan.diff import GroupPlan, ListChange, Plan, apply_to, concerning
 from aiomutex.plan.document import DesiredFileError, Problem, read_file
 from aiomutex.plan.fingerprint import ABSENT, fingerprint
@@ -152,7 +153,8 @@ def _rest(step: GroupPlan, live: MutexGroup | None) -> GroupPlan | None:
 
 def _list_of(live: MutexGroup, change: ListChange) -> list[Any] | None:
     """What a list holds now; ``None`` if the group has no such slot."""
-    return next((getattr(slot, change.field) for slot in live.slots if slot.index == change.slot_index), None)
+    slot = find_slot(live, change.slot_index)
+    return None if slot is None else getattr(slot, change.field)
 
 
 def _is_on_the_way(step: GroupPlan, live: MutexGroup) -> bool:

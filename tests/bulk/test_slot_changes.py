@@ -79,7 +79,7 @@ async def test_a_change_from_elsewhere_before_the_read_back_is_noticed(
     setattr(emulator.groups["1"].slots[0], what, ["x"] if what == "cohorts" else [66])
     with pytest.raises(VerificationError) as caught:
         await change
-    assert caught.value.found[what] != caught.value.expected[what]
+    assert caught.value.actual[what] != caught.value.expected[what]
     assert caught.value.maybe_applied
     assert caught.value.attempts == 1
 

@@ -30,7 +30,7 @@ async def test_a_removal_that_the_service_does_not_make_is_no_success() -> None:
         assert isinstance(error, VerificationError)
         assert (error.group_id, error.slot_index) == ("1", 1)
         assert error.expected["experiments"] == [1]
-        assert error.found["experiments"] == [1, 2]
+        assert error.actual["experiments"] == [1, 2]
         assert "experiments should be [1] and is [1, 2]" in str(error)
 
 
