@@ -6,14 +6,12 @@ Knows pages and cursors only; how a page is fetched is a function given to it. N
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
-import anyio
-
 from aiomutex._api import validation
-from aiomutex._util.tasks import collapse_exception_group
+from aiomutex._util.tasks import run_workers
 from aiomutex.errors import InvalidRequestError, MutexError, PaginationError
 
 if TYPE_CHECKING:
@@ -120,16 +118,13 @@ class _SideBySide:
         self._fetch = fetch
         self._page_size = page_size
         self._step = step
-        self._next = start
+        self._start = start
         self._read: dict[int, GroupPage | MutexError] = {}
         self._ended = False
 
     async def read(self, concurrency: int) -> list[GroupPage]:
         """The pages in order, up to the last, or up to the first whose cursor does not lead to the next."""
-        with collapse_exception_group():
-            async with anyio.create_task_group() as tasks:
-                for _ in range(concurrency):
-                    tasks.start_soon(self._work)
+        await run_workers(self._read_at, self._offsets(), concurrency)
         pages: list[GroupPage] = []
         for offset in sorted(self._read):
             page = self._read[offset]
@@ -140,18 +135,21 @@ class _SideBySide:
                 break
         return pages
 
-    async def _work(self) -> None:
+    def _offsets(self) -> Iterator[int]:
+        offset = self._start
         while not self._ended:
-            offset = self._next
-            self._next += self._step
-            try:
-                page: GroupPage | MutexError = await self._fetch(self._page_size, str(offset))
-            except MutexError as error:
-                # Past the end a service may well refuse; the page is judged once its place is known.
-                page = error
-            self._read[offset] = page
-            if isinstance(page, MutexError) or page.next_cursor != str(offset + self._step):
-                self._ended = True
+            yield offset
+            offset += self._step
+
+    async def _read_at(self, offset: int) -> None:
+        try:
+            page: GroupPage | MutexError = await self._fetch(self._page_size, str(offset))
+        except MutexError as error:
+            # Past the end a service may well refuse; the page is judged once its place is known.
+            page = error
+        self._read[offset] = page
+        if isinstance(page, MutexError) or page.next_cursor != str(offset + self._step):
+            self._ended = True
 
 
 class _Recent:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 
-__all__ = ["collapse_exception_group", "run_in_task", "run_to_completion", "wait_done"]
+__all__ = ["collapse_exception_group", "run_in_task", "run_to_completion", "run_workers", "wait_done"]
 
 T = TypeVar("T")
 
@@ -26,6 +27,29 @@ def collapse_exception_group() -> Generator[None]:
     else:
         return
     raise first
+
+
+async def run_workers(work: Callable[[T], Awaitable[object]], items: Iterable[T], concurrency: int) -> None:
+    """Await ``work(item)`` for each item, at most ``concurrency`` at a time.
+
+    Args:
+        work: Does the work of one item.
+        items: The items, taken in order as workers become free.
+        concurrency: The number of workers.
+
+    Raises:
+        BaseException: The first exception of ``work``, as itself; the other workers are cancelled.
+    """
+    remaining = iter(items)
+
+    async def worker() -> None:
+        for item in remaining:
+            await work(item)
+
+    with collapse_exception_group():
+        async with anyio.create_task_group() as tasks:
+            for _ in range(min(concurrency, length_hint(remaining, concurrency))):
+                tasks.start_soon(worker)
 
 
 async def wait_done(task: asyncio.Task[Any]) -> None:

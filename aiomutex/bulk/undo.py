@@ -8,15 +8,15 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-import anyio
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from aiomutex._util.tasks import collapse_exception_group
+from aiomutex._util.checks import check_integer
+from aiomutex._util.tasks import run_workers
 from aiomutex.bulk.content import check, content_of, holds, overlaid, restoring, same
 from aiomutex.bulk.options import FATAL
 from aiomutex.bulk.report import BulkReport, SlotOutcome
-from aiomutex.errors import InvalidRequestError, JournalError, MutexError
+from aiomutex.errors import JournalError, MutexError
 from aiomutex.limits import Priority
 from aiomutex.models import find_slot
 
@@ -88,28 +88,18 @@ async def undo(
         key and an exhausted day end it early (``stopped_by``); the same call later goes on.
 
     Raises:
-        InvalidRequestError: ``concurrency`` is no whole number from 1.
+        InvalidRequestError: ``concurrency`` is not an integer from 1.
         JournalError: The journal is missing, damaged, or open in another process.
     """
-    if type(concurrency) is not int or concurrency < 1:
-        raise InvalidRequestError(f"concurrency is {concurrency!r}; it must be a whole number from 1")
+    check_integer("concurrency", concurrency, least=1)
     from aiomutex.bulk.journal import Journal  # noqa: PLC0415  # SQLite is imported where it is used only
 
     with Journal(journal, must_exist=True) as kept:
         groups: dict[str, list[tuple[int, SlotRecord]]] = {}
         for position, record in enumerate(kept.written_slots()):
             groups.setdefault(record.group_id, []).append((position, record))
-        waiting = iter(groups.values())
         way_back = _WayBack(session.with_options(priority=Priority.BULK), kept, on_outcome, force=force)
-
-        async def work() -> None:
-            for records in waiting:
-                await way_back.restore_group(records)
-
-        with collapse_exception_group():
-            async with anyio.create_task_group() as tasks:
-                for _ in range(min(concurrency, len(groups))):
-                    tasks.start_soon(work)
+        await run_workers(way_back.restore_group, groups.values(), concurrency)
     return BulkReport(outcomes=way_back.outcomes, stopped_by=way_back.stopped_by)
 
 

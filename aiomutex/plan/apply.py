@@ -5,14 +5,12 @@ Every step is safe to repeat, so an apply that broke off is simply run again. On
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import anyio
 import msgspec
 from msgspec import UNSET
 
-from aiomutex._util.tasks import collapse_exception_group
+from aiomutex._util.tasks import run_workers
 from aiomutex.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -194,30 +192,24 @@ class _Run:
         self, kind: StepKind, steps: list[GroupPlan], write: Callable[[GroupPlan], Awaitable[object]]
     ) -> None:
         """Write side by side, a few at a time; each write gets its outcome."""
-        waiting = deque(steps)
 
-        async def work() -> None:
-            while waiting:
-                step = waiting.popleft()
-                if note := self.stopped or self.held.get(step.group_id):
-                    self.tell(Step(kind=kind, group=step.name, status="skipped", note=note))
-                    continue
-                try:
-                    await write(step)
-                except MutexError as error:
-                    status: StepStatus = "unknown" if error.maybe_applied else "failed"
-                    self.tell(Step(kind=kind, group=step.name, status=status, error=error))
-                    if kind == "unarchive":
-                        self.held[step.group_id] = "not sent: the group is not known to have left the archive"
-                    if isinstance(error, _FATAL):
-                        self.stopped = f"not sent: {error}"
-                else:
-                    self.tell(Step(kind=kind, group=step.name))
+        async def take(step: GroupPlan) -> None:
+            if note := self.stopped or self.held.get(step.group_id):
+                self.tell(Step(kind=kind, group=step.name, status="skipped", note=note))
+                return
+            try:
+                await write(step)
+            except MutexError as error:
+                status: StepStatus = "unknown" if error.maybe_applied else "failed"
+                self.tell(Step(kind=kind, group=step.name, status=status, error=error))
+                if kind == "unarchive":
+                    self.held[step.group_id] = "not sent: the group is not known to have left the archive"
+                if isinstance(error, _FATAL):
+                    self.stopped = f"not sent: {error}"
+            else:
+                self.tell(Step(kind=kind, group=step.name))
 
-        with collapse_exception_group():
-            async with anyio.create_task_group() as tasks:
-                for _ in range(min(_CONCURRENCY, len(steps))):
-                    tasks.start_soon(work)
+        await run_workers(take, steps, _CONCURRENCY)
 
     async def unarchive(self, step: GroupPlan) -> None:
         await self.session.unarchive_group(step.group_id or "")

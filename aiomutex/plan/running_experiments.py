@@ -6,14 +6,12 @@ cannot be told to be at rest counts as running.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import anyio
 import msgspec
 
 from aiomutex._api.requests import Request
-from aiomutex._util.tasks import collapse_exception_group
+from aiomutex._util.tasks import run_workers
 from aiomutex.errors import APIError, AuthenticationError, NotFoundError, UnexpectedResponseError
 
 if TYPE_CHECKING:
@@ -92,23 +90,17 @@ async def read_experiments(
     Raises:
         MutexError: The service cannot be reached, or the key is refused.
     """
-    waiting = deque(sorted(set(experiments)))
     read: dict[int, Mapping[str, Any] | APIError] = {}
 
-    async def work() -> None:
-        while waiting:
-            experiment = waiting.popleft()
-            try:
-                read[experiment] = await read_experiment(experiment)
-            except AuthenticationError:
-                raise
-            except APIError as error:
-                read[experiment] = error
+    async def read_one(experiment: int) -> None:
+        try:
+            read[experiment] = await read_experiment(experiment)
+        except AuthenticationError:
+            raise
+        except APIError as error:
+            read[experiment] = error
 
-    with collapse_exception_group():
-        async with anyio.create_task_group() as tasks:
-            for _ in range(min(_CONCURRENCY, len(waiting))):
-                tasks.start_soon(work)
+    await run_workers(read_one, sorted(set(experiments)), _CONCURRENCY)
     return read
 
 

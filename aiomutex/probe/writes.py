@@ -5,11 +5,9 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Final
 
-import anyio
-
 from aiomutex._api import requests
 from aiomutex._api.requests import Effect, Request
-from aiomutex._util.tasks import collapse_exception_group, run_to_completion
+from aiomutex._util.tasks import run_to_completion, run_workers
 from aiomutex.errors import APIError, MutexError, OutcomeUnknownError
 from aiomutex.models import UNSET, NewGroup, NewSlot
 from aiomutex.probe.findings import canonical_kind, next_cursor_of, object_of, succeeded
@@ -87,10 +85,7 @@ async def _edit(asker: Asker, findings: Findings, group_id: str) -> None:
     async def write(edit: Request[None]) -> None:
         both.append(await asker.ask("edit slots side by side", edit))
 
-    with collapse_exception_group():
-        async with anyio.create_task_group() as tasks:
-            for edit in side_by_side:
-                tasks.start_soon(write, edit)
+    await run_workers(write, side_by_side, len(side_by_side))
     if all(map(succeeded, both)):
         slots = await _held(asker, group_id)
         if not ("probe-c" in slots.get(1, ()) and "probe-d" in slots.get(2, ())):

@@ -245,7 +245,7 @@ async def test_undo_needs_a_journal_and_sound_arguments(session: MutexSession, t
     with pytest.raises(JournalError, match="there is no journal"):
         await undo(session, tmp_path / "none.db")
     assert not (tmp_path / "none.db").exists()
-    with pytest.raises(InvalidRequestError, match="concurrency is 0"):
+    with pytest.raises(InvalidRequestError, match=r"^concurrency must be an integer from 1, not 0 \(int\)$"):
         await undo(session, tmp_path / "none.db", concurrency=0)
 
 

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+
+from aiomutex._util.tasks import run_workers
+
+
+async def test_each_item_is_worked_on_once_and_in_order_by_at_most_so_many_workers() -> None:
+    started: list[int] = []
+    running = most = 0
+
+    async def work(item: int) -> None:
+        nonlocal running, most
+        started.append(item)
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001 * (item % 3))
+        running -= 1
+
+    await run_workers(work, range(20), 4)
+    assert started == list(range(20))
+    assert most == 4
+
+
+async def test_no_more_workers_are_started_than_there_are_items() -> None:
+    tasks: set[object] = set()
+
+    async def work(_: int) -> None:
+        tasks.update(asyncio.all_tasks())
+
+    await run_workers(work, [1, 2], 1_000_000)
+    assert len(tasks) <= 3
+
+
+async def test_the_first_exception_comes_out_as_itself_and_ends_the_other_workers() -> None:
+    cancelled: list[int] = []
+
+    async def work(item: int) -> None:
+        if item == 2:
+            raise KeyError(item)
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            cancelled.append(item)
+            raise
+
+    with pytest.raises(KeyError, match="2"):
+        await run_workers(work, itertools.count(), 3)
+    assert sorted(cancelled) == [0, 1]
