@@ -1,7 +1,7 @@
-"""What users hold: one method an endpoint, one a helper.
+"""The session: one method for each endpoint and helper, and the session's life.
 
-Each method validates and builds its request in ``protocol`` and hands it on. Nothing here knows a header, a status, a
-retry or a connection.
+Each method checks its arguments and builds its request in ``_api``, then passes it on. Nothing here knows a header, a
+status code, a retry or a connection.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import copy
 import functools
 import os
 from collections.abc import AsyncIterable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 import aiohttp
 import msgspec
@@ -41,9 +41,8 @@ if TYPE_CHECKING:
 
     from aiomutex._api.requests import Request
     from aiomutex._api.responses import Response
-    from aiomutex.bulk.options import Edits, OnBudget
     from aiomutex.limits import RateLimiter
-    from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup, Slot
+    from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup, Slot, SlotEdit
 
 __all__ = ["MutexSession"]
 
@@ -53,35 +52,36 @@ _LIMITER_METHODS: Final = ("acquire", "throttled", "answered", "state")
 
 
 class MutexSession:
-    """A client of the Management API's mutex groups: concurrent, rate limited, typed.
+    """An async client for the mutex-group endpoints of the Management API: concurrent, rate limited and typed.
 
-    One session serves a whole application; it is made once, opened with ``async with`` in the event loop that uses it,
-    and shared by all tasks.
+    Create one session when the application starts, open it with ``async with`` in the event loop that uses it, and
+    share it between all tasks. Methods raise subclasses of :class:`MutexError`.
 
     Args:
-        api_key: A management API key (not a deployment key); from ``AMPLITUDE_MANAGEMENT_API_KEY`` if not given.
-        region: ``"us"`` or ``"eu"``; from ``AIOMUTEX_REGION`` if not given, else ``"us"``.
-        base_url: Another address of the service, such as an emulator's; from ``AIOMUTEX_BASE_URL`` if neither it nor
-            ``region`` is given. Plain http is accepted for loopback only.
-        rate_limiter: Shared with other sessions if you give the same object; its own ``LocalRateLimiter()`` if not.
-        retry: How often and when calls are sent again.
-        attempt_timeout: Seconds for one attempt, from the moment it holds a permit and a connection.
+        api_key: A management API key, which is not a deployment key. Default: ``AMPLITUDE_MANAGEMENT_API_KEY`` from
+            the environment.
+        region: ``"us"`` or ``"eu"``. Default: ``AIOMUTEX_REGION`` from the environment, else ``"us"``.
+        base_url: Another address of the service, such as an emulator's. Default, if ``region`` is not given either:
+            ``AIOMUTEX_BASE_URL`` from the environment. Plain http is accepted for loopback addresses only.
+        rate_limiter: The limiter that grants each request. Pass the same object to several sessions to share its
+            budget. Default: a new ``LocalRateLimiter()``.
+        retry: How often and when a request is sent again. Default: ``RetryPolicy()``.
+        attempt_timeout: Seconds for one attempt, from the moment it has a permit and a connection.
         deadline: Seconds for a call as a whole: waits, attempts and back-offs.
-        max_connections: Connections kept at the most; bulk calls use three quarters of them at the most.
-        http: Your own ``aiohttp.ClientSession``, for a proxy or a special TLS set-up; it is used and never closed.
-            Permits are then taken before aiohttp looks for a connection, which lets slow connection set-up bunch
-            requests, and aiohttp itself repeats a read on a connection that turns out dead: give the limiter its
-            ``safe`` profile.
+        max_connections: The maximum number of open connections. Bulk calls use at most three quarters of them.
+        http: Your own ``aiohttp.ClientSession``, for a proxy or special TLS settings. It is never closed here.
+            With it, permits are taken before aiohttp looks for a connection, so slow connection set-up may bunch
+            requests, and aiohttp itself repeats a read on a connection that turns out to be dead: use a limiter with
+            ``safe=True``.
 
     Raises:
-        ConfigurationError: A setting is missing or wrong; the message names it and never shows the key.
+        ConfigurationError: A setting is missing or wrong. The message names it and never shows the key.
 
     Example:
-        >>> import asyncio
-        >>> async def main() -> None:
-        ...     async with MutexSession() as session:
-        ...         async for group in session.list_groups():
-        ...             print(group.key, [slot.percentage for slot in group.slots])
+        >>> async with MutexSession("key", base_url=url) as session:
+        ...     group = await session.get_group("1")
+        >>> group.key, [slot.percentage for slot in group.slots]
+        ('group-1', [34, 33, 33])
 
     Source: Experiment Management API, "Mutual exclusion groups".
     """
@@ -123,15 +123,20 @@ class MutexSession:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections; calls under way and further ones fail, closing again does nothing.
+        """Close the connections. Calls in progress and later calls raise ``ConfigurationError``.
 
-        The views of the session close with it. A borrowed ``http`` session stays open.
+        The views of the session close with it. A session passed as ``http`` stays open. Closing twice does nothing.
+
+        Example:
+            >>> await session.aclose()
+            >>> repr(session).split(" · ")[1]
+            'closed'
         """
         await self._transport.aclose()
 
     def __repr__(self) -> str:
         if "_transport" not in vars(self):
-            # What a traceback that prints locals shows where the constructor refuses its arguments.
+            # A traceback that prints locals calls this while the constructor rejects its arguments.
             return "<MutexSession not set up>"
         state = self.rate_limiter.state()
         return (
@@ -141,12 +146,12 @@ class MutexSession:
 
     @property
     def rate_limiter(self) -> RateLimiter:
-        """The limiter every request of this session asks; give it to another session to share the budget."""
+        """The limiter that grants every request of this session. Pass it to another session to share the budget."""
         return self._transport.limiter
 
     @property
     def max_connections(self) -> int:
-        """Connections kept at the most."""
+        """The maximum number of open connections."""
         return self._transport.max_connections
 
     def with_options(
@@ -157,22 +162,27 @@ class MutexSession:
         retry: RetryPolicy | UnsetType = UNSET,
         priority: Priority | UnsetType = UNSET,
     ) -> Self:
-        """A light view over the same connections and limiter, for one call or a group of calls.
+        """Return a view of this session with other options, for one call or a group of calls.
 
-        It opens and closes with the session it was made from.
+        The view uses the same connections and limiter, and opens and closes with the session. What is not given stays
+        as it is.
 
         Args:
             attempt_timeout: Seconds for one attempt.
             deadline: Seconds for a call as a whole.
-            retry: How often and when calls are sent again.
-            priority: Who goes first when requests wait for permits.
+            retry: How often and when a request is sent again.
+            priority: Which requests go first when several wait for a permit.
+
+        Returns:
+            The view, which is a ``MutexSession``.
 
         Raises:
             ConfigurationError: A value is out of its range.
 
         Example:
-            >>> from aiomutex import MutexSession
-            >>> patient = MutexSession("key").with_options(deadline=600.0)
+            >>> patient = session.with_options(deadline=600.0)
+            >>> (await patient.get_group("1")).id
+            '1'
         """
         given: dict[str, Any] = {
             name: value
@@ -185,7 +195,7 @@ class MutexSession:
             if value is not UNSET
         }
         view = copy.copy(self)
-        view._options = Options(**msgspec.structs.asdict(self._options) | given)  # noqa: SLF001  # of our own kind
+        view._options = Options(**msgspec.structs.asdict(self._options) | given)  # noqa: SLF001  # of our own type
         return view
 
     # ------------------------------------------------------------------ the endpoints
@@ -194,30 +204,45 @@ class MutexSession:
         """Fetch one page of the listing.
 
         Args:
-            limit: Groups on the page at the most, 1 to 1,000.
-            cursor: Where the page starts: the ``next_cursor`` of the page before.
+            limit: The maximum number of groups on the page, 1 to 1,000.
+            cursor: Where the page starts: the ``next_cursor`` of the page before. Default: at the first group.
+
+        Returns:
+            The page: its ``groups``, and the ``next_cursor``, which is ``None`` on the last page.
 
         Raises:
             InvalidRequestError: ``limit`` is out of range or ``cursor`` is empty. Nothing was sent.
-            UnexpectedResponseError: The answer is no page of groups.
-            PaginationError: The service repeats the API key as a cursor.
+            UnexpectedResponseError: The response is not a page of groups.
+            PaginationError: The service returned the API key as a cursor.
+
+        Example:
+            >>> page = await session.list_page(limit=2)
+            >>> [group.id for group in page.groups], page.next_cursor
+            (['1', '2'], '2')
 
         Source: Experiment Management API, "List mutex groups".
         """
         return await self._fetch_page(limit, cursor)
 
     def list_groups(self, *, page_size: int = 1000, cursor: str | int | None = None) -> GroupPager:
-        """Go through all groups of the project, fetching pages as needed.
+        """Iterate over all groups of the project. Pages are fetched as needed.
 
         Args:
-            page_size: Groups a request asks for, 1 to 1,000.
-            cursor: Where to start, from an earlier page.
+            page_size: The number of groups each request asks for, 1 to 1,000.
+            cursor: Where to start: the ``next_cursor`` of an earlier page. Default: at the first group.
 
         Returns:
             A pager: ``async for group in pager``, ``async for page in pager.pages()`` or ``await pager.collect()``.
 
         Raises:
             InvalidRequestError: ``page_size`` is out of range.
+
+        Example:
+            >>> [group.key async for group in session.list_groups() if group.slots[0].percentage > 33]
+            ['group-1', 'group-2', 'group-3']
+            >>> groups = await session.list_groups().collect()  # pages are fetched concurrently
+            >>> len(groups)
+            3
 
         Source: Experiment Management API, "List mutex groups".
         """
@@ -227,26 +252,42 @@ class MutexSession:
         """Fetch one mutex group.
 
         Args:
-            group_id: The group's id, as text or number.
+            group_id: The group's id, as a string or an integer.
+
+        Returns:
+            The group with its slots.
 
         Raises:
             InvalidRequestError: ``group_id`` is empty or cannot be one path segment. Nothing was sent.
             NotFoundError: The service knows no such group.
+
+        Example:
+            >>> group = await session.get_group("1")
+            >>> group.slots[0].experiments
+            [101]
 
         Source: Experiment Management API, "Get mutex group details".
         """
         return await self._send(requests.get_group(group_id))
 
     async def find_group(self, key: str) -> MutexGroup | None:
-        """Find a group by its key, reading the listing until it turns up; ``None`` if it does not.
+        """Find a group by its key in the listing.
 
-        One request for each 1,000 groups: the service documents no search.
+        It costs one request for each 1,000 groups up to the one found, as the service documents no search.
 
         Args:
             key: The group's key.
 
+        Returns:
+            The group, or ``None`` if the listing has no group with this key.
+
         Raises:
             InvalidRequestError: ``key`` is empty. Nothing was sent.
+
+        Example:
+            >>> group = await session.find_group("group-2")
+            >>> group.id
+            '2'
         """
         validation.nonempty_text("key", key)
         return await self._find(key, asyncio.get_running_loop().time() + self._options.deadline)
@@ -259,34 +300,51 @@ class MutexSession:
         Args:
             group_id: The group's id.
             name: The new name.
-            description: The new description; ``None`` is sent as null.
+            description: The new description. ``None`` is sent as null.
 
         Raises:
-            InvalidRequestError: Nothing is given, or a value breaks a rule. Nothing was sent.
+            InvalidRequestError: Neither is given, or a value breaks a rule. Nothing was sent.
             NotFoundError: The service knows no such group.
+
+        Example:
+            >>> await session.edit_group("1", name="Checkout", description=None)
 
         Source: Experiment Management API, "Edit mutex group".
         """
         await self._send(requests.edit_group(group_id, name=name, description=description))
 
     async def archive_group(self, group_id: str | int) -> None:
-        """Archive a group: it is marked deleted, and its experiments no longer depend on it.
+        """Archive a group: the service marks it as deleted and detaches its experiments from it.
 
-        Archiving a group with a running experiment damages the experiment's data, and what is detached does not come
-        back with :meth:`unarchive_group`.
+        Archiving the group of a running experiment damages the experiment's data. :meth:`unarchive_group` does not
+        attach the experiments again.
+
+        Args:
+            group_id: The group's id.
 
         Raises:
+            InvalidRequestError: ``group_id`` is empty or cannot be one path segment. Nothing was sent.
             NotFoundError: The service knows no such group.
+
+        Example:
+            >>> await session.archive_group("3")
 
         Source: Experiment Management API, "Edit mutex group", argument ``archive``.
         """
         await self._send(requests.archive_group(group_id, archive=True))
 
     async def unarchive_group(self, group_id: str | int) -> None:
-        """Take a group out of the archive. Experiments that archiving detached stay detached.
+        """Restore an archived group. Experiments that the archiving detached stay detached.
+
+        Args:
+            group_id: The group's id.
 
         Raises:
+            InvalidRequestError: ``group_id`` is empty or cannot be one path segment. Nothing was sent.
             NotFoundError: The service knows no such group.
+
+        Example:
+            >>> await session.unarchive_group("3")
 
         Source: Experiment Management API, "Edit mutex group", argument ``archive``.
         """
@@ -301,36 +359,53 @@ class MutexSession:
         holdouts: Sequence[int] | UnsetType = UNSET,
         individuals: Sequence[str] | UnsetType = UNSET,
     ) -> None:
-        """Write the lists of one slot. Give each list whole; what is not given is not sent.
+        """Write the lists of one slot. Pass each list as a whole; a list that is not given is not sent.
 
-        Whether the service replaces its list by a given one or merges the two is not documented. If something was to
-        be removed, read the group back, or use ``edit_slots(..., verify=True)``.
+        It is not documented whether the service replaces the slot's list by the given one or merges the two. To be
+        certain of a removal, use ``edit_slots(..., verify=True)`` or :meth:`change_slot`.
 
         Args:
             group_id: The group's id.
-            slot_index: The slot, from 1.
-            experiments: Ids of the experiments on it.
-            holdouts: Ids of the holdouts on it.
-            individuals: User or device ids that always land in it.
+            slot_index: The slot, counted from 1.
+            experiments: The ids of its experiments.
+            holdouts: The ids of its holdouts.
+            individuals: The user or device ids that are always in this slot.
 
         Raises:
-            InvalidRequestError: Nothing is given, or a value breaks a rule. Nothing was sent.
+            InvalidRequestError: No list is given, or a value breaks a rule. Nothing was sent.
             NotFoundError: The service knows no such group or slot.
+
+        Example:
+            >>> await session.edit_slot("1", 2, experiments=[456, 789], individuals=["ada@example.com"])
 
         Source: Experiment Management API, "Edit mutex group slot".
         """
         await self._send(requests.edit_slot(group_id, slot_index, experiments, holdouts, individuals))
 
     async def create_group(self, group: NewGroup) -> CreatedGroup:
-        """Create a group, once.
+        """Create a group, exactly once.
 
-        The service knows no idempotency key, so the group's own key serves as one: it is made here if you give none,
-        and when an answer is lost the key is looked up before anything is sent again.
+        The service has no idempotency key, so the group's own ``key`` serves as one: a random key is used if none is
+        given, and after a lost response the key is looked up before anything is sent again.
+
+        Args:
+            group: The group to create.
+
+        Returns:
+            The new group's ``id``, ``url`` and ``key``.
 
         Raises:
             InvalidRequestError: A field breaks a rule; the message names it. Nothing was sent.
-            ConflictError: The key is taken (the service may also say so with a ``BadRequestError``).
-            OutcomeUnknownError: Whether it was created could not be learned; ``key`` tells what to look for.
+            ConflictError: The key is taken. The service may report this as a ``BadRequestError``, too.
+            OutcomeUnknownError: Whether the group was created is unknown. The error's ``key`` says what to look for.
+
+        Example:
+            >>> from aiomutex import NewGroup, NewSlot
+            >>> slots = [NewSlot(percentage=40, experiments=[123]), NewSlot(percentage=60)]
+            >>> group = NewGroup(project_id=1, name="Checkout", key="checkout", slots=slots)
+            >>> created = await session.create_group(group)
+            >>> created.id, created.key
+            ('4', 'checkout')
 
         Source: Experiment Management API, "Create mutex group".
         """
@@ -339,16 +414,16 @@ class MutexSession:
     async def request(
         self, method: str, path: str, *, json: object = UNSET, idempotent: bool | None = None
     ) -> Response:
-        """Send a request to any endpoint of the service, for what this library does not model.
+        """Send a request to any endpoint of the service, for endpoints that this library does not model.
 
         It goes through the same limiter, retries, timeouts and errors as every other call.
 
         Args:
             method: The HTTP method in capital letters.
             path: Path and query, percent-encoded, such as ``"/api/1/experiments?limit=10"``.
-            json: The body, encoded as JSON; ``None`` is sent as null, and nothing is sent if it is not given.
-            idempotent: Whether the request may be sent again when its response was lost. If not given, it follows the
-                method: true for GET, HEAD, OPTIONS, PUT and DELETE, false for PATCH and POST.
+            json: The body, encoded as JSON. ``None`` is sent as null; what is not given is not sent.
+            idempotent: Whether the request may be sent again after its response was lost. Default: by the method,
+                which is true for GET, HEAD, OPTIONS, PUT and DELETE, and false for PATCH and POST.
 
         Returns:
             The response of a success, with ``status``, ``headers``, ``body``, ``json()``, ``request_id`` and
@@ -356,13 +431,14 @@ class MutexSession:
 
         Raises:
             InvalidRequestError: An argument cannot be sent. Nothing was sent.
-            APIError: The service answered with a status outside 200 to 299.
-            TransportError: No complete response arrived; ``maybe_applied`` says whether it may have been applied.
+            APIError: The status is not from 200 to 299.
+            TransportError: No complete response arrived. ``maybe_applied`` says whether the request may have been
+                applied.
 
         Example:
-            >>> async def experiment_names(session: MutexSession) -> list[str]:
-            ...     response = await session.request("GET", "/api/1/experiments?limit=1000")
-            ...     return [experiment["name"] for experiment in response.json()["experiments"]]
+            >>> response = await session.request("GET", "/api/1/mutexes?limit=1")
+            >>> response.status, response.attempts, response.json()["mutexes"][0]["key"]
+            (200, 1, 'group-1')
         """
         result = await self._send_counted(requests.any_request(method, path, json, idempotent))
         response: Response = result.value
@@ -373,38 +449,49 @@ class MutexSession:
 
     async def edit_slots(
         self,
-        edits: Edits,
+        edits: Iterable[SlotEdit] | AsyncIterable[SlotEdit],
         *,
         concurrency: int | None = None,
         journal: str | os.PathLike[str] | None = None,
         verify: bool = False,
         on_outcome: Callable[[SlotOutcome], object] | None = None,
         stop_after: int | None = None,
-        on_budget: OnBudget = "stop",
+        on_budget: Literal["stop", "wait"] = "stop",
         reserve: int = 0,
     ) -> BulkReport:
-        """Write many slots, and report what became of each edit.
+        """Write many slots, and report the outcome of each edit.
 
-        Edits of one group go one after the other, in the order given; groups go side by side. Identical edits that
-        follow each other share a request. Interactive calls of the same limiter go ahead.
+        Groups are edited concurrently. The edits of one group are sent one after another, in the order given, and
+        identical edits in a row share a request. Interactive calls on the same limiter go first.
 
         Args:
-            edits: An iterable or async iterable of ``SlotEdit``, pulled as needed. A collection is checked as a whole
-                before anything is sent; of an iterator, a wrong edit fails when its turn comes.
-            concurrency: Edits in flight at the most; three quarters of ``max_connections`` if not given, which is also
-                how many have a connection at a time: the others are for interactive calls.
-            journal: A file that remembers progress and earlier content. The same call after a crash goes on where the
-                run stopped; ``aiomutex.bulk.undo`` takes it back. Costs one read for each group.
+            edits: The edits, pulled as needed. A collection is checked as a whole before anything is sent; an invalid
+                edit of an iterator fails when it is pulled.
+            concurrency: The maximum number of edits in flight. Default: three quarters of ``max_connections``, which
+                is also the number of connections that bulk calls may use.
+            journal: A file that records progress and what each slot held before. After a crash, the same call
+                continues where the run stopped, and ``aiomutex.bulk.undo`` undoes the run. Costs one read a group.
             verify: Read each group before and after, and fail an edit whose slot does not hold what was written.
-            on_outcome: Called with each outcome as it comes; it must not block.
-            stop_after: Stop after so many failed edits. A refused API key stops the run in any case.
-            on_budget: When the day's requests are used up: ``"stop"``, to be resumed later, or ``"wait"`` for the next
-                day.
-            reserve: Requests of the day to leave to others.
+            on_outcome: Called with each outcome as it becomes known. It must not block.
+            stop_after: Stop after this many failed edits. A rejected API key always stops the run.
+            on_budget: What to do when the daily budget is exhausted: ``"stop"``, to resume later, or ``"wait"`` for
+                the next day.
+            reserve: The number of requests of the daily budget to leave to others.
+
+        Returns:
+            A report with the outcome of each edit, by status.
 
         Raises:
-            InvalidRequestError: An argument or an edit of a collection breaks a rule. Nothing was sent.
-            JournalError: The journal belongs to another input or process, or is no journal.
+            InvalidRequestError: An argument, or an edit of a collection, breaks a rule. Nothing was sent.
+            JournalError: The journal belongs to a different input or another process, or is not a journal.
+
+        Example:
+            >>> from aiomutex import SlotEdit
+            >>> report = await session.edit_slots(SlotEdit(group, 1, experiments=[7]) for group in ("1", "2", "99"))
+            >>> print(report)
+            3 edits: 2 applied, 1 failed
+            >>> report.failed[0].error.status
+            404
 
         Source: Experiment Management API, "Edit mutex group slot".
         """
@@ -423,7 +510,7 @@ class MutexSession:
             async for outcome in stream:
                 outcomes.append(outcome)  # noqa: PERF401  # a comprehension would lose what came before an error
         if not isinstance(edits, AsyncIterable | Iterator):
-            # A stopped run leaves the rest of its input unread; each edit of a collection gets its outcome still.
+            # A stopped run does not read the rest of its input, but each edit of a collection has an outcome.
             for position, edit in enumerate(edits):
                 if position >= stream.pulled:
                     note = "not sent: the run was stopped before"
@@ -432,26 +519,32 @@ class MutexSession:
 
     def stream_slot_edits(
         self,
-        edits: Edits,
+        edits: Iterable[SlotEdit] | AsyncIterable[SlotEdit],
         *,
         concurrency: int | None = None,
         journal: str | os.PathLike[str] | None = None,
         verify: bool = False,
         on_outcome: Callable[[SlotOutcome], object] | None = None,
         stop_after: int | None = None,
-        on_budget: OnBudget = "stop",
+        on_budget: Literal["stop", "wait"] = "stop",
         reserve: int = 0,
     ) -> OutcomeStream:
-        """Write many slots and keep nothing: the outcomes come as they are known. For millions of edits.
+        """Write many slots with bounded memory: outcomes are yielded as they become known, and none is kept.
 
         Arguments and errors are those of :meth:`edit_slots`.
 
+        Returns:
+            An async context manager, which is also the iterator over the outcomes. Leaving it stops the run.
+
         Example:
-            >>> async def migrate(session, edits):
-            ...     async with session.stream_slot_edits(edits, journal="run.db") as outcomes:
-            ...         async for outcome in outcomes:
-            ...             if outcome.error:
-            ...                 print(outcome.edit, outcome.error)
+            >>> from aiomutex import SlotEdit
+            >>> edits = (SlotEdit(group, 1, experiments=[7]) for group in range(1, 4))
+            >>> async with session.stream_slot_edits(edits, verify=True) as outcomes:
+            ...     async for outcome in outcomes:
+            ...         if outcome.error is not None:
+            ...             print(outcome.edit, outcome.error)
+            >>> dict(outcomes.counts)
+            {'applied': 3}
         """
         settings = Settings(
             concurrency=max(1, self.max_connections * 3 // 4) if concurrency is None else concurrency,
@@ -488,19 +581,35 @@ class MutexSession:
         add_individuals: Sequence[str] | UnsetType = UNSET,
         remove_individuals: Sequence[str] | UnsetType = UNSET,
     ) -> Slot:
-        """Add to and remove from the lists of one slot: read, write only if something changes, read back.
+        """Add ids to and remove ids from the lists of one slot.
 
-        Changes of one group queue up inside this session and its views. The service has no ETags, so a write of
-        somebody else between our read and our write is overwritten unseen; one between our write and our read-back is
-        noticed. The session's deadline holds for all of it, the queue included.
+        The group is read, the slot is written only if something changes, and the group is read back. Changes of one
+        group wait for each other in this session and its views. The service has no ETags: a write by someone else
+        between our read and our write is overwritten; one between our write and our read-back is noticed. The
+        session's deadline covers all of it, waiting included.
+
+        Args:
+            group_id: The group's id.
+            slot_index: The slot, counted from 1.
+            add_experiments: Experiment ids to add.
+            remove_experiments: Experiment ids to remove.
+            add_holdouts: Holdout ids to add.
+            remove_holdouts: Holdout ids to remove.
+            add_individuals: User or device ids to add.
+            remove_individuals: User or device ids to remove.
 
         Returns:
-            The slot as it is afterwards.
+            The slot after the change.
 
         Raises:
             InvalidRequestError: Nothing is given, an id is both added and removed, or the group has no such slot.
-            VerificationError: The read-back shows something else.
-            MutexError: A request failed; ``maybe_applied`` tells whether the change may have been made all the same.
+            VerificationError: The slot that was read back holds something else.
+            MutexError: A request failed. ``maybe_applied`` says whether the change may have been made.
+
+        Example:
+            >>> slot = await session.change_slot("1", 1, add_experiments=[7], remove_experiments=[101])
+            >>> slot.experiments
+            [7]
         """
         return await slot_changes.change_slot(
             self._turn(),
@@ -517,18 +626,29 @@ class MutexSession:
         )
 
     async def move_experiment(self, group_id: str | int, experiment: int, from_slot: int, to_slot: int) -> MutexGroup:
-        """Move an experiment to another slot of its group; to run it again completes a move that broke off.
+        """Move an experiment to another slot of its group. Run it again to complete a move that was interrupted.
 
-        It enters the new slot before it leaves the old one, so it is never on users of neither. Moving a running
-        experiment reshuffles its users. The session's deadline holds for all of it.
+        The experiment is added to the new slot before it is removed from the old one, so it is always in at least one
+        of them. Moving a running experiment reshuffles its users. The session's deadline covers all of it.
+
+        Args:
+            group_id: The group's id.
+            experiment: The experiment's id.
+            from_slot: The slot it is in, counted from 1.
+            to_slot: The slot to move it to.
 
         Returns:
-            The group as it is afterwards.
+            The group after the move.
 
         Raises:
-            InvalidRequestError: The experiment is on neither slot, or a slot does not exist.
-            VerificationError: A read-back shows something else.
-            MutexError: A request failed; ``maybe_applied`` tells whether some of the move may have been made.
+            InvalidRequestError: The experiment is in neither slot, or a slot does not exist.
+            VerificationError: A slot that was read back holds something else.
+            MutexError: A request failed. ``maybe_applied`` says whether part of the move may have been made.
+
+        Example:
+            >>> group = await session.move_experiment("1", 101, from_slot=1, to_slot=2)
+            >>> [slot.experiments for slot in group.slots]
+            [[], [102, 101], [103]]
         """
         return await slot_changes.move_experiment(self._turn(), group_id, experiment, from_slot, to_slot)
 
@@ -551,9 +671,9 @@ class MutexSession:
         shown = self._transport.redact(page.next_cursor or "")
         if shown == (page.next_cursor or ""):
             return page
-        # It would go into the next request's path, and so into errors; its page is not left to tracebacks either.
+        # The cursor would enter the next request's path, and so error messages. Tracebacks must not show the page.
         del page
-        raise PaginationError("the service gives the API key as a cursor; it is not followed", cursor=shown)
+        raise PaginationError("the service returned the API key as a cursor, which is not followed", cursor=shown)
 
     async def _find(self, key: str, ends_at: float) -> MutexGroup | None:
         fetch: Any = functools.partial(self._fetch_page, ends_at=ends_at)
@@ -566,7 +686,7 @@ class MutexSession:
 
 
 def _checked_limiter(limiter: RateLimiter) -> RateLimiter:
-    # Not isinstance: a limiter that wraps another one may look its methods up when they are called.
+    # Not isinstance, because a limiter that wraps another may look up its methods when they are called.
     if not isinstance(limiter, type) and all(callable(getattr(limiter, name, None)) for name in _LIMITER_METHODS):
         return limiter
     raise ConfigurationError(f"rate_limiter must be a limiter such as LocalRateLimiter(), not {type_name(limiter)}")
