@@ -11,6 +11,8 @@ from aiomutex.testing import MutexEmulator
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from redis_server import RedisServer
+
     from aiomutex import MutexSession
 
 
@@ -45,6 +47,38 @@ async def session(emulator: MutexEmulator) -> AsyncIterator[MutexSession]:
     """An open session of the emulator that is never held up and quick to send again."""
     async with session_for(emulator.url) as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def _redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:  # pyright: ignore[reportUnusedFunction]
+    from redis_server import RedisServer  # noqa: PLC0415  # only tests marked redis need redis-py
+
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_server(_redis_process: RedisServer) -> RedisServer:
+    """The Redis that all tests of this run share, emptied. A test that stops or configures it uses ``start_redis``."""
+    _redis_process.reset()
+    return _redis_process
+
+
+@pytest.fixture
+def start_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RedisServer]]:
+    """Start a Redis for this test alone, with more command-line options if given."""
+    from redis_server import RedisServer  # noqa: PLC0415  # only tests marked redis need redis-py
+
+    servers: list[RedisServer] = []
+
+    def start(*options: str) -> RedisServer:
+        servers.append(RedisServer(tmp_path_factory.mktemp("redis"), *options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()
 
 
 @pytest.fixture

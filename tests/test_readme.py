@@ -21,6 +21,8 @@ from aiomutex.testing import MutexEmulator
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from redis_server import RedisServer
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 
@@ -84,26 +86,19 @@ async def _visit(app: web.Application) -> None:
 
 @pytest.mark.redis
 @pytest.mark.parametrize("snippet", snippets("python redis"), ids=str)
-def test_a_python_snippet_with_redis_runs(snippet: Snippet, service: MutexEmulator, tmp_path: Path) -> None:
-    from redis_worker import RedisServer  # noqa: PLC0415  # only these need it
-
-    server = RedisServer(tmp_path)
-    try:
-        text = snippet.text.replace("redis://127.0.0.1:6379", server.url)
-        runpy.run_path(program(snippet._replace(text=text), tmp_path), run_name="readme")
-    finally:
-        server.kill()
+def test_a_python_snippet_with_redis_runs(
+    snippet: Snippet, service: MutexEmulator, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    text = snippet.text.replace("redis://127.0.0.1:6379", redis_server.url)
+    runpy.run_path(program(snippet._replace(text=text), tmp_path), run_name="readme")
     assert service.limits.accepted >= 1
 
 
 @pytest.mark.deep
 @pytest.mark.redis
 @pytest.mark.parametrize("snippet", snippets("python fleet"), ids=str)
-def test_the_fleet_runs(snippet: Snippet, service: MutexEmulator, tmp_path: Path) -> None:
-    from redis_worker import RedisServer  # noqa: PLC0415  # only these need it
-
-    server = RedisServer(tmp_path)
-    text = snippet.text.replace("redis://localhost:6379", server.url).replace("1_001", "11")
+def test_the_fleet_runs(snippet: Snippet, service: MutexEmulator, redis_server: RedisServer, tmp_path: Path) -> None:
+    text = snippet.text.replace("redis://localhost:6379", redis_server.url).replace("1_001", "11")
     (tmp_path / "migration.py").write_text(text)
     module = [sys.executable, "-m", "taskiq", "worker", "migration:broker", "--workers", "1"]
     with subprocess.Popen(module, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
@@ -112,7 +107,6 @@ def test_the_fleet_runs(snippet: Snippet, service: MutexEmulator, tmp_path: Path
             done = subprocess.run(run, capture_output=True, text=True, timeout=90, check=False)
         finally:
             worker.terminate()
-    server.kill()
     assert done.stdout == "10 edits: 10 applied\n", done.stderr
     assert service.groups["10"].slots[0].experiments == [123]
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 from bulk_support import edits_for
 from cancelling import Loop, cancel, on_leaping_clock, scope, storm, timeout
-from redis_worker import RedisServer
 from stopping import stopped_everywhere
 from support import until
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cancelling import Way
+    from redis_server import RedisServer
 
 pytestmark = pytest.mark.redis
 
@@ -30,23 +30,16 @@ def _what_is_left_behind_complains() -> Iterator[None]:  # pyright: ignore[repor
     gc.collect()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.kill()
-
-
 @pytest.mark.parametrize("way", [cancel, storm, scope, timeout])
-def test_a_permit_and_the_limiters_end_leave_nothing_wherever_they_stop(server: RedisServer, way: Way) -> None:
-    server.know("attack")
+def test_a_permit_and_the_limiters_end_leave_nothing_wherever_they_stop(redis_server: RedisServer, way: Way) -> None:
+    redis_server.reset("attack")
 
     async def main(loop: Loop) -> set[str]:
         limiters: list[RedisRateLimiter] = []
         closed: list[RedisRateLimiter] = []
 
         async def call() -> None:
-            limiters.append(RedisRateLimiter(server.url, name="attack"))
+            limiters.append(RedisRateLimiter(redis_server.url, name="attack"))
             await limiters[-1].acquire()
             closed.append(limiters[-1])
             await limiters[-1].aclose()
@@ -63,10 +56,10 @@ def test_a_permit_and_the_limiters_end_leave_nothing_wherever_they_stop(server: 
 
 
 @pytest.mark.parametrize("way", [cancel, storm, scope, timeout])
-def test_a_fleet_that_is_left_leaves_nothing_wherever_it_stops(server: RedisServer, way: Way) -> None:
+def test_a_fleet_that_is_left_leaves_nothing_wherever_it_stops(redis_server: RedisServer, way: Way) -> None:
     async def main(loop: Loop) -> set[str]:
         async def call() -> None:
-            async with Fleet(server.url, name="attack") as fleet:
+            async with Fleet(redis_server.url, name="attack") as fleet:
                 stream = fleet.stream_slot_edits(edits_for(2))
                 async with stream:
                     await until(lambda: not repr(stream).endswith(" 0 with workers>"))
@@ -77,4 +70,4 @@ def test_a_fleet_that_is_left_leaves_nothing_wherever_it_stops(server: RedisServ
 
         return await stopped_everywhere(loop, call, way, after)
 
-    assert on_leaping_clock(main) >= {"tasks.apart", "fleetbroker.kick", "fleetbroker._run", "fleet._ask", "end"}
+    assert on_leaping_clock(main) >= {"tasks.run_in_task", "broker.kick", "broker._run", "fleet._ask", "end"}

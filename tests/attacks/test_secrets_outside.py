@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 import command_line
 import pytest
 import redis.asyncio
-from redis_worker import RedisServer
 from support import GROUP, KEY, session_for
 
 from aiomutex import APIError, SlotEdit, retry
@@ -22,6 +21,8 @@ from aiomutex.testing import MutexEmulator
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from redis_server import RedisServer
 
 PAGE: Final = b'{"mutexes":[%s],"nextCursor":null}' % GROUP
 
@@ -128,22 +129,18 @@ def test_what_workers_tell_each_other_holds_no_key() -> None:
 
 
 @pytest.mark.redis
-async def test_redis_holds_no_key(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path)
-    try:
-        async with MutexEmulator(groups=2, limits=False) as emulator:
-            limiter = RedisRateLimiter(server.url, name="project 1")
-            async with session_for(emulator.url, rate_limiter=limiter) as session:
-                await session.edit_slots(SlotEdit("1", 1, experiments=[n]) for n in range(20))
-                await session.get_group("2")
-            client: Any = redis.asyncio.Redis(port=server.port)
-            async with client:
-                names = [name async for name in client.scan_iter()]
-                held = names + [await client.dump(name) for name in names]
-                commands = await client.slowlog_get(100) + [await client.info("everything")]
-            await limiter.aclose()
-    finally:
-        server.kill()
+async def test_redis_holds_no_key(redis_server: RedisServer) -> None:
+    async with MutexEmulator(groups=2, limits=False) as emulator:
+        limiter = RedisRateLimiter(redis_server.url, name="project 1")
+        async with session_for(emulator.url, rate_limiter=limiter) as session:
+            await session.edit_slots(SlotEdit("1", 1, experiments=[n]) for n in range(20))
+            await session.get_group("2")
+        client: Any = redis.asyncio.Redis(port=redis_server.port)
+        async with client:
+            names = [name async for name in client.scan_iter()]
+            held = names + [await client.dump(name) for name in names]
+            commands = await client.slowlog_get(100) + [await client.info("everything")]
+        await limiter.aclose()
     assert names
     assert [value for value in held if KEY.encode() in value] == []
     assert KEY not in repr(commands) + repr(limiter)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from bulk_support import ROOT, EmulatorProcess, after, edits_for
 from redis import Redis
-from redis_worker import RedisServer
 
 from aiomutex import (
     AuthenticationError,
@@ -35,7 +34,9 @@ from aiomutex.fleet.run import FleetStream
 from aiomutex.fleet.wire import answer_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from redis_server import RedisServer
 
     from aiomutex.fleet.wire import Job
 
@@ -48,13 +49,9 @@ def client_of(url: str) -> Any:
 
 
 @pytest.fixture
-def redis_url(tmp_path: Path) -> Iterator[str]:
-    """A Redis of the test's own."""
-    server = RedisServer(tmp_path)
-    try:
-        yield server.url
-    finally:
-        server.kill()
+def redis_url(redis_server: RedisServer) -> str:
+    """The address of an empty Redis."""
+    return redis_server.url
 
 
 class Worker:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from bulk_support import assert_in_order, edits_for, landed, session_for
 from redis.asyncio import Redis
-from redis_worker import RedisServer
 from support import until
 from taskiq.api import run_receiver_task
 
@@ -17,8 +16,9 @@ from aiomutex import LimiterUnavailableError, OutcomeUnknownError, SlotEdit
 from aiomutex.fleet.fleet import Fleet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator
 
+    from redis_server import RedisServer
     from taskiq import AckableMessage
 
     from aiomutex.fleet.broker import FleetBroker
@@ -29,18 +29,10 @@ pytestmark = pytest.mark.redis
 NAME = "project-1"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.kill()
-
-
 @pytest.fixture
-def redis_url(server: RedisServer) -> str:
-    """A Redis that is empty."""
-    server.know()
-    return server.url
+def redis_url(redis_server: RedisServer) -> str:
+    """The address of an empty Redis."""
+    return redis_server.url
 
 
 def redis_of(url: str) -> Any:

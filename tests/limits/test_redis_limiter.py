@@ -15,40 +15,34 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis.asyncio
-from redis_worker import Fleet, RedisServer
 from virtual_time import most_in_a_second
+from worker_processes import WorkerProcesses
 
 from aiomutex.errors import ConfigurationError, DailyBudgetExhaustedError, LimiterUnavailableError
 from aiomutex.limits import Priority, RateLimiter, ledger
 from aiomutex.limits.redis import RedisRateLimiter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
+    from redis_server import RedisServer
+
+    StartRedis = Callable[..., RedisServer]
     Make = Callable[..., RedisRateLimiter]
 
 # All but a few need a real server, and tests that need one are chosen apart: pytest -m redis
 pytestmark = pytest.mark.redis
 
 
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.kill()
+@pytest.fixture
+def server(redis_server: RedisServer) -> RedisServer:
+    redis_server.reset("project 1", "project 2", "fleet", "x")
+    return redis_server
 
 
 @pytest.fixture
-def server(shared_server: RedisServer) -> RedisServer:
-    shared_server.know("project 1", "project 2", "fleet", "x")
-    return shared_server
-
-
-@pytest.fixture
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.kill()
+def own_server(start_redis: StartRedis) -> RedisServer:
+    return start_redis()
 
 
 @pytest.fixture
@@ -274,26 +268,20 @@ async def test_a_killed_server_is_told_and_its_successor_is_careful(own_server: 
     assert limiter.state().used_today >= 2
 
 
-async def test_a_wrong_password_is_told_without_it(tmp_path_factory: pytest.TempPathFactory, make: Make) -> None:
-    server = RedisServer(tmp_path_factory.mktemp("redis"), "--requirepass", "right")
-    try:
-        for url in (f"redis://:hunter2@127.0.0.1:{server.port}/0", server.url):
-            limiter = make(url)
-            with pytest.raises(ConfigurationError, match="refuses the user or password it was given") as caught:
-                await limiter.acquire()
-            assert "hunter2" not in f"{caught.value!r} {limiter!r}"
-        assert await make(f"redis://:right@127.0.0.1:{server.port}/0").acquire()
-    finally:
-        server.kill()
+async def test_a_wrong_password_is_told_without_it(start_redis: StartRedis, make: Make) -> None:
+    server = start_redis("--requirepass", "right")
+    for url in (f"redis://:hunter2@127.0.0.1:{server.port}/0", server.url):
+        limiter = make(url)
+        with pytest.raises(ConfigurationError, match="refuses the user or password it was given") as caught:
+            await limiter.acquire()
+        assert "hunter2" not in f"{caught.value!r} {limiter!r}"
+    assert await make(f"redis://:right@127.0.0.1:{server.port}/0").acquire()
 
 
-async def test_a_replica_is_told(server: RedisServer, tmp_path_factory: pytest.TempPathFactory, make: Make) -> None:
-    replica = RedisServer(tmp_path_factory.mktemp("redis"), "--replicaof", f"127.0.0.1 {server.port}")
-    try:
-        with pytest.raises(LimiterUnavailableError, match=r"read-only replica|MASTERDOWN"):
-            await make(replica).acquire()
-    finally:
-        replica.kill()
+async def test_a_replica_is_told(server: RedisServer, start_redis: StartRedis, make: Make) -> None:
+    replica = start_redis("--replicaof", f"127.0.0.1 {server.port}")
+    with pytest.raises(LimiterUnavailableError, match=r"read-only replica|MASTERDOWN"):
+        await make(replica).acquire()
 
 
 async def test_an_old_server_is_told(server: RedisServer, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,22 +362,17 @@ async def test_a_share_goes_on_without_redis_after_a_window_of_silence(own_serve
     assert limiter.state().used_today >= len(times)
 
 
-async def test_a_wrong_password_is_no_reason_to_go_on_alone(
-    tmp_path_factory: pytest.TempPathFactory, make: Make
-) -> None:
-    server = RedisServer(tmp_path_factory.mktemp("redis"), "--requirepass", "right")
-    try:
-        with pytest.raises(ConfigurationError):
-            await make(server, on_backend_failure="local", workers=4).acquire()
-    finally:
-        server.kill()
+async def test_a_wrong_password_is_no_reason_to_go_on_alone(start_redis: StartRedis, make: Make) -> None:
+    server = start_redis("--requirepass", "right")
+    with pytest.raises(ConfigurationError):
+        await make(server, on_backend_failure="local", workers=4).acquire()
 
 
 # Fleets
 
 
 def test_three_processes_stay_below_the_limit_and_use_it(server: RedisServer) -> None:
-    reports = Fleet(server.url, 3, 2.5).reports()
+    reports = WorkerProcesses(server.url, 3, 2.5).reports()
     times = sorted(t for report in reports for t in report.permits)
     assert [e for report in reports for e in report.errors] == []
     assert most_in_a_second(times) <= 97
@@ -400,7 +383,7 @@ def test_three_processes_stay_below_the_limit_and_use_it(server: RedisServer) ->
 
 @pytest.mark.deep
 def test_three_processes_use_the_budget_up_with_a_third_of_a_round_trip_each(server: RedisServer) -> None:
-    reports = Fleet(server.url, 3, 22.0).reports()
+    reports = WorkerProcesses(server.url, 3, 22.0).reports()
     times = sorted(t for report in reports for t in report.permits)
     assert most_in_a_second(times) <= 97
     # An idle machine reaches 93 (python -m benchmarks shared); one that is busy with other things may cost some.
@@ -410,7 +393,7 @@ def test_three_processes_use_the_budget_up_with_a_third_of_a_round_trip_each(ser
 
 @pytest.mark.deep
 def test_ten_processes_cost_no_more_round_trips_a_permit(server: RedisServer) -> None:
-    reports = Fleet(server.url, 10, 12.0, tasks=20).reports()
+    reports = WorkerProcesses(server.url, 10, 12.0, tasks=20).reports()
     times = sorted(t for report in reports for t in report.permits)
     assert most_in_a_second(times) <= 97
     assert sum(report.questions for report in reports) / len(times) <= 0.35
@@ -422,7 +405,7 @@ def test_ten_processes_cost_no_more_round_trips_a_permit(server: RedisServer) ->
 def test_a_fault_in_the_middle_never_lets_more_out(
     own_server: RedisServer, fault: str, options: dict[str, Any]
 ) -> None:
-    fleet = Fleet(own_server.url, 3, 9.0, **options)
+    fleet = WorkerProcesses(own_server.url, 3, 9.0, **options)
     time.sleep(4.0)
     if fault == "kill":
         own_server.kill()

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
-from redis_worker import RedisServer
 from slow_tls import SlowTls
 
 from aiomutex.testing import MutexEmulator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from redis_server import RedisServer
 
 CLIENT = Path(__file__).with_name("client_process.py")
 
@@ -62,13 +61,6 @@ async def test_three_thousand_cold_requests_with_tls_get_no_429(authority: tuple
         # None, but for moments in which the machine itself stood still. Permits taken before the connection is ready
         # cost about a hundred in each thousand.
         assert told["refused"] == emulator.limits.refused <= 3
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    yield server
-    server.kill()
 
 
 @pytest.mark.deep
