@@ -1,4 +1,7 @@
-"""Every snippet of the README is run: Python as programs, shell lines against an emulator."""
+"""Every snippet of each README runs: Python as programs, command lines against an emulator.
+
+A fence may name a file after its language, as in ```` ```yaml groups.yaml ````: the file is there for all snippets.
+"""
 
 from __future__ import annotations
 
@@ -25,24 +28,32 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+READMES = [README, *sorted(ROOT.glob("aiomutex/*/README.md")), *sorted(ROOT.glob("*/README.md"))]
 
 
 class Snippet(NamedTuple):
+    readme: Path
     line: int
     language: str
     text: str
 
     def __str__(self) -> str:
-        return f"line {self.line}"
+        return f"{self.readme.relative_to(ROOT)}:{self.line}"
 
 
-def snippets(*languages: str) -> list[Snippet]:
-    text = README.read_text()
+def snippets_of(readme: Path) -> list[Snippet]:
+    text = readme.read_text()
     return [
-        Snippet(text[: match.start()].count("\n") + 1, match[1], match[2])
+        Snippet(readme, text[: match.start()].count("\n") + 1, match[1], match[2])
         for match in re.finditer(r"^```(.*)\n((?:.*\n)*?)```$", text, re.MULTILINE)
-        if match[1] in languages
     ]
+
+
+SNIPPETS = [snippet for readme in READMES for snippet in snippets_of(readme)]
+
+
+def snippets(language: str) -> list[Snippet]:
+    return [snippet for snippet in SNIPPETS if snippet.language == language]
 
 
 def program(snippet: Snippet, folder: Path) -> str:
@@ -53,14 +64,17 @@ def program(snippet: Snippet, folder: Path) -> str:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MutexEmulator]:
-    """An emulator in the environment, and an empty folder to work in."""
+    """An emulator in the environment, and a folder with the files that the READMEs show."""
     with MutexEmulator(groups=10) as emulator:
         monkeypatch.setenv("AIOMUTEX_BASE_URL", emulator.url)
         monkeypatch.setenv("AMPLITUDE_MANAGEMENT_API_KEY", "any")
         monkeypatch.chdir(tmp_path)
-        (tmp_path / "edits.jsonl").write_text("".join(example.text for example in snippets("json")))
-        (tmp_path / "groups.yaml").write_text("".join(example.text for example in snippets("yaml")[:1]))
+        for snippet in SNIPPETS:
+            _, _, name = snippet.language.partition(" ")
+            if "." in name:
+                (tmp_path / name).write_text(snippet.text)
         (tmp_path / "users.txt").write_text("ada\ngrace\n")
+        (tmp_path / "dialect.json").write_text("{}")
         yield emulator
 
 
@@ -111,30 +125,26 @@ def test_the_fleet_runs(snippet: Snippet, service: MutexEmulator, redis_server: 
     assert service.groups["10"].slots[0].experiments == [123]
 
 
-def shell_lines() -> list[tuple[str, str]]:
-    """The README's command lines that are of this library, each with its block's first line number."""
-    return [
-        (f"line {block.line}: {line[2:]}", line[2:])
-        for block in snippets("console")
-        for line in block.text.splitlines()
-        if line.startswith("$ aiomutex ")
-    ]
-
-
-def test_the_command_lines_run_in_order(service: MutexEmulator, tmp_path: Path) -> None:
-    (tmp_path / "dialect.json").write_text("{}")
-    lines = shell_lines()
-    assert lines
-    for where, line in lines:
-        words = shlex.split(line, comments=True)
-        if words[1] == "emulator":
-            serves(words)
-            continue
-        done = subprocess.run(
-            [sys.executable, "-m", *words], capture_output=True, text=True, timeout=60, check=False, encoding="utf-8"
-        )
-        assert done.returncode in ((0, 2) if words[1] == "plan" else (0,)), f"{where}\n{done.stdout}\n{done.stderr}"
+@pytest.mark.parametrize("readme", READMES, ids=lambda readme: str(readme.relative_to(ROOT)))
+def test_the_command_lines_of_a_readme_run_in_order(service: MutexEmulator, readme: Path) -> None:
+    for snippet in snippets_of(readme):
+        if snippet.language == "console":
+            for line in snippet.text.splitlines():
+                if line.startswith("$ aiomutex "):
+                    run_command_line(line[2:], str(snippet))
     assert service.limits.refused == 0
+
+
+def run_command_line(line: str, where: str) -> None:
+    words = shlex.split(line, comments=True)
+    if words[1] == "emulator":
+        serves(words)
+        return
+    done = subprocess.run(
+        [sys.executable, "-m", *words], capture_output=True, text=True, timeout=60, check=False, encoding="utf-8"
+    )
+    expected = (0, 2) if words[1] == "plan" else (0,)  # 2: there are changes
+    assert done.returncode in expected, f"{where}: {line}\n{done.stdout}\n{done.stderr}"
 
 
 def serves(words: list[str]) -> None:
@@ -150,20 +160,20 @@ def serves(words: list[str]) -> None:
     assert process.returncode == 0
 
 
-def test_each_extra_the_readme_names_exists() -> None:
-    text = README.read_text()
-    named = {extra for group in re.findall(r"\[([a-z,]+)\]'", text) for extra in group.split(",")}
+@pytest.mark.parametrize("readme", READMES, ids=lambda readme: str(readme.relative_to(ROOT)))
+def test_each_extra_a_readme_names_exists(readme: Path) -> None:
     declared = (ROOT / "pyproject.toml").read_text()
-    assert named
-    for extra in named:
-        assert f"\n{extra} = [" in declared, extra
+    for group in re.findall(r"\[([a-z,]+)\]'", readme.read_text()):
+        for extra in group.split(","):
+            assert f"\n{extra} = [" in declared, extra
 
 
-def test_each_link_within_the_readme_leads_to_a_heading() -> None:
-    text = README.read_text()
-    headings = {
-        re.sub(r"[^a-z0-9 -]", "", line.lower()).replace(" ", "-")
-        for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    }
-    for link in re.findall(r"\]\(#([^)]*)\)", text):
-        assert link in headings, link
+@pytest.mark.parametrize("readme", READMES, ids=lambda readme: str(readme.relative_to(ROOT)))
+def test_each_link_of_a_readme_leads_to_a_file_and_a_heading(readme: Path) -> None:
+    for link in re.findall(r"\]\(([^):]+)\)", readme.read_text()):  # with a colon it is another site's
+        path, _, heading = link.partition("#")
+        target = (readme.parent / path).resolve() if path else readme
+        assert target.exists(), link
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^a-z0-9 _-]", "", each.lower()).replace(" ", "-") for each in headings}, link
