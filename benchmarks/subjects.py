@@ -40,7 +40,7 @@ Call = Literal["edit", "get"]
 EXPERIMENTS = [123, 456]
 INDIVIDUALS = ["x@amplitude.com"]
 HEADERS = {"Authorization": f"Bearer {KEY}"}
-OPENAPI = Path(__file__).parents[1] / "aiomutex" / "emulator" / "openapi.yaml"
+OPENAPI = Path(__file__).parents[1] / "aiomutex" / "emulator" / "openapi.json"
 WIDEST = 256
 
 

@@ -54,7 +54,7 @@ def pages_of(app: Application) -> dict[str, PageHandler]:
         "/": _file("page.html", "text/html"),
         "/status.json": status,
         "/openapi.json": _file("openapi.json", "application/json"),
-        "/openapi.yaml": _file("openapi.yaml", "application/yaml"),
+        "/openapi.yaml": _file("openapi.json", "application/yaml"),  # JSON is YAML too
     }
 
 

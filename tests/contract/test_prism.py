@@ -37,7 +37,7 @@ from .pairwise import dialects, told
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-CONTRACT = Path(aiomutex.emulator.__file__).parent / "openapi.yaml"
+CONTRACT = Path(aiomutex.emulator.__file__).parent / "openapi.json"
 START = 60.0
 """Seconds Prism gets to start; Node takes its time on a busy machine."""
 
