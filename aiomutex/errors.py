@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
 __all__ = [
@@ -97,6 +98,7 @@ class _AnswerError(MutexError):
         request_id: str | None = None,
         body: str = "",
         retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -106,6 +108,7 @@ class _AnswerError(MutexError):
         self.request_id = request_id
         self.body = body
         self.retry_after = retry_after
+        self.headers = dict(headers or {})
 
     def __str__(self) -> str:
         facts = [f"request id {self.request_id}"] if self.request_id else []
@@ -125,6 +128,7 @@ class APIError(_AnswerError):
         request_id: The service's name for the request, if a header told one.
         body: The answer's body as text, cut at 4,096 characters.
         retry_after: Seconds the service asked to wait, if it did.
+        headers: The headers of the response, by lower-case name, without the API key.
         detail: What the body says for people.
     """
 

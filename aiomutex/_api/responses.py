@@ -115,6 +115,7 @@ class Response:
             path=self.path,
             request_id=self.request_id,
             body=self.text,
+            headers=self.shown_headers(),
         )
 
     @property
@@ -135,6 +136,10 @@ class Response:
     def header(self, name: str, default: str = "") -> str:
         """A header, as an error may show it."""
         return _printable(self.redact(self.headers.get(name, default)))
+
+    def shown_headers(self) -> dict[str, str]:
+        """The headers by lower-case name, as an error may show them."""
+        return {_printable(self.redact(name)).lower(): self.header(name) for name in self.headers}
 
 
 def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
@@ -181,6 +186,7 @@ def error_from_response(response: Response) -> APIError:
         request_id=response.request_id,
         body=response.text,
         retry_after=retry_after_of(response.headers),
+        headers=response.shown_headers(),
     )
 
 

@@ -272,6 +272,12 @@ def test_no_part_of_a_key_is_left_where_a_long_refusal_is_cut(key: str, form: st
         assert not set(shown) & (set(key) - {"x"})
 
 
+def test_an_error_has_the_headers_of_its_response_without_the_key() -> None:
+    headers = CIMultiDict({"Retry-After": "7", "X-Echo": f"key {KEY}", f"X-{KEY}": "yes"})
+    error = responses.error_from_response(Response(429, headers, b"", redact=redactor(KEY)))
+    assert error.headers == {"retry-after": "7", "x-echo": "key ***", "x-***": "yes"}
+
+
 def test_escapes_that_are_none_break_no_concealing() -> None:
     redact = redactor(KEY)
     odd = f"&#{'9' * 5000}; &#x{'f' * 5000}; &#x99999999; \\u00 \\ % %zz &;"
