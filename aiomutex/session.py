@@ -55,7 +55,7 @@ class MutexSession:
     """An async client for the mutex-group endpoints of the Management API: concurrent, rate limited and typed.
 
     Create one session when the application starts, open it with ``async with`` in the event loop that uses it, and
-    share it between all tasks. Methods raise subclasses of :class:`MutexError`.
+    share it between all tasks. Methods raise subclasses of ``MutexError``.
 
     Args:
         api_key: A management API key, which is not a deployment key. Default: ``AMPLITUDE_MANAGEMENT_API_KEY`` from
@@ -316,7 +316,7 @@ class MutexSession:
     async def archive_group(self, group_id: str | int) -> None:
         """Archive a group: the service marks it as deleted and detaches its experiments from it.
 
-        Archiving the group of a running experiment damages the experiment's data. :meth:`unarchive_group` does not
+        Archiving the group of a running experiment damages the experiment's data. ``unarchive_group`` does not
         attach the experiments again.
 
         Args:
@@ -362,7 +362,7 @@ class MutexSession:
         """Write the lists of one slot. Pass each list as a whole; a list that is not given is not sent.
 
         It is not documented whether the service replaces the slot's list by the given one or merges the two. To be
-        certain of a removal, use ``edit_slots(..., verify=True)`` or :meth:`change_slot`.
+        certain of a removal, use ``edit_slots(..., verify=True)`` or ``change_slot``.
 
         Args:
             group_id: The group's id.
@@ -531,7 +531,7 @@ class MutexSession:
     ) -> OutcomeStream:
         """Write many slots with bounded memory: outcomes are yielded as they become known, and none is kept.
 
-        Arguments and errors are those of :meth:`edit_slots`.
+        Arguments and errors are those of ``edit_slots``.
 
         Returns:
             An async context manager, which is also the iterator over the outcomes. Leaving it stops the run.

@@ -21,6 +21,7 @@ def __getattr__(name: str) -> Any:
     if name == "MutexEmulator":
         from aiomutex.emulator import MutexEmulator  # noqa: PLC0415 - see the module's docstring
 
+        globals()[name] = MutexEmulator
         return MutexEmulator
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
