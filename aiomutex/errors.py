@@ -1,12 +1,12 @@
-"""What can go wrong, one type for each thing a caller may want to do about it.
+"""The errors of aiomutex: one class for each way in which a caller may want to react.
 
-Errors hold facts (method, path, status, attempts), never the API key or request headers. They know
-nothing of sockets; the transport and the protocol make them.
+Errors hold facts (method, path, status, attempts), never the API key or the headers of a request. This module imports
+no other module of the package.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +38,9 @@ __all__ = [
     "VerificationError",
 ]
 
+_LIST_SHOWN: Final = 200
+"""Characters of a list that a message shows, so that it stays readable."""
+
 
 def _restore(cls: type[MutexError], args: tuple[Any, ...], state: dict[str, Any]) -> MutexError:
     error = cls.__new__(cls, *args)
@@ -46,13 +49,13 @@ def _restore(cls: type[MutexError], args: tuple[Any, ...], state: dict[str, Any]
 
 
 class MutexError(Exception):
-    """Root of every error this library raises on purpose.
+    """Base class for all aiomutex errors.
 
     Attributes:
-        attempts: How many requests were started for the call that failed; 0 when nothing was sent.
-        maybe_applied: True when a write may have reached the service although the call failed: an attempt was sent
-            and its answer was lost, came too late, or was a 408 or 5xx.
-        earlier: What the attempts before the last one failed with, oldest first.
+        attempts: The number of requests started for the call; 0 if nothing was sent.
+        maybe_applied: True if a write may have been applied although the call failed: a request was sent, and its
+            response was lost, was late, or was a 408 or 5xx.
+        earlier: The errors of the attempts before the last one, oldest first.
     """
 
     attempts: int = 0
@@ -60,31 +63,40 @@ class MutexError(Exception):
     earlier: tuple[MutexError, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default calls the class with its message alone, which the keyword-only arguments below do not admit.
+        # The default calls the class with its message alone, but the classes below have required keyword arguments.
         return _restore, (type(self), self.args, self.__dict__.copy())
 
     def with_attempts(
         self, attempts: int, earlier: tuple[MutexError, ...] = (), *, maybe_applied: bool = False
     ) -> Self:
-        """Note how often the call was tried and what came before; return the error itself, to be raised."""
+        """Record the attempts of the call, and return this error so that it can be raised.
+
+        Args:
+            attempts: The number of requests started.
+            earlier: The errors of the attempts before the last one, oldest first.
+            maybe_applied: Whether a write may have been applied.
+
+        Returns:
+            This error.
+        """
         self.attempts, self.earlier, self.maybe_applied = attempts, earlier, maybe_applied
         return self
 
 
 class ConfigurationError(MutexError, ValueError):
-    """The session cannot be used as it is set up: no key, an unknown region, an insecure URL, a closed session."""
+    """An option of a session or limiter is invalid, for example a missing key, an unknown region or an insecure URL."""
 
 
 class InvalidRequestError(MutexError, ValueError):
-    """An argument breaks a rule of the service; nothing was sent. The message names the field and what is right."""
+    """An argument breaks a rule of the service, and nothing was sent. The message names the field and says the rule."""
 
 
-def _tries(attempts: int) -> str:
-    return f"{attempts} attempt{'s' if attempts != 1 else ''}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-class _AnswerError(MutexError):
-    """An answer came, and it is no good."""
+class _ResponseError(MutexError):
+    """A complete response arrived, but it is not a usable success."""
 
     verb = "answered"
 
@@ -113,23 +125,23 @@ class _AnswerError(MutexError):
     def __str__(self) -> str:
         facts = [f"request id {self.request_id}"] if self.request_id else []
         if self.attempts:
-            facts.append(_tries(self.attempts))
+            facts.append(_count(self.attempts, "attempt"))
         tail = f" ({', '.join(facts)})" if facts else ""
         return f"{self.method} {self.path} {self.verb} {self.status}: {self.detail}{tail}"
 
 
-class APIError(_AnswerError):
-    """The service refused a request.
+class APIError(_ResponseError):
+    """The service answered with an error status.
 
     Attributes:
         status: HTTP status code.
         method: HTTP method of the request.
         path: Path and query of the request, without the host.
-        request_id: The service's name for the request, if a header told one.
-        body: The answer's body as text, cut at 4,096 characters.
-        retry_after: Seconds the service asked to wait, if it did.
+        request_id: The service's ID of the request; ``None`` if no header has one.
+        body: The body of the response as text, cut after 4,096 characters.
+        retry_after: Seconds to wait, from the ``Retry-After`` header; ``None`` without one.
         headers: The headers of the response, by lower-case name, without the API key.
-        detail: What the body says for people.
+        detail: The error message in the body.
     """
 
 
@@ -146,26 +158,28 @@ class PermissionDeniedError(APIError):
 
 
 class NotFoundError(APIError):
-    """404: no such group or slot."""
+    """404: the group or slot does not exist."""
 
 
 class ConflictError(APIError):
-    """409: the request contradicts what the service holds, for example a key that is taken."""
+    """409: the request conflicts with the service's state, for example a key that is taken."""
 
 
 class RateLimitedError(APIError):
-    """429: too many requests in this second or on this day. ``retry_after`` has the wait the service asked for."""
+    """429: too many requests in this second or on this day."""
 
 
 class ServerError(APIError):
-    """5xx: the service failed. A write may have been applied all the same (``maybe_applied``)."""
+    """5xx: the service failed. A write may have been applied nevertheless (``maybe_applied``)."""
 
 
-class UnexpectedResponseError(_AnswerError):
-    """A success that does not read as documented: HTML, truncated JSON, a group without an id, 204 on a read.
+class UnexpectedResponseError(_ResponseError):
+    """A success that is not as documented: HTML, truncated JSON, a group without an ID, a 204 to a read.
 
-    Attributes are those of :class:`APIError`, and:
-        too_large: True when the body was over the maximum; such an answer is not asked for again.
+    It has the attributes of :class:`APIError`, and one more.
+
+    Attributes:
+        too_large: True if the body is larger than the maximum. Such a request is not sent again.
     """
 
     verb = "answered unexpectedly with"
@@ -173,12 +187,13 @@ class UnexpectedResponseError(_AnswerError):
 
 
 class TransportError(MutexError):
-    """No complete answer came.
+    """No complete response arrived.
 
     Attributes:
         method: HTTP method of the request.
         path: Path and query of the request, without the host.
-        sent: Whether any byte of the request may have left the machine.
+        sent: Whether any byte of the request may have left this machine.
+        detail: What failed.
     """
 
     def __init__(self, detail: str, *, method: str, path: str, sent: bool) -> None:
@@ -189,25 +204,26 @@ class TransportError(MutexError):
         self.sent = sent
 
     def __str__(self) -> str:
-        tail = f" ({_tries(self.attempts)})" if self.attempts else ""
+        tail = f" ({_count(self.attempts, 'attempt')})" if self.attempts else ""
         return f"{self.method} {self.path}: {self.detail}{tail}"
 
 
 class ConnectionFailedError(TransportError):
-    """The connection could not be made, or broke before the whole answer was read."""
+    """The connection could not be made, or broke before the whole response was read."""
 
 
 class AttemptTimeoutError(TransportError):
-    """One attempt took longer than ``attempt_timeout``, counted from the moment it held a permit and a connection."""
+    """One attempt took longer than ``attempt_timeout``, counted from the moment it had a permit and a connection."""
 
 
 class DeadlineExceededError(MutexError, TimeoutError):
-    """The call as a whole, with its waits and further attempts, took longer than ``deadline`` seconds.
+    """A call with all of its attempts and waits took longer than ``deadline`` seconds.
 
     Attributes:
         method: HTTP method of the request.
         path: Path and query of the request, without the host.
         deadline: The deadline in seconds.
+        detail: What the call was doing.
     """
 
     def __init__(self, detail: str, *, method: str, path: str, deadline: float) -> None:
@@ -218,17 +234,18 @@ class DeadlineExceededError(MutexError, TimeoutError):
         self.deadline = deadline
 
     def __str__(self) -> str:
-        return f"{self.method} {self.path}: {self.detail} ({_tries(self.attempts)})"
+        return f"{self.method} {self.path}: {self.detail} ({_count(self.attempts, 'attempt')})"
 
 
 class DailyBudgetExhaustedError(MutexError):
-    """The day's requests are used up; nothing was sent.
+    """The daily budget is exhausted, and nothing was sent.
 
     Attributes:
-        resets_at: When the budget is whole again: the next midnight UTC, as an aware ``datetime``.
+        resets_at: When the budget resets: the next midnight UTC, as an aware ``datetime``.
         used: Requests counted today.
-        limit: Requests allowed in a day.
-        suspected: True when only the service's endless 429s suggest it, not our own count.
+        limit: Requests allowed per day.
+        suspected: True if the limiter's own count is below the limit, and only a long series of 429 responses
+            suggests that the budget is exhausted.
     """
 
     def __init__(self, detail: str, *, resets_at: datetime, used: int, limit: int, suspected: bool = False) -> None:
@@ -240,14 +257,14 @@ class DailyBudgetExhaustedError(MutexError):
 
 
 class LimiterUnavailableError(MutexError):
-    """The shared count cannot be reached, or its file not be read or written, so nothing may be sent."""
+    """The shared count of requests is unavailable (its server or its file), so nothing may be sent."""
 
 
 class OutcomeUnknownError(MutexError):
-    """A write whose fate could not be learned: it may or may not have been applied.
+    """Whether a write was applied is unknown.
 
     Attributes:
-        key: The key of the group that may exist now, for a create; look it up before trying again.
+        key: For a create, the key of the group that may exist now. Look it up before you try again.
     """
 
     def __init__(self, detail: str, *, key: str | None = None) -> None:
@@ -256,10 +273,10 @@ class OutcomeUnknownError(MutexError):
 
 
 class PaginationError(MutexError):
-    """A listing does not end as it should: the service repeated a cursor, or it cannot be followed.
+    """A listing cannot be read to its end: the service repeated a cursor, or returned one that must not be sent.
 
     Attributes:
-        cursor: The cursor at fault.
+        cursor: The cursor.
     """
 
     def __init__(self, detail: str, *, cursor: str) -> None:
@@ -268,42 +285,42 @@ class PaginationError(MutexError):
 
 
 class VerificationError(MutexError):
-    """A read-back shows another content than was written, although the service answered with success.
+    """A slot differs from what was written to it, although the service answered with success.
 
-    Somebody else may have written meanwhile, or the service merges lists where it was taken to replace them.
+    Another writer may have changed the slot since, or the service merges lists instead of replacing them.
 
     Attributes:
-        group_id: The group that was read back.
-        slot_index: The slot that differs.
-        expected: What each list of the slot should hold, by field.
-        actual: What it holds, by field.
+        group_id: ID of the group that was read.
+        slot_index: Index of the slot that differs.
+        expected: The content that each list should have, by field.
+        actual: The content that each list has, by field.
     """
 
     def __init__(
         self, *, group_id: str, slot_index: int, expected: dict[str, list[Any]], actual: dict[str, list[Any]]
     ) -> None:
         parts = [
-            f"{field} should be {_short(expected[field])} and is {_short(actual.get(field, []))}"
+            f"{field} should be {_shown(expected[field])} but is {_shown(actual.get(field, []))}"
             for field in expected
             if expected[field] != actual.get(field)
         ]
-        super().__init__(f"group {group_id}, slot {slot_index}: {'; '.join(parts) or 'the slot is gone'}")
+        super().__init__(f"group {group_id}, slot {slot_index}: {'; '.join(parts) or 'the slot no longer exists'}")
         self.group_id = group_id
         self.slot_index = slot_index
         self.expected = expected
         self.actual = actual
 
 
-def _short(items: list[Any]) -> str:
+def _shown(items: list[Any]) -> str:
     text = repr(items)
-    return text if len(text) <= 200 else f"{text[:200]}… ({len(items)} items)"  # noqa: PLR2004  # readable in a line
+    return text if len(text) <= _LIST_SHOWN else f"{text[:_LIST_SHOWN]}… ({_count(len(items), 'item')})"
 
 
 class TooManyFailuresError(MutexError):
-    """A bulk run was stopped by its ``stop_after``.
+    """A bulk run ended early because ``stop_after`` edits had failed.
 
     Attributes:
-        failures: How many edits had failed by then.
+        failures: The number of failed edits.
     """
 
     def __init__(self, detail: str, *, failures: int) -> None:
@@ -312,4 +329,7 @@ class TooManyFailuresError(MutexError):
 
 
 class JournalError(MutexError, ValueError):
-    """A journal cannot be used: no journal, in use, of another input, undone already, or the disk refuses."""
+    """A journal cannot be used.
+
+    It is not a journal, is in use, belongs to a different input, is undone already, or cannot be read or written.
+    """

@@ -1,4 +1,4 @@
-"""Errors: their tree, their words, and that they travel between processes."""
+"""Errors: their class hierarchy, their messages, and that they survive copying and pickling."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from aiomutex import (
     VerificationError,
 )
 
-ANSWERED: dict[str, Any] = {
+RESPONSE_FACTS: dict[str, Any] = {
     "status": 400,
     "method": "GET",
     "path": "/p",
@@ -44,7 +44,7 @@ ANSWERED: dict[str, Any] = {
     "body": "text",
     "retry_after": 1.5,
 }
-REFUSALS: list[type[APIError]] = [
+API_ERRORS: list[type[APIError]] = [
     APIError,
     BadRequestError,
     AuthenticationError,
@@ -55,8 +55,8 @@ REFUSALS: list[type[APIError]] = [
     ServerError,
 ]
 ERRORS: list[MutexError] = [
-    *(kind("detail", **ANSWERED) for kind in REFUSALS),
-    UnexpectedResponseError("detail", **ANSWERED),
+    *(cls("detail", **RESPONSE_FACTS) for cls in API_ERRORS),
+    UnexpectedResponseError("detail", **RESPONSE_FACTS),
     ConnectionFailedError("detail", method="GET", path="/p", sent=True),
     AttemptTimeoutError("detail", method="GET", path="/p", sent=True),
     DeadlineExceededError("detail", method="GET", path="/p", deadline=2.0),
@@ -76,14 +76,14 @@ def pickled(error: MutexError) -> Any:
     return pickle.loads(pickle.dumps(error))
 
 
-def test_every_error_of_the_face_is_here() -> None:
-    faces = {value for value in vars(aiomutex).values() if isinstance(value, type) and issubclass(value, MutexError)}
-    assert faces - {type(error) for error in ERRORS} == {MutexError, TransportError}
+def test_every_public_error_is_tested_here() -> None:
+    public = {value for value in vars(aiomutex).values() if isinstance(value, type) and issubclass(value, MutexError)}
+    assert public - {type(error) for error in ERRORS} == {MutexError, TransportError}
 
 
-def test_the_tree_is_the_documented_one() -> None:
+def test_the_class_hierarchy_is_the_documented_one() -> None:
     assert all(isinstance(error, MutexError) for error in ERRORS)
-    assert all(issubclass(kind, APIError) for kind in REFUSALS)
+    assert all(issubclass(cls, APIError) for cls in API_ERRORS)
     assert issubclass(ConfigurationError, ValueError)
     assert issubclass(InvalidRequestError, ValueError)
     assert issubclass(ConnectionFailedError, TransportError)
@@ -93,11 +93,11 @@ def test_the_tree_is_the_documented_one() -> None:
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("through", [pickled, copy.copy, copy.deepcopy])
-def test_an_error_travels_whole(error: MutexError, through: Any) -> None:
+@pytest.mark.parametrize("duplicate", [pickled, copy.copy, copy.deepcopy])
+def test_a_copied_or_pickled_error_keeps_everything(error: MutexError, duplicate: Any) -> None:
     earlier = ConnectionFailedError("first", method="GET", path="/p", sent=False)
     before = copy.copy(error).with_attempts(2, (earlier,), maybe_applied=True)
-    after = through(before)
+    after = duplicate(before)
     assert type(after) is type(error)
     assert str(after) == str(before)
     assert {**vars(after), "earlier": None} == {**vars(before), "earlier": None}
@@ -105,7 +105,7 @@ def test_an_error_travels_whole(error: MutexError, through: Any) -> None:
     assert (after.attempts, after.maybe_applied) == (2, True)
 
 
-def test_errors_say_what_where_and_how_often() -> None:
+def test_a_message_says_what_failed_where_and_after_how_many_attempts() -> None:
     assert (
         str(ServerError("bad", status=503, method="GET", path="/p").with_attempts(2))
         == "GET /p answered 503: bad (2 attempts)"
@@ -125,15 +125,25 @@ def test_errors_say_what_where_and_how_often() -> None:
     )
 
 
-def test_a_read_back_that_differs_names_the_lists_that_do() -> None:
-    error = VerificationError(
-        group_id="7",
-        slot_index=2,
-        expected={"experiments": [1], "holdouts": [2]},
-        actual={"experiments": list(range(1000)), "holdouts": [2]},
-    )
-    assert str(error).startswith("group 7, slot 2: experiments should be [1] and is [0, 1, 2,")
-    assert "(1000 items)" in str(error)
-    assert "holdouts" not in str(error)
-    gone = VerificationError(group_id="7", slot_index=2, expected={}, actual={})
-    assert str(gone) == "group 7, slot 2: the slot is gone"
+def verification_error(expected: dict[str, list[Any]], actual: dict[str, list[Any]]) -> VerificationError:
+    return VerificationError(group_id="7", slot_index=2, expected=expected, actual=actual)
+
+
+def test_a_verification_error_names_only_the_lists_that_differ() -> None:
+    error = verification_error({"experiments": [1], "holdouts": [2]}, {"experiments": [1, 5], "holdouts": [2]})
+    assert str(error) == "group 7, slot 2: experiments should be [1] but is [1, 5]"
+    both = verification_error({"experiments": [1], "holdouts": [2]}, {"experiments": []})
+    assert str(both) == "group 7, slot 2: experiments should be [1] but is []; holdouts should be [2] but is []"
+    gone = verification_error({}, {})
+    assert str(gone) == "group 7, slot 2: the slot no longer exists"
+
+
+@pytest.mark.parametrize(("length", "is_cut"), [(199, False), (200, False), (201, True), (5_000, True)])
+def test_a_verification_error_shows_at_most_200_characters_of_a_list(length: int, is_cut: bool) -> None:
+    items = ["x" * (length - 4)]
+    text = repr(items)
+    assert len(text) == length
+    shown = f"{text[:200]}… (1 item)" if is_cut else text
+    error = verification_error({"individuals": items}, {"individuals": items * 2000})
+    assert str(error).startswith(f"group 7, slot 2: individuals should be {shown} but is ['x")
+    assert str(error).endswith("… (2,000 items)")

@@ -87,7 +87,7 @@ async def test_a_change_from_elsewhere_before_the_read_back_is_noticed(
 async def test_a_service_that_merges_is_not_believed(emulator: MutexEmulator, session: MutexSession) -> None:
     emulator.dialect = Dialect(slot_patch="merge")
     emulator.groups["1"].slots[0].experiments = [1, 2]
-    with pytest.raises(VerificationError, match=r"experiments should be \[1\] and is \[1, 2\]"):
+    with pytest.raises(VerificationError, match=r"experiments should be \[1\] but is \[1, 2\]"):
         await session.change_slot(1, 1, remove_experiments=[2])
 
 

@@ -182,7 +182,7 @@ async def test_undo_of_a_service_that_merges_fails_and_shows_what_is_there(tmp_p
         report = await undo(session, tmp_path / "run.db")
         assert "the service merges lists" in report.skipped[0].note
         forced = await undo(session, tmp_path / "run.db", force=True)
-        assert "experiments should be [101] and is [5, 101]" in str(forced.failed[0].error)
+        assert "experiments should be [101] but is [5, 101]" in str(forced.failed[0].error)
 
 
 async def test_a_journal_that_was_undone_runs_no_edits_again(

@@ -31,7 +31,7 @@ async def test_a_removal_that_the_service_does_not_make_is_no_success() -> None:
         assert (error.group_id, error.slot_index) == ("1", 1)
         assert error.expected["experiments"] == [1]
         assert error.actual["experiments"] == [1, 2]
-        assert "experiments should be [1] and is [1, 2]" in str(error)
+        assert "experiments should be [1] but is [1, 2]" in str(error)
 
 
 async def test_under_a_service_that_replaces_everything_is_applied(
@@ -48,7 +48,7 @@ async def test_cohorts_that_a_write_drops_are_noticed() -> None:
     ):
         emulator.groups["1"].slots[0].cohorts = ["loyal"]
         report = await session.edit_slots([SlotEdit(1, 1, experiments=[1])], verify=True)
-        assert "cohorts should be ['loyal'] and is []" in str(report.failed[0].error)
+        assert "cohorts should be ['loyal'] but is []" in str(report.failed[0].error)
 
 
 async def test_a_list_that_was_not_given_is_watched_too(emulator: MutexEmulator, session: MutexSession) -> None:

@@ -36,7 +36,7 @@ def test_edit_reads_back_when_asked(service: MutexEmulator, aiomutex: Aiomutex) 
     service.dialect = type(service.dialect)(slot_patch="merge")
     done = aiomutex("slots", "edit", "1", "2", "--experiments", "6", "--verify")
     assert done.exit_code == 1
-    assert "should be [6] and is [5, 6]" in done.stderr
+    assert "should be [6] but is [5, 6]" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["1", "0", "--experiments", "5"], ["1", "1"], ["1", "1", "--experiments", "five"]])
