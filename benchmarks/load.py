@@ -85,7 +85,7 @@ class Load(msgspec.Struct):
 def _refused(url: str) -> int:
     with urllib.request.urlopen(f"{url}/status.json?limit=0", timeout=30) as answer:
         status: dict[str, Any] = json.load(answer)
-        return int(status["refused"])
+        return int(status["rejected"])
 
 
 def _settled(app: WebApp, before: Vitals) -> Vitals:

@@ -132,7 +132,7 @@ def test_the_command_lines_of_a_readme_run_in_order(service: MutexEmulator, read
             for line in snippet.text.splitlines():
                 if line.startswith("$ aiomutex "):
                     run_command_line(line[2:], str(snippet))
-    assert service.limits.refused == 0
+    assert service.limits.rejected == 0
 
 
 def run_command_line(line: str, where: str) -> None:

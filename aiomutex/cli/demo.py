@@ -56,7 +56,7 @@ async def _migrate(groups: int) -> dict[str, Any]:
             "edits": len(edits),
             "applied": outcomes.counts["applied"],
             "requests": requests,
-            "refused_429": emulator.limits.refused,
+            "answered_429": emulator.limits.rejected,
             "busiest_second": emulator.busiest_second(),
             "seconds": round(seconds, 2),
             # A hundred may leave at once, and then a hundred a second.
@@ -71,7 +71,7 @@ def _show(result: dict[str, Any]) -> None:
     lines = [
         ("edits applied", f"{result['applied']:,} of {result['edits']:,}"),
         ("requests", f"{result['requests']:,}"),
-        ("answered 429", f"{result['refused_429']:,}"),
+        ("answered 429", f"{result['answered_429']:,}"),
         ("most in a sliding second", f"{result['busiest_second']} (the service allows 100)"),
         ("seconds", f"{result['seconds']:.1f} (the limit alone takes {result['floor_seconds']:.1f})"),
         ("read back as expected", f"{right:,} of {result['read_back_slots']:,} slots"),

@@ -1,4 +1,4 @@
-"""``aiomutex probe``: which reading of the documentation holds, asked of the real service."""
+"""``aiomutex probe``: find out how the live service behaves where its documentation is silent."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ __all__ = ["probe"]
 )
 @click.option("--yes", is_flag=True, help="Do not ask before writing.")
 def probe(out: str | None, write_scratch: str | None, yes: bool) -> None:
-    """Learn how the service behaves where its documentation is silent.
+    """Find out how the service behaves where its documentation is silent.
 
-    At most 10 requests, which only read; with --write-scratch about 20 more, which touch no group but their own. The
-    report holds no name, key, id or salt: attach it to an issue, or give it to the emulator.
+    Sends at most 10 requests, all of them reads. With --write-scratch it sends up to 20 more, which write to no group
+    except their own. The report has no names, keys, IDs or salts: you can attach it to an issue, and the emulator
+    loads it.
 
     Example: aiomutex probe --out probe.json && aiomutex emulator --dialect probe.json
     """
     if write_scratch is not None and not yes:
         if not sys.stdin.isatty():
-            fail("--write-scratch creates a group; give --yes to do it without a terminal to ask on", 2)
+            fail("--write-scratch creates a group; add --yes to run it without a terminal", 2)
         click.confirm(f"Create a group in project {write_scratch}, write to it and archive it?", abort=True)
 
     async def work() -> ProbeReport:
-        from aiomutex.probe import probe as ask
+        from aiomutex.probe import probe as run_probe
 
         async with open_session() as session:
-            return await ask(session, write_scratch=write_scratch)
+            return await run_probe(session, write_scratch=write_scratch)
 
     report = run(work)
     text = report.to_json() + "\n"
@@ -47,5 +48,5 @@ def probe(out: str | None, write_scratch: str | None, yes: bool) -> None:
         click.echo(text, nl=False)
         return
     Path(out).write_text(text, encoding="utf-8")
-    known, unread = len(report.dialect), len(report.unread)
-    click.echo(f"{known} readings told, {unread} not, with {report.requests} requests: {out}")
+    determined, undetermined = len(report.dialect), len(report.undetermined)
+    click.echo(f"{determined} readings determined, {undetermined} undetermined, {report.requests} requests: {out}")

@@ -61,7 +61,7 @@ class Controls:
 
     @property
     def limits(self) -> Limits:
-        """The limits and their counts: ``limits.accepted``, ``limits.refused``, ``limits.rate(now)``."""
+        """The limits and their counts: ``limits.accepted``, ``limits.rejected``, ``limits.rate(now)``."""
         return self._app.limits
 
     @property
@@ -95,7 +95,7 @@ class Controls:
     def dialect(self, dialect: Dialect) -> None:
         self._service.speak(dialect)
         self.limits.window = dialect.window
-        self.limits.count_refused = dialect.refused == "counted"
+        self.limits.count_rejected = dialect.rejections == "counted"
 
     @property
     def faults(self) -> Faults:

@@ -44,7 +44,7 @@ class Dialect:
         create_name: Whether a create needs a ``name``; the documentation says so, its example leaves it out.
         taken_key: The status that answers a create whose key is in use.
         window: Whether the per-second limit counts in any second or in seconds of the clock.
-        refused: Whether requests answered with 429 count against the limits themselves.
+        rejections: Whether requests answered with 429 count against the limits themselves.
         retry_after: The form of the ``Retry-After`` header of a 429.
         daily_hint: Whether the 429 of a spent day says so (in its message, and in ``Retry-After`` if there is one).
         error_body: The form of the body of an error.
@@ -57,7 +57,7 @@ class Dialect:
     last_cursor: Literal["null", "absent", "empty"] = "null"
     cursors: Literal["number", "string"] = "number"
     end_of_list: Literal["known", "probed"] = "known"
-    over_limit: Literal["capped", "refused"] = "capped"
+    over_limit: Literal["capped", "rejected"] = "capped"
     archived: Literal["flagged", "listed", "hidden"] = "flagged"
     offsets: Literal["listed", "all"] = "listed"
     cohorts: Literal["present", "absent"] = "present"
@@ -65,13 +65,13 @@ class Dialect:
     patch_body: Literal["ok", "empty", "json"] = "ok"
     slot_patch: Literal["replace", "merge"] = "replace"
     slot_writes: Literal["atomic", "racy"] = "atomic"
-    empty_edit: Literal["accepted", "refused"] = "accepted"
-    unknown_fields: Literal["ignored", "refused"] = "ignored"
+    empty_edit: Literal["accepted", "rejected"] = "accepted"
+    unknown_fields: Literal["ignored", "rejected"] = "ignored"
     create_lists: Literal["typed", "loose"] = "typed"
     create_name: Literal["required", "optional"] = "required"
     taken_key: Literal[400, 409] = 400
     window: Literal["sliding", "fixed"] = "sliding"
-    refused: Literal["free", "counted"] = "free"
+    rejections: Literal["free", "counted"] = "free"
     retry_after: Literal["none", "seconds", "date"] = "none"
     daily_hint: bool = False
     error_body: Literal["object", "string", "text", "html", "empty"] = "object"

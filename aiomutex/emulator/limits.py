@@ -24,7 +24,7 @@ class Limits:
         enforced: False counts without ever refusing.
         window: ``sliding``: no second whatsoever holds more than ``per_second`` accepted requests. ``fixed``: no
             second of the clock does.
-        count_refused: Whether requests that were refused use up the limits too.
+        count_rejected: Whether requests that were refused use up the limits too.
     """
 
     __slots__ = (
@@ -34,11 +34,11 @@ class Limits:
         "_day",
         "_used_today",
         "accepted",
-        "count_refused",
+        "count_rejected",
         "enforced",
         "per_day",
         "per_second",
-        "refused",
+        "rejected",
         "window",
     )
 
@@ -49,7 +49,7 @@ class Limits:
         *,
         enforced: bool = True,
         window: Literal["sliding", "fixed"] = "sliding",
-        count_refused: bool = False,
+        count_rejected: bool = False,
     ) -> None:
         if per_second < 1 or per_day < 1:
             raise ValueError(f"per_second is {per_second} and per_day {per_day}; both must be 1 or more")
@@ -57,9 +57,9 @@ class Limits:
         self.per_day = per_day
         self.enforced = enforced
         self.window: Literal["sliding", "fixed"] = window
-        self.count_refused = count_refused
+        self.count_rejected = count_rejected
         self.accepted = 0
-        self.refused = 0
+        self.rejected = 0
         self._day = 0
         self._used_today = 0
         self._busiest = 0
@@ -69,7 +69,7 @@ class Limits:
 
     def __repr__(self) -> str:
         limits = f"{self.per_second}/s and {self.per_day:,}/day" if self.enforced else "off"
-        return f"<Limits {limits} · {self.accepted:,} accepted · {self.refused:,} refused>"
+        return f"<Limits {limits} · {self.accepted:,} accepted · {self.rejected:,} rejected>"
 
     def arrive(self, now: float) -> None:
         """Note an arrival, whatever becomes of it."""
@@ -102,8 +102,8 @@ class Limits:
         if broken is None:
             self.accepted += 1
         else:
-            self.refused += 1
-            if not self.count_refused:
+            self.rejected += 1
+            if not self.count_rejected:
                 return broken
         counted.append(now)
         self._used_today += 1
@@ -137,4 +137,4 @@ class Limits:
         """Start counting anew; the limits stay."""
         self._arrivals.clear()
         self._counted.clear()
-        self._busiest = self._used_today = self.accepted = self.refused = 0
+        self._busiest = self._used_today = self.accepted = self.rejected = 0

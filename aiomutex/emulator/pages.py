@@ -87,7 +87,7 @@ def _counts(app: Application) -> dict[str, Any]:
         "resets_in": round(clock.until_midnight()),
         "enforced": limits.enforced,
         "accepted": limits.accepted,
-        "refused": limits.refused,
+        "rejected": limits.rejected,
         "busiest_second": limits.busiest_second(),
         "storm": now < app.faults.storm_until,
         "dialect": dialect,

@@ -135,7 +135,7 @@ class Service:
     def _list(self, query: str) -> Response:
         dialect = self.dialect
         given = dict(parse_qsl(query, keep_blank_values=True))
-        if dialect.unknown_fields == "refused" and (unknown := given.keys() - {"limit", "cursor"}):
+        if dialect.unknown_fields == "rejected" and (unknown := given.keys() - {"limit", "cursor"}):
             raise Refusal(400, f"query parameter {min(unknown)} is unknown; known are limit, cursor")
         offset, limit = page(given, dialect)
         hidden = dialect.archived == "hidden"

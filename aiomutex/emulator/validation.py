@@ -89,7 +89,7 @@ class NewGroup:
 def page(query: Mapping[str, str], dialect: Dialect) -> tuple[int, int]:
     """The checked ``cursor`` (an offset) and ``limit`` of a list request."""
     limit = _whole(query, "limit", lowest=1, default=MAX_LIMIT)
-    if limit > MAX_LIMIT and dialect.over_limit == "refused":
+    if limit > MAX_LIMIT and dialect.over_limit == "rejected":
         raise _broken("limit", limit, f"must be 1 to {MAX_LIMIT}")
     return _whole(query, "cursor", lowest=0, default=0), min(limit, MAX_LIMIT)
 
@@ -107,7 +107,7 @@ def group_edit(body: object, dialect: Dialect) -> GroupEdit:
         changes["name"] = _text(given["name"], "name")
     if "description" in given:
         changes["description"] = _description(given["description"])
-    if not changes and archive is None and dialect.empty_edit == "refused":
+    if not changes and archive is None and dialect.empty_edit == "rejected":
         raise Refusal(400, "the body sets nothing; it must have name, description or archive")
     return GroupEdit(archive=archive, changes=changes)
 
@@ -115,7 +115,7 @@ def group_edit(body: object, dialect: Dialect) -> GroupEdit:
 def slot_edit(body: object, dialect: Dialect) -> SlotEdit:
     """The checked body of a slot edit: experiments and holdouts are numbers, individuals strings."""
     given = _fields(body, "", ("experiments", "holdouts", "individuals"), dialect)
-    if not given and dialect.empty_edit == "refused":
+    if not given and dialect.empty_edit == "rejected":
         raise Refusal(400, "the body sets nothing; it must have experiments, holdouts or individuals")
     return SlotEdit(
         experiments=_numbers(given["experiments"], "experiments") if "experiments" in given else None,
@@ -188,7 +188,7 @@ def _fields(body: object, where: str, known: tuple[str, ...], dialect: Dialect) 
     if not isinstance(body, dict):
         raise _broken(where or "the body", body, "must be a JSON object")
     given = cast("dict[str, Any]", body)
-    if dialect.unknown_fields == "refused":
+    if dialect.unknown_fields == "rejected":
         for name in given:
             if name not in known:
                 raise Refusal(400, f"{where + '.' if where else ''}{name} is unknown; known are {', '.join(known)}")

@@ -1,16 +1,18 @@
-"""Ask the real service what its documentation leaves open, and write it down without a trace of whose groups they are.
+"""Find out how the live service behaves where its documentation is silent, and report it without private data.
 
-``findings`` holds what is known so far and how answers are read, ``asking`` the calls that only read, ``scratch`` those
-that write to a group made for it. Nothing here is shared with the emulator but the names of its knobs.
+``findings`` interprets responses, ``reads`` sends the requests that only read, and ``writes`` those that write to a
+scratch group. The probe uses the public session only, and shares nothing with the emulator except the knobs' names.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aiomutex._util.checks import describe
+from aiomutex.errors import InvalidRequestError
 from aiomutex.probe.findings import Findings, ProbeReport
-from aiomutex.probe.reads import MAX_READS, Asker, ask_reads
-from aiomutex.probe.writes import MAX_WRITES, ask_writes
+from aiomutex.probe.reads import MAX_READS, Prober, probe_reads
+from aiomutex.probe.writes import MAX_WRITES, probe_writes
 
 if TYPE_CHECKING:
     from aiomutex.session import MutexSession
@@ -19,31 +21,45 @@ __all__ = ["MAX_READS", "MAX_WRITES", "ProbeReport", "probe"]
 
 
 async def probe(session: MutexSession, *, write_scratch: str | int | None = None) -> ProbeReport:
-    """Learn which reading of each unknown holds, as far as a few calls can tell.
+    """Find out which reading of each unknown applies, as far as a few requests can show.
 
-    At most 10 requests, which only read. The more the project holds (two groups, one of them archived), the more there
-    is to learn.
+    It sends at most 10 requests, all of them reads. It can determine more if the project has at least two groups, one
+    of them archived.
 
     Args:
-        session: An open session of the service in question.
-        write_scratch: The id of a project in which to create one group, write to it, and archive it at the end, even
-            after an error: at most 20 requests more. No other group is written to.
+        session: An open session of the service to probe.
+        write_scratch: The ID of a project in which to create one group, write to it, and archive it at the end, even
+            after an error. This takes at most 20 more requests. No other group is written to.
 
     Returns:
-        A report without names, keys, ids or salts; ``to_json()`` makes what an issue can hold and the emulator can
-        load as a dialect.
+        A report without names, keys, IDs or salts. Its ``to_json()`` can be attached to an issue, and the emulator
+        loads it as a dialect.
 
     Raises:
-        AuthenticationError, PermissionDeniedError: The key is refused.
-        OutcomeUnknownError: The scratch group may not be archived; ``key`` tells which one it is.
-        MutexError: The service could not be asked.
+        InvalidRequestError: ``write_scratch`` is not a project ID. Nothing was sent.
+        AuthenticationError, PermissionDeniedError: The service rejected the API key.
+        OutcomeUnknownError: The scratch group may not be archived; ``key`` identifies it.
+        MutexError: A request failed.
+
+    Example:
+        >>> async def what_applies(session: MutexSession) -> None:
+        ...     report = await probe(session)
+        ...     print(report.dialect, report.undetermined)
     """
+    if write_scratch is not None and not _is_project_id(write_scratch):
+        raise InvalidRequestError(
+            f"write_scratch must be a project ID, an integer or a non-empty string, not {describe(write_scratch)}"
+        )
     findings = Findings()
-    reader = Asker(session, findings, MAX_READS)
-    await ask_reads(reader, findings)
+    reader = Prober(session, findings, MAX_READS)
+    await probe_reads(reader, findings)
     sent = reader.sent
     if write_scratch is not None:
-        writer = Asker(session, findings, MAX_WRITES)
-        await ask_writes(writer, findings, write_scratch)
+        writer = Prober(session, findings, MAX_WRITES)
+        await probe_writes(writer, findings, write_scratch)
         sent += writer.sent
     return findings.report(requests=sent, wrote=write_scratch is not None)
+
+
+def _is_project_id(value: object) -> bool:
+    return value.strip() != "" if isinstance(value, str) else type(value) is int and value >= 0

@@ -1,6 +1,6 @@
-"""What answers tell about the unknowns: kinds and forms, never values that belong to somebody.
+"""What responses show about the unknowns: types and forms, never values that belong to someone.
 
-Pure: an answer in, a finding out. A finding that a later one contradicts is withdrawn.
+Pure: responses in, findings out. If two responses contradict each other, the knob is reported as undetermined.
 """
 
 from __future__ import annotations
@@ -13,63 +13,72 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aiomutex._api.responses import Response
+    from aiomutex import Response
+    from aiomutex.errors import APIError
 
-__all__ = ["Findings", "ProbeReport", "canonical_kind", "document_of", "next_cursor_of", "object_of", "succeeded"]
+    ResponseOrError = Response | APIError
+    """``session.request`` returns a success and raises an error response; both have status, headers and body."""
+
+__all__ = ["REASONS", "Findings", "ProbeReport", "id_type", "next_cursor_of", "object_of", "objects", "succeeded"]
 
 Value = str | int | bool
 
-_NO_READ = "no read can tell; --write-scratch can"
-_NO_TEST = "no harmless call can tell"
-UNREAD: Final = {
-    "ids": "no group with a number as its id was seen",
+_NO_READ = "no read can show it; --write-scratch can"
+_NO_TEST = "no harmless request can show it"
+REASONS: Final = {
+    "ids": "no group with an integer as its ID was seen",
     "created_id": _NO_READ,
     "project_ids": "no group was seen",
     "last_cursor": "the last page was not seen",
-    "cursors": "no page but the last was seen; that takes two groups",
-    "end_of_list": "no last page that is exactly full could be asked for; that takes 1 to 999 groups",
-    "over_limit": "the answer was neither a page nor a refusal",
-    "archived": "no archived group was seen to be one; --write-scratch archives one of its own",
+    "cursors": "no page before the last was seen; that takes two groups",
+    "end_of_list": "no last page that is exactly full could be requested; that takes 1 to 999 groups",
+    "over_limit": "the response was neither a page nor a rejection",
+    "archived": "no group was seen to be archived; --write-scratch archives one of its own",
     "offsets": _NO_TEST,
     "cohorts": "no slot was seen",
-    "cohorts_on_edit": "no call can give a slot a cohort, and no slot in use shall be edited",
+    "cohorts_on_edit": "no request can give a slot a cohort, and slots in use are not edited",
     "patch_body": _NO_READ,
     "slot_patch": _NO_READ,
-    "slot_writes": "to see no lost write proves nothing",
+    "slot_writes": "no lost write was seen, which proves nothing",
     "empty_edit": _NO_READ,
     "unknown_fields": _NO_READ,
     "create_lists": _NO_TEST,
     "create_name": _NO_TEST,
     "taken_key": _NO_READ,
     "window": _NO_TEST,
-    "refused": _NO_TEST,
+    "rejections": _NO_TEST,
     "retry_after": "no request was answered with 429, and none is provoked",
     "daily_hint": _NO_TEST,
-    "error_body": "no request was refused",
-    "request_ids": "no request was answered",
+    "error_body": "no request was rejected",
+    "request_ids": "no response was seen",
 }
-"""Every knob, and why it is unread as long as nothing tells."""
+"""Every knob of a dialect, and why it is undetermined as long as no response shows it."""
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,40}")
+_BODY_CUT: Final = 4096
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,40}")
 
 
 class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a probe has found. It holds no name, key, id or salt."""
+    """What a probe found. It has no names, keys, IDs or salts.
+
+    Attributes:
+        kind: Always ``"aiomutex probe"``, to recognize the file by.
+        requests: How many requests were sent.
+        wrote: Whether a scratch group was created.
+        dialect: The reading of each knob that could be determined.
+        undetermined: The other knobs, and why they could not be determined.
+        observed: What else was seen: statuses, names of fields and headers, content types.
+    """
 
     kind: str = "aiomutex probe"
     requests: int
-    """How many requests were sent."""
     wrote: bool
-    """Whether a scratch group was written to."""
     dialect: dict[str, Value]
-    """The reading of each knob that could be told."""
-    unread: dict[str, str]
-    """The other knobs, and why they could not be told."""
-    seen: dict[str, Any]
-    """What else was seen: statuses, names of fields and headers, content types."""
+    undetermined: dict[str, str]
+    observed: dict[str, Any]
 
     def to_json(self) -> str:
-        """The report as JSON text, which the emulator reads as a dialect."""
+        """Return the report as indented JSON, which the emulator loads as a dialect."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
 
 
@@ -77,139 +86,143 @@ class Findings:
     """What is known so far."""
 
     def __init__(self) -> None:
-        self._told: dict[str, set[Value]] = {}
+        self._readings: dict[str, set[Value]] = {}
         self._statuses: dict[str, int] = {}
         self._names: dict[str, set[str]] = {}
         self._notes: dict[str, Any] = {}
 
-    def tell(self, knob: str, value: Value | None) -> None:
-        """Note one reading of a knob; ``None`` tells nothing."""
+    def add(self, knob: str, value: Value | None) -> None:
+        """Add one reading of a knob; ``None`` is no reading."""
         if value is not None:
-            self._told.setdefault(knob, set()).add(value)
+            self._readings.setdefault(knob, set()).add(value)
 
     def note(self, name: str, value: Any) -> None:
-        """Note something that no knob stands for."""
+        """Add an observation that no knob stands for."""
         self._notes[name] = value
 
-    def answered(self, call: str, answer: Response) -> None:
-        """Note what every answer tells."""
-        self._statuses[call] = answer.status
-        self._name("headers", (name.lower() for name in answer.headers))
-        kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if re.fullmatch(r"[a-z]+/[a-z0-9.+-]{1,60}", kind):
-            self._names.setdefault("content_types", set()).add(f"{answer.status // 100}xx {kind}")
-        if answer.request_id is not None:
-            self.tell("request_ids", "present")
-        elif answer.status != 429:  # noqa: PLR2004  # which a gateway may answer on its own
-            self._told.setdefault("request_ids", {"absent"})
-        if answer.status == 429:  # noqa: PLR2004  # too many requests
-            self.tell("retry_after", _form_of_wait(answer.headers.get("Retry-After", "")))
-        elif 400 <= answer.status <= 499:  # noqa: PLR2004  # HTTP's
-            self.tell("error_body", _form_of_error(answer))
-            self._name("error_fields", object_of(answer) or {})
+    def add_response(self, call: str, response: ResponseOrError) -> None:
+        """Add what any response shows."""
+        status = response.status
+        self._statuses[call] = status
+        self._add_names("headers", (name.lower() for name in response.headers))
+        content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if re.fullmatch(r"[a-z]+/[a-z0-9.+-]{1,60}", content_type):
+            self._names.setdefault("content_types", set()).add(f"{status // 100}xx {content_type}")
+        if response.request_id is not None:
+            self.add("request_ids", "present")
+        elif status != 429:  # noqa: PLR2004  # a gateway may send a 429 on its own
+            self._readings.setdefault("request_ids", {"absent"})
+        if status == 429:  # noqa: PLR2004  # too many requests
+            self.add("retry_after", _form_of_wait(response.headers.get("retry-after", "")))
+        elif 400 <= status <= 499:  # noqa: PLR2004  # HTTP's
+            self.add("error_body", _form_of_error(response))
+            self._add_names("error_fields", object_of(response) or {})
 
-    def page(self, answer: Response) -> list[dict[str, Any]]:
-        """Note what a page of the listing tells, and give its groups; a refusal is no page and has none."""
-        page = (object_of(answer) if succeeded(answer) else None) or {}
+    def add_page(self, response: ResponseOrError) -> list[dict[str, Any]]:
+        """Add what a page of the listing shows, and return its groups; an error response has none."""
+        page = (object_of(response) if succeeded(response) else None) or {}
         listed = page.get("mutexes")
-        groups = _objects(listed)
-        self._name("page_fields", page)
+        groups = objects(listed)
+        self._add_names("page_fields", page)
         for group in groups:
-            self.group(group)
+            self.add_group(group)
         if isinstance(listed, list):
-            following = next_cursor_of(page)
-            if following is None:
+            cursor = next_cursor_of(page)
+            if cursor is None:
                 absent = "nextCursor" not in page
-                self.tell("last_cursor", "absent" if absent else "null" if page["nextCursor"] is None else "empty")
+                self.add("last_cursor", "absent" if absent else "null" if page["nextCursor"] is None else "empty")
             else:
-                self.tell("cursors", "string" if isinstance(following, str) else "number")
+                self.add("cursors", "string" if isinstance(cursor, str) else "number")
         return groups
 
-    def group(self, group: dict[str, Any]) -> None:
-        """Note what a group tells."""
-        self._name("group_fields", group)
-        self.tell("ids", canonical_kind(group.get("id")))
-        self.tell("project_ids", canonical_kind(group.get("projectId")))
+    def add_group(self, group: dict[str, Any]) -> None:
+        """Add what a group shows."""
+        self._add_names("group_fields", group)
+        self.add("ids", id_type(group.get("id")))
+        self.add("project_ids", id_type(group.get("projectId")))
         if group.get("deleted") is True:
-            self.tell("archived", "flagged")
-        for slot in _objects(group.get("slots")):
-            self._name("slot_fields", slot)
-            self.tell("cohorts", "present" if "cohorts" in slot else "absent")
+            self.add("archived", "flagged")
+        for slot in objects(group.get("slots")):
+            self._add_names("slot_fields", slot)
+            self.add("cohorts", "present" if "cohorts" in slot else "absent")
 
     def report(self, *, requests: int, wrote: bool) -> ProbeReport:
-        """All of it."""
-        settled = {knob: next(iter(values)) for knob, values in self._told.items() if len(values) == 1}
-        if self._told.get("request_ids", set()) == {"absent", "present"}:
-            settled["request_ids"] = "present"
-        unread: dict[str, str] = {}
-        for knob, reason in UNREAD.items():
-            if knob not in settled:
-                values = self._told.get(knob)
-                unread[knob] = f"seen as {' and as '.join(sorted(map(str, values)))}" if values else reason
+        """Return everything found."""
+        determined = {knob: next(iter(values)) for knob, values in self._readings.items() if len(values) == 1}
+        if self._readings.get("request_ids") == {"absent", "present"}:
+            determined["request_ids"] = "present"
+        undetermined: dict[str, str] = {}
+        for knob, reason in REASONS.items():
+            if knob not in determined:
+                values = self._readings.get(knob)
+                undetermined[knob] = f"seen as {' and as '.join(sorted(map(str, values)))}" if values else reason
         return ProbeReport(
             requests=requests,
             wrote=wrote,
-            dialect={knob: settled[knob] for knob in UNREAD if knob in settled},
-            unread=unread,
-            seen={
+            dialect={knob: determined[knob] for knob in REASONS if knob in determined},
+            undetermined=undetermined,
+            observed={
                 "statuses": self._statuses,
                 **{name: sorted(self._names[name]) for name in self._names},
                 **self._notes,
             },
         )
 
-    def _name(self, kind: str, names: Iterable[str]) -> None:
-        # The service's own words only: what does not look like one may belong to somebody.
-        self._names.setdefault(kind, set()).update(name for name in names if _NAME.fullmatch(name))
+    def _add_names(self, category: str, names: Iterable[str]) -> None:
+        # Only what looks like a field's or header's name: anything else may be private data.
+        self._names.setdefault(category, set()).update(name for name in names if _NAME.fullmatch(name))
 
 
-def succeeded(answer: Response) -> bool:
-    """Whether the service did as it was told."""
-    return 200 <= answer.status <= 299  # noqa: PLR2004  # HTTP's
+def succeeded(response: ResponseOrError) -> bool:
+    """Whether the status is a success."""
+    return 200 <= response.status <= 299  # noqa: PLR2004  # HTTP's
 
 
-def document_of(answer: Response) -> Any:
-    """The body as JSON; ``None`` if it is none."""
-    try:
-        return msgspec.json.decode(answer.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def object_of(answer: Response) -> dict[str, Any] | None:
-    """The body as a JSON object; ``None`` if it is none."""
-    document = document_of(answer)
+def object_of(response: ResponseOrError) -> dict[str, Any] | None:
+    """The body as a JSON object; ``None`` if it is not one."""
+    document = _document_of(response)
     return cast("dict[str, Any]", document) if isinstance(document, dict) else None
 
 
-def _objects(value: object) -> list[dict[str, Any]]:
+def objects(value: object) -> list[dict[str, Any]]:
+    """The objects of a JSON list; none if it is not a list."""
     items = cast("list[object]", value) if isinstance(value, list) else []
     return [cast("dict[str, Any]", item) for item in items if isinstance(item, dict)]
 
 
 def next_cursor_of(page: dict[str, Any]) -> str | int | None:
-    """The cursor of the next page; ``None`` at the end, however that is written."""
+    """The cursor of the next page; ``None`` at the end, in whatever form."""
     cursor = page.get("nextCursor")
     return cursor if isinstance(cursor, str | int) and cursor != "" else None
 
 
-def canonical_kind(value: object) -> str | None:
-    """How a number travels. A text that is no number has no other way to travel, and so tells nothing."""
+def id_type(value: object) -> str | None:
+    """Whether an ID is sent as a number or a string. A string that is not a number shows nothing: it has no choice."""
     if type(value) is int:
         return "number"
-    plain = isinstance(value, str) and re.fullmatch(r"0|[1-9][0-9]{0,17}", value)
-    return "string" if plain else None
+    return "string" if isinstance(value, str) and re.fullmatch(r"0|[1-9][0-9]{0,17}", value) else None
 
 
-def _form_of_error(answer: Response) -> str:
-    if not answer.body.strip():
+def _document_of(response: ResponseOrError) -> Any:
+    try:
+        return msgspec.json.decode(response.body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+
+
+def _form_of_error(response: ResponseOrError) -> str | None:
+    body = response.body.strip()
+    if not body:
         return "empty"
-    document = document_of(answer)
+    if body[:1] in ("<", b"<"):
+        return "html"
+    document = _document_of(response)
     if isinstance(document, dict):
         return "object"
     if isinstance(document, str):
         return "string"
-    return "html" if answer.body.lstrip()[:1] == b"<" else "text"
+    # An error keeps the beginning of a long body only, which does not show what the whole body is.
+    return None if len(response.body) >= _BODY_CUT else "text"
 
 
 def _form_of_wait(header: str) -> str:

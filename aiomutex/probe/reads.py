@@ -1,126 +1,117 @@
-"""The calls that only read: the listing from several sides, one group, and one group that is not there."""
+"""The requests that only read: several pages of the listing, one group, and one group that does not exist."""
 
 from __future__ import annotations
 
-import asyncio
+import re
 from typing import TYPE_CHECKING, Any, Final
 
-from aiomutex._api import requests, responses
-from aiomutex._api.requests import Request
-from aiomutex.errors import InvalidRequestError, UnexpectedResponseError
+from aiomutex.errors import APIError, InvalidRequestError, UnexpectedResponseError
+from aiomutex.models import UNSET
 from aiomutex.probe.findings import next_cursor_of, object_of, succeeded
+from aiomutex.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from aiomutex._api.responses import Response
-    from aiomutex.probe.findings import Findings
+    from aiomutex.probe.findings import Findings, ResponseOrError
     from aiomutex.session import MutexSession
 
-__all__ = ["MAX_READS", "Asker", "ask_reads"]
+__all__ = ["MAX_READS", "ROOT", "Prober", "listing_path", "probe_reads"]
 
 MAX_READS: Final = 10
-_TRIES: Final = 3
-_PAGE: Final = 1000
-_FAR: Final = 900_000_000
-"""An offset beyond all groups."""
-_NOBODY: Final = "0"
-"""An id that no group has."""
+ROOT: Final = "/api/1/mutexes"
+_MAX_ATTEMPTS: Final = 4
+_PAGE_SIZE: Final = 1000
+_OFFSET_BEYOND_THE_END: Final = 900_000_000
+_ABSENT_ID: Final = "0"
 
 
-class Asker:
-    """Sends single requests over a session's own transport, its limiter included, and shows whole answers.
+class Prober:
+    """Sends single requests through a session, its limiter included, and returns whole responses.
 
     Args:
         session: An open session.
-        findings: Where it notes what every answer tells.
-        at_most: Requests it may send.
+        findings: Where it adds what every response shows.
+        max_requests: How many requests it may send.
     """
 
-    def __init__(self, session: MutexSession, findings: Findings, at_most: int) -> None:
+    def __init__(self, session: MutexSession, findings: Findings, max_requests: int) -> None:
         self.session = session
         self.sent = 0
         self._findings = findings
-        self._at_most = at_most
-        self._transport = session._transport  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # one HTTP stack
-        self._options = session._options  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # as above
+        self._max_requests = max_requests
+        # The probe counts its requests and looks at each response, so it repeats them itself.
+        self._single = session.with_options(retry=RetryPolicy(max_attempts=1))
 
-    async def ask(self, call: str, request: Request[Any]) -> Response:
-        """Send ``request``, again only after a 429, and note under ``call`` what the answer tells."""
-        for again in range(_TRIES, -1, -1):
-            if self.sent >= self._at_most:
-                raise InvalidRequestError(f"the probe has sent its {self._at_most} requests; it sends no more")
+    async def send(self, call: str, method: str, path: str, json: object = UNSET) -> ResponseOrError:
+        """Send a request, again only after a 429, and add what the response shows under the name ``call``."""
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            if self.sent >= self._max_requests:
+                raise InvalidRequestError(f"the probe has sent its maximum of {self._max_requests} requests")
             self.sent += 1
-            answer = await self._transport.attempt(
-                request,
-                priority=self._options.priority,
-                attempt_timeout=self._options.attempt_timeout,
-                ends_at=asyncio.get_running_loop().time() + self._options.deadline,
-                deadline=self._options.deadline,
-            )
-            self._findings.answered(call, answer)
-            if answer.status != 429 or not again:  # noqa: PLR2004  # too many requests
-                return answer
+            response: ResponseOrError
+            try:
+                response = await self._single.request(method, path, json=json)
+            except APIError as error:
+                response = error
+            self._findings.add_response(call, response)
+            if response.status != 429 or attempt == _MAX_ATTEMPTS:  # noqa: PLR2004  # too many requests
+                return response
         raise AssertionError("unreachable")
 
 
-async def ask_reads(asker: Asker, findings: Findings) -> None:
-    """Read what can be read."""
-    request = _listing(1)
-    answer = await asker.ask("list", request)
-    if not succeeded(answer):
-        raise responses.error_from_response(answer)
-    first = findings.page(answer)
-    if object_of(answer) is None:
+async def probe_reads(prober: Prober, findings: Findings) -> None:
+    """Determine what reading requests can show."""
+    response = await prober.send("list", "GET", listing_path(1))
+    if isinstance(response, APIError):
+        raise response
+    first = findings.add_page(response)
+    if object_of(response) is None:
         raise UnexpectedResponseError(
-            "an answer that is no page of groups", status=answer.status, method=request.method, path=request.path
+            "the body is not a page of groups", status=response.status, method="GET", path=listing_path(1)
         )
-    answer = await asker.ask("list 1000", _listing(_PAGE))
-    groups = findings.page(answer)
-    if succeeded(answer):
+    response = await prober.send("list 1000", "GET", listing_path(_PAGE_SIZE))
+    groups = findings.add_page(response)
+    if succeeded(response):
         findings.note("groups", "none" if not groups else "one" if len(groups) == 1 else "several")
-    if next_cursor_of(object_of(answer) or {}) is not None:
-        findings.page(await asker.ask("list beyond the end", _listing(_PAGE, _FAR)))
-    elif 0 < len(groups) < _PAGE:
-        await _ask_for_a_full_last_page(asker, findings, len(groups))
-    answer = await asker.ask("list 1001", _listing(_PAGE + 1))
-    findings.page(answer)
-    refused = answer.status in (400, 422)
-    findings.tell("over_limit", "capped" if succeeded(answer) else "refused" if refused else None)
-    await _ask_for_one(asker, findings, first)
-    await asker.ask("an absent group", Request("GET", f"{requests.ROOT}/{_NOBODY}", bytes))
+    if next_cursor_of(object_of(response) or {}) is not None:
+        path = listing_path(_PAGE_SIZE, _OFFSET_BEYOND_THE_END)
+        findings.add_page(await prober.send("list beyond the end", "GET", path))
+    elif 0 < len(groups) < _PAGE_SIZE:
+        await _probe_full_last_page(prober, findings, len(groups))
+    response = await prober.send("list 1001", "GET", listing_path(_PAGE_SIZE + 1))
+    findings.add_page(response)
+    rejected = response.status in (400, 422)
+    findings.add("over_limit", "capped" if succeeded(response) else "rejected" if rejected else None)
+    await _probe_group(prober, findings, first)
+    await prober.send("an absent group", "GET", f"{ROOT}/{_ABSENT_ID}")
 
 
-async def _ask_for_a_full_last_page(asker: Asker, findings: Findings, groups: int) -> None:
-    """Whether a last page that is exactly full says that it is the last.
+async def _probe_full_last_page(prober: Prober, findings: Findings, groups: int) -> None:
+    """Find out whether a last page that is exactly full says that it is the last.
 
-    Hidden groups at the very end of the list look the same as a list that does not say, and mean the same to clients.
+    Hidden groups at the end of the list look the same as a page that does not say so, and mean the same to clients.
     """
-    answer = await asker.ask("list exactly all", _listing(groups))
-    full = len(findings.page(answer)) == groups
-    following = next_cursor_of(object_of(answer) or {})
-    if not succeeded(answer) or not full:
+    response = await prober.send("list exactly all", "GET", listing_path(groups))
+    full = len(findings.add_page(response)) == groups
+    cursor = next_cursor_of(object_of(response) or {})
+    if not succeeded(response) or not full:
         return
-    if following is None:
-        findings.tell("end_of_list", "known")
-    elif isinstance(following, int) or following.isdecimal():
-        rest = await asker.ask("list after all", _listing(groups, int(following)))
-        if succeeded(rest) and not findings.page(rest) and next_cursor_of(object_of(rest) or {}) is None:
-            findings.tell("end_of_list", "probed")
+    if cursor is None:
+        findings.add("end_of_list", "known")
+    elif isinstance(cursor, int) or cursor.isdecimal():
+        rest = await prober.send("list after all", "GET", listing_path(groups, int(cursor)))
+        if succeeded(rest) and not findings.add_page(rest) and next_cursor_of(object_of(rest) or {}) is None:
+            findings.add("end_of_list", "probed")
 
 
-async def _ask_for_one(asker: Asker, findings: Findings, groups: list[dict[str, Any]]) -> None:
-    if not groups:
-        return
-    try:
-        request = requests.get_group(groups[0].get("id", ""))
-    except InvalidRequestError:
-        # An id that this client would not send.
-        return
-    answer = await asker.ask("one group", request)
-    if succeeded(answer):
-        findings.group(object_of(answer) or {})
+async def _probe_group(prober: Prober, findings: Findings, groups: list[dict[str, Any]]) -> None:
+    # Only an ID that is the same in a path needs no escaping, and cannot lead to another endpoint.
+    group_id = str(groups[0].get("id", "")) if groups else ""
+    if re.fullmatch("[A-Za-z0-9_-]{1,100}", group_id):
+        response = await prober.send("one group", "GET", f"{ROOT}/{group_id}")
+        if succeeded(response):
+            findings.add_group(object_of(response) or {})
 
 
-def _listing(limit: int, cursor: int | None = None) -> Request[bytes]:
-    # Not the client's own request, which sends no limit above 1000.
-    query = f"limit={limit}" if cursor is None else f"limit={limit}&cursor={cursor}"
-    return Request("GET", f"{requests.ROOT}?{query}", bytes)
+def listing_path(limit: int, cursor: str | int | None = None) -> str:
+    """Path and query of a page of the listing."""
+    return f"{ROOT}?limit={limit}" if cursor is None else f"{ROOT}?limit={limit}&cursor={cursor}"

@@ -1,150 +1,156 @@
-"""The calls that write: to one group, created for it under a key of its own and archived at the end, come what may."""
+"""The requests that write: to one scratch group with a key of its own, which is archived at the end in any case."""
 
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
-from aiomutex._api import requests
-from aiomutex._api.requests import Effect, Request
 from aiomutex._util.tasks import run_to_completion, run_workers
-from aiomutex.errors import APIError, MutexError, OutcomeUnknownError
-from aiomutex.models import UNSET, NewGroup, NewSlot
-from aiomutex.probe.findings import canonical_kind, next_cursor_of, object_of, succeeded
+from aiomutex.errors import APIError, MutexError, OutcomeUnknownError, UnexpectedResponseError
+from aiomutex.probe.findings import id_type, next_cursor_of, object_of, objects, succeeded
+from aiomutex.probe.reads import ROOT, listing_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiomutex._api.responses import Response
-    from aiomutex.models import CreatedGroup
-    from aiomutex.probe.findings import Findings
-    from aiomutex.probe.reads import Asker
+    from aiomutex.probe.findings import Findings, ResponseOrError
+    from aiomutex.probe.reads import Prober
 
-__all__ = ["MAX_WRITES", "ask_writes"]
+__all__ = ["MAX_WRITES", "probe_writes"]
 
 MAX_WRITES: Final = 20
 _NAME: Final = "aiomutex probe (archived when it is done)"
 _MAX_PAGES: Final = 5
-_PATH: Final = requests.ROOT
 
 
-async def ask_writes(asker: Asker, findings: Findings, project_id: str | int) -> None:
-    """Write to a scratch group in ``project_id`` and note what the answers tell.
+async def probe_writes(prober: Prober, findings: Findings, project_id: str | int) -> None:
+    """Write to a scratch group in the project ``project_id``, and add what the responses show.
 
     Raises:
-        InvalidRequestError: ``project_id`` breaks a rule. Nothing was sent.
-        OutcomeUnknownError: The scratch group could not be archived; ``key`` tells which one it is.
+        OutcomeUnknownError: The scratch group could not be archived; ``key`` identifies it.
     """
-    slots = [NewSlot(percentage=50), NewSlot(percentage=50)]
     key = f"aiomutex-probe-{secrets.token_hex(8)}"
-    create = requests.create_group(NewGroup(project_id=project_id, name=_NAME, key=key, slots=slots))
-    made: list[str] = []
+    group = {"projectId": project_id, "name": _NAME, "key": key, "slots": [{"percentage": 50}, {"percentage": 50}]}
+    created: list[str] = []
     try:
-        await _create(asker, findings, create, made)
-        await _edit(asker, findings, made[0])
+        await _create(prober, findings, group, created)
+        await _edit(prober, findings, created[0])
     except BaseException as error:
-        refused = isinstance(error, APIError) and 400 <= error.status <= 499  # noqa: PLR2004  # HTTP's
-        if made or not refused:
-            await run_to_completion(_archive(asker, key, made))
+        rejected = isinstance(error, APIError) and 400 <= error.status <= 499  # noqa: PLR2004  # HTTP's
+        if created or not rejected:
+            await run_to_completion(_archive(prober, key, created))
         raise
-    await run_to_completion(_archive(asker, key, made))
-    await _look_for_archived(asker, findings, made[0])
+    await run_to_completion(_archive(prober, key, created))
+    await _find_archived(prober, findings, created[0])
 
 
-async def _create(asker: Asker, findings: Findings, create: Request[CreatedGroup], made: list[str]) -> None:
-    answer = await asker.ask("create", create)
-    made.append(_created_id(findings, create, answer))
-    again = await asker.ask("create again", create)
+async def _create(prober: Prober, findings: Findings, group: dict[str, Any], created: list[str]) -> None:
+    created.append(_created_id(findings, await prober.send("create", "POST", ROOT, group)))
+    again = await prober.send("create again", "POST", ROOT, group)
     if succeeded(again):
         findings.note("taken_key", "accepted")
-        made.append(_created_id(findings, create, again))
+        created.append(_created_id(findings, again))
     elif again.status in (400, 409):
-        findings.tell("taken_key", again.status)
+        findings.add("taken_key", again.status)
 
 
-def _created_id(findings: Findings, create: Request[CreatedGroup], answer: Response) -> str:
-    created = requests.decode_response(create, answer)
-    findings.tell("created_id", canonical_kind((object_of(answer) or {}).get("id")))
-    return created.id
+def _created_id(findings: Findings, response: ResponseOrError) -> str:
+    if isinstance(response, APIError):
+        raise response
+    group_id = (object_of(response) or {}).get("id")
+    if not isinstance(group_id, str | int) or group_id == "":
+        raise UnexpectedResponseError(
+            "the body has no ID of the created group", status=response.status, method="POST", path=ROOT
+        )
+    findings.add("created_id", id_type(group_id))
+    return str(group_id)
 
 
-async def _edit(asker: Asker, findings: Findings, group_id: str) -> None:
+async def _edit(prober: Prober, findings: Findings, group_id: str) -> None:
     edited: list[bool] = []
-    for individuals in (["probe-a", "probe-b"], ["probe-b"]):
-        answer = await asker.ask("edit slot", _slot_edit(group_id, 1, individuals))
-        edited.append(succeeded(answer))
-        if succeeded(answer):
-            findings.tell("patch_body", _form_of_success(answer))
-    held = (await _held(asker, group_id)).get(1, [])
+    for individual_ids in (["probe-a", "probe-b"], ["probe-b"]):
+        response = await _edit_slot(prober, "edit slot", group_id, 1, individual_ids)
+        edited.append(succeeded(response))
+        if succeeded(response):
+            findings.add("patch_body", _form_of_success(response))
+    held = (await _individuals(prober, group_id)).get(1, [])
     if all(edited) and "probe-b" in held:
-        findings.tell("slot_patch", "merge" if "probe-a" in held else "replace")
+        findings.add("slot_patch", "merge" if "probe-a" in held else "replace")
 
-    side_by_side = (_slot_edit(group_id, 1, ["probe-c"]), _slot_edit(group_id, 2, ["probe-d"]))
-    both: list[Response] = []
+    responses: list[ResponseOrError] = []
 
-    async def write(edit: Request[None]) -> None:
-        both.append(await asker.ask("edit slots side by side", edit))
+    async def write(slot: int) -> None:
+        responses.append(await _edit_slot(prober, "edit slots concurrently", group_id, slot, [f"probe-c{slot}"]))
 
-    await run_workers(write, side_by_side, len(side_by_side))
-    if all(map(succeeded, both)):
-        slots = await _held(asker, group_id)
-        if not ("probe-c" in slots.get(1, ()) and "probe-d" in slots.get(2, ())):
-            findings.tell("slot_writes", "racy")
+    await run_workers(write, (1, 2), 2)
+    if all(map(succeeded, responses)):
+        individuals = await _individuals(prober, group_id)
+        if any(f"probe-c{slot}" not in individuals.get(slot, [f"probe-c{slot}"]) for slot in (1, 2)):
+            findings.add("slot_writes", "racy")
 
-    for knob, call, body, right in (
-        ("empty_edit", "edit nothing", b"{}", "accepted"),
-        ("unknown_fields", "edit an unknown field", b'{"description":null,"aiomutexProbe":true}', "ignored"),
+    unknown_field = {"description": None, "aiomutexProbe": True}
+    for knob, call, body, accepted in (
+        ("empty_edit", "edit nothing", {}, "accepted"),
+        ("unknown_fields", "edit an unknown field", unknown_field, "ignored"),
     ):
-        answer = await asker.ask(call, Request("PATCH", f"{_PATH}/{group_id}", bytes, Effect.IDEMPOTENT, body))
-        refused = answer.status in (400, 422)
-        findings.tell(knob, right if succeeded(answer) else "refused" if refused else None)
+        response = await prober.send(call, "PATCH", _path(group_id), body)
+        rejected = response.status in (400, 422)
+        findings.add(knob, accepted if succeeded(response) else "rejected" if rejected else None)
 
 
-async def _archive(asker: Asker, key: str, made: Sequence[str]) -> None:
-    """Archive what was made, with all the patience a session has; what was made without an answer is looked up."""
+async def _archive(prober: Prober, key: str, created: Sequence[str]) -> None:
+    """Archive the scratch groups with the session's own retries; if a create got no response, look its key up."""
     try:
-        left = list(made)
-        if not left and (found := await asker.session.find_group(key)) is not None:
-            left.append(found.id)
-        for group_id in left:
-            await asker.session.archive_group(group_id)
+        group_ids = list(created)
+        if not group_ids and (found := await prober.session.find_group(key)) is not None:
+            group_ids.append(found.id)
+        for group_id in group_ids:
+            await prober.session.archive_group(group_id)
     except MutexError as error:
         raise OutcomeUnknownError(
             f"the scratch group with key {key!r} could not be archived: {error}. Archive it by hand", key=key
         ) from error
 
 
-async def _look_for_archived(asker: Asker, findings: Findings, group_id: str) -> None:
-    details = await asker.ask("the archived group", requests.get_group(group_id))
+async def _find_archived(prober: Prober, findings: Findings, group_id: str) -> None:
+    details = await prober.send("the archived group", "GET", _path(group_id))
     if (object_of(details) or {}).get("deleted") is True:
-        # Only if the list does not contradict: that may hide what the details flag.
-        findings.tell("archived", "flagged")
+        # The listing may contradict this: it may hide a group whose details have the flag.
+        findings.add("archived", "flagged")
     cursor: str | int | None = None
     for _ in range(_MAX_PAGES):
-        answer = await asker.ask("list with the archived group", requests.list_page(1000, cursor))
-        for group in findings.page(answer):
+        response = await prober.send("list with the archived group", "GET", listing_path(1000, cursor))
+        for group in findings.add_page(response):
             if str(group.get("id")) == group_id:
-                findings.tell("archived", "flagged" if group.get("deleted") is True else "listed")
+                findings.add("archived", "flagged" if group.get("deleted") is True else "listed")
                 return
-        cursor = next_cursor_of(object_of(answer) or {})
+        cursor = next_cursor_of(object_of(response) or {})
         if cursor is None:
-            findings.tell("archived", "hidden" if succeeded(answer) else None)
+            findings.add("archived", "hidden" if succeeded(response) else None)
             return
+        cursor = quote(str(cursor), safe="")
 
 
-async def _held(asker: Asker, group_id: str) -> dict[int, list[str]]:
-    """The individuals on each slot."""
-    request = requests.get_group(group_id)
-    group = requests.decode_response(request, await asker.ask("the scratch group", request))
-    return {slot.index: slot.individuals for slot in group.slots}
+async def _individuals(prober: Prober, group_id: str) -> dict[int, list[str]]:
+    """The individuals of each slot."""
+    response = await prober.send("the scratch group", "GET", _path(group_id))
+    if isinstance(response, APIError):
+        raise response
+    slots = objects((object_of(response) or {}).get("slots"))
+    return {slot.get("index", place): slot.get("individuals") or [] for place, slot in enumerate(slots, start=1)}
 
 
-def _slot_edit(group_id: str, slot: int, individuals: list[str]) -> Request[None]:
-    # Individuals are texts that belong to nobody; an experiment would have to exist, and might be running.
-    return requests.edit_slot(group_id, slot, UNSET, UNSET, individuals)
+async def _edit_slot(prober: Prober, call: str, group_id: str, slot: int, individual_ids: list[str]) -> ResponseOrError:
+    # Individuals are strings that no user has. An experiment would have to exist, and might be running.
+    return await prober.send(call, "PATCH", f"{_path(group_id)}/slots/{slot}", {"individuals": individual_ids})
 
 
-def _form_of_success(answer: Response) -> str:
-    if not answer.body.strip():
+def _path(group_id: str) -> str:
+    return f"{ROOT}/{quote(group_id, safe='')}"
+
+
+def _form_of_success(response: ResponseOrError) -> str:
+    if not response.body.strip():
         return "empty"
-    return "ok" if object_of(answer) is None else "json"
+    return "ok" if object_of(response) is None else "json"

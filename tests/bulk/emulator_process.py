@@ -34,7 +34,7 @@ async def main() -> None:
         }
     )
     emulator.pages["/test/limits"] = page(
-        lambda: [emulator.busiest_second(), emulator.limits.accepted, emulator.limits.refused]
+        lambda: [emulator.busiest_second(), emulator.limits.accepted, emulator.limits.rejected]
     )
     await serve(emulator, on_ready=lambda emulator: print(json.dumps({"url": emulator.url}), flush=True))
 

@@ -64,7 +64,7 @@ def test_the_demo_migrates_and_reads_back(aiomutex: Aiomutex) -> None:
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert told["edits"] == told["applied"] == told["requests"] == told["read_back_slots"] == 15
-    assert told["wrong_slots"] == told["refused_429"] == 0
+    assert told["wrong_slots"] == told["answered_429"] == 0
 
 
 def test_the_demo_tells_people(aiomutex: Aiomutex) -> None:

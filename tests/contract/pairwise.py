@@ -1,4 +1,4 @@
-"""A small set of dialects in which every two values of any two knobs meet: where most surprises come from."""
+"""A small set of dialects in which every two values of any two knobs occur together: most surprises come from pairs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Row = dict[str, Value]
 
 
 def covering(knobs: Mapping[str, Sequence[Value]], strength: int = 2) -> list[Row]:
-    """Rows that hold every combination of ``strength`` knobs' values at least once; all first values come first.
+    """Rows that contain every combination of ``strength`` knobs' values at least once; the defaults come first.
 
-    Greedy: a row begins with a combination that is missing yet, and each further knob takes the value that adds most.
+    Greedy: a row starts with a combination that is still missing, and each further knob takes the value that adds most.
     """
     names = sorted(knobs, key=lambda name: (-len(knobs[name]), name))
-    # A dictionary instead of a set: the same rows in the same order on every run.
+    # A dictionary instead of a set, for the same rows in the same order on every run.
     missing = dict.fromkeys(
         frozenset(zip(chosen, values, strict=True))
         for chosen in combinations(names, strength)
@@ -30,8 +30,8 @@ def covering(knobs: Mapping[str, Sequence[Value]], strength: int = 2) -> list[Ro
     )
     rows: list[Row] = [{name: values[0] for name, values in knobs.items()}]
     while True:
-        for met in combined(rows[-1], strength):
-            missing.pop(met, None)
+        for covered in settings_of(rows[-1], strength):
+            missing.pop(covered, None)
         if not missing:
             return rows
         row: Row = dict(next(iter(missing)))
@@ -46,14 +46,14 @@ def covering(knobs: Mapping[str, Sequence[Value]], strength: int = 2) -> list[Ro
         rows.append({name: row[name] for name in knobs})
 
 
-def combined(row: Row, strength: int) -> Iterable[frozenset[Setting]]:
-    """Every combination of settings in a row."""
+def settings_of(row: Row, strength: int) -> Iterable[frozenset[Setting]]:
+    """Every combination of ``strength`` settings in a row."""
     return map(frozenset, combinations(row.items(), strength))
 
 
 @functools.cache
 def dialects(strength: int = 2) -> tuple[Dialect, ...]:
-    """The default first, then what it takes to bring the values of any ``strength`` knobs together."""
+    """The default dialect first, then those that combine the values of any ``strength`` knobs."""
     rows: list[Any] = covering(Dialect.knobs(), strength)
     return tuple(Dialect(**row) for row in rows)
 
@@ -62,7 +62,7 @@ def row_of(dialect: Dialect) -> Row:
     return {name: getattr(dialect, name) for name in Dialect.knobs()}
 
 
-def told(dialect: Dialect) -> str:
+def describe(dialect: Dialect) -> str:
     """The knobs that are not at their default."""
-    turned = [f"{name}={value}" for name, value in row_of(dialect).items() if value != getattr(Dialect(), name)]
-    return " ".join(turned) or "the default"
+    changed = [f"{name}={value}" for name, value in row_of(dialect).items() if value != getattr(Dialect(), name)]
+    return " ".join(changed) or "the default"

@@ -258,8 +258,8 @@ async def limit(world: World) -> str:
     _, emulator, session = world
     groups = await asyncio.gather(*(session.get_group("1") for _ in range(9)))
     assert [group.id for group in groups] == ["1"] * 9
-    assert emulator.limits.refused
-    return f"{emulator.limits.refused} times 429"
+    assert emulator.limits.rejected
+    return f"{emulator.limits.rejected} times 429"
 
 
 @scenario

@@ -79,4 +79,4 @@ async def test_the_emulator_serves_the_contract_without_a_key(path: str, content
             async with http.get(emulator.url + path) as response:
                 assert (response.status, response.content_type) == (200, content_type)
                 assert await response.read() == FILE.read_bytes()
-        assert emulator.limits.accepted == emulator.limits.refused == len(emulator.requests) == 0
+        assert emulator.limits.accepted == emulator.limits.rejected == len(emulator.requests) == 0

@@ -13,7 +13,7 @@ import pytest
 
 from aiomutex.emulator import Dialect
 
-from .pairwise import combined, dialects, row_of, told
+from .pairwise import describe, dialects, row_of, settings_of
 from .scenarios import SCENARIOS, run_all
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ ALONGSIDE = 8
 
 def test_every_two_values_of_any_two_knobs_meet_in_some_dialect() -> None:
     knobs = Dialect.knobs()
-    met = {pair for dialect in dialects() for pair in combined(row_of(dialect), 2)}
+    met = {pair for dialect in dialects() for pair in settings_of(row_of(dialect), 2)}
     assert met == {
         frozenset(((one, a), (two, b))) for one, two in combinations(knobs, 2) for a in knobs[one] for b in knobs[two]
     }
@@ -49,7 +49,7 @@ async def keep_promises(readings: Sequence[Dialect]) -> None:
             seen = await run_all(dialect)
         for name, result in seen.items():
             if isinstance(result, Exception):
-                result.add_note(f"{name} under {told(dialect)}")
+                result.add_note(f"{name} under {describe(dialect)}")
                 failures.append(result)
         return {name: result if isinstance(result, str) else "FAILED" for name, result in seen.items()}
 
@@ -71,4 +71,4 @@ def print_table(readings: Sequence[Dialect], table: list[dict[str, str]]) -> Non
         print(f"{number:3} " + "  ".join(seen[name].ljust(width) for name, width in widths.items()))
     print()
     for number, dialect in enumerate(readings):
-        print(f"{number:3} {told(dialect)}")
+        print(f"{number:3} {describe(dialect)}")

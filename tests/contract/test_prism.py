@@ -32,7 +32,7 @@ from aiomutex import (
 )
 from aiomutex.emulator import Dialect, MutexEmulator
 
-from .pairwise import dialects, told
+from .pairwise import describe, dialects
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -94,7 +94,7 @@ async def test_prism_finds_no_violation_in_either_direction(prism: str, tmp_path
                 try:
                     await everything(session, dialect)
                 except Exception as error:
-                    error.add_note(f"under {told(dialect)}")
+                    error.add_note(f"under {describe(dialect)}")
                     raise
                 statuses.update(request.status for request in emulator.requests)
     found = violations(log)

@@ -16,7 +16,7 @@ import pytest
 from aiomutex.emulator import Dialect, MutexEmulator
 
 KEY = "contract-key-1"
-STRICT = Dialect(unknown_fields="refused", empty_edit="refused", over_limit="refused")
+STRICT = Dialect(unknown_fields="rejected", empty_edit="rejected", over_limit="rejected")
 STRANGE = Dialect(
     ids="string",
     created_id="number",

@@ -99,7 +99,7 @@ async def test_end_of_list(start: Start) -> None:
 
 
 async def test_over_limit(start: Start) -> None:
-    api = await start(dialect=Dialect(over_limit="refused"))
+    api = await start(dialect=Dialect(over_limit="rejected"))
     assert (await api.list(limit=1000)).status == 200
     reply = await api.list(limit=1001)
     assert (reply.status, reply.json["message"]) == (400, "limit is 1001; it must be 1 to 1000")
@@ -178,14 +178,14 @@ async def test_a_racing_edit_is_made_even_if_its_client_leaves(start: Start, mon
     assert api.emulator.groups["1"].slots[0].experiments == [7]
 
 
-@pytest.mark.parametrize(("value", "status"), [("accepted", 200), ("refused", 400)])
+@pytest.mark.parametrize(("value", "status"), [("accepted", 200), ("rejected", 400)])
 async def test_empty_edit(start: Start, value: Any, status: int) -> None:
     api = await start(groups=1, dialect=Dialect(empty_edit=value))
     assert (await api.edit("1", {})).status == status
     assert (await api.edit_slot("1", 1, {})).status == status
 
 
-@pytest.mark.parametrize(("value", "status"), [("ignored", 200), ("refused", 400)])
+@pytest.mark.parametrize(("value", "status"), [("ignored", 200), ("rejected", 400)])
 async def test_unknown_fields(start: Start, value: Any, status: int) -> None:
     api = await start(groups=1, dialect=Dialect(unknown_fields=value))
     assert (await api.edit("1", {"name": "n", "nam": "x"})).status == status
@@ -228,8 +228,8 @@ async def test_window(start: Start, value: Any, third: int) -> None:
 
 
 @pytest.mark.parametrize(("value", "status"), [("free", 200), ("counted", 429)])
-async def test_refused(start: Start, value: Any, status: int) -> None:
-    api = await start(per_second=2, dialect=Dialect(refused=value))
+async def test_rejections(start: Start, value: Any, status: int) -> None:
+    api = await start(per_second=2, dialect=Dialect(rejections=value))
     api.emulator.clock.freeze()
     for _ in range(2):
         await api.list()

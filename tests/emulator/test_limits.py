@@ -21,7 +21,7 @@ TICK = 1 / 128
 def test_the_hundred_and_first_request_in_a_second_is_refused() -> None:
     limits = Limits()
     assert [limits.admit(START + n * TICK / 2) for n in range(101)] == [None] * 100 + ["second"]
-    assert (limits.accepted, limits.refused) == (100, 1)
+    assert (limits.accepted, limits.rejected) == (100, 1)
 
 
 def test_a_sliding_second_has_room_when_its_first_request_is_a_second_old() -> None:

@@ -43,7 +43,7 @@ async def test_the_status_tells_the_limits_and_counts(start: Start) -> None:
         await api.get("1")
     found = await status(api)
     assert (found["rate"], found["busiest_second"], found["per_second"]) == (7, 7, 5)
-    assert (found["accepted"], found["refused"]) == (5, 2)
+    assert (found["accepted"], found["rejected"]) == (5, 2)
     assert (found["used_today"], found["per_day"], found["enforced"]) == (105, 1000, True)
     assert 0 < found["resets_in"] <= 86_400
     assert found["dialect_turned"] == {"ids": "string"}
@@ -56,7 +56,7 @@ async def test_to_look_costs_no_budget_and_needs_no_key(start: Start) -> None:
     api = await start(groups=1, key="secret", per_second=1)
     for path in ("/", "/status.json") * 3:
         assert (await api.send("GET", path, key=None)).status == 200
-    assert api.emulator.limits.accepted == api.emulator.limits.refused == len(api.emulator.requests) == 0
+    assert api.emulator.limits.accepted == api.emulator.limits.rejected == len(api.emulator.requests) == 0
     assert (await api.send("POST", "/", key="secret")).status == 404, "only GET is a page"
 
 

@@ -243,7 +243,7 @@ def test_a_repr_states_facts() -> None:
         assert repr(emulator.groups) == "<GroupStore 1500 groups, 1 looked at or changed>"
         assert repr(emulator.snapshot()) == "<Snapshot of 1500 groups>"
     assert repr(emulator) == "<MutexEmulator not running · 1,500 groups · 0 requests accepted>"
-    assert repr(emulator.limits) == "<Limits 100/s and 100,000/day · 0 accepted · 0 refused>"
+    assert repr(emulator.limits) == "<Limits 100/s and 100,000/day · 0 accepted · 0 rejected>"
     assert repr(emulator.faults) == "<Faults 0 scripted, 0 drawn>"
 
 

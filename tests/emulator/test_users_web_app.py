@@ -222,7 +222,7 @@ async def test_all_visitors_share_one_session_and_its_limit(mutex_emulator: Mute
     mutex_emulator.add_group("7")
     answers = await asyncio.gather(*(web.get("/groups/7") for _ in range(120)))
     assert {answer.status_code for answer in answers} == {200}
-    assert mutex_emulator.limits.refused == 0
+    assert mutex_emulator.limits.rejected == 0
     assert mutex_emulator.busiest_second() <= 100
 
 

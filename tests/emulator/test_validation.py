@@ -47,7 +47,7 @@ DIALECTS = st.builds(
     Dialect,
     create_lists=st.sampled_from(["typed", "loose"]),
     create_name=st.sampled_from(["required", "optional"]),
-    unknown_fields=st.sampled_from(["ignored", "refused"]),
+    unknown_fields=st.sampled_from(["ignored", "rejected"]),
     slot_patch=st.sampled_from(["replace", "merge"]),
 )
 REQUESTS = st.sampled_from([("POST", ""), ("PATCH", "/1"), ("PATCH", "/1/slots/1")])

@@ -33,7 +33,7 @@ from aiomutex.emulator.state_file import StateFile, read_state
 
 DIALECTS: Final = (
     Dialect(),
-    Dialect(unknown_fields="refused", empty_edit="refused", over_limit="refused", slot_patch="merge"),
+    Dialect(unknown_fields="rejected", empty_edit="rejected", over_limit="rejected", slot_patch="merge"),
     Dialect(create_lists="loose", create_name="optional", ids="string", error_body="string", patch_body="json"),
     Dialect(archived="hidden", offsets="all", end_of_list="probed", cursors="string", last_cursor="empty"),
     Dialect(slot_writes="racy", cohorts_on_edit="dropped", cohorts="absent", taken_key=409, error_body="html"),

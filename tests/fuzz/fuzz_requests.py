@@ -64,7 +64,7 @@ def writes(data: bytes) -> None:
         return
     if not isinstance(given, dict):
         return
-    service = Service(GroupStore(7), Dialect(unknown_fields="refused", empty_edit="refused"))
+    service = Service(GroupStore(7), Dialect(unknown_fields="rejected", empty_edit="rejected"))
     lists = {name: given.get(name, UNSET) for name in ("experiments", "holdouts", "individuals")}
     with only(InvalidRequestError):
         _send(service, edit_slot(given.get("group_id", 7), given.get("slot_index", 1), **lists))

@@ -139,7 +139,7 @@ def refusal(data: bytes) -> None:
     with only(UnexpectedResponseError):
         decode_response(get_group(7), Response(200, headers, body, redact=_conceal))
     found = Findings()
-    found.answered("read", answer)
+    found.add_response("read", answer)
     found.report(requests=1, wrote=False).to_json()
 
 
@@ -168,7 +168,7 @@ def experiment(data: bytes) -> None:
 def probe(data: bytes) -> None:
     """The probe makes a report of any page."""
     found = Findings()
-    found.page(_answer(data, headers={"Content-Type": text_of(data[:40])}))
+    found.add_page(_answer(data, headers={"Content-Type": text_of(data[:40])}))
     found.report(requests=1, wrote=False).to_json()
 
 
