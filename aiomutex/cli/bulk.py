@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aiomutex.cli.common import INTERRUPTED, fail, json_option, open_session, print_json, run, tell
+from aiomutex.cli.common import INTERRUPTED, echo, fail, json_option, open_session, print_json, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -75,7 +75,7 @@ def bulk(
     total = _checked(file, format_) if Path(file).is_file() else None
     if dry_run:
         total = _checked(file, format_) if total is None else total
-        tell(f"{total:,} edits are right. Nothing was sent.")
+        echo(f"{total:,} edits are right. Nothing was sent.")
         return
     counts = run(lambda: _run(file, format_, total, used_today, **options))
     _summarize(counts, options["journal"], as_json=as_json)
@@ -117,7 +117,7 @@ def _read(file: str, format_: str) -> Generator[LineEdit | BadLine]:
 
 
 def _report_bad(item: BadLine) -> None:
-    tell(f"line {item.line}: {item.problem}", err=True)
+    echo(f"line {item.line}: {item.problem}", err=True)
 
 
 async def _run(
@@ -207,14 +207,14 @@ def _summarize(result: dict[str, Any], journal: str | None, *, as_json: bool) ->
         told = ", ".join(
             f"{counts.get(status, 0):,} {status}" for status in ("applied", "failed", "unknown", "skipped")
         )
-        tell(f"{told}; {result['requests']:,} requests")
+        echo(f"{told}; {result['requests']:,} requests")
         if result["stopped_by"]:
-            tell(f"stopped: {result['stopped_by']}", err=True)
+            echo(f"stopped: {result['stopped_by']}", err=True)
     if result["interrupted"] or result["stopped_by"]:
         hint = (
             f"the same command goes on from {journal}" if journal else "give --journal to be able to resume next time"
         )
-        tell(f"To resume: {hint}.", err=True)
+        echo(f"To resume: {hint}.", err=True)
     if result["interrupted"]:
         sys.exit(INTERRUPTED)
     if any(counts.get(status) for status in _NEEDS_A_LOOK) or result["stopped_by"]:
@@ -236,7 +236,7 @@ def _undo(journal: str, *, force: bool, as_json: bool) -> None:
     else:
         for outcome in [*report.failed, *report.unknown, *left]:
             where = f"group {outcome.edit.group_id}, slot {outcome.edit.slot_index}"
-            tell(f"{where}: {outcome.error or outcome.note}", err=True)
-        tell(f"Undo: {report}")
+            echo(f"{where}: {outcome.error or outcome.note}", err=True)
+        echo(f"Undo: {report}")
     if report.failed or report.unknown or left:
         sys.exit(1)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INTERRUPTED",
     "console",
+    "echo",
     "fail",
     "group_table",
     "json_option",
@@ -28,7 +29,6 @@ __all__ = [
     "print_json",
     "printable",
     "run",
-    "tell",
 ]
 
 INTERRUPTED = 130
@@ -52,14 +52,14 @@ def printable(text: str, *, keep: str = "\n") -> str:
     )
 
 
-def tell(text: str, *, err: bool = False) -> None:
+def echo(text: str, *, err: bool = False) -> None:
     """Print lines for people."""
     click.echo(printable(text), err=err)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """Say what went wrong on standard error, and leave with ``code``."""
-    tell(f"aiomutex: {message}", err=True)
+    echo(f"aiomutex: {message}", err=True)
     raise click.exceptions.Exit(code)
 
 

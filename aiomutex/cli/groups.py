@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aiomutex.cli.common import console, fail, group_table, json_option, open_session, print_json, run, tell
+from aiomutex.cli.common import console, echo, fail, group_table, json_option, open_session, print_json, run
 
 if TYPE_CHECKING:
     from aiomutex import MutexGroup, NewGroup, NewSlot
@@ -41,7 +41,7 @@ def list_(page_size: int, as_json: bool) -> None:
     elif found:
         console().print(group_table(found))
     else:
-        tell("The project has no mutex groups.")
+        echo("The project has no mutex groups.")
 
 
 @groups.command()
@@ -63,7 +63,7 @@ def get(group_id: str, as_json: bool) -> None:
         return
     console().print(group_table([found]))
     if found.description:
-        tell(f"\n{found.description}")
+        echo(f"\n{found.description}")
 
 
 @groups.command()
@@ -104,7 +104,7 @@ def create(file: str | None, as_json: bool, **fields: Any) -> None:
     if as_json:
         print_json(created)
     else:
-        tell(f"Created group {created.id} with key {created.key}{f' ({created.url})' if created.url else ''}")
+        echo(f"Created group {created.id} with key {created.key}{f' ({created.url})' if created.url else ''}")
 
 
 def _from_file(file: str) -> NewGroup:
@@ -168,7 +168,7 @@ def edit(group_id: str, name: str | None, description: str | None, no_descriptio
             )
 
     run(work)
-    tell(f"Edited group {group_id}.")
+    echo(f"Edited group {group_id}.")
 
 
 @groups.command()
@@ -190,4 +190,4 @@ def archive(group_id: str, undo: bool, yes: bool) -> None:
             await (session.unarchive_group(group_id) if undo else session.archive_group(group_id))
 
     run(work)
-    tell(f"{'Unarchived' if undo else 'Archived'} group {group_id}.")
+    echo(f"{'Unarchived' if undo else 'Archived'} group {group_id}.")

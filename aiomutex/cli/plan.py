@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from aiomutex.cli.common import console, fail, json_option, print_json, printable, tell
+from aiomutex.cli.common import console, echo, fail, json_option, print_json, printable
 from aiomutex.cli.desired import ExitOneCommand, live_groups, load, run_with_session
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _print_lines(lines: Iterable[Line]) -> None:
             # Names may hold what rich takes for markup, too.
             screen.print(Text(safe, style=_COLOURS[mark]), soft_wrap=True)
         else:
-            tell(safe)
+            echo(safe)
 
 
 # ---------------------------------------------------------------------- pull
@@ -90,15 +90,15 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
     ]
     unnamed = sum(not (group.key and group.project_id) for group in groups)
     if unnamed:
-        tell(f"aiomutex: {unnamed:,} groups without a key or project cannot be written to a file", err=True)
+        echo(f"aiomutex: {unnamed:,} groups without a key or project cannot be written to a file", err=True)
     desired = desired_from(groups, settings=existing)
     if existing is not None and same_content(existing, desired, format_):
-        tell(f"{file} describes the {len(desired.groups):,} live groups already")
+        echo(f"{file} describes the {len(desired.groups):,} live groups already")
         return
     if existing is not None and not overwrite and _has_comments(path, format_):
         fail(f"{file} differs from the live groups, and its comments would be lost; give --overwrite to write it anew")
     path.write_text(dump_desired(desired, format_, sort=True), encoding="utf-8", newline="\n")
-    tell(f"Wrote {len(desired.groups):,} groups to {file}")
+    echo(f"Wrote {len(desired.groups):,} groups to {file}")
 
 
 def _has_comments(path: Path, format_: str) -> bool:
@@ -229,14 +229,14 @@ def apply(
 
     report = run_with_session(work)
     done = sum(step.status == "applied" for step in report.steps)
-    tell(f"{done:,} of {len(report.steps):,} steps done")
+    echo(f"{done:,} of {len(report.steps):,} steps done")
     if not report.complete:
         fail(f"{len(report.failed):,} failed, {len(report.skipped):,} not sent; run it again when the cause is gone")
 
 
 def _tell_failure(step: Step) -> None:
     if step.status != "applied":
-        tell(f"aiomutex: {step}", err=True)
+        echo(f"aiomutex: {step}", err=True)
 
 
 # ---------------------------------------------------------------------- lint
@@ -279,7 +279,7 @@ def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
             for each in findings
         )
         if not findings:
-            tell(f"{file}: {len(desired.groups):,} groups, nothing to remark")
+            echo(f"{file}: {len(desired.groups):,} groups, nothing to remark")
     if any(strict or each.severity == "error" for each in findings):
         _leave(CHANGES)
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from aiomutex.cli.bulk import bulk
-from aiomutex.cli.common import open_session, run, tell
+from aiomutex.cli.common import echo, open_session, run
 
 __all__ = ["slots"]
 
@@ -46,7 +46,7 @@ def edit(group_id: str, slot_index: int, verify: bool, **lists: str | None) -> N
                     raise outcome.error
 
     run(work)
-    tell(f"Wrote slot {slot_index} of group {group_id}{' and read it back' if verify else ''}.")
+    echo(f"Wrote slot {slot_index} of group {group_id}{' and read it back' if verify else ''}.")
 
 
 def _items(name: str, text: str, *, numbers: bool) -> list[Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aiomutex.cli.common import json_option, print_json, tell
+from aiomutex.cli.common import echo, json_option, print_json
 from aiomutex.cli.desired import ExitOneCommand, live_groups, load, run_with_session
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
         return
     for row in rows:
         parts = " × ".join(f"{key} {share:.1%}" for key, share in row["groups"].items())  # noqa: RUF001  # a times sign
-        tell(f"experiment {row['experiment']}: {row['share']:.2%} of all users ({parts or 'in no group'})")
+        echo(f"experiment {row['experiment']}: {row['share']:.2%} of all users ({parts or 'in no group'})")
 
 
 @traffic.command(cls=ExitOneCommand)
@@ -91,7 +91,7 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
     for row in rows:
         slot = f"slot {row['slot']}" if row["slot"] else "in no slot"
         experiments = ", ".join(map(str, row["experiments"])) or "none"
-        tell(f"{row['group']} (by {row['bucketingKey']}): {slot}, experiments {experiments}")
+        echo(f"{row['group']} (by {row['bucketingKey']}): {slot}, experiments {experiments}")
 
 
 @traffic.command(cls=ExitOneCommand)
@@ -129,17 +129,17 @@ def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool)
     if file is not None:
         from aiomutex.plan.render import move_lines
 
-        tell("\n".join(move_lines(found)))
+        echo("\n".join(move_lines(found)))
         return
     for group in found.groups:
         slots = ", ".join(f"slot {index}: {_share(amount, found.users)}" for index, amount in group.slots.items())
-        tell(f"{group.key or group.group_id}: {slots}, in none: {_share(group.unallocated, found.users)}")
+        echo(f"{group.key or group.group_id}: {slots}, in none: {_share(group.unallocated, found.users)}")
     for experiment, amount in found.experiments.items():
-        tell(f"experiment {experiment}: {_share(amount, found.users)}")
+        echo(f"experiment {experiment}: {_share(amount, found.users)}")
     for overlap in found.overlaps[:50]:
-        tell(f"experiments {overlap.first} and {overlap.second} share {_share(overlap.users, found.users)}")
+        echo(f"experiments {overlap.first} and {overlap.second} share {_share(overlap.users, found.users)}")
     if len(found.overlaps) > 50:  # noqa: PLR2004  # what one looks through
-        tell(f"and {len(found.overlaps) - 50:,} pairs more; --json has them all")
+        echo(f"and {len(found.overlaps) - 50:,} pairs more; --json has them all")
 
 
 def _after(file: str, live: list[MutexGroup]) -> list[MutexGroup]:
@@ -160,7 +160,7 @@ def _salted(groups: Iterable[MutexGroup]) -> list[MutexGroup]:
         if group.bucketing_salt:
             chosen.append(group)
         else:
-            tell(f"aiomutex: group {group.key or group.id} has no bucketingSalt and is left out", err=True)
+            echo(f"aiomutex: group {group.key or group.id} has no bucketingSalt and is left out", err=True)
     return chosen
 
 
