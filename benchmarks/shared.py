@@ -34,14 +34,14 @@ async def _take(url: str, permits: int) -> dict[str, Any]:
     limiter = RedisRateLimiter(url, name="benchmark", per_day=10**6)
     times: list[float] = []
     asked = 0
-    ask: Any = limiter._ledger.ask
+    ask: Any = limiter._budget.lease
 
     async def counted(*arguments: Any) -> Any:
         nonlocal asked
         asked += 1
         return await ask(*arguments)
 
-    setattr(limiter._ledger, "ask", counted)  # noqa: B010  # type checkers refuse the assignment
+    setattr(limiter._budget, "lease", counted)  # noqa: B010  # type checkers refuse the assignment
     tickets = iter(range(permits))
 
     async def one() -> None:

@@ -3,7 +3,7 @@
 -- KEYS[1]  list: the last send times given to anybody, in microseconds of this server's clock, oldest first. Some lie
 --          in the future: they are given a little ahead, so that one conversation serves several requests.
 -- KEYS[2]  hash: the day and its count, the pause, this server's run.
--- ARGV[1]  the question as JSON, see Question in ledger.py; all times in microseconds.
+-- ARGV[1]  the question as JSON, see LeaseRequest in shared_budget.py; all times in microseconds.
 -- Answers  {facts as JSON, offset, offset, ...}: the send times, counted from the server's `now`.
 
 local DAY = 86400 * 1000000

@@ -13,10 +13,11 @@ from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aiomutex.errors import LimiterUnavailableError, MutexError
-from aiomutex.limits.day import Day
+from aiomutex._util.checks import check_integer
+from aiomutex.errors import ConfigurationError, LimiterUnavailableError, MutexError
+from aiomutex.limits.daily_budget import DailyBudget
 from aiomutex.limits.interface import Priority
-from aiomutex.limits.margin import Margin, whole_number
+from aiomutex.limits.margin import Margin
 from aiomutex.limits.queueing import QueueingLimiter
 
 if TYPE_CHECKING:
@@ -59,14 +60,14 @@ class LocalRateLimiter(QueueingLimiter):
         day_file: str | os.PathLike[str] | None = None,
     ) -> None:
         margin = Margin.below(per_second, safe=safe)
-        whole_number("per_day", per_day, least=1)
-        whole_number("used_today", used_today, least=0)
+        check_integer("per_day", per_day, least=1, error=ConfigurationError)
+        check_integer("used_today", used_today, least=0, error=ConfigurationError)
         file = None
         if day_file is not None:
             from aiomutex.limits.day_file import DayFile  # noqa: PLC0415 -- few use it, and it needs fcntl
 
             file = DayFile(day_file)
-        super().__init__(margin, Day(per_day, used=used_today, file=file))
+        super().__init__(margin, DailyBudget(per_day, used=used_today, file=file))
         self._log: deque[float] = deque([-math.inf] * margin.permits, maxlen=margin.permits)
         self._slot = -math.inf  # where the last permit given under backlog was due
         # Two numbers for the hot path: between them, a permit may be given without a look at anything but the day's

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from aiomutex._util.checks import check_integer
 from aiomutex.errors import ConfigurationError
 
-__all__ = ["Margin", "whole_number"]
+__all__ = ["Margin"]
 
 _FLOOR = 80
 """Per cent of the service's limit below which refusals lower the number of permits no further."""
@@ -34,7 +35,7 @@ class Margin(NamedTuple):
 
         The share of permits is rounded down, but one permit is always left: a limit of 1 becomes 1 in 1.02 s.
         """
-        whole_number("per_second", per_second, least=1)
+        check_integer("per_second", per_second, least=1, error=ConfigurationError)
         share, window = (95, 1.03) if safe else (97, 1.02)
         permits = max(1, per_second * share // 100)
         least = min(permits, max(1, per_second * _FLOOR // 100))
@@ -62,17 +63,3 @@ class Margin(NamedTuple):
     def spare(self) -> int:
         """Permits that a burst of bulk work leaves to interactive calls."""
         return self.permits // 10
-
-
-def whole_number(field: str, value: object, *, least: int) -> int:
-    """Return ``value`` if it is a whole number of at least ``least``.
-
-    Raises:
-        ConfigurationError: It is not; the message names the field, the value and its type.
-    """
-    # bool is an int to Python, but per_second=True is a slip of the pen.
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(
-            f"{field} must be a whole number of at least {least}, not {value!r} ({type(value).__name__})"
-        )
-    return value

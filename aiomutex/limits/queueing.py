@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aiomutex.errors import DailyBudgetExhaustedError
-    from aiomutex.limits.day import Day
+    from aiomutex.limits.daily_budget import DailyBudget
     from aiomutex.limits.margin import Margin
 
 __all__ = ["SHORTEST_SLEEP", "QueueingLimiter"]
@@ -37,7 +37,7 @@ _SAME_CLOCK = 0.05
 class QueueingLimiter:
     """A limiter whose callers stand in line until :meth:`_serve` finds a permit for them."""
 
-    def __init__(self, margin: Margin, day: Day) -> None:
+    def __init__(self, margin: Margin, day: DailyBudget) -> None:
         self._margin = margin
         self._window = margin.window
         self._day = day

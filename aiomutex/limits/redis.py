@@ -14,15 +14,16 @@ from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from aiomutex._util.checks import check_integer
 from aiomutex._util.tasks import run_to_completion
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError, MutexError
-from aiomutex.limits.day import Day
+from aiomutex.limits.daily_budget import DailyBudget
+from aiomutex.limits.fallback import RETRY, FallbackPacer
 from aiomutex.limits.interface import Priority
-from aiomutex.limits.ledger import Lease, Ledger, Question
-from aiomutex.limits.margin import Margin, whole_number
+from aiomutex.limits.margin import Margin
 from aiomutex.limits.pause import PATIENCE
 from aiomutex.limits.queueing import QueueingLimiter
-from aiomutex.limits.share import RETRY, Share
+from aiomutex.limits.shared_budget import Lease, LeaseRequest, SharedBudget
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -80,10 +81,10 @@ class RedisRateLimiter(QueueingLimiter):
         timeout: float = 0.5,
     ) -> None:
         margin = Margin.below(per_second, safe=safe)
-        whole_number("per_day", per_day, least=1)
+        check_integer("per_day", per_day, least=1, error=ConfigurationError)
         _check(name, on_backend_failure, workers, timeout)
-        self._ledger = Ledger(url_or_client, name, timeout)
-        super().__init__(margin, Day(per_day))
+        self._budget = SharedBudget(url_or_client, name, timeout)
+        super().__init__(margin, DailyBudget(per_day))
         self._name = name
         self._most = margin.permits
         self._workers = workers if on_backend_failure == "local" else None
@@ -95,10 +96,10 @@ class RedisRateLimiter(QueueingLimiter):
 
     def _forget(self) -> None:
         self._instants: deque[float] = deque()
-        self._share: Share | None = None
+        self._share: FallbackPacer | None = None
         self._spent = 0
         self._call: asyncio.Task[None] | None = None
-        self._news: Question | None = None
+        self._news: LeaseRequest | None = None
         self._doubt = False
         self._taken = (-math.inf, 0)  # when the ledger last told, and permits then taken in the window
         self._not_before = self._ask_at = -math.inf
@@ -135,11 +136,11 @@ class RedisRateLimiter(QueueingLimiter):
         if self._call is not None:
             self._call.cancel()
             await asyncio.wait([self._call])
-        await self._ledger.aclose()
+        await self._budget.aclose()
 
     def __repr__(self) -> str:
         alone = " · without Redis" if self._share else ""
-        return f"<RedisRateLimiter {self._name!r} at {self._ledger.place} · {self._facts()}{alone}>"
+        return f"<RedisRateLimiter {self._name!r} at {self._budget.place} · {self._facts()}{alone}>"
 
     # Handing out
 
@@ -179,7 +180,7 @@ class RedisRateLimiter(QueueingLimiter):
             self._pause.probing(now)
         self._note_wait(now - self._waiters.serve(turn, now), now)
 
-    def _go_alone(self, share: Share, now: float) -> None:
+    def _go_alone(self, share: FallbackPacer, now: float) -> None:
         """Redis is gone: make a send time of our own, unless it is back or nobody has looked for long."""
         if now >= share.ends:
             self._share = None
@@ -210,7 +211,7 @@ class RedisRateLimiter(QueueingLimiter):
         want = min(_BLOCK, max(0, len(self._waiters) - len(self._instants)))
         question = self._question(want, spent, news)
         try:
-            lease, steady = await self._ledger.ask(question, loop.time)
+            lease, steady = await self._budget.lease(question, loop.time)
         except asyncio.CancelledError:
             self._call = None
             raise
@@ -232,7 +233,7 @@ class RedisRateLimiter(QueueingLimiter):
             self._learn(lease, asked_at, loop.time(), steady=steady)
         self._serve()
 
-    def _question(self, want: int, spent: int, news: Question | None) -> Question:
+    def _question(self, want: int, spent: int, news: LeaseRequest | None) -> LeaseRequest:
         question = news or self._plain()
         question.want = want
         question.spent = spent
@@ -240,8 +241,8 @@ class RedisRateLimiter(QueueingLimiter):
         question.day, question.used = self._day.number, self._day.used
         return question
 
-    def _plain(self) -> Question:
-        return Question(
+    def _plain(self) -> LeaseRequest:
+        return LeaseRequest(
             permits=self._most,
             window=round(self._window * _MICROSECONDS),
             horizon=round(_HORIZON * _MICROSECONDS),
@@ -260,7 +261,7 @@ class RedisRateLimiter(QueueingLimiter):
 
     def _learn(self, lease: Lease, asked_at: float, now: float, *, steady: bool) -> None:
         """Take over what the ledger tells."""
-        behind = self._ledger.behind
+        behind = self._budget.behind
         self._day.clock = lambda: (self._loop.time() if self._loop else 0.0) + behind
         self._day.note(lease.day, lease.used)
         self._taken = (now, lease.taken)
@@ -307,8 +308,8 @@ class RedisRateLimiter(QueueingLimiter):
             return
         if self._share is None or now >= self._share.ends:
             # Whatever the others were given just before: one window later it counts no more.
-            start = now + self._window + _HORIZON + self._ledger.lead
-            self._share = Share(self._most, self._window, self._workers, start, self._day)
+            start = now + self._window + _HORIZON + self._budget.lead
+            self._share = FallbackPacer(self._most, self._window, self._workers, start, self._day)
         self._share.fresh_until = now + RETRY + self._timeout
         self._not_before = self._ask_at = now + RETRY
 
@@ -332,7 +333,7 @@ class RedisRateLimiter(QueueingLimiter):
         self._news.permit = self._server_time(permit)
 
     def _server_time(self, moment: float) -> int:
-        return round(self._ledger.earliest(moment) * _MICROSECONDS)
+        return round(self._budget.earliest(moment) * _MICROSECONDS)
 
     # State and event loops
 
@@ -345,7 +346,7 @@ class RedisRateLimiter(QueueingLimiter):
         doubt = self._doubt or self._share is not None
         self._forget()
         self._doubt = doubt
-        self._ledger.reset()
+        self._budget.reset()
 
 
 def _check(name: object, on_backend_failure: object, workers: object, timeout: object) -> None:
@@ -356,6 +357,6 @@ def _check(name: object, on_backend_failure: object, workers: object, timeout: o
     if on_backend_failure == "local":
         if workers is None:
             raise ConfigurationError('on_backend_failure="local" needs workers: how many processes share the budget')
-        whole_number("workers", workers, least=1)
+        check_integer("workers", workers, least=1, error=ConfigurationError)
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= _LONGEST_TIMEOUT:
         raise ConfigurationError(f"timeout must be a number of seconds above 0 and at most 60, not {timeout!r}")

@@ -52,7 +52,7 @@ def test_a_permit_and_the_limiters_end_leave_nothing_wherever_they_stop(redis_se
 
         return await stopped_everywhere(loop, call, way, after)
 
-    assert on_leaping_clock(main) >= {"permit", "ledger.ask", "ledger.aclose", "end"}
+    assert on_leaping_clock(main) >= {"permit", "shared_budget.lease", "shared_budget.aclose", "end"}
 
 
 @pytest.mark.parametrize("way", [cancel, storm, scope, timeout])

@@ -36,7 +36,7 @@ from aiomutex.emulator.responses import Response as EmulatorAnswer
 from aiomutex.emulator.service import COLLECTION, Service
 from aiomutex.emulator.state import GroupStore
 from aiomutex.fleet.wire import Job, outcomes_of
-from aiomutex.limits.ledger import Ledger, Question
+from aiomutex.limits.shared_budget import LeaseRequest, SharedBudget
 
 
 def ids(data: bytes) -> None:
@@ -145,10 +145,10 @@ def lease(data: bytes) -> None:
         return None
 
     client = SimpleNamespace(register_script=lambda _: script, script_load=load, connection_pool=None)
-    question = Question(permits=1, window=1, horizon=1, grace=1, patience=1, per_day=1, want=1, doubt=False, day=1,
+    question = LeaseRequest(permits=1, window=1, horizon=1, grace=1, patience=1, per_day=1, want=1, doubt=False, day=1,
                         used=1, apart=1, longest=1, spent=0)  # fmt: skip
     with only(LimiterUnavailableError):
-        told, _ = in_loop(Ledger(client, "n", 1.0).ask(question, lambda: 1.0))
+        told, _ = in_loop(SharedBudget(client, "n", 1.0).lease(question, lambda: 1.0))
         keep(all(math.isfinite(instant) for instant in told.instants), "a send time that never comes")
 
 

@@ -23,7 +23,7 @@ from virtual_time import run
 from aiomutex.errors import ConfigurationError, DailyBudgetExhaustedError, LimiterUnavailableError
 from aiomutex.limits import LocalRateLimiter
 from aiomutex.limits import day_file as day_file_module
-from aiomutex.limits.day import Day
+from aiomutex.limits.daily_budget import DailyBudget
 from aiomutex.limits.day_file import BLOCK, DayFile
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def test_a_new_day_starts_at_zero(path: Path) -> None:
 def test_a_rollover_leases_anew(path: Path) -> None:
     clock = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
     now = [clock]
-    day = Day(100, file=DayFile(path), clock=lambda: now[0])
+    day = DailyBudget(100, file=DayFile(path), clock=lambda: now[0])
     for _ in range(100):
         day.take()
     with pytest.raises(DailyBudgetExhaustedError):
@@ -143,7 +143,7 @@ def test_no_day_exceeds_its_budget_while_clocks_that_begin_each_day_right_wander
 
     with tempfile.TemporaryDirectory() as folder:
         file = DayFile(f"{folder}/budget")
-        day = Day(200, file=file, clock=clock)
+        day = DailyBudget(200, file=file, clock=clock)
         for number, wandering in enumerate(days):
             granted = 0
             for behind, asked, ends in [(0, 1, False), *wandering]:
@@ -154,7 +154,7 @@ def test_no_day_exceeds_its_budget_while_clocks_that_begin_each_day_right_wander
                         granted += 1
                 if ends:
                     day.close()
-                    day = Day(200, file=file, clock=clock)
+                    day = DailyBudget(200, file=file, clock=clock)
             assert 1 <= granted <= 200
 
 

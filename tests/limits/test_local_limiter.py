@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_time import VirtualTimeLoop, most_in_a_second, run
 
+from aiomutex._util.checks import describe
 from aiomutex.errors import ConfigurationError, DailyBudgetExhaustedError
 from aiomutex.limits import LimiterState, LocalRateLimiter, Priority, RateLimiter
 
@@ -340,17 +341,15 @@ def test_no_window_exceeds_its_permits_and_nobody_starves(
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 1.5, 100.0, True, "100", None])
 @pytest.mark.parametrize("field", ["per_second", "per_day"])
-def test_a_rate_must_be_a_whole_number_above_zero(field: str, value: Any) -> None:
+def test_a_limit_must_be_a_positive_integer(field: str, value: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         LocalRateLimiter(**{field: value})
-    assert str(caught.value) == (
-        f"{field} must be a whole number of at least 1, not {value!r} ({type(value).__name__})"
-    )
+    assert str(caught.value) == f"{field} must be an integer from 1, not {describe(value)}"
 
 
 def test_used_today_may_be_zero_but_not_less() -> None:
     LocalRateLimiter(used_today=0)
-    with pytest.raises(ConfigurationError, match="used_today must be a whole number of at least 0, not -1"):
+    with pytest.raises(ConfigurationError, match="used_today must be an integer from 0, not -1"):
         LocalRateLimiter(used_today=-1)
 
 

@@ -19,13 +19,15 @@ from virtual_time import most_in_a_second
 from worker_processes import WorkerProcesses
 
 from aiomutex.errors import ConfigurationError, DailyBudgetExhaustedError, LimiterUnavailableError
-from aiomutex.limits import Priority, RateLimiter, ledger
+from aiomutex.limits import Priority, RateLimiter
 from aiomutex.limits.redis import RedisRateLimiter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from redis_server import RedisServer
+
+    from aiomutex.limits.shared_budget import LeaseRequest
 
     StartRedis = Callable[..., RedisServer]
     Make = Callable[..., RedisRateLimiter]
@@ -240,7 +242,7 @@ async def test_an_absent_server_is_told_within_the_timeout(make: Make) -> None:
     assert all(isinstance(r, LimiterUnavailableError) for r in results)
     assert str(results[0]) == "Redis at 127.0.0.1:1 cannot be reached"
     assert time.monotonic() - start < 2
-    assert "hunter2" not in repr(limiter) + repr(limiter._ledger)
+    assert "hunter2" not in repr(limiter) + repr(limiter._budget)
 
 
 async def test_a_server_that_hangs_is_told_within_the_timeout_and_forgiven(own_server: RedisServer, make: Make) -> None:
@@ -288,7 +290,7 @@ async def test_an_old_server_is_told(server: RedisServer, make: Make, monkeypatc
     limiter = make(server)
     plain = limiter._plain
 
-    def from_the_future() -> ledger.Question:
+    def from_the_future() -> LeaseRequest:
         question = plain()
         question.oldest = 99
         return question
@@ -309,8 +311,8 @@ async def test_a_key_of_somebody_else_is_told(server: RedisServer, make: Make) -
 async def test_a_server_clock_that_jumps_voids_the_lease(server: RedisServer, make: Make) -> None:
     limiter = make(server)
     before = await limiter.acquire()
-    limiter._ledger._low -= 30
-    limiter._ledger._high -= 30
+    limiter._budget._low -= 30
+    limiter._budget._high -= 30
     after = await limiter.acquire()
     assert after - before > 1.02
 
@@ -326,7 +328,7 @@ async def test_a_server_clock_set_back_waits_a_window_not_an_hour(server: RedisS
 
 async def test_a_slow_server_costs_no_permits(server: RedisServer, make: Make) -> None:
     limiter = make(server)
-    ask = limiter._ledger._script
+    ask = limiter._budget._script
 
     async def slow(**kwargs: Any) -> Any:
         await asyncio.sleep(0.05)
@@ -334,7 +336,7 @@ async def test_a_slow_server_costs_no_permits(server: RedisServer, make: Make) -
         await asyncio.sleep(0.05)
         return answer
 
-    limiter._ledger._script = slow
+    limiter._budget._script = slow
     times = await take(limiter, 100)
     assert most_in_a_second(times) <= 97
     assert limiter.state().used_today <= 150
@@ -466,11 +468,11 @@ def test_one_limiter_serves_one_loop_after_another(server: RedisServer) -> None:
     [
         ({"name": ""}, "name must be text"),
         ({"name": 7}, "name must be text"),
-        ({"per_second": 0}, "per_second must be a whole number"),
-        ({"per_day": True}, "per_day must be a whole number"),
+        ({"per_second": 0}, "per_second must be an integer"),
+        ({"per_day": True}, "per_day must be an integer"),
         ({"on_backend_failure": "ignore"}, 'on_backend_failure must be "raise" or "local"'),
         ({"on_backend_failure": "local"}, "needs workers"),
-        ({"on_backend_failure": "local", "workers": 0}, "workers must be a whole number"),
+        ({"on_backend_failure": "local", "workers": 0}, "workers must be an integer"),
         ({"timeout": 0}, "timeout must be a number of seconds"),
         ({"timeout": float("nan")}, "timeout must be a number of seconds"),
         ({"timeout": "1"}, "timeout must be a number of seconds"),
@@ -499,7 +501,7 @@ def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ImportError(name)
         return real(name, *args, **kwargs)
 
-    monkeypatch.delitem(sys.modules, "aiomutex.limits.ledger")
+    monkeypatch.delitem(sys.modules, "aiomutex.limits.shared_budget")
     monkeypatch.setattr(builtins, "__import__", without_redis)
     with pytest.raises(ImportError, match=r"pip install 'aiomutex\[redis\]'"):
-        importlib.import_module("aiomutex.limits.ledger")
+        importlib.import_module("aiomutex.limits.shared_budget")

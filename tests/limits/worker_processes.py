@@ -30,13 +30,13 @@ class Report:
 async def _work(url: str, options: dict[str, Any], tasks: int, seconds: float) -> Report:
     limiter = RedisRateLimiter(url, name="fleet", **options)
     report = Report()
-    ask = limiter._ledger.ask
+    ask = limiter._budget.lease
 
     async def counted(*args: Any) -> Any:
         report.questions += 1
         return await ask(*args)
 
-    setattr(limiter._ledger, "ask", counted)  # noqa: B010 -- type checkers refuse the assignment
+    setattr(limiter._budget, "lease", counted)  # noqa: B010 -- type checkers refuse the assignment
     end = time.monotonic() + seconds
 
     async def one() -> None:

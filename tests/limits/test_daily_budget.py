@@ -16,7 +16,7 @@ from virtual_time import run
 
 from aiomutex.errors import DailyBudgetExhaustedError
 from aiomutex.limits import LocalRateLimiter
-from aiomutex.limits.day import Day, span
+from aiomutex.limits.daily_budget import DailyBudget, span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,14 +33,14 @@ class Clock:
         return self.now
 
 
-def spend(day: Day, count: int) -> None:
+def spend(day: DailyBudget, count: int) -> None:
     for _ in range(count):
         day.take()
 
 
 def test_the_error_says_how_much_is_used_and_when_it_resets() -> None:
     clock = Clock(NOON + 8 * HOUR + 48 * 60)
-    day = Day(100_000, used=100_000, clock=clock)
+    day = DailyBudget(100_000, used=100_000, clock=clock)
     with pytest.raises(DailyBudgetExhaustedError) as caught:
         day.take()
     assert str(caught.value) == (
@@ -59,7 +59,7 @@ def test_spans_read_well(seconds: float, text: str) -> None:
 
 def test_midnight_utc_makes_the_budget_whole() -> None:
     clock = Clock()
-    day = Day(10, used=10, clock=clock)
+    day = DailyBudget(10, used=10, clock=clock)
     clock.now = NOON + 12 * HOUR - 0.001
     with pytest.raises(DailyBudgetExhaustedError):
         day.take()
@@ -71,7 +71,7 @@ def test_midnight_utc_makes_the_budget_whole() -> None:
 
 def test_a_clock_set_back_gives_no_budget_back() -> None:
     clock = Clock()
-    day = Day(100, clock=clock)
+    day = DailyBudget(100, clock=clock)
     spend(day, 60)
     clock.now += 24 * HOUR  # somebody sets the clock wrong ...
     spend(day, 30)
@@ -90,7 +90,7 @@ def test_a_clock_set_back_gives_no_budget_back() -> None:
 @pytest.mark.parametrize("days", [1, 3, 400])
 def test_a_clock_set_back_and_then_right_again_gives_no_budget_back(days: int) -> None:
     clock = Clock()
-    day = Day(100, clock=clock)
+    day = DailyBudget(100, clock=clock)
     spend(day, 90)
     clock.now -= days * 24 * HOUR
     spend(day, 6)
@@ -106,7 +106,7 @@ def test_a_clock_set_back_and_then_right_again_gives_no_budget_back(days: int) -
 
 def test_a_clock_set_back_to_yesterday_counts_yesterday_only_while_it_is_there() -> None:
     clock = Clock()
-    day = Day(100, clock=clock)
+    day = DailyBudget(100, clock=clock)
     spend(day, 60)
     clock.now += 24 * HOUR
     spend(day, 30)
@@ -130,7 +130,7 @@ def test_a_clock_that_was_ahead_for_long_holds_the_budget_back_until_the_second_
         uptime += hours * HOUR
         clock.now += hours * HOUR
 
-    day = Day(100, clock=clock)
+    day = DailyBudget(100, clock=clock)
     clock.now += days * 24 * HOUR
     spend(day, 100)
     clock.now -= days * 24 * HOUR
@@ -144,7 +144,7 @@ def test_a_clock_that_was_ahead_for_long_holds_the_budget_back_until_the_second_
     spend(day, 100)
 
 
-def used(day: Day) -> int:
+def used(day: DailyBudget) -> int:
     day.look()
     return day.used
 
@@ -158,7 +158,7 @@ def test_no_day_exceeds_its_budget_wherever_a_clock_that_begins_each_day_right_w
     days: list[list[tuple[int, int]]],
 ) -> None:
     clock = Clock()
-    day = Day(10, clock=clock)
+    day = DailyBudget(10, clock=clock)
     for number, wandering in enumerate(days):
         granted = 0
         for behind, asked in [(0, 1), *wandering]:
@@ -171,7 +171,7 @@ def test_no_day_exceeds_its_budget_wherever_a_clock_that_begins_each_day_right_w
 
 
 def with_clock(limiter: LocalRateLimiter, clock: Callable[[], float]) -> LocalRateLimiter:
-    limiter._day = Day(limiter._day.limit, clock=clock)
+    limiter._day = DailyBudget(limiter._day.limit, clock=clock)
     return limiter
 
 
@@ -214,7 +214,7 @@ def test_used_today_counts() -> None:
 
 def test_warnings_come_at_80_and_95_per_cent_once_a_day(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    day = Day(1000, clock=clock)
+    day = DailyBudget(1000, clock=clock)
     with caplog.at_level(logging.WARNING, "aiomutex.limits"):
         spend(day, 799)
         assert caplog.records == []
@@ -245,14 +245,14 @@ def test_the_hot_path_warns_at_the_very_request_that_reaches_the_mark(caplog: py
 
 def test_a_start_above_the_mark_warns_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "aiomutex.limits"):
-        day = Day(100, used=96, clock=Clock())
+        day = DailyBudget(100, used=96, clock=Clock())
         spend(day, 3)
     assert len(caplog.records) == 1
 
 
 def test_a_count_that_others_keep_is_taken_over_and_warned_of_once_a_day(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    day = Day(100, clock=clock)
+    day = DailyBudget(100, clock=clock)
     with caplog.at_level(logging.WARNING, "aiomutex.limits"):
         day.note(day.number, 79)
         assert (day.used, len(caplog.records)) == (79, 0)
@@ -266,7 +266,7 @@ def test_a_count_that_others_keep_is_taken_over_and_warned_of_once_a_day(caplog:
 
 
 def test_a_permit_given_back_was_never_used() -> None:
-    day = Day(10, used=1, clock=Clock())
+    day = DailyBudget(10, used=1, clock=Clock())
     day.give_back()
     assert day.used == 0
     day.give_back()
@@ -274,7 +274,7 @@ def test_a_permit_given_back_was_never_used() -> None:
 
 
 def test_a_suspicion_says_what_it_rests_on() -> None:
-    day = Day(100, used=12, clock=Clock())
+    day = DailyBudget(100, used=12, clock=Clock())
     counted = (
         "the day's budget is probably used up, by others too (12 of 100 requests counted here); "
         "it resets at 2026-11-24T00:00:00Z (in 12 h 0 min)"

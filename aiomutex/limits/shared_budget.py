@@ -27,7 +27,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Lease", "Ledger", "Question"]
+__all__ = ["Lease", "LeaseRequest", "SharedBudget"]
 
 _OLDEST_VERSION = 6
 _MICROSECONDS = 1e6
@@ -36,7 +36,7 @@ _DRIFT = 2e-4
 _SCRIPT = resources.files("aiomutex.limits").joinpath("lease.lua").read_text("utf-8")
 
 
-class Question(msgspec.Struct, kw_only=True):
+class LeaseRequest(msgspec.Struct, kw_only=True):
     """What a worker tells and wants; the fields that ``lease.lua`` reads. Times are in microseconds."""
 
     permits: int
@@ -91,7 +91,7 @@ class Lease(msgspec.Struct, kw_only=True):
     """Send times in seconds of the event loop's clock."""
 
 
-class Ledger:
+class SharedBudget:
     """The conversation with one Redis server about one budget.
 
     Args:
@@ -168,7 +168,7 @@ class Ledger:
         """Seconds that an answer may take to arrive: no send time lies nearer."""
         return self._lead
 
-    async def ask(self, question: Question, clock: Callable[[], float]) -> tuple[Lease, bool]:
+    async def lease(self, question: LeaseRequest, clock: Callable[[], float]) -> tuple[Lease, bool]:
         """Hold one conversation.
 
         Returns:

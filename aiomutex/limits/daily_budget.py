@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from aiomutex.limits.day_file import DayFile
 
-__all__ = ["SECONDS", "Day", "moment", "span"]
+__all__ = ["SECONDS", "DailyBudget", "moment", "span"]
 
 logger = logging.getLogger("aiomutex.limits")
 
@@ -41,7 +41,7 @@ def moment(when: datetime) -> str:
     return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class Day:
+class DailyBudget:
     """The count of one UTC day after another.
 
     A limiter's hot path reads ``used``, ``mark``, ``begin`` and ``end`` itself: while the count is below the mark and

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 
-from aiomutex.limits.day import Day
+from aiomutex.limits.daily_budget import DailyBudget
 
-__all__ = ["RETRY", "Share"]
+__all__ = ["RETRY", "FallbackPacer"]
 
 RETRY = 0.5
 """Seconds between two attempts to reach the ledger. Well below a window: when the ledger is back and waits one window
 before it gives anything, every worker that is busy has heard of it."""
 
 
-class Share:
+class FallbackPacer:
     """A slower limiter for bad times.
 
     Args:
@@ -33,11 +33,11 @@ class Share:
 
     __slots__ = ("_day", "_interval", "_next", "ends", "fresh_until")
 
-    def __init__(self, permits: int, window: float, workers: int, start: float, day: Day) -> None:
+    def __init__(self, permits: int, window: float, workers: int, start: float, day: DailyBudget) -> None:
         # A share below one permit in a window becomes one in several windows.
         self._interval = window * workers / permits if workers > permits else window / (permits // workers)
         self._next = start
-        self._day = Day(max(1, day.limit // workers), used=-(-day.used // workers), clock=day.clock)
+        self._day = DailyBudget(max(1, day.limit // workers), used=-(-day.used // workers), clock=day.clock)
         self.ends = math.inf
         self.fresh_until = -math.inf
 
