@@ -42,9 +42,9 @@ async def probe(session: MutexSession, *, write_scratch: str | int | None = None
         MutexError: A request failed.
 
     Example:
-        >>> async def what_applies(session: MutexSession) -> None:
-        ...     report = await probe(session)
-        ...     print(report.dialect, report.undetermined)
+        >>> report = await probe(session)
+        >>> report.dialect["ids"], report.undetermined["slot_patch"]
+        ('number', 'no read can show it; --write-scratch can')
     """
     if write_scratch is not None and not _is_project_id(write_scratch):
         raise InvalidRequestError(

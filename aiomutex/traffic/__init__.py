@@ -1,7 +1,7 @@
-"""Who lands in which slot, and how much traffic an experiment gets.
+"""Which slot a user lands in, and how much traffic an experiment gets.
 
-Pure arithmetic on groups: no session, no network. Hashing needs the ``mmh3`` package (``pip install
-'aiomutex[traffic]'``); shares need nothing.
+Pure functions of groups: no session and no network. Bucketing needs the ``mmh3`` package
+(``pip install 'aiomutex[traffic]'``); shares need no extra package.
 """
 
 from aiomutex.traffic.bucketing import Bucketing, slot_of

@@ -1,7 +1,6 @@
-"""The service's bucketing rule: from a salt and a value to a slot.
+"""The service's bucketing rule: from a salt and a value to a slot, with one hash and one binary search a value.
 
-One hash and one binary search a value. The rule is that of Amplitude's open-source evaluation engine, against which
-the tests compare every answer.
+The rule is the one in Amplitude's open-source evaluation engine, and the tests compare the two.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ _BUCKETS: Final = 100
 _DISTRIBUTION_VALUES: Final = 42_949_673
 
 
-def hasher() -> Callable[[str, int, bool], int]:
-    """The murmur3 function, imported when it is first needed.
+def load_hash() -> Callable[[str, int, bool], int]:
+    """Import the murmur3 function.
 
     Raises:
         ConfigurationError: The package ``mmh3`` is not installed.
@@ -40,33 +39,40 @@ def hasher() -> Callable[[str, int, bool], int]:
 
 
 class Bucketing:
-    """The rule of one group, prepared for many values.
+    """The bucketing rule of one group, prepared for many users.
 
     With ``h = murmur3_x86_32(f"{salt}/{value}")``, the distribution value of a user is ``h // 100``, 0 to 42,949,672.
-    The slots share out that range in the order of their index: a slot ends before ``ceil(42,949,673 * c / 100)``, where
-    ``c`` is the sum of the percentages up to it and with it. What remains after the last slot is in no slot. The
+    The slots divide that range in the order of their index: a slot ends before ``ceil(42,949,673 * c / 100)``, where
+    ``c`` is the sum of its own percentage and those before it. Users beyond the last slot are in no slot. The
     allocation bucket ``h % 100`` does not matter, because a group allocates all of its buckets.
 
-    Values listed as individuals land in the first slot that lists them, whatever their hash says.
+    A user listed as an individual lands in the first slot that lists them, whatever the hash.
 
     Args:
-        group: The group as the service tells it; it must have a ``bucketing_salt``.
+        group: The group as the service returns it; it must have a ``bucketing_salt``.
 
     Raises:
         ConfigurationError: The group has no salt, or the package ``mmh3`` is not installed.
 
     Source: the engine in the package ``amplitude-experiment`` (``evaluation/engine.py``) and flag configurations that
-    Amplitude's SDKs carry as test data. The help centre ("How randomization works") draws the boundary of a 50:50 split
-    one value lower, which concerns one user in 42,949,673.
+    Amplitude's SDKs contain as test data. The help centre ("How randomization works") puts the boundary of a 50:50
+    split one value lower, which affects one user in 42,949,673.
+
+    Example:
+        >>> from aiomutex import MutexGroup, Slot
+        >>> halves = [Slot(index=1, percentage=50), Slot(index=2, percentage=50)]
+        >>> bucketing = Bucketing(MutexGroup(id="7", bucketing_salt="abcd", slots=halves))
+        >>> list(bucketing.positions(["user-0", "user-1", "user-2"]))
+        [1, 1, 0]
     """
 
     def __init__(self, group: MutexGroup) -> None:
         if not group.bucketing_salt:
-            raise ConfigurationError(f"group {group.key or group.id} has no bucketingSalt, without which nobody lands")
+            raise ConfigurationError(f"group {group.key or group.id} has no bucketingSalt, which bucketing needs")
         self.group = group
         self.slots: list[Slot] = sorted(group.slots, key=lambda slot: slot.index)
         self.prefix = f"{group.bucketing_salt}/"
-        self._hash = hasher()
+        self._hash = load_hash()
         # h // 100 < end is the same as h < 100 * end, which saves a division for each value.
         self.ends = [_BUCKETS * end for end in _ends(self.slots)]
         self.individuals: dict[str, int] = {}
@@ -78,7 +84,7 @@ class Bucketing:
         return f"<Bucketing {self.group.key or self.group.id} · {len(self.slots)} slots>"
 
     def slot(self, value: str, *, ids: Iterable[str] = ()) -> Slot | None:
-        """The slot of one user; see :func:`slot_of`."""
+        """Return the slot of one user, or ``None``; see ``slot_of``."""
         for listed in (value, *ids):
             position = self.individuals.get(listed)
             if position is not None:
@@ -87,22 +93,22 @@ class Bucketing:
         return self.slots[position] if position < len(self.slots) else None
 
     def positions(self, values: Sequence[str]) -> bytes:
-        """For each value the position of its slot among ``slots``; their number for a value in no slot.
+        """Return the position in ``slots`` for each value, and ``len(slots)`` for a value in no slot.
 
         Raises:
-            InvalidRequestError: A value holds half of a surrogate pair.
+            InvalidRequestError: A value contains a lone surrogate.
         """
-        # mmh3 crashes the interpreter on such a text, so it is looked for beforehand.
+        # mmh3 crashes the interpreter on a lone surrogate.
         try:
             "".join((self.prefix, *values)).encode()
         except UnicodeEncodeError as error:
             raise InvalidRequestError(
-                f"a user's id holds {error.object[error.start]!r}, half of a surrogate pair, which UTF-8 cannot write"
+                f"a user ID contains {error.object[error.start]!r}, a lone surrogate, which UTF-8 cannot encode"
             ) from None
         hash_of, prefix, ends, find = self._hash, self.prefix, self.ends, bisect_right
         if self.individuals or "" in values:
             listed, nowhere = self.individuals, len(self.slots)
-            # An empty value cannot be bucketed.
+            # The engine does not bucket an empty value.
             return bytes(
                 listed[value]
                 if value in listed
@@ -115,29 +121,32 @@ class Bucketing:
 
 
 def _ends(slots: Sequence[Slot]) -> list[int]:
-    """Where each slot's distribution values end, excluded."""
+    """The first distribution value after each slot."""
     ends: list[int] = []
     total = Fraction(0)
     for slot in slots:
-        # Through text, so that 33.3 is what it says and not its nearest binary neighbour.
+        # Fraction(33.3) would be the nearest binary number, not 33.3.
         total += Fraction(str(slot.percentage))
         ends.append(ceil(_DISTRIBUTION_VALUES * min(total, Fraction(100)) / 100))
     return ends
 
 
 def slot_of(group: MutexGroup, value: str, *, ids: Iterable[str] = ()) -> Slot | None:
-    """The slot in which a user lands, or ``None`` for a user in the unallocated rest.
+    """Return the slot in which a user lands, or ``None`` if the user is in no slot.
 
-    For many values of one group, make a :class:`Bucketing` once.
+    For many users of one group, create one ``Bucketing`` and call its methods.
 
     Args:
-        group: The group as the service tells it.
-        value: What the group's ``bucketing_key`` holds for the user, for example their device id.
-        ids: Further ids of the same user, which a slot may list as individuals.
+        group: The group as the service returns it.
+        value: The user's value of the group's ``bucketing_key``, for example their device ID.
+        ids: Other IDs of the same user, which a slot may list as individuals.
+
+    Returns:
+        The slot, or ``None`` for a user in the unallocated rest.
 
     Raises:
         ConfigurationError: The group has no salt, or the package ``mmh3`` is not installed.
-        InvalidRequestError: The value holds half of a surrogate pair.
+        InvalidRequestError: The value contains a lone surrogate.
 
     Example:
         >>> from aiomutex import MutexGroup, Slot

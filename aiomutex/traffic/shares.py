@@ -1,10 +1,11 @@
-"""How much traffic an experiment gets, by arithmetic on percentages alone."""
+"""How much traffic an experiment gets, computed from percentages alone."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from aiomutex._util.checks import describe
 from aiomutex.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -23,14 +24,21 @@ def _slot_share(group: MutexGroup, experiment: int) -> Fraction | None:
 
 
 def slot_share(group: MutexGroup, experiment: int) -> float:
-    """The share of users that an experiment gets in one group: the sum of its slots, 0 to 1; 0 if it is in none.
+    """Return the share of users that an experiment gets in one group: the sum of its slots.
 
-    Several slots of one group are a documented way to add traffic. Individuals are not counted.
+    Several slots of one group are a documented way to give an experiment more traffic. Individuals are not counted.
+
+    Args:
+        group: The group.
+        experiment: The experiment's ID.
+
+    Returns:
+        A share from 0 to 1; 0 if the experiment is in no slot of the group.
 
     Example:
         >>> from aiomutex import MutexGroup, Slot
-        >>> made = [(1, 40, [1]), (2, 35, [2]), (3, 25, [1])]
-        >>> slots = [Slot(index=i, percentage=p, experiments=e) for i, p, e in made]
+        >>> shares = [(1, 40, [1]), (2, 35, [2]), (3, 25, [1])]
+        >>> slots = [Slot(index=i, percentage=p, experiments=e) for i, p, e in shares]
         >>> slot_share(MutexGroup(id="7", slots=slots), 1)
         0.65
     """
@@ -38,15 +46,18 @@ def slot_share(group: MutexGroup, experiment: int) -> float:
 
 
 def traffic_share(experiment: int, groups: Iterable[MutexGroup], *, held_out: Iterable[float] = ()) -> float:
-    """The share of all users that an experiment gets: the product over its groups and holdouts, 0 to 1.
+    """Return the share of all users that an experiment gets: the product over its groups and holdouts.
 
-    Groups that do not list the experiment do not limit it, and neither do archived ones. The salts of the groups are
-    taken to be independent.
+    Groups that do not list the experiment and archived groups do not limit it. The groups' salts are assumed to be
+    independent.
 
     Args:
-        experiment: Its id.
+        experiment: The experiment's ID.
         groups: All groups, or those of the experiment.
         held_out: For each holdout of the experiment, the percentage of users it holds out, 0 to 100.
+
+    Returns:
+        A share from 0 to 1.
 
     Raises:
         InvalidRequestError: A percentage is out of range.
@@ -67,7 +78,7 @@ def traffic_share(experiment: int, groups: Iterable[MutexGroup], *, held_out: It
         if in_group is not None:
             share *= in_group
     for percentage in held_out:
-        if not 0 <= percentage <= 100:  # noqa: PLR2004  # a percentage
-            raise InvalidRequestError(f"held_out has {percentage!r}; a holdout holds out 0 to 100 percent of the users")
+        if not 0 <= percentage <= 100:  # noqa: PLR2004  # percent
+            raise InvalidRequestError(f"held_out must be percentages from 0 to 100, not {describe(percentage)}")
         share *= 1 - Fraction(str(percentage)) / 100
     return float(share)

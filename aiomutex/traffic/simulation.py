@@ -1,7 +1,7 @@
-"""Many users through many groups: counts by slot, overlaps of experiments, and who moves when groups change.
+"""Many users in many groups: counts by slot, overlaps of experiments, and the users that a change moves.
 
-Users are streamed in blocks. Within a block each experiment has one large integer with a byte for each user, 1 where
-the user can see the experiment, so that overlaps and moves are single operations on whole blocks.
+Users are streamed in blocks. Within a block each experiment has a mask: one large integer with a byte for each user,
+1 if the user can see the experiment. Overlaps and moves are then single operations on whole blocks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _BYTES: Final = 256
 
 
 class GroupCount(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """How the users spread over one group."""
+    """How users are distributed over one group."""
 
     group_id: str
     key: str
@@ -48,7 +48,7 @@ class GroupCount(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Overlap(NamedTuple):
-    """Two experiments, and the users that can see both."""
+    """Two experiments and the number of users that can see both."""
 
     first: int
     second: int
@@ -56,18 +56,18 @@ class Overlap(NamedTuple):
 
 
 class Simulation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What :func:`simulate` counted."""
+    """The result of ``simulate``."""
 
     users: int
     groups: list[GroupCount]
     experiments: dict[int, int]
-    """Users that can see each experiment: those in one of its slots, in every group it belongs to."""
+    """Users that can see each experiment, by its ID: those in one of its slots, in every group it belongs to."""
     overlaps: list[Overlap]
-    """Pairs of experiments with common users, the most users first."""
+    """Pairs of experiments that share users, the largest first."""
 
 
 class ExperimentMove(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What a change does to the users of one experiment."""
+    """How many users one experiment has before and after a change."""
 
     experiment: int
     before: int
@@ -77,29 +77,33 @@ class ExperimentMove(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What :func:`compare` counted."""
+    """The result of ``compare``."""
 
     users: int
     moved: int
-    """Users for whom at least one experiment appears or disappears."""
+    """Users who gain or lose at least one experiment."""
     experiments: list[ExperimentMove]
-    """Experiments that gain or lose users, by id."""
+    """Experiments that gain or lose users, ordered by ID."""
 
     @property
     def share(self) -> float:
-        """Share of the users that move, 0 to 1."""
+        """The share of users that move, 0 to 1."""
         return self.moved / self.users if self.users else 0.0
 
 
 def read_users(path: str | Path | int) -> Iterator[str]:
-    """User ids of a file, one a line; empty lines and the white space around an id are left out.
+    """Read user IDs from a file, one a line, without loading the whole file.
 
-    A number is a file descriptor: 0 for standard input.
+    Empty lines and white space around an ID are ignored. An ID that occurs twice is counted twice.
 
-    A user that stands there twice is counted twice.
+    Args:
+        path: The file's path, or a file descriptor such as 0 for standard input.
+
+    Yields:
+        One ID at a time.
 
     Raises:
-        InvalidRequestError: The file is not UTF-8 text, or a line of it does not end.
+        InvalidRequestError: The file is not UTF-8, or a line is too long.
     """
     with open(path, encoding="utf-8") as lines:  # noqa: PTH123  # a Path has no descriptors
         try:
@@ -108,15 +112,15 @@ def read_users(path: str | Path | int) -> Iterator[str]:
                 if user:
                     yield user
         except UnicodeDecodeError as error:
-            raise InvalidRequestError(f"the file of users is not UTF-8 text ({error.reason})") from None
+            raise InvalidRequestError(f"the file of user IDs is not UTF-8 ({error.reason})") from None
 
 
-class _View:
-    """A set of groups, asked block by block who sees which experiment."""
+class _Visibility:
+    """Which users can see which experiment under a set of groups, block by block."""
 
     def __init__(self, groups: Iterable[MutexGroup]) -> None:
         self.rules = [Bucketing(group) for group in groups if not group.deleted]
-        # For each experiment: the groups it is in, each with a table from slot position to 1 (in it) or 0.
+        # For each experiment and group it is in, a table for bytes.translate: slot position to 1 (visible) or 0.
         self.members: dict[int, list[tuple[int, bytes]]] = {}
         for place, rule in enumerate(self.rules):
             tables: dict[int, bytearray] = {}
@@ -129,9 +133,9 @@ class _View:
     def columns(self, block: Sequence[str]) -> list[bytes]:
         return [rule.positions(block) for rule in self.rules]
 
-    def seen(self, experiment: int, columns: Sequence[bytes], everybody: int) -> int:
-        """The users that can see an experiment; who is in no group is seen by everybody."""
-        users = everybody
+    def mask(self, experiment: int, columns: Sequence[bytes], all_users: int) -> int:
+        """The mask of users that can see an experiment; all users can see one that is in no group."""
+        users = all_users
         for place, table in self.members.get(experiment, ()):
             users &= int.from_bytes(columns[place].translate(table), "little")
         return users
@@ -143,24 +147,28 @@ def _blocks(users: Iterable[str]) -> Iterator[list[str]]:
         yield block
 
 
-def _everybody(count: int) -> int:
+def _mask_of_all(count: int) -> int:
     return int.from_bytes(b"\x01" * count, "little")
 
 
 def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: bool = True) -> Simulation:
-    """Count who lands where. Archived groups are left out.
+    """Count users by slot and by experiment. Archived groups are left out.
 
-    Memory does not grow with the number of users. Time is one hash for each user and group; overlaps add a little for
-    each pair of experiments, so leave them out when there are thousands of experiments.
+    Memory does not grow with the number of users. The time is one hash for each user and group. Overlaps add time for
+    each pair of experiments, so turn them off when there are thousands of experiments.
 
     Args:
-        groups: The groups as the service tells them.
-        users: The bucketing values, for example from :func:`read_users`. Each is used for every group, so simulate
-            groups of one ``bucketing_key`` together.
+        groups: The groups as the service returns them.
+        users: The bucketing values, for example from ``read_users``. Each is used for every group, so simulate only
+            groups with the same ``bucketing_key`` together.
         overlaps: Whether to count the users that any two experiments share.
+
+    Returns:
+        The counts.
 
     Raises:
         ConfigurationError: A group has no salt, or the package ``mmh3`` is not installed.
+        InvalidRequestError: A user ID contains a lone surrogate.
 
     Example:
         >>> from aiomutex import MutexGroup, Slot
@@ -169,25 +177,25 @@ def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: bo
         >>> sum(result.groups[0].slots.values()), result.overlaps
         (1000, [])
     """
-    view = _View(groups)
+    view = _Visibility(groups)
     total = 0
     slots = [[0] * (len(rule.slots) + 1) for rule in view.rules]
-    seen = dict.fromkeys(sorted(view.members), 0)
-    common: dict[tuple[int, int], int] = {}
+    visible = dict.fromkeys(sorted(view.members), 0)
+    shared: dict[tuple[int, int], int] = {}
     for block in _blocks(users):
         total += len(block)
         columns = view.columns(block)
         for counts, column in zip(slots, columns, strict=True):
             for position in range(len(counts)):
                 counts[position] += column.count(position)
-        everybody = _everybody(len(block))
-        masks = {experiment: view.seen(experiment, columns, everybody) for experiment in seen}
+        all_users = _mask_of_all(len(block))
+        masks = {experiment: view.mask(experiment, columns, all_users) for experiment in visible}
         for experiment, mask in masks.items():
-            seen[experiment] += mask.bit_count()
+            visible[experiment] += mask.bit_count()
         if overlaps:
             for (first, mask), (second, other) in combinations(masks.items(), 2):
-                if both := (mask & other).bit_count():
-                    common[first, second] = common.get((first, second), 0) + both
+                if users_of_both := (mask & other).bit_count():
+                    shared[first, second] = shared.get((first, second), 0) + users_of_both
     return Simulation(
         users=total,
         groups=[
@@ -199,24 +207,28 @@ def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: bo
             )
             for rule, counts in zip(view.rules, slots, strict=True)
         ],
-        experiments=seen,
-        overlaps=sorted((Overlap(*pair, count) for pair, count in common.items()), key=lambda each: (-each[2], each)),
+        experiments=visible,
+        overlaps=sorted((Overlap(*pair, count) for pair, count in shared.items()), key=lambda each: (-each[2], each)),
     )
 
 
 def compare(before: Iterable[MutexGroup], after: Iterable[MutexGroup], users: Iterable[str]) -> Comparison:
-    """Count who moves when ``before`` becomes ``after``: users for whom an experiment appears or disappears.
+    """Count the users who gain or lose an experiment when ``before`` becomes ``after``.
 
-    An experiment that belongs to no group can be seen by everybody, so adding it to a slot of 40 % takes it from
-    60 % of the users.
+    All users can see an experiment that belongs to no group, so adding it to a slot of 40 % takes it away from 60 % of
+    the users.
 
     Args:
-        before: The groups as they are.
-        after: The groups as they shall be, for example from ``aiomutex.plan.after``.
-        users: The bucketing values.
+        before: The current groups.
+        after: The groups after the change, for example from ``aiomutex.plan.after``.
+        users: The bucketing values, as for ``simulate``.
+
+    Returns:
+        How many users move, in all and by experiment.
 
     Raises:
         ConfigurationError: A group has no salt, or the package ``mmh3`` is not installed.
+        InvalidRequestError: A user ID contains a lone surrogate.
 
     Example:
         >>> from aiomutex import MutexGroup, Slot
@@ -225,23 +237,23 @@ def compare(before: Iterable[MutexGroup], after: Iterable[MutexGroup], users: It
         >>> compare([empty], [joined], map(str, range(1000))).moved
         0
     """
-    was, will = _View(before), _View(after)
+    old_view, new_view = _Visibility(before), _Visibility(after)
     total = moved = 0
-    # Before, after, lost.
-    counts = {experiment: [0, 0, 0] for experiment in sorted(was.members.keys() | will.members.keys())}
+    # For each experiment: users before, users after, users lost.
+    counts = {experiment: [0, 0, 0] for experiment in sorted(old_view.members.keys() | new_view.members.keys())}
     for block in _blocks(users):
         total += len(block)
-        everybody = _everybody(len(block))
-        columns_before, columns_after = was.columns(block), will.columns(block)
-        differing = 0
+        all_users = _mask_of_all(len(block))
+        old_columns, new_columns = old_view.columns(block), new_view.columns(block)
+        moved_here = 0
         for experiment, count in counts.items():
-            old = was.seen(experiment, columns_before, everybody)
-            new = will.seen(experiment, columns_after, everybody)
-            differing |= old ^ new
+            old = old_view.mask(experiment, old_columns, all_users)
+            new = new_view.mask(experiment, new_columns, all_users)
+            moved_here |= old ^ new
             count[0] += old.bit_count()
             count[1] += new.bit_count()
             count[2] += (old & ~new).bit_count()
-        moved += differing.bit_count()
+        moved += moved_here.bit_count()
     return Comparison(
         users=total,
         moved=moved,

@@ -31,22 +31,22 @@ def group(split: list[float], salt: str = "abcd", individuals: dict[int, list[st
         ("a/b", [5] * 20),
     ],
 )
-def test_100_000_ids_land_where_the_independent_engine_puts_them(salt: str, split: list[float]) -> None:
-    judge, rule = Oracle(group(split, salt)), Bucketing(group(split, salt))
+def test_ids_land_in_the_same_slots_as_in_the_independent_engine(salt: str, split: list[float]) -> None:
+    oracle, rule = Oracle(group(split, salt)), Bucketing(group(split, salt))
     indexes: list[int | None] = [*(slot.index for slot in rule.slots), None]
     ours = [indexes[position] for position in rule.positions(USERS)]
-    assert ours == [judge.slot(user) for user in USERS]
+    assert ours == [oracle.slot(user) for user in USERS]
     assert len(set(ours)) == len(split) + (sum(split) < 100)
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("salt", ["abcd", "nI33zio8", "x"])
 @pytest.mark.parametrize("split", [[50, 50], [95, 5], [40, 35, 25], [5] * 19])
-def test_100_000_ids_under_each_salt_and_split(salt: str, split: list[float]) -> None:
+def test_100_000_ids_land_in_the_same_slots_for_each_salt_and_split(salt: str, split: list[float]) -> None:
     users = [f"{number:x}-device" for number in range(100_000)]
-    judge, rule = Oracle(group(split, salt)), Bucketing(group(split, salt))
+    oracle, rule = Oracle(group(split, salt)), Bucketing(group(split, salt))
     indexes: list[int | None] = [*(slot.index for slot in rule.slots), None]
-    assert [indexes[position] for position in rule.positions(users)] == [judge.slot(user) for user in users]
+    assert [indexes[position] for position in rule.positions(users)] == [oracle.slot(user) for user in users]
 
 
 @settings(max_examples=50)
@@ -56,29 +56,29 @@ def test_100_000_ids_under_each_salt_and_split(salt: str, split: list[float]) ->
     users=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=20),
     listed=st.lists(st.tuples(st.integers(1, 20), st.integers(0, 19)), max_size=6),
 )
-def test_any_group_and_any_id_agree_with_the_engine(
+def test_any_group_and_any_id_match_the_engine(
     split: list[float], salt: str, users: list[str], listed: list[tuple[int, int]]
 ) -> None:
-    # The engine reads a list-like text as a list of ids, and nothing as no id; neither is an id.
+    # The engine parses a string that starts with "[" as a list of IDs, and does not bucket an empty string.
     users = [user for user in users if user and not user.startswith("[")]
     individuals: dict[int, list[str]] = {}
     for index, number in listed:
-        # The engine compares "TRUE" and "true" as booleans, which ids are not.
+        # The engine treats "TRUE" and "true" as the same boolean.
         if number < len(users) and users[number].lower() not in ("true", "false"):
             individuals.setdefault(index, []).append(users[number])
-    judged = group(split, salt, individuals)
-    judge, rule = Oracle(judged), Bucketing(judged)
+    subject = group(split, salt, individuals)
+    oracle, rule = Oracle(subject), Bucketing(subject)
     for user, position in zip(users, rule.positions(users), strict=True):
         slot = rule.slot(user)
-        assert (slot.index if slot else None) == judge.slot(user)
+        assert (slot.index if slot else None) == oracle.slot(user)
         assert slot == (rule.slots[position] if position < len(rule.slots) else None)
 
 
-def value_with(distribution: int, split: list[float], monkeypatch: pytest.MonkeyPatch) -> int | None:
-    def the_hash(key: str, seed: int, signed: bool) -> int:
+def slot_index_at(distribution: int, split: list[float], monkeypatch: pytest.MonkeyPatch) -> int | None:
+    def fixed_hash(key: str, seed: int, signed: bool) -> int:
         return distribution * 100 + 99
 
-    monkeypatch.setattr("aiomutex.traffic.bucketing.hasher", lambda: the_hash)
+    monkeypatch.setattr("aiomutex.traffic.bucketing.load_hash", lambda: fixed_hash)
     slot = slot_of(group(split), "anyone")
     return slot.index if slot else None
 
@@ -100,53 +100,53 @@ def value_with(distribution: int, split: list[float], monkeypatch: pytest.Monkey
         ([60, 60], 42_949_672, 2),
     ],
 )
-def test_a_slot_ends_at_the_ceiling_of_its_share(
+def test_the_boundary_of_a_slot_is_rounded_up(
     split: list[float], distribution: int, expected: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert value_with(distribution, split, monkeypatch) == expected
+    assert slot_index_at(distribution, split, monkeypatch) == expected
 
 
-def test_an_individual_in_two_slots_lands_in_the_first_of_them() -> None:
+def test_an_individual_in_two_slots_lands_in_the_first() -> None:
     both = group([1, 49, 50], individuals={2: ["ada"], 3: ["ada", "eve"]})
     assert [slot.index for user in ("ada", "eve") if (slot := slot_of(both, user))] == [2, 3]
 
 
-def test_another_id_of_the_user_may_be_the_listed_one() -> None:
+def test_a_slot_may_list_another_id_of_the_user() -> None:
     listed = group([99, 1], individuals={2: ["ada@example.com"]})
     slot = slot_of(listed, "device-1", ids=["ada@example.com"])
     assert slot is not None
     assert slot.index == 2
 
 
-def test_slots_count_in_the_order_of_their_index_not_of_the_answer() -> None:
-    straight = group([10, 90])
-    turned = MutexGroup(id="7", bucketing_salt="abcd", slots=straight.slots[::-1])
-    assert [slot_of(turned, user) for user in USERS[:500]] == [slot_of(straight, user) for user in USERS[:500]]
+def test_slots_are_ordered_by_index_not_by_position_in_the_response() -> None:
+    ordered = group([10, 90])
+    reversed_slots = MutexGroup(id="7", bucketing_salt="abcd", slots=ordered.slots[::-1])
+    assert [slot_of(reversed_slots, user) for user in USERS[:500]] == [slot_of(ordered, user) for user in USERS[:500]]
 
 
-def test_an_empty_value_lands_nowhere() -> None:
+def test_an_empty_value_is_in_no_slot() -> None:
     assert slot_of(group([100]), "") is None
     assert Bucketing(group([100])).positions(["", "ada"]) == bytes([1, 0])
 
 
-def test_a_group_without_a_salt_is_refused() -> None:
+def test_a_group_without_a_salt_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="group group has no bucketingSalt"):
         Bucketing(group([100], salt=""))
 
 
-def test_without_mmh3_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_mmh3_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real_import = builtins.__import__
 
-    def without(name: str, *arguments: Any, **options: Any) -> Any:
+    def import_without_mmh3(name: str, *arguments: Any, **options: Any) -> Any:
         if name == "mmh3":
             raise ImportError(name)
         return real_import(name, *arguments, **options)
 
     monkeypatch.delitem(sys.modules, "mmh3", raising=False)
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(builtins, "__import__", import_without_mmh3)
     with pytest.raises(ConfigurationError, match=r"pip install 'aiomutex\[traffic\]'"):
         Bucketing(group([100]))
 
 
-def test_the_repr_states_facts() -> None:
+def test_the_repr_shows_the_group_and_its_number_of_slots() -> None:
     assert repr(Bucketing(group([50, 50]))) == "<Bucketing group · 2 slots>"

@@ -22,23 +22,23 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def group(
     key: str, *slots: tuple[float, list[int]], deleted: bool | None = None, individuals: list[str] | None = None
 ) -> MutexGroup:
-    made = [
+    slot_list = [
         Slot(index=n, percentage=p, experiments=e, individuals=(individuals or []) if n == 1 else [])
         for n, (p, e) in enumerate(slots, 1)
     ]
-    return MutexGroup(id=key, key=key, bucketing_salt=f"salt {key}", slots=made, deleted=deleted)
+    return MutexGroup(id=key, key=key, bucketing_salt=f"salt {key}", slots=slot_list, deleted=deleted)
 
 
-def experiments_of(groups: list[MutexGroup], user: str, everything: set[int]) -> set[int]:
-    """What a user can see, by the plainest reading of the rules."""
-    seen = set(everything)
+def experiments_of(groups: list[MutexGroup], user: str, experiments: set[int]) -> set[int]:
+    """The experiments that a user can see, computed in the simplest way."""
+    seen = set(experiments)
     for each in groups:
         slot = slot_of(each, user)
         seen -= {e for s in each.slots for e in s.experiments} - set(slot.experiments if slot else ())
     return seen
 
 
-def test_slots_experiments_and_overlaps_are_counted_as_one_user_at_a_time_would() -> None:
+def test_the_counts_equal_those_of_one_user_at_a_time() -> None:
     groups = [
         group("a", (40, [1]), (35, [2]), (10, [1, 3])),
         group("b", (50, [3, 4]), (50, [2]), individuals=["u1", "u2"]),
@@ -65,48 +65,48 @@ def test_overlaps_can_be_left_out() -> None:
     assert simulate([group("a", (100, [1, 2]))], USERS, overlaps=False).overlaps == []
 
 
-def test_archived_groups_are_left_out() -> None:
+def test_archived_groups_are_ignored() -> None:
     assert simulate([group("a", (100, [1]), deleted=True)], USERS).groups == []
 
 
 @pytest.mark.parametrize("forwards", [True, False])
-def test_who_moves_is_who_sees_another_set_of_experiments(forwards: bool) -> None:
+def test_users_move_if_their_set_of_experiments_changes(forwards: bool) -> None:
     before = [group("a", (40, [1]), (60, [])), group("b", (50, [2]), (50, [3]))]
     after = [group("a", (40, [1]), (60, [2])), group("b", (50, [2]), (50, [3]), individuals=["u5"])]
     if not forwards:
         before, after = after, before
     result = compare(before, after, USERS)
-    was = [experiments_of(before, user, {1, 2, 3}) for user in USERS]
-    will = [experiments_of(after, user, {1, 2, 3}) for user in USERS]
-    assert result.moved == sum(a != b for a, b in zip(was, will, strict=True))
+    old = [experiments_of(before, user, {1, 2, 3}) for user in USERS]
+    new = [experiments_of(after, user, {1, 2, 3}) for user in USERS]
+    assert result.moved == sum(a != b for a, b in zip(old, new, strict=True))
     assert result.share == result.moved / len(USERS)
     for move in result.experiments:
-        assert move.before == sum(move.experiment in each for each in was)
-        assert move.after == sum(move.experiment in each for each in will)
-        assert move.gained == sum(move.experiment in b - a for a, b in zip(was, will, strict=True))
-        assert move.lost == sum(move.experiment in a - b for a, b in zip(was, will, strict=True))
+        assert move.before == sum(move.experiment in each for each in old)
+        assert move.after == sum(move.experiment in each for each in new)
+        assert move.gained == sum(move.experiment in b - a for a, b in zip(old, new, strict=True))
+        assert move.lost == sum(move.experiment in a - b for a, b in zip(old, new, strict=True))
     assert {move.experiment for move in result.experiments} >= {2}
 
 
-def test_joining_a_group_takes_an_experiment_from_everybody_else() -> None:
+def test_joining_a_slot_takes_the_experiment_away_from_users_outside_it() -> None:
     result = compare([group("a", (40, []), (60, []))], [group("a", (40, [1]), (60, []))], USERS)
     assert 0.56 < result.share < 0.64
     assert result.experiments[0].before == len(USERS)
 
 
-def test_nothing_moves_when_nothing_changes_and_nobody_of_nobody() -> None:
+def test_no_user_moves_without_a_change_or_without_users() -> None:
     groups = [group("a", (40, [1]), (60, [2]))]
     assert compare(groups, groups, USERS) == Comparison(users=len(USERS), moved=0, experiments=[])
     assert compare(groups, [], []).share == 0
 
 
-def test_users_are_read_line_by_line(tmp_path: Path) -> None:
+def test_users_are_read_one_a_line(tmp_path: Path) -> None:
     file = tmp_path / "users.txt"
     file.write_text("ada\n\n  eve \r\nJürgen", encoding="utf-8")
     assert list(read_users(file)) == ["ada", "eve", "Jürgen"]
 
 
-def test_memory_does_not_grow_with_the_users() -> None:
+def test_memory_does_not_grow_with_the_number_of_users() -> None:
     groups = [group("a", (40, [1]), (60, [2]))]
 
     def peak(count: int) -> int:
