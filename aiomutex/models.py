@@ -1,7 +1,7 @@
-"""What travels: groups and slots as the service tells them, new groups and slot edits as users wish them.
+"""The data of the API: groups and slots as the service returns them, new groups and slot edits as users write them.
 
-Plain frozen structs, snake_case here and camelCase on the wire. They know nothing of HTTP; the rules that a write
-must keep are in ``protocol``, because what can be *read* is wider than what may be *written*.
+Plain frozen structs, snake_case here and camelCase on the wire, without any knowledge of HTTP. The rules for writes are
+in ``_api/validation.py``, because more can be read than may be written.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     _Id = str
     _Share = int | float
 else:
-    # The service writes ids as numbers or as strings; both are read, and users get one type.
+    # The service writes IDs as numbers or as strings. Both are read, and users always get strings.
     _Id = str | int
-    # What no float can hold is no share.
+    # Integers that do not fit into 64 bits are rejected instead of converted.
     _Share = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float
 
 
-# gc=False: these structs hold texts, numbers and lists of those, so no cycle can run through them.
+# gc=False: these structs hold strings, numbers and lists of those, so they cannot be part of a reference cycle.
 class Slot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
-    """One slot of a group: a share of the users, and who runs on it.
+    """One slot of a group: a share of the users, and the experiments that run on it.
 
     Example:
         >>> Slot(index=1, percentage=40, experiments=[123]).experiments
@@ -55,33 +55,33 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """
 
     name: str = ""
-    """What the service calls it, such as ``SLOT 1``."""
+    """Its display name, such as ``SLOT 1``."""
     index: int
     """Its place in the group, from 1."""
     variant_key: str = ""
-    """The key of the variant that stands for it, such as ``slot-1``."""
+    """The key of its variant, such as ``slot-1``."""
     percentage: _Share
-    """Its share of the users, 0 to 100. Captured groups leave a rest unallocated, so a group's need not make 100."""
+    """Its share of the users, 0 to 100. The slots of an existing group may add up to less than 100."""
     experiments: list[int] = []
-    """Ids of the experiments that run on it."""
+    """IDs of the experiments that run on it."""
     holdouts: list[int] = []
-    """Ids of the holdouts that run on it."""
+    """IDs of the holdouts that run on it."""
     individuals: list[str] = []
-    """User or device ids that always land in it."""
+    """User or device IDs that are always in this slot."""
     cohorts: list[str | int] = []
-    """Cohorts that always land in it; read only, the service documents no way to write them."""
+    """Cohorts that are always in this slot. Read-only: no way to write them is documented."""
 
 
 class MutexGroup(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """A mutex group: users split into slots, so that experiments in different slots never share a user.
 
-    Texts the service left out are empty. Source: Experiment Management API, "List mutex groups".
+    Strings that the service left out are empty. Source: Experiment Management API, "List mutex groups".
     """
 
     id: _Id
-    """The group's id, always as text; the service writes it as a number or as a string."""
+    """The group's ID, always a string; the service writes it as a number or as a string."""
     project_id: _Id = ""
-    """The project's id, always as text."""
+    """The project's ID, always a string."""
     name: str = ""
     key: str = ""
     """Unique across flags, experiments, holdouts and mutex groups of a project."""
@@ -92,7 +92,7 @@ class MutexGroup(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=F
     bucketing_salt: str = ""
     slots: list[Slot]
     deleted: bool | None = None
-    """Whether the group is archived, where the service tells; ``None`` where it does not."""
+    """Whether the group is archived; ``None`` if the service does not say."""
 
     def __post_init__(self) -> None:
         if type(self.id) is not str:
@@ -117,23 +117,23 @@ class GroupPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=Fa
     next_cursor: str | None = None
     """Where the next page starts; ``None`` on the last page."""
     cursor: str | None = None
-    """Where this page started; ``None`` for the first. A run that stopped can continue from it."""
+    """Where this page starts; ``None`` for the first. An interrupted listing can continue from it."""
 
 
 class NewSlot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """A slot of a group to be created."""
 
     percentage: int
-    """Share of the users: a whole number from 1 to 100; all slots of a group add up to 100."""
+    """Share of the users: an integer from 1 to 100. All slots of a group add up to 100."""
     experiments: Sequence[int] | UnsetType = UNSET
     holdouts: Sequence[int] | UnsetType = UNSET
     individuals: Sequence[str] | UnsetType = UNSET
 
 
 class NewGroup(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A group to be created. What is not given is not sent, and the service's default holds.
+    """A group to be created. Fields that are not given are not sent, so the service's defaults apply.
 
-    Percentages, number of slots, salt, bucketing key and mode cannot be changed after creation.
+    Percentages, the number of slots, salt, bucketing key and mode cannot be changed after creation.
 
     Example:
         >>> NewGroup(project_id=1, name="Checkout", slots=[NewSlot(percentage=40), NewSlot(percentage=60)]).name
@@ -143,44 +143,44 @@ class NewGroup(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     project_id: str | int
     name: str
     key: str | UnsetType = UNSET
-    """Unique across flags, experiments, holdouts and groups. When it is not given, the session makes one, so that a
-    create whose answer was lost can be found again."""
+    """Unique across flags, experiments, holdouts and groups. If it is not given, the session generates one, so that a
+    group whose response was lost can be found again."""
     description: str | UnsetType | None = UNSET
     evaluation_mode: EvaluationMode | UnsetType = UNSET
     """``remote`` unless given."""
     bucketing_key: str | UnsetType = UNSET
-    """``amplitude_id`` unless given, which local evaluation usually cannot see."""
+    """``amplitude_id`` unless given, which is usually not available to local evaluation."""
     bucketing_salt: str | UnsetType = UNSET
     """Random unless given."""
     slots: Sequence[NewSlot]
-    """1 to 20; their order is the slots' index."""
+    """1 to 20 slots, in the order of their indexes."""
 
 
 class CreatedGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a group that was just created."""
+    """A group that was just created."""
 
     id: str
     url: str | None
-    """Where the web page of the group is; ``None`` if the answer was lost and the group found again by its key."""
+    """The group's web page; ``None`` if the response was lost and the group was found again by its key."""
     key: str
 
 
 class _SlotAddress(msgspec.Struct, frozen=True, gc=False):
     group_id: str | int
-    """Kept as text, whichever is given."""
+    """An integer or a string; kept as a string."""
     slot_index: int
     """From 1."""
 
     def __post_init__(self) -> None:
-        # Other numbers stay as they are, and are refused with their field's name when the edit is sent.
+        # Other numbers are kept: sending the edit rejects them, with the name of the field.
         if type(self.group_id) is int and 0 <= self.group_id < 2**63:
             force_setattr(self, "group_id", str(self.group_id))
 
 
 class SlotEdit(_SlotAddress, frozen=True, kw_only=True, gc=False):
-    """A wish for one slot: each list that is given is the whole list the slot shall have afterwards.
+    """An edit of one slot: each list that is given replaces the slot's whole list.
 
-    The first two arguments may be given by position, the lists only by name. What is not given is not sent.
+    The first two arguments may be positional, the lists are keyword-only. Lists that are not given are not sent.
 
     Example:
         >>> SlotEdit(7, 1, experiments=[123]) == SlotEdit("7", 1, experiments=[123])

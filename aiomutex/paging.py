@@ -1,18 +1,21 @@
-"""Reading the listing: page after page, or pages side by side where the cursor proves to be an offset.
+"""Reading the listing: one page after the other, or several at once if the cursor turns out to be an offset.
 
-Knows pages and cursors only; how a page is fetched is a function given to it. Nothing yields inside a task group.
+Knows pages and cursors; the function that fetches a page is passed in. Nothing yields inside a task group.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from aiomutex._api import validation
+from aiomutex._util.checks import check_integer
 from aiomutex._util.tasks import run_workers
-from aiomutex.errors import InvalidRequestError, MutexError, PaginationError
+from aiomutex.errors import MutexError, PaginationError
 
 if TYPE_CHECKING:
     from aiomutex.models import GroupPage, MutexGroup
@@ -21,20 +24,21 @@ __all__ = ["GroupPager"]
 
 Fetch = Callable[[int, str | None], Awaitable["GroupPage"]]
 
-# Longer runs of digits are names; Python refuses to make numbers of thousands of them.
+# Longer strings of digits are not offsets, and Python does not convert thousands of digits to an integer.
 _OFFSET: Final = re.compile(r"[0-9]{1,18}")
 
 
 class GroupPager:
     """The groups of a project: iterate over it for groups, over ``pages()`` for pages, or ``collect()`` a list.
 
-    Each iteration reads the listing anew. The cursor is an offset, so while others create or archive groups a listing
-    may skip a group or meet one twice. Groups met twice within two pages are dropped; a skipped one cannot be noticed.
+    Each iteration reads the listing again. The cursor is an offset, so while others create or archive groups, a listing
+    may skip a group or return one twice. A group returned twice within two pages is dropped; a skipped group cannot be
+    noticed.
 
     Args:
-        fetch: Reads one page, from its size and cursor.
-        page_size: Groups a request asks for, 1 to 1,000.
-        cursor: Where to start: the ``cursor`` or ``next_cursor`` of a page seen earlier.
+        fetch: Reads one page of a given size at a given cursor.
+        page_size: Maximum number of groups of a page, 1 to 1,000.
+        cursor: Where to start: the ``cursor`` or ``next_cursor`` of a page read earlier.
     """
 
     def __init__(self, fetch: Fetch, *, page_size: int, cursor: str | int | None) -> None:
@@ -47,27 +51,36 @@ class GroupPager:
         return f"<GroupPager from {start} · {self._page_size} a page>"
 
     async def __aiter__(self) -> AsyncGenerator[MutexGroup, None]:
-        # Closed together: what is left to the garbage collector is closed by a task that nobody awaits.
+        # Otherwise the garbage collector would close the inner generator, in a task that nobody awaits.
         async with aclosing(self.pages()) as pages:
             async for page in pages:
                 for group in page.groups:
                     yield group
 
     async def pages(self) -> AsyncGenerator[GroupPage, None]:
-        """Read page after page, the next one when it is asked for.
+        """Read one page after the other, each when it is needed.
 
-        Memory holds one page and the ids of two. A page may be empty though it is not the last.
+        Memory holds one page and the IDs of two. A page that is not the last may be empty.
+
+        Yields:
+            The pages, in order.
 
         Raises:
-            PaginationError: The service repeated a cursor, which would never end.
-            MutexError: A page could not be read; ``cursor`` of the page before, as ``next_cursor``, continues there.
+            PaginationError: The service repeated a cursor, so the listing would never end.
+            MutexError: A page could not be read. ``next_cursor`` of the page before continues there.
+
+        Example:
+            >>> async for page in session.list_groups(page_size=2).pages():
+            ...     print(len(page.groups), page.next_cursor)
+            2 2
+            1 None
         """
         seen = {self._start}
-        met = _Recent(2 * self._page_size)
+        recent = _RecentIds(2 * self._page_size)
         cursor = self._start
         while True:
             page = await self._fetch(self._page_size, cursor)
-            yield _without(page, met)
+            yield _without_repeats(page, recent)
             cursor = page.next_cursor
             if cursor is None:
                 return
@@ -75,32 +88,38 @@ class GroupPager:
             seen.add(cursor)
 
     async def collect(self, *, concurrency: int = 8) -> list[MutexGroup]:
-        """Read all groups into a list, several pages side by side where that is possible.
+        """Read all groups into a list, several pages at once where possible.
 
-        That is where the first page shows the cursor to be an offset. How many pages there are is not known before
-        the last is found, so up to ``concurrency - 1`` requests may go past the end. Order is kept, and a group met
-        twice stands once, where it came first.
+        It is possible if the first page shows that the cursor is an offset. The number of pages is not known before the
+        last one is found, so up to ``concurrency - 1`` requests may be made past the end.
 
         Args:
-            concurrency: Pages in flight at the most; 1 reads one after the other.
+            concurrency: Maximum number of pages in flight; 1 reads one after the other.
+
+        Returns:
+            The groups in the service's order. A group that was returned twice is kept where it came first.
 
         Raises:
             PaginationError: The service repeated a cursor.
             MutexError: A page could not be read.
+
+        Example:
+            >>> groups = await session.list_groups().collect()
+            >>> len(groups)
+            3
         """
-        if type(concurrency) is not int or concurrency < 1:
-            raise InvalidRequestError(f"concurrency is {concurrency!r}; it must be a whole number from 1")
+        check_integer("concurrency", concurrency, least=1)
         groups: dict[str, MutexGroup] = {}
         first = await self._fetch(self._page_size, self._start)
         _add(groups, first)
         cursor = first.next_cursor
         step = _offset_step(first)
         if step and concurrency > 1:
-            reader = _SideBySide(self._fetch, self._page_size, int(first.next_cursor or 0), step)
+            reader = _ConcurrentReader(self._fetch, self._page_size, int(first.next_cursor or 0), step)
             for page in await reader.read(concurrency):
                 _add(groups, page)
                 cursor = page.next_cursor
-        # What is left, which is nothing unless the cursor is no offset or stopped being one.
+        # The rest of the listing; there is none unless the cursor is not an offset.
         if cursor is not None:
             _check_new(cursor, {self._start})
             rest = GroupPager(self._fetch, page_size=self._page_size, cursor=cursor)
@@ -111,8 +130,8 @@ class GroupPager:
         return list(groups.values())
 
 
-class _SideBySide:
-    """Pages at ``start``, ``start + step``, … read by several tasks until one of them is the last."""
+class _ConcurrentReader:
+    """Reads the pages at ``start``, ``start + step``, … with several tasks, until one of them is the last."""
 
     def __init__(self, fetch: Fetch, page_size: int, start: int, step: int) -> None:
         self._fetch = fetch
@@ -123,7 +142,7 @@ class _SideBySide:
         self._ended = False
 
     async def read(self, concurrency: int) -> list[GroupPage]:
-        """The pages in order, up to the last, or up to the first whose cursor does not lead to the next."""
+        """Return the pages in order, up to the last, or up to the first whose cursor is not the next offset."""
         await run_workers(self._read_at, self._offsets(), concurrency)
         pages: list[GroupPage] = []
         for offset in sorted(self._read):
@@ -145,22 +164,22 @@ class _SideBySide:
         try:
             page: GroupPage | MutexError = await self._fetch(self._page_size, str(offset))
         except MutexError as error:
-            # Past the end a service may well refuse; the page is judged once its place is known.
+            # It may be past the end, where an error does not matter. Only ``read`` knows.
             page = error
         self._read[offset] = page
         if isinstance(page, MutexError) or page.next_cursor != str(offset + self._step):
             self._ended = True
 
 
-class _Recent:
-    """The last ids met, at most ``size`` of them."""
+class _RecentIds:
+    """The last ``size`` group IDs."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._ids: dict[str, None] = {}
 
-    def meet(self, group_id: str) -> bool:
-        """Note an id; whether it is new."""
+    def add(self, group_id: str) -> bool:
+        """Add an ID; true if it is new."""
         if group_id in self._ids:
             return False
         self._ids[group_id] = None
@@ -169,13 +188,9 @@ class _Recent:
         return True
 
 
-def _without(page: GroupPage, met: _Recent) -> GroupPage:
-    fresh = [group for group in page.groups if met.meet(group.id)]
-    return page if len(fresh) == len(page.groups) else _replaced(page, fresh)
-
-
-def _replaced(page: GroupPage, groups: Iterable[MutexGroup]) -> GroupPage:
-    return type(page)(groups=list(groups), next_cursor=page.next_cursor, cursor=page.cursor)
+def _without_repeats(page: GroupPage, recent: _RecentIds) -> GroupPage:
+    new = [group for group in page.groups if recent.add(group.id)]
+    return page if len(new) == len(page.groups) else msgspec.structs.replace(page, groups=new)
 
 
 def _add(groups: dict[str, MutexGroup], page: GroupPage) -> None:
@@ -184,7 +199,7 @@ def _add(groups: dict[str, MutexGroup], page: GroupPage) -> None:
 
 
 def _offset_step(page: GroupPage) -> int:
-    """How far the cursor moves, if it is an offset that moved by exactly the groups of this page; else 0."""
+    """The number of groups in the page if the cursor is an offset that moved by exactly that number; else 0."""
     start, following = page.cursor or "0", page.next_cursor or ""
     if not (_OFFSET.fullmatch(start) and _OFFSET.fullmatch(following)):
         return 0
@@ -195,5 +210,5 @@ def _offset_step(page: GroupPage) -> int:
 def _check_new(cursor: str, seen: set[str | None]) -> None:
     if cursor in seen:
         raise PaginationError(
-            f"the service repeated the cursor {cursor!r}; following it would never end", cursor=cursor
+            f"the service repeated the cursor {cursor!r}, so the listing would never end", cursor=cursor
         )

@@ -1,4 +1,4 @@
-"""When to send again, and how long to wait first: pure decisions, with no clock and no I/O."""
+"""Whether to send a request again, and how long to wait first: pure decisions without a clock or I/O."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from aiomutex._util.checks import check_integer, describe
 from aiomutex.errors import (
     APIError,
     ConfigurationError,
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
 __all__ = ["RetryPolicy", "backoff", "is_retryable", "may_have_applied", "wait_before_next"]
 
 
-_LONGEST: Final = 10**7
-"""Seconds. Nobody would sit through more, and larger numbers cannot be reckoned with."""
+_MAX_SECONDS: Final = 10**7
+"""Excludes infinity, NaN, and integers that do not fit into a float."""
 _REQUEST_TIMEOUT: Final = 408
 _TOO_EARLY: Final = 425
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a call is tried, and how long it waits in between.
+    """How many attempts a call makes, and how long it waits between them.
 
-    The call's ``deadline`` ends it earlier: a wait that would not fit is not begun.
+    The call's ``deadline`` may end it earlier: a wait that would exceed it is not started.
 
     Raises:
         ConfigurationError: A value is not a number in its range.
@@ -44,38 +45,38 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     max_attempts: int = 6
-    """Requests started for one call at the most, the first included; 1 or more."""
+    """Maximum number of attempts of one call, including the first; 1 or more."""
     base: float = 0.25
     """Seconds; the first back-off is between half of it and all of it."""
     cap: float = 20.0
     """Seconds; no back-off is longer."""
     max_retry_after: float = 60.0
-    """Seconds; a longer wait asked for by ``Retry-After`` is cut to this."""
+    """Seconds; a longer ``Retry-After`` is shortened to this."""
 
     def __post_init__(self) -> None:
-        attempts: object = self.max_attempts
-        if type(attempts) is not int or attempts < 1:
-            raise ConfigurationError(f"max_attempts is {attempts!r}; it must be a whole number from 1")
+        check_integer("max_attempts", self.max_attempts, least=1, error=ConfigurationError)
         for field in ("base", "cap", "max_retry_after"):
             value: object = getattr(self, field)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _LONGEST:
-                raise ConfigurationError(f"{field} is {value!r}; it must be a number of seconds from 0 to {_LONGEST:,}")
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _MAX_SECONDS:
+                raise ConfigurationError(
+                    f"{field} must be a number of seconds from 0 to {_MAX_SECONDS:,}, not {describe(value)}"
+                )
 
 
 def backoff(attempt: int, *, base: float = 0.25, cap: float = 20.0, rng: Callable[[], float] = random.random) -> float:
     """Seconds to wait after attempt ``attempt`` (from 1): equal jitter on ``min(cap, base * 2**(attempt - 1))``.
 
-    Half of the wait is fixed, so that retries never pile up at once; half is random, so that they spread.
+    Half of the wait is fixed, so that retries are never immediate; half is random, so that they spread out.
     """
     ceiling = min(cap, math.ldexp(base, min(attempt - 1, 64)))
     return ceiling / 2 + ceiling / 2 * rng()
 
 
 def is_retryable(error: MutexError) -> bool:
-    """Whether the same request may succeed a little later.
+    """Whether the same request may succeed if it is sent again.
 
-    True when no complete answer came, when it could not be read, and for 408, 425, 429 and 5xx. False for a body over
-    the maximum: each further try would fetch as much again.
+    True if no complete response arrived, if it could not be decoded, and for 408, 425, 429 and 5xx. False for a body
+    above the maximum size, which every further attempt would download again.
     """
     if isinstance(error, APIError):
         return isinstance(error, RateLimitedError | ServerError) or error.status in (_REQUEST_TIMEOUT, _TOO_EARLY)
@@ -85,10 +86,10 @@ def is_retryable(error: MutexError) -> bool:
 
 
 def may_have_applied(error: MutexError) -> bool:
-    """Whether a write that failed like this may have been applied all the same.
+    """Whether a write may have been applied although it failed with ``error``.
 
-    After 408 too: not only the service says so, before it has a whole request, but also gateways that gave up waiting
-    for the service's answer. 425 and 429 refuse a request before any work.
+    True for 408 too: gateways send it as well, when they give up waiting for the service's response. 425 and 429 reject
+    a request before it is processed.
     """
     if isinstance(error, TransportError):
         return error.sent
@@ -100,9 +101,9 @@ def may_have_applied(error: MutexError) -> bool:
 def wait_before_next(
     error: MutexError, attempt: int, policy: RetryPolicy, rng: Callable[[], float] = random.random
 ) -> float:
-    """Seconds to wait after ``attempt`` failed with ``error``, before the next.
+    """Seconds to wait between attempt ``attempt``, which failed with ``error``, and the next.
 
-    A 429 waits nothing here: the limiter has heard of it, and holds everybody who shares it.
+    0 after a 429: the limiter, which was informed, pauses everyone who shares it.
     """
     if isinstance(error, RateLimitedError):
         return 0.0

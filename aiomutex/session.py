@@ -289,7 +289,7 @@ class MutexSession:
             >>> group.id
             '2'
         """
-        validation.nonempty_text("key", key)
+        validation.nonempty_string("key", key)
         return await self._find(key, asyncio.get_running_loop().time() + self._options.deadline)
 
     async def edit_group(

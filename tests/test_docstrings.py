@@ -31,9 +31,9 @@ CHECKER = doctest.OutputChecker()
 
 @pytest.mark.parametrize("test", EXAMPLES, ids=[test.name for test in EXAMPLES])
 async def test_an_example_prints_what_it_says(test: doctest.DocTest) -> None:
-    """Examples may use ``await``, ``url`` and ``session``, which are of an emulator with three groups."""
+    """Examples may use ``await``, ``MutexSession``, and ``url`` and ``session`` of an emulator with three groups."""
     async with MutexEmulator(groups=3) as emulator, MutexSession("key", base_url=emulator.url) as session:
-        names = test.globs | {"session": session, "url": emulator.url}
+        names = test.globs | {"MutexSession": MutexSession, "session": session, "url": emulator.url}
         for example in test.examples:
             printed = await run(example.source, names)
             assert CHECKER.check_output(example.want, printed, 0), f"{example.source}printed\n{printed}"

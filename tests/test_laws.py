@@ -195,7 +195,7 @@ async def test_the_key_is_pickled_and_copied_by_nothing(emulator: MutexEmulator)
             with pytest.raises((TypeError, AttributeError)):
                 give(session)
             inside: Any = session
-            with pytest.raises(TypeError, match="an API key is not pickled"):
+            with pytest.raises(TypeError, match="an API key cannot be pickled"):
                 give(inside._transport._key)
 
 

@@ -1,4 +1,4 @@
-"""What travels: frozen, equal by value, and quick to make."""
+"""The structs of the API: frozen, equal by value, and encoded as JSON and back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_models_are_frozen_equal_by_value_and_copied_with_changes(model: Any) ->
     assert type(model).__name__ in repr(model)
 
 
-def test_a_slot_edit_keeps_its_group_as_text_and_takes_its_lists_by_name_only() -> None:
+def test_a_slot_edit_keeps_its_group_as_a_string_and_its_lists_are_keyword_only() -> None:
     assert SlotEdit(7, 1, experiments=[1]).group_id == "7"
     assert SlotEdit("7", 1) == SlotEdit(group_id=7, slot_index=1)
     assert SlotEdit("7", 1).experiments is UNSET
@@ -39,14 +39,14 @@ def test_a_slot_edit_keeps_its_group_as_text_and_takes_its_lists_by_name_only() 
         positional("7", 1, [1])
 
 
-def test_models_go_through_json_and_back() -> None:
+def test_models_can_be_encoded_as_json_and_decoded() -> None:
     edit = SlotEdit("7", 1, holdouts=[], individuals=["u"])
     assert msgspec.json.decode(msgspec.json.encode(edit), type=SlotEdit) == edit
     group = MutexGroup(id="7", slots=[Slot(index=1, percentage=100, cohorts=["c", 5])])
     assert msgspec.json.decode(msgspec.json.encode(group), type=MutexGroup) == group
 
 
-def test_lists_that_were_not_given_are_not_shared() -> None:
+def test_default_lists_are_not_shared() -> None:
     Slot(index=1, percentage=1).experiments.append(5)
     assert Slot(index=1, percentage=1).experiments == []
 

@@ -1,4 +1,4 @@
-"""Pages and items: every group once and in order, whatever the cursor looks like, and never without end."""
+"""Paging: every group once and in order, for any form of cursor, and never endlessly."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ def page(ids: Any, following: str | None) -> GroupPage:
 
 
 class Service:
-    """Pages by cursor, and a note of what was asked for, how much of it at once, and how often nothing was."""
+    """Pages by cursor. Records the requested cursors, the most requests at once, and how often there was none."""
 
     def __init__(self, pages: dict[str | None, GroupPage | MutexError]) -> None:
         self.pages = pages
-        self.asked: list[str | None] = []
+        self.requested: list[str | None] = []
         self.busy = self.busiest = self.pauses = 0
 
     async def fetch(self, limit: int, cursor: str | None) -> GroupPage:
-        self.pauses += not self.busy and bool(self.asked)
-        self.asked.append(cursor)
+        self.pauses += not self.busy and bool(self.requested)
+        self.requested.append(cursor)
         self.busy += 1
         self.busiest = max(self.busiest, self.busy)
         try:
             await asyncio.sleep(0)
-            answer = self.pages.get(cursor, GroupPage(groups=[]))
+            result = self.pages.get(cursor, GroupPage(groups=[]))
         finally:
             self.busy -= 1
-        if isinstance(answer, MutexError):
-            raise answer
-        return GroupPage(groups=answer.groups, next_cursor=answer.next_cursor, cursor=cursor)
+        if isinstance(result, MutexError):
+            raise result
+        return GroupPage(groups=result.groups, next_cursor=result.next_cursor, cursor=cursor)
 
     def pager(self, cursor: str | int | None = None, page_size: int = 3) -> GroupPager:
         return GroupPager(self.fetch, page_size=page_size, cursor=cursor)
@@ -73,7 +73,7 @@ class Service:
 
 
 def offsets(count: int, size: int = 3, *, probed: bool = False) -> dict[str | None, GroupPage | MutexError]:
-    """A listing whose cursors are offsets; ``probed`` listings end with an empty page."""
+    """A listing whose cursors are offsets; a ``probed`` listing ends with an empty page."""
     pages: dict[str | None, GroupPage | MutexError] = {}
     for start in range(0, count + 1 if probed else max(count, 1), size):
         end = min(start + size, count)
@@ -86,13 +86,13 @@ def error() -> ServerError:
     return ServerError("down", status=500, method="GET", path="/p")
 
 
-# ------------------------------------------------------------------ one after the other
+# ------------------------------------------------------------------ sequential
 
 
 async def test_groups_of_all_pages_come_once_and_in_order() -> None:
     service = Service(offsets(8))
     assert await service.ids() == "0 1 2 3 4 5 6 7"
-    assert service.asked == [None, "3", "6"]
+    assert service.requested == [None, "3", "6"]
 
 
 async def test_an_empty_page_with_a_cursor_is_not_the_end() -> None:
@@ -112,13 +112,13 @@ async def test_an_empty_page_with_a_cursor_is_not_the_end() -> None:
         {None: page([1, 2, 3], "3"), "3": page([4, 5, 6], "6"), "6": page([7, 8, 9], "6")},
     ],
 )
-async def test_a_repeated_cursor_is_an_error_and_no_endless_loop(pages: Any) -> None:
+async def test_a_repeated_cursor_is_an_error_instead_of_an_endless_loop(pages: Any) -> None:
     for read in (Service.ids, Service.collected):
         service = Service(pages)
         with pytest.raises(PaginationError, match="repeated the cursor") as caught:
             await read(service)
         assert caught.value.cursor in pages
-        assert len(service.asked) < 20
+        assert len(service.requested) < 20
 
 
 @pytest.mark.parametrize("cursor", ["s", "2"])
@@ -132,7 +132,7 @@ async def test_a_cursor_back_to_the_start_is_an_error(cursor: str) -> None:
         await Service({cursor: page([1], cursor)}).collected(cursor=cursor)
 
 
-async def test_groups_that_drifted_onto_the_next_page_come_once() -> None:
+async def test_a_group_that_moves_to_the_next_page_is_returned_once() -> None:
     service = Service({None: page([1, 2, 3], "x"), "x": page([3, 4], "y"), "y": page([4, 5, 1], None)})
     assert await service.ids() == "1 2 3 4 5"
     assert await service.collected() == "1 2 3 4 5"
@@ -140,8 +140,8 @@ async def test_groups_that_drifted_onto_the_next_page_come_once() -> None:
 
 async def test_a_page_without_its_repeated_groups_keeps_its_cursors() -> None:
     service = Service({None: page([1, 2, 3], "x"), "x": page([3, 4], "y"), "y": page([5], None)})
-    told = [(found.cursor, found.next_cursor, len(found.groups)) async for found in service.pager().pages()]
-    assert told == [(None, "x", 3), ("x", "y", 1), ("y", None, 1)]
+    cursors = [(found.cursor, found.next_cursor, len(found.groups)) async for found in service.pager().pages()]
+    assert cursors == [(None, "x", 3), ("x", "y", 1), ("y", None, 1)]
 
 
 @pytest.mark.parametrize(("drifted", "again"), [(0, "0 1 2 3 4 5 6 7 8"), (2, "0 1 2 3 4 5 6 7 8 9 2")])
@@ -153,7 +153,7 @@ async def test_groups_are_remembered_for_two_pages_and_no_longer(drifted: int, a
     assert await service.ids() == again
 
 
-async def test_pages_carry_their_cursor_and_a_run_goes_on_from_it() -> None:
+async def test_a_failed_listing_can_continue_from_the_cursor_of_its_last_page() -> None:
     service = Service({**offsets(9), "6": error()})
     seen: list[GroupPage] = []
 
@@ -168,17 +168,17 @@ async def test_pages_carry_their_cursor_and_a_run_goes_on_from_it() -> None:
     assert await service.ids(seen[-1].next_cursor) == "6 7 8"
 
 
-async def test_a_pager_may_be_gone_through_again() -> None:
+async def test_a_pager_can_be_iterated_again() -> None:
     service = Service(offsets(4))
     pager = service.pager()
     assert [group.id async for group in pager] == [group.id async for group in pager] == ["0", "1", "2", "3"]
 
 
-async def test_a_page_is_fetched_only_when_it_is_asked_for() -> None:
+async def test_a_page_is_fetched_only_when_it_is_needed() -> None:
     service = Service(offsets(9))
     async for _ in service.pager():
         break
-    assert service.asked == [None]
+    assert service.requested == [None]
 
 
 async def test_memory_does_not_grow_with_the_number_of_groups() -> None:
@@ -205,33 +205,33 @@ async def test_memory_does_not_grow_with_the_number_of_groups() -> None:
     assert late - early < 100_000
 
 
-# ------------------------------------------------------------------ side by side
+# ------------------------------------------------------------------ concurrent
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 3, 8, 100])
 @pytest.mark.parametrize("probed", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 30, 31])
-async def test_collect_gives_what_iterating_gives(count: int, probed: bool, concurrency: int) -> None:
+async def test_collect_returns_the_same_groups_as_iteration(count: int, probed: bool, concurrency: int) -> None:
     service = Service(offsets(count, probed=probed))
-    wished = await service.ids()
-    sequential = len(service.asked)
-    service.asked.clear()
-    assert await service.collected(concurrency) == wished
-    assert len(service.asked) - sequential <= concurrency - 1
+    expected = await service.ids()
+    sequential = len(service.requested)
+    service.requested.clear()
+    assert await service.collected(concurrency) == expected
+    assert len(service.requested) - sequential <= concurrency - 1
     assert service.busiest <= concurrency
 
 
 @pytest.mark.parametrize("concurrency", [2, 5])
 @pytest.mark.parametrize("size", [1, 3])
-async def test_offset_pages_are_read_side_by_side_to_the_end(concurrency: int, size: int) -> None:
+async def test_offset_pages_are_read_concurrently_to_the_end(concurrency: int, size: int) -> None:
     service = Service(offsets(20 * size, size))
     await service.pager(page_size=size).collect(concurrency=concurrency)
     assert service.busiest == concurrency
-    # The first page is read alone; after it somebody is reading at any time.
+    # The first page is read alone. After it, there is always a request in flight.
     assert service.pauses == 1
 
 
-async def test_eight_pages_are_read_side_by_side_unless_told_otherwise() -> None:
+async def test_eight_pages_are_read_at_once_by_default() -> None:
     service = Service(offsets(60))
     await service.pager().collect()
     assert service.busiest == 8
@@ -248,14 +248,14 @@ async def test_eight_pages_are_read_side_by_side_unless_told_otherwise() -> None
         {None: page([1, 2], "\N{SUPERSCRIPT TWO}"), "\N{SUPERSCRIPT TWO}": page([3, 4, 5], None)},
     ],
 )
-async def test_a_cursor_that_is_no_offset_is_followed_one_by_one(pages: Any) -> None:
+async def test_a_cursor_that_is_not_an_offset_is_followed_sequentially(pages: Any) -> None:
     service = Service(pages)
     assert await service.collected(8) == "1 2 3 4 5"
     assert service.busiest == 1
-    assert service.asked == list(pages)
+    assert service.requested == list(pages)
 
 
-async def test_offsets_that_stop_being_offsets_are_followed_from_there() -> None:
+async def test_cursors_that_stop_being_offsets_are_followed_from_there() -> None:
     pages: Any = {**offsets(12), "6": page([6, 7, 8], "tail"), "tail": page(["x"], "end"), "end": page(["y"], None)}
     service = Service(pages)
     assert await service.collected(4) == "0 1 2 3 4 5 6 7 8 x y"
@@ -266,13 +266,13 @@ async def test_short_pages_in_the_middle_lose_nothing() -> None:
     assert await Service(pages).collected(4) == "0 1 2 3 9"
 
 
-async def test_a_run_can_start_side_by_side_at_a_cursor() -> None:
+async def test_a_concurrent_listing_can_start_at_a_cursor() -> None:
     service = Service(offsets(30))
     assert await service.collected(4, cursor="6") == " ".join(map(str, range(6, 30)))
     assert service.busiest > 1
 
 
-async def test_errors_past_the_end_are_ignored_and_errors_before_it_raised() -> None:
+async def test_errors_past_the_end_are_ignored_and_errors_before_it_are_raised() -> None:
     past: Any = {**offsets(9), **{str(offset): error() for offset in range(9, 60, 3)}}
     assert await Service(past).collected(8) == " ".join(map(str, range(9)))
     before: Any = {**offsets(30), "12": error()}
@@ -285,7 +285,7 @@ async def test_an_error_on_the_first_page_is_raised() -> None:
         await Service({None: error()}).collected()
 
 
-async def test_an_unforeseen_error_comes_out_as_itself_and_not_in_a_group() -> None:
+async def test_an_unexpected_exception_is_raised_as_itself_and_not_in_a_group() -> None:
     pages: Any = offsets(30)
 
     async def fetch(limit: int, cursor: str | None) -> GroupPage:
@@ -318,13 +318,13 @@ async def test_cancelling_a_collect_stops_all_its_readers() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_collect_that_reads_nothing_side_by_side_needs_a_good_concurrency() -> None:
+async def test_collect_checks_its_concurrency() -> None:
     with pytest.raises(InvalidRequestError, match="concurrency"):
         await Service({}).collected(0)
 
 
 def test_a_page_size_out_of_range_is_named() -> None:
-    with pytest.raises(InvalidRequestError, match=r"^page_size is 1001 "):
+    with pytest.raises(InvalidRequestError, match=r"^page_size must be an integer from 1 to 1,000, not 1001 "):
         Service({}).pager(page_size=1001)
 
 
@@ -343,12 +343,12 @@ async def test_every_dialect_of_cursors_is_read_to_the_end(
     emulator: MutexEmulator, session: MutexSession, last: Any, cursors: Any, end: Any
 ) -> None:
     emulator.dialect = Dialect(last_cursor=last, cursors=cursors, end_of_list=end)
-    wished = [str(number) for number in range(1, 11)]
-    assert [group.id async for group in session.list_groups(page_size=5)] == wished
-    assert [group.id for group in await session.list_groups(page_size=2).collect()] == wished
+    expected = [str(number) for number in range(1, 11)]
+    assert [group.id async for group in session.list_groups(page_size=5)] == expected
+    assert [group.id for group in await session.list_groups(page_size=2).collect()] == expected
 
 
-async def test_empty_pages_of_hidden_groups_are_passed_over(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_empty_pages_of_hidden_groups_are_skipped(emulator: MutexEmulator, session: MutexSession) -> None:
     emulator.dialect = Dialect(archived="hidden", offsets="all")
     for number in range(1, 8):
         emulator.groups[str(number)].deleted = True
@@ -356,7 +356,7 @@ async def test_empty_pages_of_hidden_groups_are_passed_over(emulator: MutexEmula
     assert [group.id for group in await session.list_groups(page_size=2).collect()] == ["8", "9", "10"]
 
 
-async def test_a_cursor_of_white_space_is_the_services_fault_and_not_the_callers(raw: RawServer) -> None:
+async def test_a_cursor_of_white_space_is_an_unexpected_response(raw: RawServer) -> None:
     raw.answer(http(200, {"mutexes": [], "nextCursor": " "}))
     async with session_for(raw.url, retry=ONCE) as session:
         for call in (session.list_page, session.list_groups().collect):
@@ -364,8 +364,8 @@ async def test_a_cursor_of_white_space_is_the_services_fault_and_not_the_callers
                 await call()
 
 
-@pytest.mark.parametrize("way", ["find_group", "create_group", "closed by hand"])
-async def test_a_listing_that_is_left_early_leaves_no_task_behind(raw: RawServer, way: str) -> None:
+@pytest.mark.parametrize("way", ["find_group", "create_group", "aclosing"])
+async def test_leaving_a_listing_early_leaves_no_task_behind(raw: RawServer, way: str) -> None:
     raw.answer(http(200, b'{"mutexes":[%s],"nextCursor":1}' % GROUP))
     async with session_for(raw.url, retry=ONCE) as session:
         await session.list_page()
@@ -383,7 +383,7 @@ async def test_a_listing_that_is_left_early_leaves_no_task_behind(raw: RawServer
         assert asyncio.all_tasks() == before
 
 
-async def test_a_page_that_fails_for_good_fails_the_listing_with_its_path(emulator: MutexEmulator) -> None:
+async def test_a_page_that_fails_permanently_fails_the_listing_with_its_path(emulator: MutexEmulator) -> None:
     async with session_for(emulator.url, retry=ONCE) as session:
         emulator.fail_next(status=500)
         with pytest.raises(ServerError) as caught:

@@ -1,4 +1,4 @@
-"""A text that never shows itself: what headers are made of where they hold the API key; and how to strike it out."""
+"""Keeping the API key out of sight: a string that hides its value, and the removal of the key from other strings."""
 
 from __future__ import annotations
 
@@ -17,58 +17,63 @@ _LONGEST_ESCAPE: Final = len("&#x2b;")
 
 
 class SecretStr(str):
-    """A ``str`` to those that write it to a socket, ``'***'`` to those that print a repr: logs, tracebacks, debuggers.
+    """A ``str`` whose repr is ``'***'``, so that logs, tracebacks and debuggers do not show it.
 
-    It refuses to be pickled or copied into a file by accident.
+    It cannot be pickled, so that it does not end up in a file by accident.
     """
 
     __slots__ = ()
 
     @classmethod
     def of(cls, value: object) -> Any:
-        """The value itself, but a text as a secret."""
+        """Wrap a string; return any other value as it is."""
         return cls(value) if isinstance(value, str) else value
 
     def __repr__(self) -> str:
         return "'***'"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("an API key is not pickled")
+        raise TypeError("an API key cannot be pickled")
 
 
 class Redact(Protocol):
-    """Strikes the key out of a text: plain, and as it stands in a URL, in JSON, in HTML and in a repr."""
+    """Replaces the key in a string by ``***``: as it is, and escaped for a URL, JSON, HTML or a repr."""
 
     def __call__(self, text: str, *, cut: bool = False) -> str:
-        """The text without the key. Of one that was ``cut`` the end goes too, as far as a part of the key may reach."""
+        """Return ``text`` without the key.
+
+        Args:
+            text: May hold the key.
+            cut: ``text`` was cut at its end, which may hold the beginning of the key; so the end is removed too.
+        """
         ...
 
 
 def redactor(api_key: str) -> Redact:
-    """What strikes this key out of a text."""
-    # Real keys are long; to strike a short one out would mangle ordinary words.
-    return functools.partial(_without, SecretStr(str.__str__(api_key) if len(api_key) >= _SHORT_KEY else ""))
+    """Return a function that removes this key from strings."""
+    # Real keys are long. Removing a short one, such as a test's "key", would mangle ordinary words.
+    return functools.partial(_redact, SecretStr(str.__str__(api_key) if len(api_key) >= _SHORT_KEY else ""))
 
 
-def _without(key: SecretStr, text: str, *, cut: bool = False) -> str:
+def _redact(key: SecretStr, text: str, *, cut: bool = False) -> str:
     if not key or (len(text) < len(key) and not cut):
         return text
     text = text.replace(key, "***")
-    # Which characters are escaped, and how, is up to each encoder. So the text is read, not the key written; and shown
-    # as it reads where the key is in it.
-    for read in (_without_backslashes, unquote, _without_entities):
-        plain = read(text)
+    # Encoders differ in which characters they escape, and how. So the text is unescaped before the search, instead
+    # of searching it for each way to write the key.
+    for unescape in (_unescape_backslashes, unquote, _unescape_entities):
+        plain = unescape(text)
         if key in plain:
             text = plain.replace(key, "***")
     return text[: -_LONGEST_ESCAPE * len(key)] if cut else text
 
 
-def _without_backslashes(text: str) -> str:
-    """A text out of JSON or a repr."""
+def _unescape_backslashes(text: str) -> str:
+    """Undo the escapes of JSON or of a repr."""
     return _BACKSLASH.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)
 
 
-def _without_entities(text: str) -> str:
-    """A text out of HTML."""
-    # One by one, as html.unescape fails at numbers of thousands of digits.
+def _unescape_entities(text: str) -> str:
+    """Undo the escapes of HTML."""
+    # One by one, because html.unescape fails for numbers of thousands of digits.
     return _ENTITY.sub(lambda found: html.unescape(found[0]), text)

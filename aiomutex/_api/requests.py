@@ -1,6 +1,6 @@
-"""The request of each endpoint as a value: method, path, body, how to read the answer, what a lost answer means.
+"""The request of each endpoint as a value: method, path, body, how to decode the response, and its effect.
 
-Pure: no socket, no clock, no state. A request that breaks a rule of the service is never built.
+Pure functions without a socket or a clock. A request that breaks a rule of the service is never built.
 """
 
 from __future__ import annotations
@@ -45,43 +45,42 @@ T = TypeVar("T")
 ROOT = "/api/1/mutexes"
 
 
-def _plainly(value: object) -> object:
-    """What msgspec does not write by itself, and the rules have let pass: a kind of text, or of sequence."""
+def _plain(value: object) -> object:
+    """Convert what validation accepts and msgspec cannot encode: subclasses of ``str``, and other sequences."""
     if isinstance(value, str):
         return str.__str__(value)
     return list(cast("Iterable[object]", value))
 
 
-_encode = msgspec.json.Encoder(enc_hook=_plainly).encode
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 class Effect(enum.Enum):
-    """What sending a request does to the service, and so what a lost answer leaves open."""
+    """What a request does to the service, which decides whether it may be sent again after a lost response."""
 
     SAFE = "a read"
-    IDEMPOTENT = "a write that may be sent again: the second leaves what the first did"
+    IDEMPOTENT = "a write that may be sent again: twice has the same effect as once"
     NON_IDEMPOTENT = "a write that must not happen twice"
 
 
 class Request(NamedTuple, Generic[T]):
-    """One call of the service, ready to be sent."""
+    """One request to the service, ready to be sent."""
 
     method: str
     path: str
     """Path and query, percent-encoded."""
     decode: Callable[[bytes], T] | None
-    """Decodes the body of a success; raises ``msgspec.MsgspecError`` where it does not read as documented. ``None``:
-    the ``Response`` itself is the value."""
+    """Decodes the body of a success, or raises ``msgspec.MsgspecError``. ``None``: the ``Response`` is the value."""
     effect: Effect = Effect.SAFE
     body: bytes | None = None
 
 
 def decode_response(request: Request[T], response: Response) -> T:
-    """The value a response carries.
+    """Decode the value that a response carries.
 
     Raises:
         APIError: The status is not 200 to 299.
-        UnexpectedResponseError: The status is a success, the body is not.
+        UnexpectedResponseError: The status is a success, and the body cannot be decoded.
     """
     if not 200 <= response.status <= 299:  # noqa: PLR2004  # HTTP's
         raise responses.error_from_response(response)
@@ -94,8 +93,8 @@ def decode_response(request: Request[T], response: Response) -> T:
     raise response.unexpected(problem)
 
 
-def _nothing(body: bytes) -> None:
-    """Read the answer to a PATCH: its body is undocumented, so it is never looked at."""
+def _ignore(body: bytes) -> None:
+    """Ignore the response to a PATCH: its body is not documented."""
 
 
 def list_page(limit: int, cursor: str | int | None) -> Request[GroupPage]:
@@ -121,18 +120,18 @@ def edit_group(group_id: str | int, *, name: str | UnsetType, description: str |
     """``PATCH /api/1/mutexes/{id}`` with a name, a description or both."""
     segment = validation.group_segment(group_id)
     if name is UNSET and description is UNSET:
-        raise InvalidRequestError("the edit is empty; give name, description or both")
+        raise InvalidRequestError("the edit is empty; pass name, description or both")
     if name is not UNSET:
-        validation.nonempty_text("name", name)
+        validation.nonempty_string("name", name)
     if description is not UNSET:
-        validation.text_or_null("description", description)
-    return Request("PATCH", f"{ROOT}/{segment}", _nothing, Effect.IDEMPOTENT, _encode(_GroupBody(name, description)))
+        validation.string_or_null("description", description)
+    return Request("PATCH", f"{ROOT}/{segment}", _ignore, Effect.IDEMPOTENT, _encode(_GroupBody(name, description)))
 
 
 def archive_group(group_id: str | int, *, archive: bool) -> Request[None]:
-    """``PATCH /api/1/mutexes/{id}`` with ``archive``, which makes the service ignore all else."""
+    """``PATCH /api/1/mutexes/{id}`` with ``archive`` alone: the service ignores other fields beside it."""
     body = b'{"archive":true}' if archive else b'{"archive":false}'
-    return Request("PATCH", f"{ROOT}/{validation.group_segment(group_id)}", _nothing, Effect.IDEMPOTENT, body)
+    return Request("PATCH", f"{ROOT}/{validation.group_segment(group_id)}", _ignore, Effect.IDEMPOTENT, body)
 
 
 class _SlotBody(msgspec.Struct, gc=False):
@@ -148,21 +147,21 @@ def edit_slot(
     holdouts: Sequence[int] | UnsetType,
     individuals: Sequence[str] | UnsetType,
 ) -> Request[None]:
-    """``PATCH /api/1/mutexes/{id}/slots/{slotIndex}`` with the whole lists the slot shall have."""
+    """``PATCH /api/1/mutexes/{id}/slots/{slotIndex}`` with each given list in full."""
     segment = validation.group_segment(group_id)
     number = validation.slot_number(slot_index)
     if experiments is UNSET and holdouts is UNSET and individuals is UNSET:
-        raise InvalidRequestError("the edit is empty; give at least one of experiments, holdouts and individuals")
+        raise InvalidRequestError("the edit is empty; pass at least one of experiments, holdouts and individuals")
     body = _SlotBody(
         validation.id_list("experiments", experiments),
         validation.id_list("holdouts", holdouts),
         validation.individual_list("individuals", individuals),
     )
-    return Request("PATCH", f"{ROOT}/{segment}/slots/{number}", _nothing, Effect.IDEMPOTENT, _encode(body))
+    return Request("PATCH", f"{ROOT}/{segment}/slots/{number}", _ignore, Effect.IDEMPOTENT, _encode(body))
 
 
 def with_key(group: NewGroup) -> NewGroup:
-    """The group itself if it has a key, else a copy with a fresh one: 96 random bits, so that it names one create."""
+    """Return the group if it has a key, else a copy with a new one: 96 random bits, so that it names one create."""
     if isinstance(group, NewGroup) and group.key is UNSET:  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
         return msgspec.structs.replace(group, key=f"mutex-{secrets.token_hex(12)}")
     return group
@@ -172,7 +171,7 @@ def create_group(group: NewGroup) -> Request[CreatedGroup]:
     """``POST /api/1/mutexes``; the group must have its key already."""
     group = validation.new_group(group)
     if group.key is UNSET:
-        raise InvalidRequestError("key is not given; a create needs one, to be found again by")
+        raise InvalidRequestError("key is missing; without it, a group whose response was lost cannot be found")
     return Request("POST", ROOT, functools.partial(_read_created, key=group.key), Effect.NON_IDEMPOTENT, _encode(group))
 
 
@@ -188,16 +187,16 @@ _IDEMPOTENT_METHODS: Final = ("PUT", "DELETE")
 
 
 def any_request(method: object, path: object, json: object, idempotent: object) -> Request[Response]:
-    """A request of any endpoint, described by the caller.
+    """A request to an endpoint that this library does not model.
 
     Raises:
-        InvalidRequestError: The method, the path or the body cannot be sent as it is.
+        InvalidRequestError: The method, the path or the body cannot be sent.
     """
     if not isinstance(method, str) or not _METHOD.fullmatch(method):
         raise InvalidRequestError(f"method must be an HTTP method in capital letters, not {describe(method)}")
     if not isinstance(path, str) or not _PATH.fullmatch(path) or path.startswith("//") or "#" in path:
         raise InvalidRequestError(
-            f"path must begin with one '/' and be percent-encoded, without '#', such as '/api/1/experiments?limit=10'; "
+            f"path must be percent-encoded and begin with one '/', such as '/api/1/experiments?limit=10', "
             f"not {describe(path)}"
         )
     if idempotent is not None and not isinstance(idempotent, bool):

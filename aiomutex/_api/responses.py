@@ -1,7 +1,6 @@
-"""What an answer of the service means: a value read tolerantly, or one typed error.
+"""Responses of the service, and what they mean: a value, decoded tolerantly, or one typed error.
 
-Pure: status, headers and bytes in, value or exception out. Nothing here knows a socket, and nothing here ever
-sees the API key.
+Pure: status, headers and bytes in, value or exception out. Nothing here knows a socket or the API key.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["UNREADABLE", "Response", "error_from_response", "read_created", "read_group", "read_page", "retry_after_of"]
 
 _BODY_SHOWN: Final = 4096
-_LOOKED_AT: Final = 64 * 2**10
+_BODY_READ: Final = 64 * 2**10
 _DETAIL_SHOWN: Final = 300
 _BY_STATUS: Final[dict[int, type[APIError]]] = {
     400: BadRequestError,
@@ -45,7 +44,7 @@ _BY_STATUS: Final[dict[int, type[APIError]]] = {
     409: ConflictError,
     429: RateLimitedError,
 }
-# The service documents none; these are the names in common use.
+# The service documents no header for it; these names are in common use.
 _REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "x-amzn-requestid", "x-correlation-id", "x-amz-cf-id")
 _MESSAGE_FIELDS: Final = ("message", "error", "errorMessage", "detail", "title", "reason")
 
@@ -64,10 +63,11 @@ class Response:
         body: The whole body.
         method: HTTP method of the request.
         path: Path and query of the request, without the host.
-        attempts: Requests started for the call.
+        attempts: Number of attempts the call made.
     """
 
-    # Not a tuple or struct: tools that show a traceback's locals look into those, and the service may repeat the key.
+    # Not a tuple or struct: tools that print a traceback's local variables would print the fields of those, and the
+    # service may repeat the API key in one.
     __slots__ = ("attempts", "body", "headers", "method", "path", "redact", "status")
 
     def __init__(
@@ -120,48 +120,49 @@ class Response:
 
     @property
     def text(self) -> str:
-        """The beginning of the body, as an error may show it."""
-        # What is as long has been cut, here or by who read it, and may end within a key.
-        is_cut = len(self.body) >= _LOOKED_AT
-        return self.redact(self.body[:_LOOKED_AT].decode("utf-8", "replace"), cut=is_cut)[:_BODY_SHOWN]
+        """The beginning of the body, with the API key removed."""
+        # A body of this length was cut, here or while it was read, so it may end within the key.
+        is_cut = len(self.body) >= _BODY_READ
+        return self.redact(self.body[:_BODY_READ].decode("utf-8", "replace"), cut=is_cut)[:_BODY_SHOWN]
 
     @property
     def request_id(self) -> str | None:
-        """The service's name for the request, if one of the usual headers tells it."""
+        """The ID that the service gave the request, if one of the usual headers holds it."""
         for name in _REQUEST_ID_HEADERS:
             if value := self.header(name):
                 return value[:200]
         return None
 
     def header(self, name: str, default: str = "") -> str:
-        """A header, as an error may show it."""
+        """The value of a header, with the API key removed."""
         return _printable(self.redact(self.headers.get(name, default)))
 
     def shown_headers(self) -> dict[str, str]:
-        """The headers by lower-case name, as an error may show them."""
+        """All headers by lower-case name, with the API key removed."""
         return {_printable(self.redact(name)).lower(): self.header(name) for name in self.headers}
 
 
 def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds to wait that a ``Retry-After`` header asks for, written as seconds or as an HTTP date; else ``None``.
+    """Seconds to wait by the ``Retry-After`` header, which holds seconds or an HTTP date; ``None`` if there is none.
 
-    A date counts from the answer's own ``Date``, as this machine's clock may differ from the service's by more than
-    the wait; from ``now`` if there is none. One in the past is 0.0. What cannot be read counts as absent.
+    The wait until a date counts from the response's own ``Date``, because this machine's clock may differ from the
+    service's by more than the wait; without one it counts from ``now``. It is 0.0 for a date in the past. A header that
+    cannot be parsed is ignored.
     """
     value = headers.get("Retry-After", "").strip()
     if not value:
         return None
     if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", value):
         return float(value)
-    when = _moment(value)
+    when = _parse_date(value)
     if when is None:
         return None
-    since = _moment(headers.get("Date", "")) or now or datetime.now(UTC)
+    since = _parse_date(headers.get("Date", "")) or now or datetime.now(UTC)
     return max(0.0, (when - since).total_seconds())
 
 
-def _moment(value: str) -> datetime | None:
-    """The moment that an HTTP date tells."""
+def _parse_date(value: str) -> datetime | None:
+    """Parse an HTTP date; ``None`` if it is none."""
     try:
         when = email.utils.parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):
@@ -170,12 +171,12 @@ def _moment(value: str) -> datetime | None:
 
 
 def error_from_response(response: Response) -> APIError:
-    """The error that an response outside 200 to 299 stands for."""
+    """The error for a response with a status outside 200 to 299."""
     status = response.status
     kind = _BY_STATUS.get(status) or (ServerError if 500 <= status <= 599 else APIError)  # noqa: PLR2004  # HTTP's
     if 300 <= status <= 399:  # noqa: PLR2004  # HTTP's
         target = response.header("Location", "nowhere")
-        detail = f"redirects are refused (it points to {target[:200]!r})"
+        detail = f"redirects are not followed (this one leads to {target[:200]!r})"
     else:
         detail = _detail(response)
     return kind(
@@ -191,7 +192,7 @@ def error_from_response(response: Response) -> APIError:
 
 
 def _detail(response: Response) -> str:
-    """What the body of a refusal says to people; the service documents no form, so each likely one is tried."""
+    """The message in the body of an error response. Its form is not documented, so each common one is tried."""
     stripped = response.text.strip()
     if not stripped:
         return "an empty body"
@@ -199,17 +200,17 @@ def _detail(response: Response) -> str:
         title = re.search(r"<(title|h1)[^>]*>([^<]{1,200})", stripped, re.IGNORECASE)
         return f"an HTML page{f', {title[2].strip()!r}' if title else ''}"
     try:
-        told = _message(msgspec.json.decode(response.body))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
-        told = None
-    return _quoted(response.redact(told or stripped))
+        message = _message(msgspec.json.decode(response.body))
+    except UNREADABLE:
+        message = None
+    return _quoted(response.redact(message or stripped))
 
 
-def _message(told: object) -> str | None:
-    if isinstance(told, str):
-        return told
-    if isinstance(told, dict):
-        fields = cast("dict[str, object]", told)
+def _message(decoded: object) -> str | None:
+    if isinstance(decoded, str):
+        return decoded
+    if isinstance(decoded, dict):
+        fields = cast("dict[str, object]", decoded)
         for field in _MESSAGE_FIELDS:
             found = fields.get(field)
             if isinstance(found, str) and found:
@@ -225,7 +226,7 @@ def _quoted(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text without control characters, which terminals obey, also those in a log, and without half characters."""
+    """Replace control characters, which a terminal would act on, and lone surrogates."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
@@ -245,81 +246,78 @@ _created = msgspec.json.Decoder(_WireCreated)
 
 
 def read_group(body: bytes) -> MutexGroup:
-    """A group, from its documented form or one near it.
+    """Decode a group, from its documented form or a similar one.
 
     Raises:
-        msgspec.MsgspecError: The body is no group: it is not JSON, or lacks an id or slots.
+        msgspec.MsgspecError: The body is not JSON, or has no ID or no slots.
     """
     try:
         return _group.decode(body)
     except msgspec.ValidationError:
-        return msgspec.convert(_mended_group(msgspec.json.decode(body)), MutexGroup)
+        return msgspec.convert(_normalized_group(msgspec.json.decode(body)), MutexGroup)
 
 
 def read_page(body: bytes, cursor: str | None) -> GroupPage:
-    """A page of the listing; null, absent and empty next cursors all mean the end.
+    """Decode a page of the listing. A next cursor that is null, absent or empty marks the last page.
 
     Raises:
-        msgspec.MsgspecError: The body is no page, one of its groups is no group, or its cursor is one that nobody can
-            send.
+        msgspec.MsgspecError: The body is not a page, one of its groups is not a group, or the cursor is white space.
     """
     try:
         wire = _page.decode(body)
     except msgspec.ValidationError:
-        wire = msgspec.convert(_mended_page(msgspec.json.decode(body)), _WirePage)
-    told = wire.next_cursor
-    if isinstance(told, str) and told.isspace():
+        wire = msgspec.convert(_normalized_page(msgspec.json.decode(body)), _WirePage)
+    following = "" if wire.next_cursor is None else str(wire.next_cursor)
+    if following.isspace():
         raise msgspec.ValidationError("Expected a cursor, got white space - at `$.nextCursor`")
-    return GroupPage(
-        groups=wire.mutexes, next_cursor=str(told) if told is not None and told != "" else None, cursor=cursor
-    )
+    return GroupPage(groups=wire.mutexes, next_cursor=following or None, cursor=cursor)
 
 
 def read_created(body: bytes) -> tuple[str, str | None]:
-    """Id and URL of a group that was just created.
+    """Decode the ID and the URL of a group that was just created.
 
     Raises:
-        msgspec.MsgspecError: The body tells no id.
+        msgspec.MsgspecError: The body holds no ID.
     """
     wire = _created.decode(body)
     if wire.id == "":
-        raise msgspec.ValidationError("Expected an id, got an empty text - at `$.id`")
+        raise msgspec.ValidationError("Expected an ID, got an empty string - at `$.id`")
     return str(wire.id), wire.url
 
 
-# What follows runs only for answers that depart from the documented form. It changes kinds, never meanings.
+# The rest runs only for responses that differ from the documented form. It changes types, never meanings.
 
 
-def _mended_page(told: object) -> object:
-    page = _as_object(told)
+def _normalized_page(decoded: object) -> object:
+    page = _as_object(decoded)
     if page is None or "mutexes" not in page:
-        return told
+        return decoded
     cursor = page.get("nextCursor")
     return {
-        "mutexes": [] if page["mutexes"] is None else _each(_mended_group, page["mutexes"]),
+        "mutexes": [] if page["mutexes"] is None else _each(_normalized_group, page["mutexes"]),
         "nextCursor": int(cursor) if isinstance(cursor, float) and cursor.is_integer() else cursor,
     }
 
 
-def _mended_group(told: object) -> object:
-    group = _as_object(told)
+def _normalized_group(decoded: object) -> object:
+    group = _as_object(decoded)
     if group is None:
-        return told
+        return decoded
     group = _without_nulls(group)
     if isinstance(group.get("slots"), list):
         slots = cast("list[object]", group["slots"])
-        group["slots"] = [_mended_slot(slot, place) for place, slot in enumerate(slots, 1)]
+        group["slots"] = [_normalized_slot(slot, index) for index, slot in enumerate(slots, 1)]
     return group
 
 
-def _mended_slot(told: object, place: int) -> object:
-    slot = _as_object(told)
+def _normalized_slot(decoded: object, index: int) -> object:
+    slot = _as_object(decoded)
     if slot is None:
-        return told
-    slot = {"index": place} | _without_nulls(slot)
-    for field, mend in _SLOT_MENDS:
+        return decoded
+    slot = {"index": index} | _without_nulls(slot)
+    for field, convert in _SLOT_CONVERSIONS:
         if field in slot:
-            slot[field] = mend(slot[field])
+            slot[field] = convert(slot[field])
     return slot
 
 
@@ -327,7 +325,7 @@ def _numbers(value: object) -> object:
     return _each(_number, value)
 
 
-def _texts(value: object) -> object:
+def _strings(value: object) -> object:
     return _each(lambda item: str(item) if type(item) is int else item, value)
 
 
@@ -339,22 +337,22 @@ def _number(value: object) -> object:
     return value
 
 
-_SLOT_MENDS: Final[tuple[tuple[str, Callable[[object], object]], ...]] = (
+_SLOT_CONVERSIONS: Final[tuple[tuple[str, Callable[[object], object]], ...]] = (
     ("index", _number),
     ("percentage", _number),
     ("experiments", _numbers),
     ("holdouts", _numbers),
-    ("individuals", _texts),
+    ("individuals", _strings),
 )
 
 
-def _each(mend: Callable[[object], object], told: object) -> Any:
-    return [mend(item) for item in cast("list[object]", told)] if isinstance(told, list) else told
+def _each(convert: Callable[[object], object], value: object) -> Any:
+    return [convert(item) for item in cast("list[object]", value)] if isinstance(value, list) else value
 
 
-def _as_object(told: object) -> dict[str, Any] | None:
-    return cast("dict[str, Any]", told) if isinstance(told, dict) else None
+def _as_object(decoded: object) -> dict[str, Any] | None:
+    return cast("dict[str, Any]", decoded) if isinstance(decoded, dict) else None
 
 
-def _without_nulls(told: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in told.items() if value is not None}
+def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

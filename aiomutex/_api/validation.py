@@ -1,6 +1,6 @@
-"""What a write must keep before it may leave the machine: one function a rule, each naming the field it looks at.
+"""The rules a write must keep before it leaves the machine: one function for each field.
 
-Pure checks on plain values; every refusal is an ``InvalidRequestError`` that says what was given and what is right.
+Pure checks on plain values. Each failure is an ``InvalidRequestError`` that names the field, the value and its type.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
+from aiomutex._util.checks import check_integer, describe
 from aiomutex.errors import InvalidRequestError
 from aiomutex.models import UNSET, NewGroup, NewSlot, UnsetType
 
@@ -20,98 +21,88 @@ __all__ = [
     "id_list",
     "individual_list",
     "new_group",
-    "nonempty_text",
+    "nonempty_string",
     "page_cursor",
     "page_limit",
     "slot_number",
-    "text_or_null",
+    "string_or_null",
 ]
 
 MAX_SLOTS: Final = 20
 MAX_PAGE_SIZE: Final = 1000
-_NO_LISTS: Final = (str, bytes, bytearray, memoryview)
-_LARGEST_ID: Final = 2**63 - 1
-_SHOWN: Final = 60
+_MAX_ID: Final = 2**63 - 1
+_HUNDRED_PERCENT: Final = 100
+_NOT_LISTS: Final = (str, bytes, bytearray, memoryview)
 
-# What RFC 3986 calls unreserved: such an id cannot leave its path segment, whatever a proxy normalises.
+# The characters that RFC 3986 calls unreserved: such an ID stays one path segment, whatever a proxy normalizes.
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,127}")
 
 
-def _shown(value: object) -> str:
-    """The value as a message may show it: its repr, cut, with its kind."""
-    try:
-        text = repr(value)
-    except ValueError:
-        text = "too long to be shown"  # Python refuses to write whole numbers of more than 4,300 digits
-    if len(text) > _SHOWN:
-        text = text[:_SHOWN] + "…"
-    return f"{text} ({type(value).__name__})"
+def _fail(field: str, requirement: str, value: object) -> NoReturn:
+    raise InvalidRequestError(f"{field} must be {requirement}, not {describe(value)}")
 
 
 def group_segment(group_id: object) -> str:
-    """The id as one path segment: a non-empty text of letters, digits and ``- . _ ~``, or a number from 0."""
+    """The group's ID as one path segment."""
     if type(group_id) is str and _SEGMENT.fullmatch(group_id):
         return group_id
-    if type(group_id) is int and 0 <= group_id <= _LARGEST_ID:
+    if type(group_id) is int and 0 <= group_id <= _MAX_ID:
         return str(group_id)
-    raise InvalidRequestError(
-        f"group_id is {_shown(group_id)}; it must be a number from 0, or a text of 1 to 128 letters, digits, "
-        "'-', '_', '~' and '.' that does not begin with '.'"
+    _fail(
+        "group_id",
+        "an integer from 0, or a string of 1 to 128 of letters, digits, '-', '_', '~', '.', not beginning with '.'",
+        group_id,
     )
 
 
 def slot_number(slot_index: object) -> int:
-    """The slot's index: a whole number from 1 to 20."""
-    if type(slot_index) is int and 1 <= slot_index <= MAX_SLOTS:
-        return slot_index
-    raise InvalidRequestError(
-        f"slot_index is {_shown(slot_index)}; it must be a whole number from 1 to {MAX_SLOTS}, as slots count from 1"
-    )
+    """The slot's index: an integer from 1 to 20."""
+    return check_integer("slot_index", slot_index, least=1, most=MAX_SLOTS)
 
 
 def _items(field: str, value: Any, of_what: str) -> Sequence[Any]:
     if type(value) is list or type(value) is tuple:
         return cast("Sequence[Any]", value)
-    if isinstance(value, Sequence | AbstractSet) and not isinstance(value, _NO_LISTS):
+    if isinstance(value, Sequence | AbstractSet) and not isinstance(value, _NOT_LISTS):
         return list(cast("Sequence[Any]", value))
-    raise InvalidRequestError(f"{field} is {_shown(cast('object', value))}; it must be a list of {of_what}")
+    _fail(field, f"a list of {of_what}", cast("object", value))
 
 
 def id_list(field: str, value: object) -> Sequence[int] | UnsetType:
-    """Ids of experiments or holdouts: a list of whole numbers from 0; ``UNSET`` passes."""
+    """IDs of experiments or holdouts: a list of integers from 0. ``UNSET`` is returned as it is."""
     if value is UNSET:
         return UNSET
-    items = _items(field, value, "ids, which are whole numbers")
+    items = _items(field, value, "integer IDs")
     for position, item in enumerate(items):
-        if type(item) is not int or not 0 <= item <= _LARGEST_ID:
-            raise InvalidRequestError(f"{field}[{position}] is {_shown(item)}; an id must be a whole number from 0")
+        if type(item) is not int or not 0 <= item <= _MAX_ID:
+            _fail(f"{field}[{position}]", "an integer from 0", item)
     return items
 
 
 def individual_list(field: str, value: object) -> Sequence[str] | UnsetType:
-    """User or device ids: a list of non-empty texts; ``UNSET`` passes."""
+    """User or device IDs: a list of non-empty strings. ``UNSET`` is returned as it is."""
     if value is UNSET:
         return UNSET
-    items = _items(field, value, "user or device ids, which are texts")
+    items = _items(field, value, "user or device IDs, which are strings")
     for position, item in enumerate(items):
-        nonempty_text(f"{field}[{position}]", item)
+        nonempty_string(f"{field}[{position}]", item)
     return items
 
 
-def nonempty_text(field: str, value: object) -> str:
-    """A text with at least one character that is not white space."""
+def nonempty_string(field: str, value: object) -> str:
+    """A string with at least one character that is not white space."""
     if not isinstance(value, str) or not value or value.isspace():
-        raise InvalidRequestError(f"{field} is {_shown(value)}; it must be a text that is not empty")
+        _fail(field, "a non-empty string", value)
     return _encodable(field, value)
 
 
-def text_or_null(field: str, value: object) -> str | None:
-    """A text, which may be empty, or ``None``, which is sent as null."""
+def string_or_null(field: str, value: object) -> str | None:
+    """A string, which may be empty, or ``None``, which is sent as null."""
     if value is None:
         return None
     if isinstance(value, str):
         return _encodable(field, value)
-    raise InvalidRequestError(f"{field} is {_shown(value)}; it must be a text, or None for null")
+    _fail(field, "a string or None", value)
 
 
 def _encodable(field: str, value: str) -> str:
@@ -119,78 +110,65 @@ def _encodable(field: str, value: str) -> str:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise InvalidRequestError(
-                f"{field} is {_shown(value)}; it holds half of a surrogate pair, which UTF-8 cannot write"
-            ) from None
+            _fail(field, "valid Unicode without lone surrogates", value)
     return value
 
 
 def page_limit(field: str, value: object) -> int:
-    """How many groups a page may hold: a whole number from 1 to 1,000."""
-    if type(value) is int and 1 <= value <= MAX_PAGE_SIZE:
-        return value
-    raise InvalidRequestError(f"{field} is {_shown(value)}; it must be a whole number from 1 to {MAX_PAGE_SIZE:,}")
+    """The maximum number of groups in a page: an integer from 1 to 1,000."""
+    return check_integer(field, value, least=1, most=MAX_PAGE_SIZE)
 
 
 def page_cursor(cursor: object) -> str | None:
-    """Where a page starts, as text: a number from 0 or a non-empty text; ``None`` is the beginning."""
+    """The cursor of a page as a string; ``None`` is the beginning of the listing."""
     if cursor is None:
         return None
-    if type(cursor) is int:
-        if 0 <= cursor <= _LARGEST_ID:
-            return str(cursor)
-        raise InvalidRequestError(f"cursor is {_shown(cursor)}; it must be a number from 0, or a text")
-    return nonempty_text("cursor", cursor)
+    if type(cursor) is int and 0 <= cursor <= _MAX_ID:
+        return str(cursor)
+    if not isinstance(cursor, str):
+        _fail("cursor", "a string or an integer from 0", cursor)
+    return nonempty_string("cursor", cursor)
 
 
 def new_group(group: object) -> NewGroup:
-    """A group that may be created: every field on its own, then the slots together."""
+    """Check a group to be created: each field, then the slots together."""
     if not isinstance(group, NewGroup):
-        raise InvalidRequestError(f"group is {_shown(group)}; it must be a NewGroup")
+        _fail("group", "a NewGroup", group)
     project: object = group.project_id
-    if not (type(project) is int and 0 <= project <= _LARGEST_ID):
+    if not (type(project) is int and 0 <= project <= _MAX_ID):
         if not isinstance(project, str):
-            raise InvalidRequestError(f"project_id is {_shown(project)}; it must be a number from 0 or a text")
-        nonempty_text("project_id", project)
-    nonempty_text("name", group.name)
+            _fail("project_id", "an integer from 0 or a string", project)
+        nonempty_string("project_id", project)
+    nonempty_string("name", group.name)
     for field in ("key", "bucketing_key", "bucketing_salt"):
         value = getattr(group, field)
         if value is not UNSET:
-            nonempty_text(field, value)
+            nonempty_string(field, value)
             if any(character.isspace() or not character.isprintable() for character in value):
-                raise InvalidRequestError(
-                    f"{field} is {_shown(value)}; it must hold no white space or control character"
-                )
+                _fail(field, "a string without white space and control characters", value)
     if group.description is not UNSET:
-        text_or_null("description", group.description)
+        string_or_null("description", group.description)
     if group.evaluation_mode is not UNSET and group.evaluation_mode not in ("local", "remote"):
-        raise InvalidRequestError(f"evaluation_mode is {_shown(group.evaluation_mode)}; it must be 'local' or 'remote'")
-    _slots(group.slots)
+        _fail("evaluation_mode", "'local' or 'remote'", group.evaluation_mode)
+    _check_slots(group.slots)
     return group
 
 
-def _slots(slots: object) -> None:
+def _check_slots(slots: object) -> None:
     if isinstance(slots, AbstractSet):
-        raise InvalidRequestError(f"slots is {_shown(cast('object', slots))}; their order counts, so it must be a list")
+        _fail("slots", "a list, because their order matters", cast("object", slots))
     items = _items("slots", slots, "NewSlot")
     if not 1 <= len(items) <= MAX_SLOTS:
-        raise InvalidRequestError(f"slots has {len(items)} slots; a group has 1 to {MAX_SLOTS}")
+        raise InvalidRequestError(f"slots must hold 1 to {MAX_SLOTS} slots, not {len(items)}")
     total = 0
     for position, slot in enumerate(items):
         where = f"slots[{position}]"
         if not isinstance(slot, NewSlot):
-            raise InvalidRequestError(f"{where} is {_shown(slot)}; it must be a NewSlot")
-        percentage: object = slot.percentage
-        if type(percentage) is not int or not 1 <= percentage <= 100:  # noqa: PLR2004  # a percentage
-            raise InvalidRequestError(
-                f"{where}.percentage is {_shown(percentage)}; it must be a whole number from 1 to 100"
-            )
-        total += percentage
+            _fail(where, "a NewSlot", slot)
+        total += check_integer(f"{where}.percentage", slot.percentage, least=1, most=_HUNDRED_PERCENT)
         id_list(f"{where}.experiments", slot.experiments)
         id_list(f"{where}.holdouts", slot.holdouts)
         individual_list(f"{where}.individuals", slot.individuals)
-    if total != 100:  # noqa: PLR2004  # as above
+    if total != _HUNDRED_PERCENT:
         parts = " + ".join(str(slot.percentage) for slot in items)
-        raise InvalidRequestError(
-            f"the slots' percentages add up to {total} ({parts}); slots[].percentage must add up to 100"
-        )
+        raise InvalidRequestError(f"slots[].percentage must add up to {_HUNDRED_PERCENT}, not to {total} ({parts})")

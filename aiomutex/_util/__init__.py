@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of the service: tasks, bounded files, numbers."""
+"""Small helpers that know nothing of the service: tasks, bounded files, checks of arguments."""

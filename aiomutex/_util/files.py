@@ -1,6 +1,6 @@
-"""Text files that may come from anybody, read line by line within a bound.
+"""Reading untrusted text files line by line, with a maximum length.
 
-An endless line, such as a device or a sparse file has, ends in an error instead of in all of the memory.
+An endless line, such as that of a device or a sparse file, raises an error instead of filling the memory.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 __all__ = ["MAX_LINE", "LineTooLongError", "lines_of"]
 
 MAX_LINE: Final = 16 * 2**20
-"""Characters of a line that are read; an edit with a quarter of a million user ids has as many."""
+"""Characters; an edit with a quarter of a million user IDs has as many."""
 
 
 class LineTooLongError(InvalidRequestError):
-    """A line is longer than any that is meant to be read.
+    """A line is longer than the maximum.
 
     Attributes:
         line: Its number, from 1.
     """
 
     def __init__(self, line: int) -> None:
-        super().__init__(f"longer than {MAX_LINE:,} characters; nothing from here on is read")
+        super().__init__(f"longer than {MAX_LINE:,} characters; the rest of the file was not read")
         self.line = line
 
     def __str__(self) -> str:
@@ -35,7 +35,7 @@ class LineTooLongError(InvalidRequestError):
 
 
 def lines_of(file: IO[str]) -> Iterator[str]:
-    """The lines of a file, each with its line break, without the mark that spreadsheets put before the first.
+    """Yield the lines of a file, each with its line break, without a byte order mark.
 
     Raises:
         LineTooLongError: A line has more than ``MAX_LINE`` characters.

@@ -1,4 +1,4 @@
-"""Tasks inside a call: a group fails with an ordinary exception, and what must come to its end is waited for."""
+"""Tasks inside a call: worker pools, plain exceptions from task groups, and work that a cancellation must not cut."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def run_workers(work: Callable[[T], Awaitable[object]], items: Iterable[T]
 
 
 async def wait_done(task: asyncio.Task[Any]) -> None:
-    """Wait until ``task`` is at its end, however often the caller is cancelled; that comes out once it is."""
+    """Wait until ``task`` is done, however often the caller is cancelled; then raise the caller's cancellation."""
     cancelled: asyncio.CancelledError | None = None
     with anyio.CancelScope(shield=True):
         while not task.done():
@@ -66,9 +66,10 @@ async def wait_done(task: asyncio.Task[Any]) -> None:
 
 
 async def run_in_task(work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work`` in a task of its own, which is cancelled with the caller.
+    """Await ``work`` in its own task, which is cancelled with the caller.
 
-    For what may swallow a cancellation: on Python 3.11 ``asyncio.wait_for`` does in the turn in which its work is done.
+    For work that may swallow a cancellation, as ``asyncio.wait_for`` does on Python 3.11 if it arrives in the same
+    iteration of the event loop as the result. Here the caller is cancelled in any case.
     """
     task = asyncio.create_task(work)
     try:
@@ -83,7 +84,11 @@ async def run_in_task(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def run_to_completion(work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work`` to its end, however often the caller is cancelled; its failure goes before that."""
+    """Await ``work`` until it is done, however often the caller is cancelled.
+
+    Raises:
+        BaseException: What ``work`` raised; otherwise the caller's cancellation, if there was one.
+    """
     task = asyncio.create_task(work)
     try:
         await wait_done(task)

@@ -59,7 +59,7 @@ EXAMPLE = NewGroup(
 # ------------------------------------------------------------------ the documented examples, without a socket
 
 
-async def test_the_documented_slot_edit_leaves_byte_for_byte(responses: Responses) -> None:
+async def test_the_documented_slot_edit_is_sent_byte_for_byte(responses: Responses) -> None:
     responses.answer("PATCH", f"{US}{ROOT}/7/slots/1", body=b"OK")
     async with MutexSession(KEY) as session:
         await session.edit_slot(
@@ -73,16 +73,16 @@ async def test_the_documented_slot_edit_leaves_byte_for_byte(responses: Response
     assert headers["Authorization"] == f"Bearer {KEY}"
 
 
-async def test_the_documented_group_edit_leaves_byte_for_byte(responses: Responses) -> None:
+async def test_the_documented_group_edit_is_sent_byte_for_byte(responses: Responses) -> None:
     responses.answer("PATCH", f"{US}{ROOT}/7")
     async with MutexSession(KEY) as session:
         await session.edit_group(7, name="updated name", description="updated description")
     assert [sent[3] for sent in responses.sent()] == [GROUP_EDIT]
 
 
-async def test_the_documented_create_leaves_byte_for_byte(responses: Responses) -> None:
-    answer = b'{"id": "<id>", "url": "https://app.amplitude.com/experiment/1/mutex/7"}'
-    responses.answer("POST", f"{US}{ROOT}", body=answer)
+async def test_the_documented_create_is_sent_byte_for_byte(responses: Responses) -> None:
+    response = b'{"id": "<id>", "url": "https://app.amplitude.com/experiment/1/mutex/7"}'
+    responses.answer("POST", f"{US}{ROOT}", body=response)
     async with MutexSession(KEY) as session:
         created = await session.create_group(EXAMPLE)
     assert created == CreatedGroup(id="<id>", url="https://app.amplitude.com/experiment/1/mutex/7", key="example-mutex")
@@ -90,14 +90,16 @@ async def test_the_documented_create_leaves_byte_for_byte(responses: Responses) 
     assert (method, url, body) == ("POST", f"{US}{ROOT}", CREATE)
 
 
-async def test_the_documented_group_is_read_whole(responses: Responses) -> None:
+async def test_the_documented_group_is_decoded_completely(responses: Responses) -> None:
     responses.answer("GET", f"{US}{ROOT}/7", body=GROUP)
     async with MutexSession(KEY) as session:
         assert await session.get_group("7") == DOCUMENTED
     assert responses.sent()[0][3] is None
 
 
-async def test_the_documented_page_is_read_whole_and_asked_for_with_limit_and_cursor(responses: Responses) -> None:
+async def test_the_documented_page_is_requested_and_decoded_completely(
+    responses: Responses,
+) -> None:
     responses.answer("GET", f"{US}{ROOT}?limit=2&cursor=40", body=b'{"mutexes":[%s],"nextCursor":42}' % GROUP)
     async with MutexSession(KEY) as session:
         page = await session.list_page(limit=2, cursor=40)
@@ -105,7 +107,7 @@ async def test_the_documented_page_is_read_whole_and_asked_for_with_limit_and_cu
     assert (page.cursor, page.next_cursor) == ("40", "42")
 
 
-async def test_the_region_eu_has_an_address_of_its_own(responses: Responses) -> None:
+async def test_the_eu_region_has_its_own_address(responses: Responses) -> None:
     eu = "https://experiment.eu.amplitude.com"
     responses.answer("GET", f"{eu}{ROOT}/7", body=GROUP)
     async with MutexSession(KEY, region="eu") as session:
@@ -156,9 +158,7 @@ async def test_each_call_writes_exactly_these_bytes(raw: RawServer) -> None:
     assert raw.requests[0].headers["user-agent"].startswith("aiomutex aiohttp/")
 
 
-async def test_all_endpoints_work_together_on_a_service_with_a_state(
-    emulator: MutexEmulator, session: MutexSession
-) -> None:
+async def test_all_endpoints_work_together_against_the_emulator(emulator: MutexEmulator, session: MutexSession) -> None:
     created = await session.create_group(EXAMPLE)
     assert created.key == "example-mutex"
     assert created.url is not None
@@ -178,11 +178,11 @@ async def test_all_endpoints_work_together_on_a_service_with_a_state(
     assert len([group async for group in session.list_groups(page_size=4)]) == 11
 
 
-async def test_find_group_tells_that_there_is_none(session: MutexSession) -> None:
+async def test_find_group_returns_none_for_an_unknown_key(session: MutexSession) -> None:
     assert await session.find_group("no-such-key") is None
 
 
-async def test_find_group_stops_reading_where_it_found_the_key(raw: RawServer, raw_session: MutexSession) -> None:
+async def test_find_group_stops_at_the_page_that_has_the_key(raw: RawServer, raw_session: MutexSession) -> None:
     raw.answer(http(200, b'{"mutexes":[%s],"nextCursor":1000}' % GROUP))
     found = await raw_session.find_group("mutex-key")
     assert found is not None
@@ -200,7 +200,7 @@ def test_what_is_not_given_is_not_sent() -> None:
     assert requests.edit_group("7", name=UNSET, description="").body == b'{"description":""}'
 
 
-def test_reads_and_edits_may_be_repeated_and_a_create_may_not() -> None:
+def test_reads_and_edits_may_be_sent_again_and_a_create_may_not() -> None:
     group = NewGroup(project_id=1, name="Example", key="k", slots=[NewSlot(percentage=100)])
     assert requests.get_group(7).effect is requests.list_page(1, None).effect is Effect.SAFE
     assert requests.edit_slot(7, 1, [1], UNSET, UNSET).effect is Effect.IDEMPOTENT
@@ -209,7 +209,7 @@ def test_reads_and_edits_may_be_repeated_and_a_create_may_not() -> None:
     assert requests.create_group(group).effect is Effect.NON_IDEMPOTENT
 
 
-def test_a_group_without_a_key_gets_a_fresh_one_and_one_with_a_key_keeps_it() -> None:
+def test_a_group_without_a_key_gets_a_new_one_and_a_given_key_is_kept() -> None:
     bare = NewGroup(project_id=1, name="Example", slots=[NewSlot(percentage=100)])
     keys = {requests.with_key(bare).key for _ in range(100)}
     assert len(keys) == 100
@@ -221,29 +221,29 @@ def test_a_group_without_a_key_gets_a_fresh_one_and_one_with_a_key_keeps_it() ->
 
 def test_a_create_without_a_key_is_never_built() -> None:
     bare = NewGroup(project_id=1, name="Example", slots=[NewSlot(percentage=100)])
-    with pytest.raises(InvalidRequestError, match=r"^key is not given; a create needs one, to be found again by$"):
+    with pytest.raises(InvalidRequestError, match=r"^key is missing; without it, a group"):
         requests.create_group(bare)
 
 
-def test_what_is_wrong_is_told_by_its_name() -> None:
+def test_an_invalid_argument_is_named() -> None:
     none: Any = None
     number: Any = 5
-    with pytest.raises(InvalidRequestError, match=r"^the edit is empty; give name, description or both$"):
+    with pytest.raises(InvalidRequestError, match=r"^the edit is empty; pass name, description or both$"):
         requests.edit_group(7, name=UNSET, description=UNSET)
-    with pytest.raises(InvalidRequestError, match=r"^the edit is empty; give at least one of experiments"):
+    with pytest.raises(InvalidRequestError, match=r"^the edit is empty; pass at least one of experiments"):
         requests.edit_slot(7, 1, UNSET, UNSET, UNSET)
-    with pytest.raises(InvalidRequestError, match=r"^name is "):
+    with pytest.raises(InvalidRequestError, match=r"^name must be "):
         requests.edit_group(7, name=none, description=UNSET)
-    with pytest.raises(InvalidRequestError, match=r"^description is "):
+    with pytest.raises(InvalidRequestError, match=r"^description must be "):
         requests.edit_group(7, name=UNSET, description=number)
-    with pytest.raises(InvalidRequestError, match=r"^limit is 0 "):
+    with pytest.raises(InvalidRequestError, match=r"^limit must be an integer from 1 to 1,000, not 0 "):
         requests.list_page(0, None)
     for place, lists in enumerate(([[none], [], []], [[], [none], []], [[], [], [none]])):
         with pytest.raises(InvalidRequestError, match=rf"^{('experiments', 'holdouts', 'individuals')[place]}"):
             requests.edit_slot(7, 1, *lists)
 
 
-def test_methods_and_paths_are_written_as_the_service_has_them() -> None:
+def test_methods_and_paths_are_those_of_the_documentation() -> None:
     group = NewGroup(project_id=1, name="Example", key="k", slots=[NewSlot(percentage=100)])
     built: list[requests.Request[Any]] = [
         requests.list_page(5, "XX/"),
@@ -263,15 +263,15 @@ def test_methods_and_paths_are_written_as_the_service_has_them() -> None:
     ]
 
 
-class _Text(str):
+class _String(str):
     __slots__ = ()
 
 
-def test_texts_and_sequences_of_other_kinds_are_written_like_plain_ones() -> None:
+def test_subclasses_of_str_and_other_sequences_are_encoded_like_plain_ones() -> None:
     group = NewGroup(
-        project_id=_Text("1"),
-        name=_Text("Example"),
-        key=_Text("k"),
+        project_id=_String("1"),
+        name=_String("Example"),
+        key=_String("k"),
         slots=(NewSlot(percentage=100, experiments=range(1, 3), individuals={"u": 1}.keys()),),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     )
     body = requests.create_group(group).body
@@ -279,24 +279,24 @@ def test_texts_and_sequences_of_other_kinds_are_written_like_plain_ones() -> Non
         b'{"projectId":"1","name":"Example","key":"k",'
         b'"slots":[{"percentage":100,"experiments":[1,2],"individuals":["u"]}]}'
     )
-    assert requests.edit_slot(7, 1, range(2), (5,), [_Text("u")]).body == (
+    assert requests.edit_slot(7, 1, range(2), (5,), [_String("u")]).body == (
         b'{"experiments":[0,1],"holdouts":[5],"individuals":["u"]}'
     )
 
 
-def unreadable(body: bytes, headers: dict[str, str]) -> UnexpectedResponseError:
+def decoding_error(body: bytes, headers: dict[str, str]) -> UnexpectedResponseError:
     with pytest.raises(UnexpectedResponseError) as caught:
         requests.decode_response(requests.get_group(7), Response(200, headers, body, method="GET", path=f"{ROOT}/7"))
     return caught.value
 
 
-def test_a_success_that_does_not_read_says_what_it_is_and_where() -> None:
-    error = unreadable(b"[" * 100_000, {"Content-Type": "text/plain" + "x" * 200, "x-request-id": "7f3a"})
+def test_a_success_that_cannot_be_decoded_says_what_it_is_and_where() -> None:
+    error = decoding_error(b"[" * 100_000, {"Content-Type": "text/plain" + "x" * 200, "x-request-id": "7f3a"})
     kind = "text/plain" + "x" * 90
     assert f"100,000 bytes ({kind}) that do not read as documented: nested too deeply" in str(error)
     assert (error.status, error.method, error.path, error.request_id) == (200, "GET", f"{ROOT}/7", "7f3a")
     assert error.body == Response(200, {}, b"[" * 100_000).text
-    truncated = unreadable(b"{", {})
+    truncated = decoding_error(b"{", {})
     assert "1 bytes (no content type) that do not read as documented: Input data was truncated" in str(truncated)
 
 

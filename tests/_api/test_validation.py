@@ -1,4 +1,4 @@
-"""Bad input: nothing is sent, and the message names the field."""
+"""Invalid arguments: nothing is sent, and the message names the field."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     Call = Callable[[Any], Awaitable[object]]
 
-# Python refuses to write such a number as text.
-ENDLESS = 10**5000
+# Python raises ValueError when such a number is converted to a string.
+TOO_LONG = 10**5000
 
 BAD_IDS: list[Any] = [
     "",
@@ -63,11 +63,11 @@ BAD_IDS: list[Any] = [
     ("7",),
     {"id": 7},
     UNSET,
-    ENDLESS,
+    TOO_LONG,
 ]
-BAD_SLOTS: list[Any] = [0, 21, -1, True, False, 1.0, "1", None, [1], UNSET, ENDLESS]
-BAD_LIMITS: list[Any] = [0, 1001, -1, True, 10.0, "10", None, ENDLESS]
-# Bad values of a list of ids, each with the place the message must name.
+BAD_SLOTS: list[Any] = [0, 21, -1, True, False, 1.0, "1", None, [1], UNSET, TOO_LONG]
+BAD_LIMITS: list[Any] = [0, 1001, -1, True, 10.0, "10", None, TOO_LONG]
+# Bad lists of IDs, each with the position that the message must name.
 BAD_ID_LISTS: list[tuple[Any, str]] = [
     (["123"], "[0]"),
     ([1, True], "[1]"),
@@ -75,7 +75,7 @@ BAD_ID_LISTS: list[tuple[Any, str]] = [
     ([1.0], "[0]"),
     ([None], "[0]"),
     ([2**63], "[0]"),
-    ([ENDLESS], "[0]"),
+    ([TOO_LONG], "[0]"),
     ([[1]], "[0]"),
     ("123", ""),
     (b"123", ""),
@@ -85,7 +85,7 @@ BAD_ID_LISTS: list[tuple[Any, str]] = [
     ({"a": 1}, ""),
     (iter([1]), ""),
 ]
-BAD_TEXT_LISTS: list[tuple[Any, str]] = [
+BAD_STRING_LISTS: list[tuple[Any, str]] = [
     ([1], "[0]"),
     (["a", ""], "[1]"),
     (["a", "b", " \t"], "[2]"),
@@ -96,24 +96,24 @@ BAD_TEXT_LISTS: list[tuple[Any, str]] = [
     (1, ""),
     (None, ""),
 ]
-BAD_TEXTS: list[Any] = ["", " ", "\n", None, 5, b"name", ["name"], "\udfff"]
+BAD_STRINGS: list[Any] = ["", " ", "\n", None, 5, b"name", ["name"], "\udfff"]
 BAD_DESCRIPTIONS: list[Any] = [5, b"d", ["d"], "\ud800"]
-BAD_CURSORS: list[Any] = ["", " ", True, 1.0, b"5", "\ud800", ENDLESS, -1]
+BAD_CURSORS: list[Any] = ["", " ", True, 1.0, b"5", "\ud800", TOO_LONG, -1]
 BAD_CONCURRENCIES: list[Any] = [0, -1, True, 1.5, None, "8"]
 BAD_MODES: list[Any] = ["hybrid", "", "Local", None, 1, []]
-BAD_PROJECTS: list[Any] = ["", " ", -1, True, 1.0, None, [1], 2**63, "\ud800", ENDLESS]
-BAD_PERCENTAGES: list[Any] = [0, 101, 33.3, 40.0, -1, True, "40", None, ENDLESS]
+BAD_PROJECTS: list[Any] = ["", " ", -1, True, 1.0, None, [1], 2**63, "\ud800", TOO_LONG]
+BAD_PERCENTAGES: list[Any] = [0, 101, 33.3, 40.0, -1, True, "40", None, TOO_LONG]
 BAD_SLOT_LISTS: list[tuple[str, Any, str]] = [
-    ("sum 99", [NewSlot(percentage=40), NewSlot(percentage=59)], "add up to 99"),
-    ("sum 101", [NewSlot(percentage=40), NewSlot(percentage=61)], "add up to 101"),
-    ("no slots", [], "slots has 0 slots"),
-    ("21 slots", [NewSlot(percentage=5)] * 21, "slots has 21 slots"),
-    ("None as slots", None, "slots is"),
-    ("a text as slots", "ab", "slots is"),
-    ("one slot as slots", NewSlot(percentage=100), "slots is"),
-    ("an iterator of slots", iter([NewSlot(percentage=100)]), "slots is"),
-    ("a set of slots", {NewSlot(percentage=100)}, "slots is"),
-    ("a dict as a slot", [{"percentage": 100}], "slots[0] is"),
+    ("sum 99", [NewSlot(percentage=40), NewSlot(percentage=59)], "must add up to 100, not to 99"),
+    ("sum 101", [NewSlot(percentage=40), NewSlot(percentage=61)], "must add up to 100, not to 101"),
+    ("no slots", [], "must hold 1 to 20 slots, not 0"),
+    ("21 slots", [NewSlot(percentage=5)] * 21, "must hold 1 to 20 slots, not 21"),
+    ("None as slots", None, "slots must be a list"),
+    ("a string as slots", "ab", "slots must be a list"),
+    ("one slot as slots", NewSlot(percentage=100), "slots must be a list"),
+    ("an iterator of slots", iter([NewSlot(percentage=100)]), "slots must be a list"),
+    ("a set of slots", {NewSlot(percentage=100)}, "slots must be a list"),
+    ("a dict as a slot", [{"percentage": 100}], "slots[0] must be a NewSlot"),
 ]
 BAD_KEYS: list[Any] = ["", " ", "a b", "a\nb", "a\tb", "a\x7f", None, 5, "\ud800"]
 
@@ -138,34 +138,34 @@ def shares(*percentages: Any) -> list[NewSlot]:
     return [NewSlot(percentage=percentage) for percentage in percentages]
 
 
-def told(value: object) -> str:
-    return "endless" if value is ENDLESS else f"{value!r:.20}"
+def shown(value: object) -> str:
+    return "too long" if value is TOO_LONG else f"{value!r:.20}"
 
 
 BadCall = tuple[str, "Call", str]
-"""What it is, how it is made, what its message must hold."""
+"""A description, the call, and what its message must contain."""
 
 
 def bad_ids() -> Iterator[BadCall]:
     for bad in BAD_IDS:
-        yield f"get id {told(bad)}", call("get_group", bad), "group_id"
-        yield f"edit id {told(bad)}", call("edit_group", bad, name="n"), "group_id"
-        yield f"archive id {told(bad)}", call("archive_group", bad), "group_id"
-        yield f"unarchive id {told(bad)}", call("unarchive_group", bad), "group_id"
-        yield f"slot id {told(bad)}", call("edit_slot", bad, 1, experiments=[]), "group_id"
-        yield f"edits id {told(bad)}", call("edit_slots", [SlotEdit(bad, 1, experiments=[])]), "edits[0]: group_id"
+        yield f"get id {shown(bad)}", call("get_group", bad), "group_id"
+        yield f"edit id {shown(bad)}", call("edit_group", bad, name="n"), "group_id"
+        yield f"archive id {shown(bad)}", call("archive_group", bad), "group_id"
+        yield f"unarchive id {shown(bad)}", call("unarchive_group", bad), "group_id"
+        yield f"slot id {shown(bad)}", call("edit_slot", bad, 1, experiments=[]), "group_id"
+        yield f"edits id {shown(bad)}", call("edit_slots", [SlotEdit(bad, 1, experiments=[])]), "edits[0]: group_id"
 
 
 def bad_listings() -> Iterator[BadCall]:
     for bad in BAD_LIMITS:
-        yield f"limit {told(bad)}", call("list_page", limit=bad), "limit"
-        yield f"page_size {told(bad)}", collects(page_size=bad), "page_size"
+        yield f"limit {shown(bad)}", call("list_page", limit=bad), "limit"
+        yield f"page_size {shown(bad)}", collects(page_size=bad), "page_size"
     for bad in BAD_CURSORS:
-        yield f"cursor {told(bad)}", call("list_page", cursor=bad), "cursor"
-        yield f"pager cursor {told(bad)}", collects(cursor=bad), "cursor"
+        yield f"cursor {shown(bad)}", call("list_page", cursor=bad), "cursor"
+        yield f"pager cursor {shown(bad)}", collects(cursor=bad), "cursor"
     for bad in BAD_CONCURRENCIES:
         yield f"collect {bad!r}", collects(bad), "concurrency"
-    for bad in BAD_TEXTS:
+    for bad in BAD_STRINGS:
         yield f"find {bad!r}", call("find_group", bad), "key"
 
 
@@ -173,8 +173,8 @@ def bad_edits() -> Iterator[BadCall]:
     yield "empty slot edit", call("edit_slot", "7", 1), "edit is empty"
     yield "empty group edit", call("edit_group", "7"), "edit is empty"
     for bad in BAD_SLOTS:
-        yield f"slot {told(bad)}", call("edit_slot", "7", bad, experiments=[]), "slot_index"
-    for bad in BAD_TEXTS:
+        yield f"slot {shown(bad)}", call("edit_slot", "7", bad, experiments=[]), "slot_index"
+    for bad in BAD_STRINGS:
         yield f"edit name {bad!r}", call("edit_group", "7", name=bad), "name"
     for bad in BAD_DESCRIPTIONS:
         yield f"description {bad!r}", call("edit_group", "7", description=bad), "description"
@@ -183,8 +183,8 @@ def bad_edits() -> Iterator[BadCall]:
 
 
 def bad_lists() -> Iterator[BadCall]:
-    """Bad lists of a slot, in an edit and in a create."""
-    tables = {"experiments": BAD_ID_LISTS, "holdouts": BAD_ID_LISTS, "individuals": BAD_TEXT_LISTS}
+    """Invalid lists of a slot, in an edit and in a create."""
+    tables = {"experiments": BAD_ID_LISTS, "holdouts": BAD_ID_LISTS, "individuals": BAD_STRING_LISTS}
     for field, table in tables.items():
         for bad, place in table:
             wrong: dict[str, Any] = {field: bad}
@@ -196,7 +196,7 @@ def bad_lists() -> Iterator[BadCall]:
 
 def bad_creates() -> Iterator[BadCall]:
     fields: dict[str, list[Any]] = {
-        "name": BAD_TEXTS,
+        "name": BAD_STRINGS,
         "description": BAD_DESCRIPTIONS,
         "key": BAD_KEYS,
         "bucketing_key": BAD_KEYS,
@@ -206,20 +206,20 @@ def bad_creates() -> Iterator[BadCall]:
     }
     for field, values in fields.items():
         for bad in values:
-            yield f"create {field} {told(bad)}", call("create_group", group(**{field: bad})), field
+            yield f"create {field} {shown(bad)}", call("create_group", group(**{field: bad})), field
     for bad in BAD_PERCENTAGES:
         slots = shares(bad, 60)
-        yield f"percentage {told(bad)}", call("create_group", group(slots=slots)), "slots[0].percentage"
+        yield f"percentage {shown(bad)}", call("create_group", group(slots=slots)), "slots[0].percentage"
     for name, wrong, message in BAD_SLOT_LISTS:
         yield f"create {name}", call("create_group", group(slots=wrong)), message
-    yield "create a dict", call("create_group", {"name": "x"}), "group is"
-    yield "create None", call("create_group", None), "group is"
+    yield "create a dict", call("create_group", {"name": "x"}), "group must be a NewGroup"
+    yield "create None", call("create_group", None), "group must be a NewGroup"
 
 
-async def test_bad_input_is_never_sent_and_its_message_names_the_field(
+async def test_an_invalid_argument_is_never_sent_and_its_message_names_the_field(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
-    # One test for the whole table, as each start of a server costs more than all of its calls.
+    # One test for the whole table, because starting a server takes longer than all of these calls.
     wrong: list[str] = []
     for what, make, field in chain(bad_ids(), bad_listings(), bad_edits(), bad_lists(), bad_creates()):
         try:
@@ -237,7 +237,7 @@ async def test_bad_input_is_never_sent_and_its_message_names_the_field(
     assert not emulator.requests
 
 
-async def test_the_largest_and_smallest_good_values_are_sent(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_the_largest_and_smallest_valid_values_are_sent(emulator: MutexEmulator, session: MutexSession) -> None:
     await session.list_page(limit=1)
     await session.list_page(limit=1000)
     emulator.add_group("a.b_c~d-e", slots=[5] * 20)
@@ -249,13 +249,13 @@ async def test_the_largest_and_smallest_good_values_are_sent(emulator: MutexEmul
     assert [request.status for request in emulator.requests] == [200] * 6
 
 
-async def test_an_experiment_may_stand_in_several_slots(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_an_experiment_may_be_in_several_slots(emulator: MutexEmulator, session: MutexSession) -> None:
     slots = [NewSlot(percentage=50, experiments=[1, 1]), NewSlot(percentage=50, experiments=[1])]
     created = await session.create_group(group(slots=slots))
     assert emulator.groups[created.id].slots[1].experiments == [1]
 
 
-async def test_no_id_that_is_sent_leaves_its_path_segment(raw: RawServer) -> None:
+async def test_every_accepted_id_stays_one_path_segment(raw: RawServer) -> None:
     raw.answer(http())
     accepted: list[str] = []
     async with session_for(raw.url) as session:
@@ -284,24 +284,24 @@ def test_a_segment_is_one_unreserved_segment_or_an_error(group_id: str | int) ->
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=20))
-def test_only_percentages_that_make_100_pass(percentages: list[int]) -> None:
+def test_only_percentages_that_add_up_to_100_are_accepted(percentages: list[int]) -> None:
     try:
         validation.new_group(group(slots=shares(*percentages)))
     except InvalidRequestError as error:
         assert sum(percentages) != 100
-        assert f"add up to {sum(percentages)}" in str(error)  # noqa: PT017  # both outcomes are fine
+        assert f"not to {sum(percentages)} " in str(error)  # noqa: PT017  # both outcomes are fine
     else:
         assert sum(percentages) == 100
 
 
-def test_what_a_message_shows_of_a_bad_value_is_short() -> None:
+def test_a_message_shows_a_long_value_shortened() -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        validation.nonempty_text("name", ["x" * 10_000])
+        validation.nonempty_string("name", ["x" * 10_000])
     assert len(str(caught.value)) < 200
     assert "(list)" in str(caught.value)
 
 
-def test_a_good_group_is_returned_as_it_is() -> None:
+def test_a_valid_group_is_returned_unchanged() -> None:
     good = group(slots=shares(40, 60), evaluation_mode="local", key="k", description=None)
     assert validation.new_group(good) is good
     assert msgspec.json.decode(msgspec.json.encode(good))["slots"] == [{"percentage": 40}, {"percentage": 60}]

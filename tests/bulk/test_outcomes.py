@@ -161,7 +161,7 @@ async def test_edits_of_unknown_fate_count_as_failures_and_one_at_a_time_is_enou
 
 async def test_a_list_is_checked_wholly_before_anything_is_sent(emulator: MutexEmulator, session: MutexSession) -> None:
     edits = [*edits_for(100), SlotEdit(1, 0, experiments=[1])]
-    with pytest.raises(InvalidRequestError, match=r"edits\[100\]: slot_index is 0"):
+    with pytest.raises(InvalidRequestError, match=r"edits\[100\]: slot_index must be an integer from 1 to 20, not 0"):
         await session.edit_slots(edits)
     assert not emulator.requests
 

@@ -225,7 +225,7 @@ async def test_an_experiment_that_is_on_neither_slot_is_not_moved(
         await session.move_experiment(1, 2, 1, 2)
     with pytest.raises(InvalidRequestError, match="both 1"):
         await session.move_experiment(1, 2, 1, 1)
-    with pytest.raises(InvalidRequestError, match=r"^experiment\[0\] is "):
+    with pytest.raises(InvalidRequestError, match=r"^experiment\[0\] must be "):
         await session.move_experiment(1, -2, 1, 2)
     assert not landed(emulator)
 
