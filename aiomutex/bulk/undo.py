@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from aiomutex.bulk.report import Status
     from aiomutex.models import MutexGroup, Slot
 
-__all__ = ["undo"]
+__all__ = ["CHANGED_SINCE", "undo"]
 
 _UNDONE: Final = 2
-_CHANGED: Final = (
+CHANGED_SINCE: Final = (
     "it does not hold what the run left there: somebody changed it since, or the service merges lists; "
     "force overwrites that"
 )
@@ -139,7 +139,7 @@ class _WayBack:
                     self._journal.undoing(record, done=True)
                     self._tell(position, record, "applied", note="it holds its earlier content already")
                 elif not self._force and not _left_alone(slot, record):
-                    self._tell(position, record, "skipped", note=_CHANGED)
+                    self._tell(position, record, "skipped", note=CHANGED_SINCE)
                 else:
                     self._journal.undoing(record, done=False)
                     edit = restoring(record.group_id, record.slot_index, _earlier(record))

@@ -1,7 +1,7 @@
-"""The command line: a thin skin over the library, in the extra ``cli``.
+"""The command line, in the extra ``cli``: a thin layer over the public API.
 
-Each module holds the commands of one noun; what they share is in ``common``. Nothing heavy is imported before a
-command runs, so that ``--help`` answers at once.
+Each module holds the commands for one noun, and ``common`` what they share. A command imports the library when it
+runs, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; the console script ``aiomutex``."""
+    """Run the command line. This is the console script ``aiomutex``."""
     try:
         from aiomutex.cli.root import root
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""An input that may keep one waiting, read in a thread of its own, so that the event loop goes on meanwhile."""
+"""Reading blocking input, such as a pipe, in a thread, so that the event loop can go on meanwhile."""
 
 from __future__ import annotations
 
@@ -11,47 +11,56 @@ from typing import TYPE_CHECKING, Final, TypeVar
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
-__all__ = ["AHEAD", "read_apart"]
+__all__ = ["READ_AHEAD", "read_in_thread"]
 
 T = TypeVar("T")
 
-AHEAD: Final = 64
-"""Items read before they are asked for, at the most."""
+READ_AHEAD: Final = 64
+"""The most items that are read before they are needed."""
 
 
-async def read_apart(items: Generator[T]) -> AsyncGenerator[T]:
-    """The items of a generator as they come, and then the error it ended with, if any.
+async def read_in_thread(items: Generator[T]) -> AsyncGenerator[T]:
+    """Iterate over a blocking generator in a daemon thread.
 
-    Leave it with ``contextlib.aclosing``. The thread then ends with the item it waits for; where none ever comes, as
-    from a silent terminal, it ends with the process, which does not wait for it.
+    Close it with ``contextlib.aclosing``. The thread then ends at the next item. If none ever comes, as from an idle
+    terminal, the thread ends with the process, which does not wait for it.
+
+    Args:
+        items: The generator. The thread closes it at the end.
+
+    Yields:
+        Its items.
+
+    Raises:
+        BaseException: What the generator raised, after the items before it.
     """
     loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
-    room = threading.Semaphore(AHEAD)
-    left = threading.Event()
+    queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
+    capacity = threading.Semaphore(READ_AHEAD)
+    closed = threading.Event()
 
-    def read(_held: object) -> None:
+    def read(_stdin: object) -> None:
         end: BaseException | None = None
         try:
             with contextlib.closing(items):
                 for item in items:
-                    room.acquire()
-                    if left.is_set():
+                    capacity.acquire()
+                    if closed.is_set():
                         return
-                    loop.call_soon_threadsafe(arrived.put_nowait, (item,))
-        except BaseException as error:  # noqa: BLE001  # raised where the items are awaited
+                    loop.call_soon_threadsafe(queue.put_nowait, (item,))
+        except BaseException as error:  # noqa: BLE001  # raised again in the event loop
             end = error
-        with contextlib.suppress(RuntimeError):  # the loop may have been closed meanwhile
-            loop.call_soon_threadsafe(arrived.put_nowait, end)
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(queue.put_nowait, end)
 
-    # If standard input were taken apart at the end of the process while the thread reads it, Python would abort.
+    # The thread keeps a reference to sys.stdin: Python aborts if it finalizes standard input while a thread reads it.
     threading.Thread(target=read, args=(sys.stdin,), name="aiomutex input", daemon=True).start()
     try:
-        while isinstance(item := await arrived.get(), tuple):
-            room.release()
+        while isinstance(item := await queue.get(), tuple):
+            capacity.release()
             yield item[0]
         if item is not None:
             raise item
     finally:
-        left.set()
-        room.release()
+        closed.set()
+        capacity.release()

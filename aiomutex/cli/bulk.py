@@ -1,4 +1,4 @@
-"""``aiomutex slots bulk``: many edits from a file, resumable and undoable, with a progress bar."""
+"""``aiomutex slots bulk``: many edits from a file, with a progress bar; resumable, and undoable."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import signal
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from aiomutex._util.wording import counted
 from aiomutex.cli.common import INTERRUPTED, echo, fail, json_option, open_session, print_json, run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Generator, Mapping
 
     from aiomutex import BulkReport, OutcomeStream, SlotOutcome
     from aiomutex.cli.edits_file import BadLine, LineEdit
@@ -23,89 +24,93 @@ if TYPE_CHECKING:
 
 __all__ = ["bulk"]
 
-_SHOWN = 20
-_NEEDS_A_LOOK = ("failed", "unknown")
+_MAX_SHOWN: Final = 20
+_STATUSES: Final = ("applied", "failed", "unknown", "skipped")
+_UNSUCCESSFUL: Final = ("failed", "unknown")
 
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("--format", "format_", type=click.Choice(["jsonl", "csv"]), help="By the file's name if not given.")
-@click.option("--journal", type=click.Path(dir_okay=False), help="Remember progress here: resume and undo need it.")
-@click.option("--verify", is_flag=True, help="Read each group before and after; costs two reads a group.")
-@click.option("--dry-run", is_flag=True, help="Check the file and send nothing.")
-@click.option("--undo", type=click.Path(exists=True, dir_okay=False), help="Take back the run of this journal.")
-@click.option("--force", is_flag=True, help="With --undo: overwrite what others changed since.")
-@click.option("--failures", type=click.Path(dir_okay=False), help="Write what failed here, as JSON Lines.")
-@click.option("--concurrency", type=click.IntRange(1), help="Edits in flight at the most.")
+@click.option(
+    "--format", "format_", type=click.Choice(["jsonl", "csv"]), help="Format; by default from the name of FILE."
+)
+@click.option("--journal", type=click.Path(dir_okay=False), help="Keep the progress here, to resume or undo the run.")
+@click.option("--verify", is_flag=True, help="Read each group before and after: two more requests per group.")
+@click.option("--dry-run", is_flag=True, help="Check FILE and send nothing.")
+@click.option("--undo", type=click.Path(exists=True, dir_okay=False), help="Undo the run of this journal.")
+@click.option("--force", is_flag=True, help="With --undo: overwrite slots that changed since the run.")
+@click.option("--failures", type=click.Path(dir_okay=False), help="Write failed edits here, as JSON Lines.")
+@click.option("--concurrency", type=click.IntRange(1), help="Maximum number of edits in flight.")
 @click.option("--stop-after", type=click.IntRange(1), metavar="N", help="Stop after N failed edits.")
 @click.option(
     "--on-budget", type=click.Choice(["stop", "wait"]), default="stop", show_default=True,
     help="What to do when the day's 100,000 requests are used up.",
 )  # fmt: skip
 @click.option(
-    "--reserve", type=click.IntRange(0), default=0, metavar="N", help="Leave N requests of the day to others."
+    "--reserve", type=click.IntRange(0), default=0, metavar="N", help="Leave N of the day's requests to others."
 )
-@click.option("--used-today", type=click.IntRange(0), default=0, metavar="N", help="Requests of the day already used.")
+@click.option("--used-today", type=click.IntRange(0), default=0, metavar="N", help="Requests already sent today.")
 @json_option
 def bulk(
     file: str | None, undo: str | None, force: bool, dry_run: bool, used_today: int, as_json: bool, **options: Any
 ) -> None:
-    """Write many slots from FILE: JSON Lines or CSV, - for standard input.
+    """Edit many slots from FILE, as JSON Lines or CSV. Use - for standard input.
 
     \b
     {"group_id": "7", "slot_index": 1, "experiments": [123, 456]}
     {"group_id": "7", "slot_index": 2, "individuals": []}
 
-    A file is checked as a whole before anything is sent; what comes through a pipe is taken line by line. What failed
-    can be run again from the file of --failures; a wrong line from a pipe stands there, too, to be put right first.
+    A file is checked completely before the first request. Lines of a pipe are sent as they arrive. The file of
+    --failures holds the failed edits, and the invalid lines of a pipe, so that you can correct them and run them again.
 
-    Ctrl-C once ends the run cleanly, twice at once.
+    Ctrl-C stops the run and waits for requests in flight. A second Ctrl-C does not wait.
 
     Example: aiomutex slots bulk edits.jsonl --journal run.db --verify
-    """  # noqa: D301  # \b is click's mark for lines that are not to be filled
+    """  # noqa: D301  # \b keeps click from wrapping the next lines
     if (file is None) == (undo is None):
         raise click.UsageError("give either FILE or --undo JOURNAL")
     if undo is not None:
         _undo(undo, force=force, as_json=as_json)
         return
     assert file is not None  # noqa: S101  # checked above
-    _refuse_to_overwrite(file, **options)
+    _check_failures_path(file, **options)
     format_ = options.pop("format_") or ("csv" if file.endswith(".csv") else "jsonl")
-    # What comes through a pipe comes once.
-    total = _checked(file, format_) if Path(file).is_file() else None
-    if dry_run:
-        total = _checked(file, format_) if total is None else total
-        echo(f"{total:,} edits are right. Nothing was sent.")
+    # A pipe can be read only once, so its lines are checked during the run.
+    total = _validate(file, format_) if dry_run or Path(file).is_file() else None
+    if dry_run and total is not None:
+        echo(f"{counted(total, 'edit is', 'edits are')} valid. Nothing was sent.")
         return
-    counts = run(lambda: _run(file, format_, total, used_today, **options))
-    _summarize(counts, options["journal"], as_json=as_json)
+    result = run(lambda: _run(file, format_, total, used_today, **options))
+    _summarize(result, options["journal"], as_json=as_json)
 
 
-def _refuse_to_overwrite(file: str, *, failures: str | None, journal: str | None, **_: Any) -> None:
-    from aiomutex.cli.failures import is_one_file
+def _check_failures_path(file: str, *, failures: str | None, journal: str | None, **_: Any) -> None:
+    from aiomutex.cli.failures import is_same_file
 
     if failures is None:
         return
-    if is_one_file(failures, 0 if file == "-" else file):
-        raise click.UsageError(f"--failures {failures} is the file that is read; give another name")
-    if journal is not None and is_one_file(failures, journal):
-        raise click.UsageError(f"--failures {failures} is the journal; give another name")
+    if is_same_file(failures, 0 if file == "-" else file):
+        raise click.UsageError(f"--failures {failures} is the input file; choose another name")
+    if journal is not None and is_same_file(failures, journal):
+        raise click.UsageError(f"--failures {failures} is the journal; choose another name")
 
 
-def _checked(file: str, format_: str) -> int:
-    """How many edits a file holds; it is refused as a whole if a line of it is wrong."""
-    good, bad = 0, 0
+def _validate(file: str, format_: str) -> int:
+    """Return the number of edits in a file. If a line is invalid, report it and exit."""
+    from aiomutex.cli.edits_file import BadLine
+
+    valid = invalid = 0
     for item in _read(file, format_):
-        if hasattr(item, "problem"):
-            bad += 1
-            if bad <= _SHOWN:
-                _report_bad(item)  # type: ignore[arg-type]  # only a bad line has a problem
+        if isinstance(item, BadLine):
+            invalid += 1
+            if invalid <= _MAX_SHOWN:
+                echo(f"line {item.line}: {item.problem}", err=True)
         else:
-            good += 1
-    if bad:
-        more = f" (the first {_SHOWN} are shown)" if bad > _SHOWN else ""
-        fail(f"{bad:,} of {good + bad:,} lines are wrong{more}; nothing was sent", 2)
-    return good
+            valid += 1
+    if invalid:
+        shown = f" (the first {_MAX_SHOWN} are shown)" if invalid > _MAX_SHOWN else ""
+        fail(f"invalid lines: {invalid:,} of {valid + invalid:,}{shown}; nothing was sent", 2)
+    return valid
 
 
 def _read(file: str, format_: str) -> Generator[LineEdit | BadLine]:
@@ -116,87 +121,87 @@ def _read(file: str, format_: str) -> Generator[LineEdit | BadLine]:
         yield from read_edits(lines_of(lines), format_)
 
 
-def _report_bad(item: BadLine) -> None:
-    echo(f"line {item.line}: {item.problem}", err=True)
-
-
 async def _run(
     file: str, format_: str, total: int | None, used_today: int, *, failures: str | None, **options: Any
 ) -> dict[str, Any]:
     from aiomutex import LocalRateLimiter, MutexSession
-    from aiomutex.cli.background_reader import read_apart
-    from aiomutex.cli.edits_file import BadLine, as_json_line
+    from aiomutex.cli.background_reader import read_in_thread
+    from aiomutex.cli.edits_file import BadLine, to_json_line
     from aiomutex.cli.failures import FailuresFile
     from aiomutex.cli.progress import RunProgress
 
     limiter = LocalRateLimiter(used_today=used_today)
-    bad: Counter[str] = Counter()
+    invalid: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         failed = stack.enter_context(FailuresFile(failures)) if failures else None
         progress = stack.enter_context(RunProgress(limiter, total))
 
         async def edits() -> AsyncGenerator[LineEdit]:
-            async with contextlib.aclosing(read_apart(_read(file, format_))) as items:
+            async with contextlib.aclosing(read_in_thread(_read(file, format_))) as items:
                 async for item in items:
                     if isinstance(item, BadLine):
-                        bad["failed"] += 1
-                        progress.say(f"line {item.line}: {item.problem}")
+                        invalid["failed"] += 1
+                        progress.print_line(f"line {item.line}: {item.problem}")
                         if failed is not None and item.text:
                             failed.write(item.text)
                     else:
                         yield item
 
-        def note(outcome: SlotOutcome) -> None:
-            if outcome.status in _NEEDS_A_LOOK:
+        def on_outcome(outcome: SlotOutcome) -> None:
+            if outcome.status in _UNSUCCESSFUL:
                 reason = outcome.error or outcome.note
-                progress.say(f"line {getattr(outcome.edit, 'line', '?')}: {outcome.status}: {reason}")
+                progress.print_line(f"line {getattr(outcome.edit, 'line', '?')}: {outcome.status}: {reason}")
                 if failed is not None:
-                    failed.write(as_json_line(outcome.edit))
+                    failed.write(to_json_line(outcome.edit))
 
         async with MutexSession(rate_limiter=limiter) as session:
-            stream = session.stream_slot_edits(edits(), on_outcome=note, **options)
+            stream = session.stream_slot_edits(edits(), on_outcome=on_outcome, **options)
             async with stream:
-                interrupted = _stop_on_interrupt(stream, progress)
-                ticker = asyncio.create_task(_tick(stream, progress))
+                interrupts = _stop_on_interrupt(stream, progress)
+                ticker = asyncio.create_task(_refresh(stream, progress))
                 try:
                     async for outcome in stream:
-                        progress.advance(stream, failed=outcome.status in _NEEDS_A_LOOK)
+                        progress.advance(stream, failed=outcome.status in _UNSUCCESSFUL)
                 finally:
                     ticker.cancel()
                 stopped_by = stream.stopped_by
         if failed is not None:
-            failed.drop_earlier()
+            failed.discard_previous()
     return {
-        "counts": dict(stream.counts + bad),
+        "counts": dict(stream.counts + invalid),
         "requests": limiter.state().used_today - used_today,
         "stopped_by": None if stopped_by is None else str(stopped_by),
-        "interrupted": bool(interrupted),
+        "interrupted": bool(interrupts),
     }
 
 
-async def _tick(stream: OutcomeStream, progress: RunProgress) -> None:
+async def _refresh(stream: OutcomeStream, progress: RunProgress) -> None:
     while True:
         await asyncio.sleep(1)
-        progress.look(stream)
+        progress.refresh(stream)
 
 
 def _stop_on_interrupt(stream: OutcomeStream, progress: RunProgress) -> list[int]:
-    """Let the first Ctrl-C end the run gently, and the second at once. The list holds those that came."""
+    """Let the first Ctrl-C stop the stream and the second cancel this task. Return the list of signals received."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
-    came: list[int] = []
+    received: list[int] = []
 
     def interrupt() -> None:
-        came.append(signal.SIGINT)
-        if len(came) == 1:
-            progress.say("Stopping: what is in flight is waited for. Ctrl-C again leaves at once.")
+        received.append(signal.SIGINT)
+        if len(received) == 1:
+            progress.print_line("Stopping: waiting for requests in flight. Press Ctrl-C again to stop at once.")
             stream.stop()
         elif task is not None:
             task.cancel()
 
-    with contextlib.suppress(NotImplementedError):  # no signal handlers on Windows' loops
+    with contextlib.suppress(NotImplementedError):  # event loops on Windows have no signal handlers
         loop.add_signal_handler(signal.SIGINT, interrupt)
-    return came
+    return received
+
+
+def _counts_line(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{counts.get(status, 0):,} {status}" for status in _STATUSES)
 
 
 def _summarize(result: dict[str, Any], journal: str | None, *, as_json: bool) -> None:
@@ -204,39 +209,37 @@ def _summarize(result: dict[str, Any], journal: str | None, *, as_json: bool) ->
     if as_json:
         print_json(result)
     else:
-        told = ", ".join(
-            f"{counts.get(status, 0):,} {status}" for status in ("applied", "failed", "unknown", "skipped")
-        )
-        echo(f"{told}; {result['requests']:,} requests")
+        echo(f"{_counts_line(counts)}; {counted(result['requests'], 'request')}")
         if result["stopped_by"]:
-            echo(f"stopped: {result['stopped_by']}", err=True)
+            echo(f"Stopped: {result['stopped_by']}", err=True)
     if result["interrupted"] or result["stopped_by"]:
-        hint = (
-            f"the same command goes on from {journal}" if journal else "give --journal to be able to resume next time"
-        )
-        echo(f"To resume: {hint}.", err=True)
+        resume = f"To resume, run the same command again: {journal} holds the progress."
+        echo(resume if journal else "Not resumable: run with --journal next time.", err=True)
     if result["interrupted"]:
         sys.exit(INTERRUPTED)
-    if any(counts.get(status) for status in _NEEDS_A_LOOK) or result["stopped_by"]:
+    if any(counts.get(status) for status in _UNSUCCESSFUL) or result["stopped_by"]:
         sys.exit(1)
 
 
 def _undo(journal: str, *, force: bool, as_json: bool) -> None:
-    from aiomutex.bulk import undo as take_back
+    from aiomutex.bulk import undo
+    from aiomutex.bulk.undo import CHANGED_SINCE
 
     async def work() -> BulkReport:
         async with open_session() as session:
-            return await take_back(session, journal, force=force)
+            return await undo(session, journal, force=force)
 
     report = run(work)
-    left = [outcome for outcome in report.skipped if "somebody" in outcome.note]
+    changed = [outcome for outcome in report.skipped if outcome.note == CHANGED_SINCE]
+    counts = Counter[str](outcome.status for outcome in report.outcomes)
     if as_json:
-        print_json({"applied": len(report.applied), "failed": len(report.failed), "unknown": len(report.unknown),
-                    "skipped": len(report.skipped), "changed_since": len(left)})  # fmt: skip
+        print_json({status: counts[status] for status in _STATUSES} | {"changed_since": len(changed)})
     else:
-        for outcome in [*report.failed, *report.unknown, *left]:
+        for outcome in [*report.failed, *report.unknown, *changed]:
             where = f"group {outcome.edit.group_id}, slot {outcome.edit.slot_index}"
-            echo(f"{where}: {outcome.error or outcome.note}", err=True)
-        echo(f"Undo: {report}")
-    if report.failed or report.unknown or left:
+            echo(f"{where}: {outcome.status}: {outcome.error or outcome.note}", err=True)
+        echo(f"Undo: {_counts_line(counts)}")
+        if report.stopped_by is not None:
+            echo(f"Stopped: {report.stopped_by}. To resume, run the same command again.", err=True)
+    if report.failed or report.unknown or changed:
         sys.exit(1)

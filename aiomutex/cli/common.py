@@ -1,6 +1,6 @@
-"""What the commands share: a session from the environment, a run that ends in an exit code, output for two readers.
+"""What all commands share: a session from the environment, exit codes, and output as text, tables or JSON.
 
-People get tables and colours on a terminal; machines get JSON, or plain text through a pipe.
+Colours appear only on a terminal; a pipe gets plain text.
 """
 
 from __future__ import annotations
@@ -32,41 +32,44 @@ __all__ = [
 ]
 
 INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+_BAR = 20
+_MAX_IDS = 6
 
 T = TypeVar("T")
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def open_session() -> MutexSession:
-    """A session from the environment, to be used with ``async with``."""
+    """Return a session configured by the environment, for use with ``async with``."""
     from aiomutex import MutexSession
 
     return MutexSession()
 
 
 def printable(text: str, *, keep: str = "\n") -> str:
-    """The text with its control characters shown, not obeyed: names may hold them, and a server's answers, too."""
+    """Return ``text`` with control characters escaped, because names and server responses may contain them."""
     return "".join(
         character if character.isprintable() or character in keep else f"\\x{ord(character):02x}" for character in text
     )
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print lines for people."""
+    """Print ``text`` with control characters escaped."""
     click.echo(printable(text), err=err)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
-    """Say what went wrong on standard error, and leave with ``code``."""
+    """Print an error to standard error and exit with ``code``."""
     echo(f"aiomutex: {message}", err=True)
     raise click.exceptions.Exit(code)
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
-    """Run ``work`` in an event loop; the library's errors become one line on standard error.
+    """Run ``work`` in an event loop and turn errors of the library into one line on standard error.
 
-    A wrong argument or setting leaves with code 2, any other error with 1.
+    The exit code is 2 for an invalid argument or setting and 1 for any other error.
     """
     from aiomutex.errors import ConfigurationError, InvalidRequestError, JournalError, MutexError
 
@@ -82,7 +85,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
 
 
 def print_json(value: Any) -> None:
-    """Print a value of the library as JSON, in the service's own names."""
+    """Print a value as JSON, with the field names of the service."""
     import msgspec
 
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
@@ -90,18 +93,15 @@ def print_json(value: Any) -> None:
 
 
 def console(*, err: bool = False) -> Console:
-    """A console that writes plain text where its output is no terminal."""
+    """Return a console that writes plain text unless its output is a terminal."""
     from rich.console import Console
 
-    # Names and errors hold what rich takes for markup, emoji and numbers to colour.
-    made = Console(stderr=err, highlight=False, markup=False, emoji=False)
-    if not made.is_terminal:
-        # No terminal has a width; a table through a pipe shall not be cut to a guess of one.
-        made.width = 160
-    return made
-
-
-_BAR = 20
+    # Names and errors may contain text that rich would read as markup or emoji.
+    console = Console(stderr=err, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        # Without a terminal rich assumes 80 columns and would wrap wide tables.
+        console.width = 160
+    return console
 
 
 def _bar(percentage: float) -> str:
@@ -110,13 +110,12 @@ def _bar(percentage: float) -> str:
 
 
 def _ids(items: Sequence[object]) -> str:
-    most = 6
-    shown = ", ".join(str(item) for item in items[:most])
-    return f"{shown}, … ({len(items)})" if len(items) > most else shown
+    shown = ", ".join(str(item) for item in items[:_MAX_IDS])
+    return f"{shown}, … ({len(items):,} in all)" if len(items) > _MAX_IDS else shown
 
 
 def group_table(groups: Sequence[MutexGroup]) -> Any:
-    """A table of groups and their slots, with a bar for each slot's share of the users."""
+    """Return a table of groups and their slots, with a bar for each slot's percentage of users."""
     from rich.table import Table
     from rich.text import Text
 

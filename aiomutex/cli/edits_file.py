@@ -1,4 +1,4 @@
-"""Slot edits in a file: JSON Lines or CSV, each edit remembering its line, so that a failure can name it."""
+"""Slot edits in a file, as JSON Lines or CSV. Each edit knows its line, so that an error can name it."""
 
 from __future__ import annotations
 
@@ -9,59 +9,85 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import msgspec
 
 from aiomutex import UNSET, InvalidRequestError, SlotEdit
+from aiomutex._util.checks import describe
 from aiomutex._util.files import MAX_LINE, LineTooLongError
+from aiomutex._util.wording import counted
 from aiomutex.bulk.options import request_of
 from aiomutex.models import SLOT_LISTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["FORMATS", "BadLine", "LineEdit", "as_json_line", "read_edits"]
+__all__ = ["BadLine", "LineEdit", "read_edits", "to_json_line"]
 
-FORMATS: Final = ("jsonl", "csv")
-_COLUMNS: Final = ("group_id", "slot_index", *SLOT_LISTS)
+_REQUIRED: Final = ("group_id", "slot_index")
+_FIELDS: Final = (*_REQUIRED, *SLOT_LISTS)
+_MAX_DIGITS: Final = 20
 
 
-class LineEdit(SlotEdit, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An edit and the line it stands on, from 1."""
+class LineEdit(SlotEdit, frozen=True, kw_only=True):
+    """An edit and the number of its line, from 1."""
 
     line: int = 0
 
 
 class BadLine(NamedTuple):
-    """A line that is no edit, and why."""
+    """A line that is not a valid edit, and why."""
 
     line: int
     text: str
-    """What stands there, to be put right as a line of JSON; empty if it was not read."""
+    """The line as JSON, to be corrected and run again; empty if it could not be read."""
     problem: str
 
 
-_decoder: Final = msgspec.json.Decoder(LineEdit)
-
-
 def read_edits(lines: Iterable[str], format_: str) -> Iterator[LineEdit | BadLine]:
-    """The edits of a file, as it is read. Empty lines are passed over.
+    """Read the edits of a file line by line. Empty lines are skipped.
 
-    JSON Lines: ``{"group_id": "7", "slot_index": 1, "experiments": [123]}``. CSV: a first line with the columns
-    ``group_id,slot_index`` and any of ``experiments,holdouts,individuals``; inside a cell items are parted by ``;``, an
-    empty cell leaves the list as it is, and ``[]`` empties it.
+    A line of JSON Lines is ``{"group_id": "7", "slot_index": 1, "experiments": [123]}``. The first line of a CSV file
+    names the columns ``group_id,slot_index`` and any of ``experiments,holdouts,individuals``. The items of a cell are
+    separated by ``;``. An empty cell leaves the list unchanged, and ``[]`` empties it.
+
+    Args:
+        lines: The lines of the file.
+        format_: ``"jsonl"`` or ``"csv"``.
+
+    Yields:
+        A valid edit or a bad line, in the order of the file.
     """
     try:
         yield from _from_csv(lines) if format_ == "csv" else _from_json(lines)
     except LineTooLongError as error:
-        yield BadLine(error.line, "", f"it is {error.args[0]}")
+        yield BadLine(error.line, "", str(error.args[0]))
 
 
-def _checked(edit: LineEdit) -> LineEdit:
+def to_json_line(edit: SlotEdit) -> str:
+    """Return the edit as a line of JSON that ``read_edits`` can read."""
+    fields = {name: value for name in _FIELDS if (value := getattr(edit, name)) is not UNSET}
+    return msgspec.json.encode(fields).decode()
+
+
+def _edit_of(fields: object, line: int) -> LineEdit:
+    """Build a valid edit.
+
+    Raises:
+        InvalidRequestError: A field is unknown, missing or invalid.
+    """
+    if not isinstance(fields, dict):
+        raise InvalidRequestError(f"an edit must be an object, not {describe(fields)}")
+    given = cast("dict[str, Any]", fields)
+    for name in given:
+        if name not in _FIELDS:
+            raise InvalidRequestError(f"unknown field {name!r}; an edit has {', '.join(_FIELDS)}")
+    for name in _REQUIRED:
+        if name not in given:
+            raise InvalidRequestError(f"{name} is missing")
+    edit = LineEdit(**given, line=line)
     request_of(edit)
     return edit
 
 
-def as_json_line(edit: SlotEdit) -> str:
-    """The edit as a line of JSON that ``read_edits`` reads again."""
-    fields = {name: value for name in _COLUMNS if (value := getattr(edit, name)) is not UNSET}
-    return msgspec.json.encode(fields).decode()
+def _problem(error: Exception) -> str:
+    return "not valid UTF-8" if isinstance(error, UnicodeError) else str(error)
 
 
 def _from_json(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
@@ -69,61 +95,57 @@ def _from_json(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
         if not text.strip():
             continue
         try:
-            yield _checked(msgspec.structs.replace(_decoder.decode(text), line=number))
+            yield _edit_of(msgspec.json.decode(text), number)
         except (msgspec.MsgspecError, RecursionError, UnicodeError, InvalidRequestError) as error:
-            yield BadLine(number, text.rstrip("\r\n"), str(error))
+            yield BadLine(number, text.rstrip("\r\n"), _problem(error))
 
 
 def _from_csv(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
-    # A limit of the whole process, which is the command line's own; left as it is, it would refuse a long list.
+    # Python's default limit of 131,072 characters is too short for a long list of users.
     csv.field_size_limit(MAX_LINE)
-    # Strict, lest a quote that is never closed make one id of all the lines after it.
+    # Without strict mode, a quote that is never closed would turn the rest of the file into one cell.
     reader = csv.reader(lines, strict=True)
     try:
         columns = [name.strip() for name in next(reader, cast("list[str]", []))]
-        if problem := _wrong_columns(columns):
+        if problem := _header_problem(columns):
             yield BadLine(1, "", problem)
             return
         for row in reader:
-            if not row:
-                continue
-            try:
-                if len(row) > len(columns):
-                    raise ValueError(f"{len(row)} cells for {len(columns)} columns")  # noqa: TRY301  # told as below
-                "".join(row).encode()  # what is not UTF-8 ends here
-                yield _checked(_from_row(dict(zip(columns, row, strict=False)), reader.line_num))
-            except ValueError as error:
-                told = row if len(row) > len(columns) else dict(zip(columns, row, strict=False))
-                yield BadLine(reader.line_num, json.dumps(told, ensure_ascii=False), str(error))
+            if row:
+                yield _from_row(columns, row, reader.line_num)
     except csv.Error as error:
-        yield BadLine(reader.line_num, "", f"no CSV: {error}")
+        yield BadLine(reader.line_num, "", f"invalid CSV: {error}")
 
 
-def _wrong_columns(columns: list[str]) -> str | None:
-    if unknown := [name for name in columns if name not in _COLUMNS]:
-        return f"unknown columns {unknown}; known are {', '.join(_COLUMNS)}"
-    if twice := [name for name in _COLUMNS if columns.count(name) > 1]:
-        return f"columns {twice} stand there more than once"
-    if missing := [name for name in _COLUMNS[:2] if name not in columns]:
-        return f"the first line must name the columns; {missing} are missing"
+def _header_problem(columns: list[str]) -> str | None:
+    if unknown := [name for name in columns if name not in _FIELDS]:
+        return f"unknown columns in the header: {', '.join(unknown)}; an edit has {', '.join(_FIELDS)}"
+    if repeated := [name for name in _FIELDS if columns.count(name) > 1]:
+        return f"repeated columns in the header: {', '.join(repeated)}"
+    if missing := [name for name in _REQUIRED if name not in columns]:
+        return f"columns missing from the header: {', '.join(missing)}"
     return None
 
 
-def _from_row(row: dict[str, str], line: int) -> LineEdit:
-    slot = row.get("slot_index", "").strip()
-    if not slot.isdecimal():
-        raise ValueError(f"slot_index is {slot!r}; it must be a whole number")
-    given: dict[str, Any] = {}
-    for name in SLOT_LISTS:
-        cell = row.get(name, "").strip()
-        if not cell:
-            continue
-        items = [item.strip() for item in cell.split(";")] if cell != "[]" else []
-        given[name] = items if name == "individuals" else [_number(name, item) for item in items]
-    return LineEdit(row.get("group_id", "").strip(), int(slot), line=line, **given)
+def _from_row(columns: list[str], row: list[str], line: int) -> LineEdit | BadLine:
+    cells = dict(zip(columns, row, strict=False))
+    try:
+        if len(row) > len(columns):
+            raise InvalidRequestError(f"{counted(len(row), 'cell')} for {counted(len(columns), 'column')}")  # noqa: TRY301
+        "".join(row).encode()  # raises UnicodeEncodeError where the file is not UTF-8
+        fields: dict[str, Any] = {name: cells.get(name, "").strip() for name in _REQUIRED}
+        fields["slot_index"] = _integer(fields["slot_index"])
+        for name in SLOT_LISTS:
+            if cell := cells.get(name, "").strip():
+                items = [item.strip() for item in cell.split(";")] if cell != "[]" else []
+                fields[name] = items if name == "individuals" else [_integer(item) for item in items]
+        return _edit_of(fields, line)
+    except (UnicodeError, InvalidRequestError) as error:
+        # A row with too many cells is kept as a list, since the extra cells have no column.
+        kept = row if len(row) > len(columns) else cells
+        return BadLine(line, json.dumps(kept, ensure_ascii=False), _problem(error))
 
 
-def _number(name: str, item: str) -> int:
-    if not item.isdecimal():
-        raise ValueError(f"{name} holds {item!r}; ids are whole numbers, parted by ';'")
-    return int(item)
+def _integer(cell: str) -> int | str:
+    """Return an integer if the cell is one; the validation of the edit reports anything else."""
+    return int(cell) if cell.isdecimal() and len(cell) <= _MAX_DIGITS else cell

@@ -1,4 +1,4 @@
-"""The file that ``slots bulk --failures`` leaves behind: what failed in a run, as JSON Lines that a later run reads."""
+"""The file of ``slots bulk --failures``: the failed edits of a run, as JSON Lines that can be run again."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["FailuresFile", "is_one_file"]
+__all__ = ["FailuresFile", "is_same_file"]
 
 
-def is_one_file(failures: str, other: str | int) -> bool:
-    """Whether failures would be written over another file, by whatever links; a number is an open file's descriptor."""
+def is_same_file(path: str, other: str | int) -> bool:
+    """Whether both are the same regular file, through links too. ``other`` may be a file descriptor."""
     try:
-        mine, its = os.stat(failures), os.stat(other)  # noqa: PTH116  # a Path has no descriptors
-    except OSError:  # one of them is yet to be made
-        return isinstance(other, str) and os.path.realpath(failures) == os.path.realpath(other)
-    # A terminal may well be both what is read and what is written.
-    return os.path.samestat(mine, its) and stat.S_ISREG(mine.st_mode)
+        status, other_status = os.stat(path), os.stat(other)  # noqa: PTH116  # Path has no stat for descriptors
+    except OSError:  # one of them does not exist yet
+        return isinstance(other, str) and os.path.realpath(path) == os.path.realpath(other)
+    # A terminal may be input and output at once.
+    return os.path.samestat(status, other_status) and stat.S_ISREG(status.st_mode)
 
 
 class FailuresFile:
-    """An open file of failures.
+    """An open file of failed edits, used as a context manager.
 
-    What it held before goes when the first failure comes, or when a run has ended without one: a run that is refused
-    takes nothing away. Each line is handed to the operating system at once, so that a crash loses none.
+    The failures of an earlier run are kept until this run has one of its own or ends without any, so that a run that
+    does not start loses nothing. Each line is flushed at once, so that a crash loses none.
 
     Raises:
-        OSError: It cannot be written to.
+        OSError: The file cannot be written.
     """
 
     def __init__(self, path: str) -> None:
-        # To append takes nothing away, and shows at the start of a long run whether the file can be written at all.
+        # Opening for append keeps the content, and fails before a long run if the file cannot be written.
         self._file = Path(path).open("a", buffering=1, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
-        self._stale = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        self._has_previous = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
 
     def write(self, line: str) -> None:
         """Add a line."""
-        self.drop_earlier()
+        self.discard_previous()
         self._file.write(line + "\n")
 
-    def drop_earlier(self) -> None:
-        """Take away what an earlier run left, if that is still there."""
-        if self._stale:
-            self._stale = False
+    def discard_previous(self) -> None:
+        """Remove the failures of an earlier run, unless that was done already."""
+        if self._has_previous:
+            self._has_previous = False
             self._file.truncate(0)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The progress of a run of edits: a live bar on a terminal, a line now and then through a pipe."""
+"""The progress of a bulk run: a live bar on a terminal, a line every few seconds through a pipe."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ if TYPE_CHECKING:
 
 __all__ = ["RunProgress"]
 
-_EVERY: Final = 5.0
+_INTERVAL: Final = 5.0
 """Seconds between two lines through a pipe."""
 
 
 class RunProgress:
-    """Shows how far a run is, how fast it goes, what is left of the day, and when it will be done. Writes to stderr."""
+    """Show progress, rate, the rest of the daily budget and the time left, on standard error.
+
+    Args:
+        limiter: The limiter of the run.
+        total: The number of edits, or ``None`` if it is unknown.
+    """
 
     def __init__(self, limiter: RateLimiter, total: int | None) -> None:
         self._limiter = limiter
@@ -33,14 +38,13 @@ class RunProgress:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-            from rich.progress import TimeRemainingColumn as TimeLeft
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[facts]}"),
-                TimeLeft(),
+                TimeRemainingColumn(),
                 console=self._console,
             )
             self._bar.start()
@@ -54,22 +58,22 @@ class RunProgress:
             self._bar.stop()
 
     def advance(self, stream: OutcomeStream, *, failed: bool) -> None:
-        """One more edit has its outcome."""
+        """Count one more outcome."""
         self._done += 1
         self._failed += failed
         if self._bar is not None:
             self._bar.update(self._task, advance=1, facts=self._facts(stream))
-        elif time.monotonic() - self._last >= _EVERY:
+        elif time.monotonic() - self._last >= _INTERVAL:
             self._last = time.monotonic()
             of = f" of {self._total:,}" if self._total is not None else ""
-            self.say(f"{self._done:,}{of} edits · {self._facts(stream)}")
+            self.print_line(f"{self._done:,}{of} edits · {self._facts(stream)}")
 
-    def look(self, stream: OutcomeStream) -> None:
-        """Show what changes without outcomes: a wait for a new day."""
+    def refresh(self, stream: OutcomeStream) -> None:
+        """Show what changes without an outcome, such as a wait for the next day."""
         if self._bar is not None:
             self._bar.update(self._task, facts=self._facts(stream))
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line above the bar."""
         self._console.print(printable(text), soft_wrap=True)
 
@@ -80,7 +84,7 @@ class RunProgress:
         if self._failed:
             facts.append(f"{self._failed:,} failed")
         if stream.waiting_until is not None:
-            facts.append(f"waits for budget until {stream.waiting_until:%F %H:%M} UTC")
+            facts.append(f"waiting for the daily budget until {stream.waiting_until:%F %H:%M} UTC")
         elif state.paused_for:
             facts.append(f"paused for {state.paused_for:.0f} s")
         return " · ".join(facts)

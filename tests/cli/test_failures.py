@@ -56,7 +56,7 @@ def test_failures_are_never_written_over_the_edits(
     file.write_text(GOOD)
     done = aiomutex("slots", "bulk", "failed.jsonl", "--failures", other_name(file), *more)
     assert done.exit_code == 2
-    assert "is the file that is read" in done.stderr
+    assert "is the input file" in done.stderr
     assert file.read_text() == GOOD
     assert not service.requests
 
@@ -70,7 +70,7 @@ def test_failures_are_never_written_over_a_file_that_standard_input_reads(
     with file.open() as opened:
         done = subprocess.run(command, check=False, stdin=opened, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
-    assert "is the file that is read" in done.stderr
+    assert "is the input file" in done.stderr
     assert file.read_text() == GOOD
     assert not service.requests
 
@@ -153,7 +153,7 @@ def test_a_wrong_line_from_a_pipe_is_kept_and_must_be_put_right_before_it_is_run
     if left:
         again = aiomutex("slots", "bulk", "failed.jsonl")
         assert again.exit_code == 2
-        assert "1 of 1 lines are wrong" in again.stderr
+        assert "invalid lines: 1 of 1" in again.stderr
 
 
 def test_failures_may_go_to_a_device(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:

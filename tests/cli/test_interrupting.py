@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support import until
 
-from aiomutex.cli.background_reader import AHEAD, read_apart
+from aiomutex.cli.background_reader import READ_AHEAD, read_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -120,11 +120,11 @@ async def test_little_is_read_ahead_and_a_reader_that_waits_for_room_ends_when_i
         finally:
             closed.set()
 
-    async with contextlib.aclosing(read_apart(items())) as numbers:
+    async with contextlib.aclosing(read_in_thread(items())) as numbers:
         assert [await anext(numbers) for _ in range(200)] == list(range(200))
-        await until(lambda: read >= 200 + AHEAD)
+        await until(lambda: read >= 200 + READ_AHEAD)
         await asyncio.sleep(0.01)
-        assert read == 200 + AHEAD
+        assert read == 200 + READ_AHEAD
     assert await asyncio.to_thread(closed.wait, 10)
 
 
@@ -133,7 +133,7 @@ async def test_an_error_comes_after_the_items_before_it() -> None:
         yield 1
         raise OSError("the disk is gone")
 
-    async with contextlib.aclosing(read_apart(items())) as numbers:
+    async with contextlib.aclosing(read_in_thread(items())) as numbers:
         assert await anext(numbers) == 1
         with pytest.raises(OSError, match="the disk is gone"):
             await anext(numbers)
@@ -152,7 +152,7 @@ def test_a_reader_outlives_the_loop_that_left_it_in_silence() -> None:
             closed.set()
 
     async def first() -> int:
-        async with contextlib.aclosing(read_apart(items())) as numbers:
+        async with contextlib.aclosing(read_in_thread(items())) as numbers:
             return await anext(numbers)
 
     assert asyncio.run(first()) == 1

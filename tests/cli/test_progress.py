@@ -77,7 +77,7 @@ def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys
         for number in range(1_100):
             clock[0] += 1 / 64  # exact in binary
             progress.advance(stream, failed=number == 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        progress.look(stream)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        progress.refresh(stream)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"{count} of 1,200 edits · 64/s · 100,000 left today · 1 failed" for count in (320, 640, 960)]
 
@@ -85,5 +85,5 @@ def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys
 def test_what_is_said_stays_as_it_is_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     text = "line 1: 'x:100:y' [bold]is[/] no [/] :smile: " + "wide " * 100
     with RunProgress(LocalRateLimiter(), total=None) as progress:
-        progress.say(text + "\x1b[2J")
+        progress.print_line(text + "\x1b[2J")
     assert capsys.readouterr().err == text + "\\x1b[2J\n"

@@ -57,7 +57,7 @@ def test_bulk_writes_a_file_and_undo_takes_it_back(service: MutexEmulator, aiomu
     again = aiomutex("slots", "bulk", file, "--journal", "run.db", "--verify")
     assert again.stdout.startswith("0 applied, 0 failed, 0 unknown, 3 skipped; 0 requests")
     undone = aiomutex("slots", "bulk", "--undo", "run.db")
-    assert undone.stdout == "Undo: 3 edits: 3 applied\n"
+    assert undone.stdout == "Undo: 3 applied, 0 failed, 0 unknown, 0 skipped\n"
     assert [slot.experiments for slot in service.groups["2"].slots] == before
 
 
@@ -67,7 +67,7 @@ def test_undo_tells_what_somebody_changed_since(service: MutexEmulator, aiomutex
     service.groups["2"].slots[0].experiments = [77]
     done = aiomutex("slots", "bulk", "--undo", "run.db")
     assert done.exit_code == 1
-    assert "group 2, slot 1: it does not hold what the run left there" in done.stderr
+    assert "group 2, slot 1: skipped: " in done.stderr
     assert aiomutex("slots", "bulk", "--undo", "run.db", "--force").exit_code == 0
     assert service.groups["2"].slots[0].experiments == [201]
 
@@ -99,7 +99,7 @@ def test_a_file_with_a_wrong_line_is_refused_as_a_whole(
     for line, word in ((2, "slot_index"), (3, "JSON"), (4, "experimets"), (5, "empty")):
         assert f"line {line}: " in done.stderr
         assert word in done.stderr
-    assert "4 of 5 lines are wrong; nothing was sent" in done.stderr
+    assert "invalid lines: 4 of 5; nothing was sent" in done.stderr
     assert not service.requests
 
 
@@ -134,9 +134,9 @@ def test_csv_tells_apart_what_is_not_given_and_what_is_empty(
         ("group_id,slot_index,experiments\n1,1,5,6\n", "cells"),
         (
             "group_id,slot_index,experiments,experiments\n1,1,5,6\n",
-            "columns ['experiments'] stand there more than once",
+            "repeated columns in the header: experiments",
         ),
-        ('group_id,slot_index,individuals\n1,1,"ada\n2,1,grace\n', "no CSV: unexpected end of data"),
+        ('group_id,slot_index,individuals\n1,1,"ada\n2,1,grace\n', "invalid CSV: unexpected end of data"),
     ],
 )
 def test_a_wrong_csv_is_refused(
@@ -173,7 +173,7 @@ def test_the_mark_that_a_spreadsheet_puts_before_a_file_is_no_part_of_it(
 
 def test_a_dry_run_sends_nothing(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
     file = edits(tmp_path / "e.jsonl", one(1, 1, experiments=[5]))
-    assert aiomutex("slots", "bulk", file, "--dry-run").stdout == "1 edits are right. Nothing was sent.\n"
+    assert aiomutex("slots", "bulk", file, "--dry-run").stdout == "1 edit is valid. Nothing was sent.\n"
     assert not service.requests
 
 
@@ -190,8 +190,8 @@ def test_a_day_that_is_used_up_stops_the_run_and_says_how_to_go_on(
     done = aiomutex("slots", "bulk", file, "--journal", "run.db", "--used-today", "99997")
     assert done.exit_code == 1
     assert done.stdout.startswith("2 applied")
-    assert "stopped: 100,000 of 100,000 requests used today" in done.stderr
-    assert "the same command goes on from run.db" in done.stderr
+    assert "Stopped: 100,000 of 100,000 requests used today" in done.stderr
+    assert "To resume, run the same command again: run.db holds the progress." in done.stderr
 
 
 def test_file_and_undo_exclude_each_other(service: MutexEmulator, aiomutex: Aiomutex) -> None:
@@ -209,7 +209,7 @@ def test_ctrl_c_ends_a_run_cleanly_and_says_how_to_resume(service: MutexEmulator
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert "Stopping" in err
-    assert "the same command goes on from run.db" in err
+    assert "To resume, run the same command again: run.db holds the progress." in err
     assert "Traceback" not in err
     applied = int(out.split(" applied")[0].replace(",", ""))
     assert applied == len(service.commits), "each edit that was sent is told"

@@ -20,7 +20,7 @@ from aiomutex.bulk import content, undo
 from aiomutex.bulk.group_queues import Item
 from aiomutex.bulk.journal import Journal
 from aiomutex.bulk.options import request_of
-from aiomutex.cli.edits_file import BadLine, as_json_line, read_edits
+from aiomutex.cli.edits_file import BadLine, read_edits, to_json_line
 from aiomutex.limits.day_file import DayFile
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _edits(data: bytes, format_: str) -> None:
             item.text.encode("utf-8", "surrogateescape")
             continue
         request_of(item)
-        again = list(read_edits([as_json_line(item)], "jsonl"))
+        again = list(read_edits([to_json_line(item)], "jsonl"))
         keep(len(again) == 1 and request_of(again[0]) == request_of(item), "an edit that changes in a file")  # type: ignore[arg-type]  # a bad line fails here, too
 
 

@@ -248,7 +248,7 @@ def test_traffic_tells_shares_places_counts_and_moves(run: Callable[..., Result]
     for percentage in ("200", "nan", "inf"):
         refused = run("traffic", "show", "1", "--held-out", percentage)
         assert refused.exit_code == 1
-        assert refused.output.startswith("aiomutex: held_out has ")
+        assert refused.output.startswith("aiomutex: held_out must be ")
     assert json.loads(run("traffic", "show", "9", "--json").stdout) == [{"experiment": 9, "share": 1, "groups": {}}]
     assert run("traffic", "where", "ada").output == "checkout (by device_id): slot 2, experiments 2\n"
     assert json.loads(run("traffic", "where", "x", "--json", "--id", "ada").stdout)[0]["slot"] == 2
