@@ -1,4 +1,4 @@
-"""``aiomutex emulator``: the local stand-in for the service, as a process of its own."""
+"""``aiomutex emulator``: the local emulator of the service, as its own process."""
 
 from __future__ import annotations
 
@@ -20,31 +20,35 @@ __all__ = ["emulator"]
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
-@click.option("--groups", type=click.IntRange(0), default=0, show_default=True, help="Groups there are at the start.")
-@click.option("--key", help="The one API key that is accepted; any, unless given.")
-@click.option("--no-limits", is_flag=True, help="Answer no 429: neither 100 a second nor 100,000 a day.")
-@click.option("--used-today", type=click.IntRange(0), default=0, help="Requests of the day that are gone already.")
-@click.option("--fault", "faults", multiple=True, metavar="KIND:PERCENT", help="Such as 'reset-after:2%' or '503:1%'.")
-@click.option("--latency", default="0ms", show_default=True, metavar="TIME", help="Such as '80ms' or '80ms±40ms'.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Repeats the same faults and latencies.")
-@click.option("--state", "state_file", type=click.Path(dir_okay=False), help="SQLite file that keeps the groups.")
-@click.option("--dialect", type=click.Path(exists=True, dir_okay=False), help="JSON file: how the unknowns are read.")
-@click.option("--cors", "cors_origin", metavar="ORIGIN", help="Let pages of this origin call it; * for any.")
-@click.option("--quiet", is_flag=True, help="Log no requests.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 picks a free port.")
+@click.option("--groups", type=click.IntRange(0), default=0, show_default=True, help="Number of groups at the start.")
+@click.option("--key", help="Accept only this API key; by default any.")
+@click.option("--no-limits", is_flag=True, help="Never respond with 429.")
+@click.option("--used-today", type=click.IntRange(0), default=0, help="Requests already counted for today.")
+@click.option("--fault", "faults", multiple=True, metavar="KIND:PERCENT", help="Such as reset-after:2%; repeatable.")
+@click.option("--latency", default="0ms", show_default=True, metavar="TIME", help="Response time, such as 80ms±40ms.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same faults and delays.")
+@click.option("--state", "state_file", type=click.Path(dir_okay=False), help="Keep the groups in this SQLite file.")
+@click.option("--dialect", type=click.Path(exists=True, dir_okay=False), help="JSON file with dialect settings.")
+@click.option("--cors", "cors_origin", metavar="ORIGIN", help="Allow web pages of this origin; * for any.")
+@click.option("--quiet", is_flag=True, help="Do not log requests.")
 def emulator(groups: int, no_limits: bool, dialect: str | None, quiet: bool, **options: Any) -> None:
-    """Serve a local stand-in for the service, with its rules and limits.
+    """Run a local emulator of the service, with its rules and limits.
 
     Example: aiomutex emulator --groups 1000 --latency 80ms±40ms --fault 'reset-after:2%'
 
-    Then, elsewhere: AIOMUTEX_BASE_URL=http://127.0.0.1:8080 AMPLITUDE_MANAGEMENT_API_KEY=any aiomutex groups list
-    """
+    To use it from another terminal:
+
+    \b
+    export AIOMUTEX_BASE_URL=http://127.0.0.1:8080 AMPLITUDE_MANAGEMENT_API_KEY=any
+    aiomutex groups list
+    """  # noqa: D301  # \b keeps click from wrapping the next lines
     from aiomutex.emulator import Dialect, MutexEmulator, serve
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING if quiet else logging.INFO)
     try:
-        made = MutexEmulator(
+        instance = MutexEmulator(
             groups=groups,
             limits=not no_limits,
             dialect=Dialect.from_json(Path(dialect).read_bytes()) if dialect else None,
@@ -55,22 +59,22 @@ def emulator(groups: int, no_limits: bool, dialect: str | None, quiet: bool, **o
         raise click.UsageError(str(error)) from None
 
     def ready(running: MutexEmulator) -> None:
-        click.echo(f"The emulator listens on {running.url} (Ctrl-C ends it)")
+        click.echo(f"The emulator listens on {running.url} (press Ctrl-C to stop)")
 
     async def work() -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # asyncio.run made one
+        assert task is not None  # noqa: S101  # asyncio.run created it
         for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError):  # no signal handlers on Windows' loops
+            with contextlib.suppress(NotImplementedError):  # event loops on Windows have no signal handlers
                 asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
-            await serve(made, on_ready=ready)
+            await serve(instance, on_ready=ready)
 
     try:
         asyncio.run(work())
     except KeyboardInterrupt:
         pass
-    except ValueError as error:  # only the opened state file tells it
+    except ValueError as error:  # the state file is invalid
         fail(str(error), 2)
     except OSError as error:
         fail(f"cannot listen on {options['host']}:{options['port']}: {error.strerror}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aiomutex._util.wording import counted
 from aiomutex.cli.common import fail, open_session, run
 
 if TYPE_CHECKING:
@@ -21,19 +22,19 @@ __all__ = ["probe"]
 @click.option(
     "--write-scratch", metavar="PROJECT_ID", help="Also create a group in this project, write to it and archive it."
 )
-@click.option("--yes", is_flag=True, help="Do not ask before writing.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def probe(out: str | None, write_scratch: str | None, yes: bool) -> None:
     """Find out how the service behaves where its documentation is silent.
 
-    Sends at most 10 requests, all of them reads. With --write-scratch it sends up to 20 more, which write to no group
-    except their own. The report has no names, keys, IDs or salts: you can attach it to an issue, and the emulator
-    loads it.
+    It sends at most 10 requests, all of them reads. With --write-scratch it sends up to 20 more, and writes only to the
+    group that it creates. The report has no names, keys, IDs or salts, so you can attach it to an issue. The emulator
+    can load it.
 
     Example: aiomutex probe --out probe.json && aiomutex emulator --dialect probe.json
     """
     if write_scratch is not None and not yes:
         if not sys.stdin.isatty():
-            fail("--write-scratch creates a group; add --yes to run it without a terminal", 2)
+            fail("--write-scratch creates a group; without a terminal, confirm with --yes", 2)
         click.confirm(f"Create a group in project {write_scratch}, write to it and archive it?", abort=True)
 
     async def work() -> ProbeReport:
@@ -48,5 +49,5 @@ def probe(out: str | None, write_scratch: str | None, yes: bool) -> None:
         click.echo(text, nl=False)
         return
     Path(out).write_text(text, encoding="utf-8")
-    determined, undetermined = len(report.dialect), len(report.undetermined)
-    click.echo(f"{determined} readings determined, {undetermined} undetermined, {report.requests} requests: {out}")
+    knobs = counted(len(report.dialect) + len(report.undetermined), "dialect setting")
+    click.echo(f"Wrote {out}: {len(report.dialect)} of {knobs} determined with {counted(report.requests, 'request')}")

@@ -1,4 +1,4 @@
-"""The root of the command line, and the list of what hangs on it."""
+"""The root command, and the list of its subcommands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["root"]
 
 
 class _Root(click.Group):
-    """All commands; a file that cannot be used, and Ctrl-C, end each of them with one line."""
+    """Report unusable files and Ctrl-C in one line, for every subcommand."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -29,28 +29,28 @@ class _Root(click.Group):
             return super().invoke(ctx)
         except OSError as error:
             if error.errno == errno.EPIPE:
-                raise  # click ends quietly
+                raise  # click exits silently
             fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         except (KeyboardInterrupt, asyncio.CancelledError):
-            # A command that takes Ctrl-C into its own hands cancels its task.
+            # Commands with their own handler for Ctrl-C cancel their task.
             fail("interrupted", INTERRUPTED)
 
 
 @click.group(
     cls=_Root,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done · 1 failed · 2 wrong usage · 130 interrupted; of plan and apply: 2 changes · 3 blocked.",
+    epilog="Exit codes: 0 done · 1 failed · 2 invalid usage · 130 interrupted. See plan, apply and lint for theirs.",
 )
 @click.version_option(package_name="aiomutex", message="%(prog)s %(version)s")
 def root() -> None:
-    """Mutex groups of Amplitude Experiment: read, edit, migrate, emulate.
+    """Read and edit mutex groups of Amplitude Experiment.
 
-    The API key comes from AMPLITUDE_MANAGEMENT_API_KEY, the region from AIOMUTEX_REGION (us or eu), another address
-    of the service, such as an emulator's, from AIOMUTEX_BASE_URL.
+    Set the API key in AMPLITUDE_MANAGEMENT_API_KEY and the region in AIOMUTEX_REGION (us or eu). To use an emulator,
+    set its address in AIOMUTEX_BASE_URL.
 
-    An independent project, not Amplitude's.
+    This is an independent project, not affiliated with Amplitude.
     """
 
 
-for command in (demo, emulator, groups, slots, pull, plan, apply, lint, traffic, probe):
+for command in (groups, slots, pull, plan, apply, lint, traffic, probe, emulator, demo):
     root.add_command(command)

@@ -1,4 +1,4 @@
-"""``aiomutex slots``: edit one, or many from a file."""
+"""``aiomutex slots``: edit one slot, or many from a file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["slots"]
 
 @click.group()
 def slots() -> None:
-    """Write the slots of mutex groups."""
+    """Edit the slots of mutex groups."""
 
 
 @slots.command()
 @click.argument("group_id")
 @click.argument("slot_index", type=int)
-@click.option("--experiments", metavar="ID,…", help="Whole list of experiment ids; '' for none.")
-@click.option("--holdouts", metavar="ID,…", help="Whole list of holdout ids; '' for none.")
-@click.option("--individuals", metavar="ID,…", help="Whole list of user or device ids; '' for none.")
-@click.option("--verify", is_flag=True, help="Read the slot back, and fail if it does not hold what was written.")
+@click.option("--experiments", metavar="ID,…", help="Replace the experiments; '' for none.")
+@click.option("--holdouts", metavar="ID,…", help="Replace the holdouts; '' for none.")
+@click.option("--individuals", metavar="ID,…", help="Replace the user or device IDs; '' for none.")
+@click.option("--verify", is_flag=True, help="Read the slot afterwards and fail if it differs.")
 def edit(group_id: str, slot_index: int, verify: bool, **lists: str | None) -> None:
-    """Write the lists of one slot; lists that are not given stay as they are.
+    """Edit one slot. Lists that are not given stay unchanged.
 
     Example: aiomutex slots edit 12345 1 --experiments 123,456
     """
@@ -46,7 +46,7 @@ def edit(group_id: str, slot_index: int, verify: bool, **lists: str | None) -> N
                     raise outcome.error
 
     run(work)
-    echo(f"Wrote slot {slot_index} of group {group_id}{' and read it back' if verify else ''}.")
+    echo(f"Edited slot {slot_index} of group {group_id}{' and verified it' if verify else ''}.")
 
 
 def _items(name: str, text: str, *, numbers: bool) -> list[Any]:
@@ -56,7 +56,7 @@ def _items(name: str, text: str, *, numbers: bool) -> list[Any]:
     try:
         return [int(item) for item in items]
     except ValueError:
-        raise click.UsageError(f"--{name} {text!r} must look like 123,456, or be empty") from None
+        raise click.UsageError(f"--{name} must be like 123,456 or empty, not {text!r}") from None
 
 
 slots.add_command(bulk)

@@ -1,11 +1,12 @@
-"""``aiomutex traffic``: who lands in which slot, and how much traffic experiments get."""
+"""``aiomutex traffic``: which slot users land in, and how much traffic experiments get."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from aiomutex._util.wording import counted
 from aiomutex.cli.common import echo, json_option, print_json
 from aiomutex.cli.desired import ExitOneCommand, live_groups, load, run_with_session
 
@@ -16,40 +17,41 @@ if TYPE_CHECKING:
 
 __all__ = ["traffic"]
 
+_MAX_OVERLAPS: Final = 50
 _USERS = click.argument("users", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 
 
 @click.group()
 def traffic() -> None:
-    """Who lands in which slot, and how much traffic experiments get."""
+    """Show which slot users land in, and how much traffic experiments get."""
 
 
 @traffic.command(cls=ExitOneCommand)
 @click.argument("experiments", type=int, nargs=-1)
-@click.option("--held-out", type=float, multiple=True, help="Percentage that a holdout of the experiments holds out.")
+@click.option("--held-out", type=float, multiple=True, help="Percentage that a holdout excludes; repeatable.")
 @json_option
 def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: bool) -> None:
-    """Show the share of all users that EXPERIMENTS get; all experiments in groups if none is given.
+    """Show the percentage of all users that EXPERIMENTS get. The default is each experiment in a group.
 
     \b
     Example:
       aiomutex traffic show 123 456 --held-out 5
-    """  # noqa: D301  # click's own escape
+    """  # noqa: D301  # \b keeps click from wrapping the next lines
     from aiomutex.traffic import slot_share, traffic_share
 
     async def work(session: MutexSession) -> list[dict[str, Any]]:
         groups = [group for group in await live_groups(session) if not group.deleted]
-        homes: dict[int, list[MutexGroup]] = {}
+        groups_of: dict[int, list[MutexGroup]] = {}
         for group in groups:
             for experiment in {each for slot in group.slots for each in slot.experiments}:
-                homes.setdefault(experiment, []).append(group)
+                groups_of.setdefault(experiment, []).append(group)
         return [
             {
                 "experiment": experiment,
                 "share": traffic_share(experiment, groups, held_out=held_out),
-                "groups": {group.key or group.id: slot_share(group, experiment) for group in homes.get(experiment, ())},
+                "groups": {each.key or each.id: slot_share(each, experiment) for each in groups_of.get(experiment, ())},
             }
-            for experiment in experiments or sorted(homes)
+            for experiment in experiments or sorted(groups_of)
         ]
 
     rows = run_with_session(work)
@@ -63,16 +65,16 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
 
 @traffic.command(cls=ExitOneCommand)
 @click.argument("user")
-@click.option("--id", "ids", multiple=True, help="Another id of the same user that a slot may list.")
-@click.option("--group", "keys", multiple=True, help="Only this group, by key; may be given several times.")
+@click.option("--id", "ids", multiple=True, help="Another ID of the user, which a slot may list; repeatable.")
+@click.option("--group", "keys", multiple=True, help="Only the group with this key; repeatable.")
 @json_option
 def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool) -> None:
-    """Show the slots in which USER lands; give the value that the groups' bucketing key holds.
+    """Show the slots that USER lands in. USER is the user's value of the bucketing key.
 
     \b
     Example:
       aiomutex traffic where 5c1f-device --id ada@example.com
-    """  # noqa: D301  # click's own escape
+    """  # noqa: D301  # \b keeps click from wrapping the next lines
     from aiomutex.traffic import slot_of
 
     async def work(session: MutexSession) -> list[dict[str, Any]]:
@@ -89,26 +91,26 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
         print_json(rows)
         return
     for row in rows:
-        slot = f"slot {row['slot']}" if row["slot"] else "in no slot"
-        experiments = ", ".join(map(str, row["experiments"])) or "none"
-        echo(f"{row['group']} (by {row['bucketingKey']}): {slot}, experiments {experiments}")
+        slot = f"slot {row['slot']}" if row["slot"] else "no slot"
+        experiments = ", ".join(f"experiment {experiment}" for experiment in row["experiments"]) or "no experiment"
+        echo(f"{row['group']} (by {row['bucketingKey']}): {slot}, {experiments}")
 
 
 @traffic.command(cls=ExitOneCommand)
 @_USERS
-@click.option("--plan", "file", type=click.Path(exists=True, dir_okay=False), help="Count who moves under this file.")
-@click.option("--group", "keys", multiple=True, help="Only this group, by key; may be given several times.")
+@click.option("--plan", "file", type=click.Path(exists=True, dir_okay=False), help="Desired state or saved plan.")
+@click.option("--group", "keys", multiple=True, help="Only the group with this key; repeatable.")
 @json_option
 def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool) -> None:
-    """Send the ids in the file USERS, one a line, through the groups; - reads standard input.
+    """Count the users in each slot and experiment. USERS is a file with one ID per line; use - for standard input.
 
-    With --plan, a desired state or a saved plan, it counts who moves: users for whom an experiment appears or goes.
+    With --plan, count the users who would move, which means that they gain or lose an experiment.
 
     \b
     Examples:
       aiomutex traffic simulate users.txt
       aiomutex traffic simulate users.txt --plan groups.yaml
-    """  # noqa: D301  # click's own escape
+    """  # noqa: D301  # \b keeps click from wrapping the next lines
     from aiomutex.traffic import compare, read_users
     from aiomutex.traffic import simulate as count
 
@@ -119,27 +121,27 @@ def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool)
         chosen = _salted(group for group in live if not keys or group.key in keys)
         if file is None:
             return count(chosen, ids)
-        then = _salted(group for group in _after(file, live) if not keys or group.key in keys)
-        return compare(chosen, then, ids)
+        planned = _salted(group for group in _after(file, live) if not keys or group.key in keys)
+        return compare(chosen, planned, ids)
 
-    found = run_with_session(work)
+    result = run_with_session(work)
     if as_json:
-        print_json(found)
+        print_json(result)
         return
     if file is not None:
         from aiomutex.plan.render import move_lines
 
-        echo("\n".join(move_lines(found)))
+        echo("\n".join(move_lines(result)))
         return
-    for group in found.groups:
-        slots = ", ".join(f"slot {index}: {_share(amount, found.users)}" for index, amount in group.slots.items())
-        echo(f"{group.key or group.group_id}: {slots}, in none: {_share(group.unallocated, found.users)}")
-    for experiment, amount in found.experiments.items():
-        echo(f"experiment {experiment}: {_share(amount, found.users)}")
-    for overlap in found.overlaps[:50]:
-        echo(f"experiments {overlap.first} and {overlap.second} share {_share(overlap.users, found.users)}")
-    if len(found.overlaps) > 50:  # noqa: PLR2004  # what one looks through
-        echo(f"and {len(found.overlaps) - 50:,} pairs more; --json has them all")
+    for group in result.groups:
+        slots = ", ".join(f"slot {index}: {_share(amount, result.users)}" for index, amount in group.slots.items())
+        echo(f"{group.key or group.group_id}: {slots}; no slot: {_share(group.unallocated, result.users)}")
+    for experiment, amount in result.experiments.items():
+        echo(f"experiment {experiment}: {_share(amount, result.users)}")
+    for overlap in result.overlaps[:_MAX_OVERLAPS]:
+        echo(f"experiments {overlap.first} and {overlap.second}: {_share(overlap.users, result.users)} in both")
+    if (more := len(result.overlaps) - _MAX_OVERLAPS) > 0:
+        echo(f"… and {counted(more, 'more pair')}; --json lists all")
 
 
 def _after(file: str, live: list[MutexGroup]) -> list[MutexGroup]:
@@ -147,22 +149,22 @@ def _after(file: str, live: list[MutexGroup]) -> list[MutexGroup]:
     from aiomutex.plan import plan as make_plan
     from aiomutex.plan.saved import is_saved_plan
 
-    made = remaining(load_plan(file), live) if is_saved_plan(file) else make_plan(load(file), live)
-    return after(made, live)
+    changes = remaining(load_plan(file), live) if is_saved_plan(file) else make_plan(load(file), live)
+    return after(changes, live)
 
 
 def _salted(groups: Iterable[MutexGroup]) -> list[MutexGroup]:
-    """Groups that users can land in; the others are told on standard error."""
-    chosen: list[MutexGroup] = []
+    """Return the groups that users can land in, and report groups without a salt to standard error."""
+    salted: list[MutexGroup] = []
     for group in groups:
         if group.deleted:
             continue
         if group.bucketing_salt:
-            chosen.append(group)
+            salted.append(group)
         else:
-            echo(f"aiomutex: group {group.key or group.id} has no bucketingSalt and is left out", err=True)
-    return chosen
+            echo(f"aiomutex: skipped group {group.key or group.id}, which has no bucketing salt", err=True)
+    return salted
 
 
-def _share(amount: int, whole: int) -> str:
-    return f"{amount:,} ({amount / whole:.1%})" if whole else f"{amount:,}"
+def _share(users: int, total: int) -> str:
+    return counted(users, "user") + (f" ({users / total:.1%})" if total else "")

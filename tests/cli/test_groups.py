@@ -30,7 +30,7 @@ def test_list_json_is_what_machines_read(service: MutexEmulator, aiomutex: Aiomu
 def test_an_empty_project_is_said_to_be_empty(service: MutexEmulator, aiomutex: Aiomutex) -> None:
     for key in list(service.groups):
         del service.groups[key]
-    assert aiomutex("groups", "list").stdout == "The project has no mutex groups.\n"
+    assert aiomutex("groups", "list").stdout == "There are no mutex groups.\n"
 
 
 def test_a_name_is_shown_as_it_is(service: MutexEmulator, aiomutex: Aiomutex) -> None:

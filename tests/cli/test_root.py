@@ -70,7 +70,7 @@ def test_the_demo_migrates_and_reads_back(aiomutex: Aiomutex) -> None:
 def test_the_demo_tells_people(aiomutex: Aiomutex) -> None:
     done = aiomutex("demo", "--groups", "2")
     assert "edits applied  6 of 6" in done.stdout
-    assert "answered 429  0" in done.stdout
+    assert "rejected with 429  0" in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

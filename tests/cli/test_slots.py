@@ -32,7 +32,7 @@ def test_edit_writes_the_lists_that_are_given(service: MutexEmulator, aiomutex: 
 
 
 def test_edit_reads_back_when_asked(service: MutexEmulator, aiomutex: Aiomutex) -> None:
-    assert "read it back" in aiomutex("slots", "edit", "1", "2", "--experiments", "5", "--verify").stdout
+    assert "and verified it" in aiomutex("slots", "edit", "1", "2", "--experiments", "5", "--verify").stdout
     service.dialect = type(service.dialect)(slot_patch="merge")
     done = aiomutex("slots", "edit", "1", "2", "--experiments", "6", "--verify")
     assert done.exit_code == 1

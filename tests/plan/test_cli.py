@@ -250,12 +250,12 @@ def test_traffic_tells_shares_places_counts_and_moves(run: Callable[..., Result]
         assert refused.exit_code == 1
         assert refused.output.startswith("aiomutex: held_out must be ")
     assert json.loads(run("traffic", "show", "9", "--json").stdout) == [{"experiment": 9, "share": 1, "groups": {}}]
-    assert run("traffic", "where", "ada").output == "checkout (by device_id): slot 2, experiments 2\n"
+    assert run("traffic", "where", "ada").output == "checkout (by device_id): slot 2, experiment 2\n"
     assert json.loads(run("traffic", "where", "x", "--json", "--id", "ada").stdout)[0]["slot"] == 2
     (tmp_path / "users.txt").write_text("\n".join(f"user-{n}" for n in range(1000)))
     counted = run("traffic", "simulate", "users.txt")
     assert counted.output.startswith("checkout: slot 1: 4")
-    assert "in none: 0 (0.0%)" in counted.output
+    assert "no slot: 0 users (0.0%)" in counted.output
     (tmp_path / "g.yaml").write_text(
         "groups: [{projectId: 1, key: checkout, slots: [{percentage: 40, experiments: [1, 9]}, {percentage: 60}]}]"
     )
