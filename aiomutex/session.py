@@ -11,7 +11,6 @@ import contextlib
 import copy
 import functools
 import os
-from collections.abc import AsyncIterable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 import aiohttp
@@ -26,21 +25,22 @@ from aiomutex._http.create import create_once
 from aiomutex._http.transport import Transport
 from aiomutex._util.checks import check_integer, type_name
 from aiomutex.bulk import slot_changes
-from aiomutex.bulk.options import Settings, check_all
-from aiomutex.bulk.report import BulkReport, SlotOutcome
+from aiomutex.bulk.engine import Engine
+from aiomutex.bulk.options import Settings
 from aiomutex.bulk.slot_changes import GroupLocks
-from aiomutex.bulk.stream import OutcomeStream
-from aiomutex.errors import ConfigurationError, InvalidRequestError, PaginationError
+from aiomutex.bulk.stream import OutcomeStream, collect_report
+from aiomutex.errors import ConfigurationError, PaginationError
 from aiomutex.limits import LocalRateLimiter, Priority
 from aiomutex.paging import GroupPager
 from aiomutex.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterable, Callable, Iterable, Sequence
     from types import TracebackType
 
     from aiomutex._api.requests import Request
     from aiomutex._api.responses import Response
+    from aiomutex.bulk.report import BulkReport, SlotOutcome
     from aiomutex.limits import RateLimiter
     from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup, Slot, SlotEdit
 
@@ -495,7 +495,6 @@ class MutexSession:
 
         Source: Experiment Management API, "Edit mutex group slot".
         """
-        outcomes: list[SlotOutcome] = []
         stream = self.stream_slot_edits(
             edits,
             concurrency=concurrency,
@@ -506,16 +505,7 @@ class MutexSession:
             on_budget=on_budget,
             reserve=reserve,
         )
-        async with stream:
-            async for outcome in stream:
-                outcomes.append(outcome)  # noqa: PERF401  # a comprehension would lose what came before an error
-        if not isinstance(edits, AsyncIterable | Iterator):
-            # A stopped run does not read the rest of its input, but each edit of a collection has an outcome.
-            for position, edit in enumerate(edits):
-                if position >= stream.pulled:
-                    note = "not sent: the run was stopped before"
-                    outcomes.append(SlotOutcome(edit=edit, status="skipped", position=position, note=note))
-        return BulkReport(outcomes=outcomes, stopped_by=stream.stopped_by)
+        return await collect_report(stream, edits)
 
     def stream_slot_edits(
         self,
@@ -552,22 +542,10 @@ class MutexSession:
             on_budget=on_budget,
             reserve=reserve,
         )
-        if not isinstance(edits, AsyncIterable | Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
-            raise InvalidRequestError(f"edits must be an iterable of SlotEdit, not {type_name(edits)}")
-        if on_outcome is not None and not callable(on_outcome):
-            raise InvalidRequestError(f"on_outcome must be a function, not {type_name(on_outcome)}")
-        if not isinstance(edits, AsyncIterable | Iterator):
-            check_all(edits)
         bulk = self.with_options(priority=Priority.BULK)
-        return OutcomeStream(
-            bulk._send_counted,  # noqa: SLF001  # a view of our own
-            self.rate_limiter,
-            edits,
-            settings,
-            journal=journal,
-            verify=verify,
-            on_outcome=on_outcome,
-        )
+        send = bulk._send_counted  # noqa: SLF001  # a view of our own
+        engine = Engine(send, self.rate_limiter, settings, journal=journal, verify=verify)
+        return OutcomeStream(engine, edits, on_outcome)
 
     async def change_slot(
         self,

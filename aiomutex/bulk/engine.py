@@ -1,196 +1,130 @@
-"""Fan-out: edits are pulled from the input as there is room, written side by side, and each gets an outcome.
-
-A feeder fills the queues; a fixed number of workers empties them. Nothing grows with the number of edits: what has
-been pulled and has no outcome yet is bounded. Every await can be cancelled; what was in flight then is told apart.
-"""
+"""The run on this machine: writes the edits of each group one after another, and stops when the run must not go on."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
-
-from aiomutex._util.tasks import collapse_exception_group
 from aiomutex.bulk.budget import DayBudget
-from aiomutex.bulk.group_queues import Item, Queues
-from aiomutex.bulk.options import FATAL, Edits, OnBudget, Settings, request_of
+from aiomutex.bulk.options import FATAL
 from aiomutex.bulk.report import SlotOutcome
-from aiomutex.errors import (
-    DailyBudgetExhaustedError,
-    InvalidRequestError,
-    MutexError,
-    TooManyFailuresError,
-)
-from aiomutex.models import SlotEdit
+from aiomutex.bulk.run import Run
+from aiomutex.bulk.writer import SlotWriter
+from aiomutex.errors import DailyBudgetExhaustedError, InvalidRequestError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Awaitable, Callable
+    from datetime import datetime
 
-    from aiomutex.bulk.group_queues import GroupQueue
-    from aiomutex.bulk.journal import Journal
-    from aiomutex.bulk.writer import SlotWriter, WriteResult
+    from aiomutex._api.requests import Request
+    from aiomutex._http.call import CallResult
+    from aiomutex.bulk.group_queues import GroupQueue, Item
+    from aiomutex.bulk.journal import Journal, Progress
+    from aiomutex.bulk.options import Edits, Settings
+    from aiomutex.bulk.writer import WriteResult
     from aiomutex.limits import RateLimiter
 
-__all__ = ["Edits", "Engine", "OnBudget", "Settings", "request_of"]
+__all__ = ["Engine"]
 
-LOOK_AHEAD: Final = 1000
-"""Edits pulled and without an outcome at the most. Groups whose edits stand within it go side by side."""
-_END: Final = object()
-_NOT_SENT: Final = "not sent: the run was stopped before"
+_LOOK_AHEAD: Final = 1000
+"""The maximum number of edits pulled and without an outcome. Only groups within it are edited concurrently."""
 
 
-class Engine:
-    """One run: make it, await ``run`` once, and let ``emit`` take the outcomes.
+class Engine(Run):
+    """A run that writes slots through a session.
 
     Args:
-        writer: Writes a slot and learns what became of it.
-        limiter: Asked how much of the day is left, where a reserve is kept.
+        send: Sends a request with the session's options.
+        limiter: The session's limiter, which knows what is left of the daily budget.
         settings: How to go about it.
-        journal: Tells what an earlier run has done, if there is one.
-        emit: Takes each outcome at once, so that none is lost on a cancellation.
-        caught_up: Waits while too many outcomes have not been looked at; nothing more is begun meanwhile.
+        journal: The file that records progress, if any.
+        verify: Whether to read writes back.
+
+    Raises:
+        InvalidRequestError: The reserve is as large as the daily budget.
     """
 
     def __init__(
         self,
-        writer: SlotWriter,
+        send: Callable[[Request[Any]], Awaitable[CallResult[Any]]],
         limiter: RateLimiter,
         settings: Settings,
-        journal: Journal | None,
-        emit: Callable[[SlotOutcome], None],
-        caught_up: Callable[[], Awaitable[object]],
+        *,
+        journal: str | os.PathLike[str] | None,
+        verify: bool,
     ) -> None:
-        self._writer = writer
-        self._settings = settings
-        self._journal = journal
-        self._emit = emit
-        self._caught_up = caught_up
-        self._queues = Queues()
-        self._ready: asyncio.Queue[GroupQueue | None] = asyncio.Queue()
-        self._room = asyncio.Semaphore(LOOK_AHEAD)
-        self._pending = 0
-        self._fed = False
-        self._failures = 0
-        self._feeding = anyio.CancelScope()
-        self._stopped = asyncio.Event()
-        self._source_error: BaseException | None = None
-        self.budget = DayBudget(limiter, settings.reserve, self._stopped)
-        """What is left of the day."""
-        self.in_flight: dict[int, Item] = {}
-        """By position, the edits whose request may be on its way."""
-        self.pulled = 0
-        """Edits taken from the input."""
-        self.stopped_by: MutexError | None = None
-        """What ended the run before its input did."""
+        super().__init__(settings, _LOOK_AHEAD)
+        if settings.reserve and settings.reserve >= (per_day := limiter.state().per_day):
+            raise InvalidRequestError(
+                f"reserve must be below the limiter's {per_day:,} requests a day, not {settings.reserve:,}"
+            )
+        self._journal_path = journal
+        self._journal: Journal | None = None
+        self._writer = SlotWriter(send, verify=verify)
+        self._budget = DayBudget(limiter, settings.reserve, self.stopped)
 
-    async def run(self, edits: Edits) -> None:
-        """Work until the input is at its end, or the run is stopped, and all that was pulled has its outcome.
+    def open(self, edits: Edits) -> None:
+        """Open the journal.
 
         Raises:
-            JournalError: The journal belongs to another input, or the disk refuses.
-            BaseException: What the input raised, once all that was sent has its outcome.
+            JournalError: It belongs to a different input or another process, or is not a journal.
         """
-        with collapse_exception_group():
-            async with anyio.create_task_group() as tasks:
-                for _ in range(self._settings.concurrency):
-                    tasks.start_soon(self._work)
-                with self._feeding:
-                    await self._feed(edits)
-                self._fed = True
-                if not self._pending:
-                    self._dismiss()
-        if self._source_error is not None:
-            raise self._source_error
-        if self._journal is not None and not self._stopped.is_set():
+        if self._journal_path is None:
+            return
+        from aiomutex.bulk.journal import Journal  # noqa: PLC0415  # only runs with a journal import SQLite
+
+        self._journal = self._writer.journal = Journal(self._journal_path)
+        try:
+            self._journal.begin_run()
+            if not isinstance(edits, AsyncIterable | Iterator):
+                self._journal.check_input(edits)
+        except BaseException:
+            self._journal.close()
+            raise
+
+    def close(self) -> None:
+        """Close the journal."""
+        if self._journal is not None:
+            self._journal.close()
+
+    @property
+    def waiting_until(self) -> datetime | None:
+        """When a run that waits for the next day's budget continues."""
+        return self._budget.waiting_until
+
+    async def run(self, edits: Edits) -> None:
+        """Work until the input ends or the run is stopped, and record the end of the input.
+
+        Raises:
+            JournalError: The journal belongs to a different input, or cannot be written.
+            BaseException: What the input raised, after every request sent has its outcome.
+        """
+        await super().run(edits)
+        if self._journal is not None and not self.stopped.is_set():
             self._journal.ended(self.pulled)
 
-    def stop(self, reason: MutexError | None = None) -> None:
-        """Pull and send nothing more; what is in flight is waited for, what waits is skipped."""
-        if not self._stopped.is_set():
-            self._stopped.set()
-            self.stopped_by = reason
-            self._feeding.cancel()
-
-    # ------------------------------------------------------------------ input
-
-    async def _feed(self, edits: Edits) -> None:
-        source: AsyncIterator[SlotEdit] | Iterator[SlotEdit] | None = None
-        try:
-            source = aiter(edits) if isinstance(edits, AsyncIterable) else iter(edits)
-            while not self._stopped.is_set():
-                # Room first: an edit that has been pulled gets its outcome, whatever happens then.
-                await self._room.acquire()
-                edit: Any = await anext(source, _END) if isinstance(source, AsyncIterator) else next(source, _END)
-                if edit is _END:
-                    break
-                self._take_in(edit)
-                await self._caught_up()
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001  # whatever the input raises is the caller's, once all is told
-            self._source_error = error
-            self.stop()
-        finally:
-            # An input that is left early is closed, so that its own clean-up runs now and not some day.
-            with anyio.CancelScope(shield=True):
-                try:
-                    if isinstance(source, Generator):
-                        source.close()
-                    elif (close := getattr(source, "aclose", None)) is not None:
-                        await close()
-                except Exception as error:  # noqa: BLE001  # as above
-                    self._source_error = self._source_error or error
-
-    def _take_in(self, edit: SlotEdit) -> None:
-        position = self.pulled
-        try:
-            item = Item(position, edit, request_of(edit))
-        except InvalidRequestError as error:
-            if not isinstance(edit, SlotEdit):  # pyright: ignore[reportUnnecessaryIsInstance]  # as above
-                raise
-            self._count_in()
-            self._tell(SlotOutcome(edit=edit, status="failed", position=position, error=error))
-            return
-        progress = "new" if self._journal is None else self._journal.progress_of(position, edit)
-        self._count_in()
-        if progress == "applied":
-            self._skip(item, "done already, says the journal")
-            return
-        item.settle = progress in ("sent", "unknown")
-        if (group := self._queues.add(item)) is not None:
-            self._ready.put_nowait(group)
-
-    def _count_in(self) -> None:
-        self.pulled += 1
-        self._pending += 1
+    def _progress_of(self, item: Item) -> Progress:
+        return "new" if self._journal is None else self._journal.progress_of(item.position, item.edit)
 
     # ------------------------------------------------------------------ work
 
-    async def _work(self) -> None:
-        while (group := await self._ready.get()) is not None:
-            while self._stopped.is_set() and group.items:
-                self._skip(group.items.popleft(), _NOT_SENT)
-            if group.written and self._writer.is_old(group):
-                await self._read_back(group)
-            if group.items:
-                await self._serve(group)
-            if group.written and (self._stopped.is_set() or not group.items):
-                await self._read_back(group)
-            if self._queues.done_with(group):
-                self._ready.put_nowait(group)
-            await self._caught_up()
-
     async def _serve(self, group: GroupQueue) -> None:
+        if group.written and self._writer.is_old(group):
+            await self._read_back(group)
+        if group.items:
+            await self._write_next(group)
+        if group.written and (self.stopped.is_set() or not group.items):
+            await self._read_back(group)
+
+    async def _write_next(self, group: GroupQueue) -> None:
         batch = group.take()
-        for item in batch:
-            self.in_flight[item.position] = item
+        self.in_flight.update((item.position, item) for item in batch)
         try:
-            self.budget.check()
+            self._budget.check()
             result = await self._writer.write(group, batch)
         except DailyBudgetExhaustedError as error:
-            if error.maybe_applied and self._settings.on_budget == "stop":
+            if error.maybe_applied and self.settings.on_budget == "stop":
                 self._conclude(self._writer.unsent(group, batch, error))
                 return
             if not error.maybe_applied:
@@ -208,17 +142,15 @@ class Engine:
                 results = await self._writer.read_back(group)
             except DailyBudgetExhaustedError as error:
                 await self._out_of_budget(error)
-                results = self._writer.unread(group, error) if self._stopped.is_set() else []
+                results = self._writer.unread(group, error) if self.stopped.is_set() else []
             for result in results:
                 self._conclude(result)
 
     async def _out_of_budget(self, error: DailyBudgetExhaustedError) -> None:
-        if self._settings.on_budget == "stop":
+        if self.settings.on_budget == "stop":
             self.stop(error)
         else:
-            await self.budget.renewed(error)
-
-    # ------------------------------------------------------------------ outcomes
+            await self._budget.renewed(error)
 
     def _conclude(self, result: WriteResult) -> None:
         batch, status, error, attempts = result
@@ -229,30 +161,6 @@ class Engine:
             if isinstance(error, FATAL):
                 self.stop(error)
         for item in batch:
-            self.in_flight.pop(item.position, None)
-            self._tell(
+            self._report(
                 SlotOutcome(edit=item.edit, status=status, position=item.position, error=error, attempts=attempts)
             )
-
-    def _skip(self, item: Item, note: str) -> None:
-        if self.in_flight.pop(item.position, None) is None:
-            self._tell(SlotOutcome(edit=item.edit, status="skipped", position=item.position, note=note))
-        else:
-            note = "sent before the day's requests were used up, and not settled"
-            self._tell(SlotOutcome(edit=item.edit, status="unknown", position=item.position, note=note))
-
-    def _tell(self, outcome: SlotOutcome) -> None:
-        if outcome.status in ("failed", "unknown"):
-            self._failures += 1
-            if self._failures == self._settings.stop_after:
-                message = f"stopped after {self._failures:,} failed edits"
-                self.stop(TooManyFailuresError(message, failures=self._failures))
-        self._emit(outcome)
-        self._pending -= 1
-        self._room.release()
-        if self._fed and not self._pending:
-            self._dismiss()
-
-    def _dismiss(self) -> None:
-        for _ in range(self._settings.concurrency):
-            self._ready.put_nowait(None)

@@ -85,6 +85,7 @@ class BulkReport(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         counts = Counter(outcome.status for outcome in self.outcomes)
         order: tuple[Status, ...] = ("applied", "failed", "unknown", "skipped")
-        told = [f"{counts[status]:,} {status}" for status in order if counts[status] or status == "applied"]
+        parts = [f"{counts[status]:,} {status}" for status in order if counts[status] or status == "applied"]
         ending = f"; stopped: {self.stopped_by}" if self.stopped_by is not None else ""
-        return f"{len(self.outcomes):,} edits: {', '.join(told)}{ending}"
+        edits = "edit" if len(self.outcomes) == 1 else "edits"
+        return f"{len(self.outcomes):,} {edits}: {', '.join(parts)}{ending}"

@@ -43,15 +43,13 @@ class SlotWriter:
 
     Args:
         send: Sends a request with the run's options.
-        journal: Where each write is noted before and after, if anywhere.
         verify: Whether writes are read back.
     """
 
-    def __init__(
-        self, send: Callable[[Request[Any]], Awaitable[CallResult[Any]]], journal: Journal | None, *, verify: bool
-    ) -> None:
+    def __init__(self, send: Callable[[Request[Any]], Awaitable[CallResult[Any]]], *, verify: bool) -> None:
         self._send = send
-        self._journal = journal
+        self.journal: Journal | None = None
+        """Where each write is recorded before and after, if anywhere."""
         self._verify = verify
 
     async def write(self, group: GroupQueue, batch: list[Item]) -> WriteResult | None:
@@ -71,8 +69,8 @@ class SlotWriter:
                 # The run before this one had sent it, and here it is.
                 return self._noted(WriteResult(batch, "applied", None, 0))
             await self._look_before(group, batch)
-            if self._journal is not None:
-                self._journal.sending(batch, group.before)
+            if self.journal is not None:
+                self.journal.sending(batch, group.before)
             sent = await self._send(item.request)
         except (DailyBudgetExhaustedError, JournalError):
             raise
@@ -148,7 +146,7 @@ class SlotWriter:
         if group.before is not None and (group.written or not self.is_old(group)):
             return
         slots = {item.edit.slot_index for item in (*batch, *group.items)}
-        if self._verify or (self._journal is not None and not self._journal.knows_before(group.group_id, slots)):
+        if self._verify or (self.journal is not None and not self.journal.knows_before(group.group_id, slots)):
             self._keep(group, await self._read(group.group_id))
 
     def _keep(self, group: GroupQueue, found: MutexGroup) -> None:
@@ -179,8 +177,8 @@ class SlotWriter:
         return group
 
     def _noted(self, result: WriteResult) -> WriteResult:
-        if self._journal is not None:
+        if self.journal is not None:
             batch, status, error, _ = result
             confirmed = status == "applied" or isinstance(error, VerificationError)
-            self._journal.finished(batch, status, confirmed=confirmed)
+            self.journal.finished(batch, status, confirmed=confirmed)
         return result

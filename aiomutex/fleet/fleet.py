@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
 from aiomutex._util.tasks import run_in_task, run_to_completion
-from aiomutex.bulk.options import Settings, check_all
-from aiomutex.bulk.report import BulkReport, SlotOutcome
+from aiomutex.bulk.options import Settings
+from aiomutex.bulk.stream import OutcomeStream, collect_report
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError, OutcomeUnknownError
 from aiomutex.fleet.broker import (
     REDIS_ERRORS,
@@ -25,7 +24,7 @@ from aiomutex.fleet.broker import (
     TaskiqEvents,
     TaskiqState,
 )
-from aiomutex.fleet.run import FleetStream
+from aiomutex.fleet.run import FleetRun
 from aiomutex.fleet.wire import Job, answer_of
 from aiomutex.limits.redis import RedisRateLimiter
 from aiomutex.session import MutexSession
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aiomutex.bulk.options import Edits, OnBudget
+    from aiomutex.bulk.report import BulkReport, SlotOutcome
 
 __all__ = ["Fleet"]
 
@@ -160,19 +160,10 @@ class Fleet:
             InvalidRequestError: An argument or an edit of a collection breaks a rule. Nothing was sent.
             ConfigurationError: The fleet is not open.
         """
-        outcomes: list[SlotOutcome] = []
         stream = self.stream_slot_edits(
             edits, verify=verify, on_outcome=on_outcome, stop_after=stop_after, on_budget=on_budget, reserve=reserve
         )
-        async with stream:
-            async for outcome in stream:
-                outcomes.append(outcome)  # noqa: PERF401  # a comprehension would lose what came before an error
-        if not isinstance(edits, AsyncIterable | Iterator):
-            for position, edit in enumerate(edits):
-                if position >= stream.pulled:
-                    note = "not sent: the run was stopped before"
-                    outcomes.append(SlotOutcome(edit=edit, status="skipped", position=position, note=note))
-        return BulkReport(outcomes=outcomes, stopped_by=stream.stopped_by)
+        return await collect_report(stream, edits)
 
     def stream_slot_edits(
         self,
@@ -183,14 +174,13 @@ class Fleet:
         stop_after: int | None = None,
         on_budget: OnBudget = "stop",
         reserve: int = 0,
-    ) -> FleetStream:
+    ) -> OutcomeStream:
         """The same, keeping nothing: outcomes come as jobs are done. Leaving early does not call workers back."""
         if not self._is_open:
             raise ConfigurationError("the fleet is not open; use it inside 'async with fleet'")
-        if not isinstance(edits, AsyncIterable | Iterator):
-            check_all(edits)
         settings = Settings(concurrency=self._abreast, stop_after=stop_after, on_budget=on_budget, reserve=reserve)
-        return FleetStream(self._ask, edits, settings, batch_size=self._job_size, verify=verify, on_outcome=on_outcome)
+        run = FleetRun(self._ask, settings, batch_size=self._job_size, verify=verify)
+        return OutcomeStream(run, edits, on_outcome)
 
     async def _ask(self, job: Job) -> str:
         """Queue a job and wait for its answer, however often Redis is away for a moment meanwhile.

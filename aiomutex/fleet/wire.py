@@ -21,7 +21,11 @@ from aiomutex.models import SlotEdit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Job", "PackedError", "answer_of", "outcomes_of", "packed_error", "unpacked_error"]
+__all__ = ["Job", "PackedError", "Place", "answer_of", "outcomes_of", "packed_error", "unpacked_error"]
+
+
+Place = tuple[int, SlotEdit]
+"""An edit and its position in the input."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +72,7 @@ def answer_of(report: BulkReport) -> str:
     return msgspec.json.encode(_Answer(told, packed_error(report.stopped_by))).decode()
 
 
-def outcomes_of(text: str, places: Sequence[tuple[int, SlotEdit]]) -> tuple[list[SlotOutcome], MutexError | None]:
+def outcomes_of(text: str, places: Sequence[Place]) -> tuple[list[SlotOutcome], MutexError | None]:
     """The outcomes in a worker's answer, at the places their edits have with the caller; and what stopped the job.
 
     Raises:

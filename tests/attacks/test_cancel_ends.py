@@ -14,7 +14,8 @@ from support import GROUP, ONCE, RawServer, connector_of, http, idle, say_nothin
 
 from aiomutex import ConnectionFailedError, MutexError
 from aiomutex.bulk.options import Settings
-from aiomutex.fleet.run import FleetStream
+from aiomutex.bulk.stream import OutcomeStream
+from aiomutex.fleet.run import FleetRun
 from aiomutex.probe import probe
 from aiomutex.testing import MutexEmulator
 
@@ -116,14 +117,8 @@ async def test_a_fleets_run_that_is_left_is_waited_for_however_often_it_is_cance
             ended.append("ask")
         raise AssertionError
 
-    stream = FleetStream(
-        ask,
-        edits_for(2),
-        Settings(concurrency=2),
-        batch_size=1,
-        verify=False,
-        on_outcome=lambda it: ended.append(it.status),
-    )
+    run_of_fleet = FleetRun(ask, Settings(concurrency=2), batch_size=1, verify=False)
+    stream = OutcomeStream(run_of_fleet, edits_for(2), lambda it: ended.append(it.status))
 
     async def run() -> None:
         async with stream:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EDITS = edits_for(6, groups=3)
 WHOLE = after(EDITS)
 NEW = NewGroup(project_id=1, name="New", key="new", slots=[NewSlot(percentage=100)])
-RUN = (*PLAIN, "room", "stream.__anext__", "engine._work")
+RUN = (*PLAIN, "room", "run.next_outcome", "run._work")
 DESIRED: Desired = parse_desired(
     "groups:\n"
     "- {projectId: 1, key: group-1, name: Till, slots: [{percentage: 34, experiments: [5]}, {percentage: 33}, "
@@ -101,7 +101,7 @@ async def resumed(it: Scene) -> None:
     await told_truly(it)
     report = await it.session.edit_slots(EDITS, journal=it.path, verify=True)
     assert report.failed == []
-    assert all(outcome.status == "applied" or "done already" in outcome.note for outcome in report.outcomes)
+    assert all(outcome.status == "applied" or "already applied" in outcome.note for outcome in report.outcomes)
     assert_holds(it.emulator, WHOLE)
 
 
@@ -199,7 +199,7 @@ RUNS = [
     Subject("edit_slots", run, RUN, after=told_truly, outlives=True),
     Subject("edit_slots(journal)", lambda it: run(it, journal=True), (*RUN, "journal"), after=resumed, outlives=True),
     Subject("edit_slots(verify)", lambda it: run(it, verify=True), RUN, after=told_truly, outlives=True),
-    Subject("stream_slot_edits", stream, (*RUN, "engine._feed"), after=streamed, outlives=True),
+    Subject("stream_slot_edits", stream, (*RUN, "run._feed"), after=streamed, outlives=True),
     Subject(
         "undo",
         lambda it: undo(it.session, it.path, concurrency=2),

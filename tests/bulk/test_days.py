@@ -165,7 +165,7 @@ async def test_an_edit_sent_once_is_unknown_when_the_wait_is_given_up(emulator: 
             await asyncio.sleep(0.005)
         outcomes.stop()
         (told,) = [outcome async for outcome in outcomes]
-    note = "sent before the day's requests were used up, and not settled"
+    note = "sent before the daily budget was exhausted; its outcome is unknown"
     assert (told.status, told.position, told.edit.slot_index, told.note) == ("unknown", 0, 1, note)
 
 
@@ -201,6 +201,8 @@ async def test_a_day_that_ends_later_by_another_clock_is_asked_for_once_a_second
 
 async def test_a_reserve_that_leaves_nothing_is_refused(emulator: MutexEmulator) -> None:
     async with session_for(emulator.url, rate_limiter=LocalRateLimiter(5_000, 100)) as session:
-        with pytest.raises(InvalidRequestError, match="reserve is 100; it must be below the limiter's 100 requests"):
+        with pytest.raises(
+            InvalidRequestError, match="reserve must be below the limiter's 100 requests a day, not 100"
+        ):
             await session.edit_slots(edits_for(5), reserve=100, on_budget="wait")
     assert not emulator.requests

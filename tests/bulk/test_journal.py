@@ -11,9 +11,9 @@ from support import ONCE
 
 from aiomutex import JournalError, MutexSession, SlotEdit
 from aiomutex.bulk import undo
-from aiomutex.bulk.engine import request_of
 from aiomutex.bulk.group_queues import Item
 from aiomutex.bulk.journal import Journal
+from aiomutex.bulk.options import request_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ async def test_the_same_run_again_does_nothing_again(
     emulator.forget()
     second = await session.edit_slots(edits, journal=tmp_path / "run.db")
     assert len(first.applied) == len(second.skipped) == 100
-    assert {outcome.note for outcome in second.skipped} == {"done already, says the journal"}
+    assert {outcome.note for outcome in second.skipped} == {"already applied, according to the journal"}
     assert not emulator.requests
     second.raise_for_failures()
 
@@ -328,7 +328,7 @@ async def test_lists_that_were_sets_are_the_same_in_whatever_order_they_come(
     # The order of a set of texts is another one in each process.
     lists = [SlotEdit(1, slot, individuals=sorted(users)) for slot in (1, 2)]
     report = await session.edit_slots(lists, journal=tmp_path / "run.db")
-    assert [outcome.note for outcome in report.outcomes] == ["done already, says the journal"] * 2
+    assert [outcome.note for outcome in report.outcomes] == ["already applied, according to the journal"] * 2
 
 
 @pytest.mark.parametrize("name", [":memory:", "file:run?mode=memory"])

@@ -150,7 +150,7 @@ async def test_a_job_is_done_once_when_nobody_heard_that_it_is_queued(emulator: 
         line.cut_at(b"XADD")
         report = await asyncio.wait_for(fleet.edit_slots(edits_for(1)), 30)
     assert line.has_been_cut
-    assert str(report) == "1 edits: 1 applied"
+    assert str(report) == "1 edit: 1 applied"
     assert len(emulator.commits) == 1
     assert await nothing_left(redis_url)
 
@@ -160,7 +160,7 @@ async def test_an_answer_is_fetched_again_when_it_was_lost(emulator: MutexEmulat
         line.cut_at(b"stopped_by")  # as it stands in an answer
         report = await asyncio.wait_for(fleet.edit_slots(edits_for(1)), 30)
     assert line.has_been_cut
-    assert str(report) == "1 edits: 1 applied"
+    assert str(report) == "1 edit: 1 applied"
 
 
 async def test_without_redis_the_run_stops_and_what_was_not_queued_is_skipped(redis_url: str) -> None:
@@ -189,7 +189,7 @@ async def test_a_job_that_redis_refuses_is_skipped(redis_url: str) -> None:
         await redis.delete(f"aiomutex:{NAME}:jobs")
         await redis.set(f"aiomutex:{NAME}:jobs", "no stream")
         report = await fleet.edit_slots(edits_for(1))
-    assert str(report).startswith("1 edits: 0 applied, 1 skipped; stopped: the fleet's Redis")
+    assert str(report).startswith("1 edit: 0 applied, 1 skipped; stopped: the fleet's Redis")
     assert "WRONGTYPE" in str(report)
 
 
@@ -231,7 +231,7 @@ async def test_a_worker_goes_on_when_redis_was_started_anew(emulator: MutexEmula
         async with redis_of(redis_url) as redis:
             await redis.flushall()
         report = await asyncio.wait_for(fleet.edit_slots(edits_for(1)), 30)
-    assert str(report) == "1 edits: 1 applied"
+    assert str(report) == "1 edit: 1 applied"
 
 
 async def test_only_the_worker_that_has_a_job_may_answer_it(redis_url: str) -> None:
@@ -256,7 +256,7 @@ async def test_only_the_worker_that_has_a_job_may_answer_it(redis_url: str) -> N
         report = await asyncio.wait_for(run, 30)
         for broker in (slow, quick):
             await broker.shutdown()
-    assert str(report).startswith("1 edits: 0 applied, 1 unknown; stopped: a worker could not do it")
+    assert str(report).startswith("1 edit: 0 applied, 1 unknown; stopped: a worker could not do it")
 
 
 def held(broker: Any) -> set[str]:

@@ -1,0 +1,215 @@
+"""What every run of edits does, on this machine or on a fleet: pull edits, serve groups concurrently, report outcomes.
+
+A feeder fills a queue for each group, and a fixed number of workers serve the groups. How a group is served is up to a
+subclass. Nothing grows with the number of edits: edits without an outcome and outcomes not consumed are both bounded.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from aiomutex._util.tasks import collapse_exception_group
+from aiomutex.bulk.group_queues import Item, Queues
+from aiomutex.bulk.options import request_of
+from aiomutex.bulk.report import SlotOutcome
+from aiomutex.errors import InvalidRequestError, MutexError, TooManyFailuresError
+from aiomutex.models import SlotEdit
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from aiomutex.bulk.group_queues import GroupQueue
+    from aiomutex.bulk.journal import Progress
+    from aiomutex.bulk.options import Edits, Settings
+
+__all__ = ["NOT_SENT", "Run"]
+
+NOT_SENT: Final = "not sent: the run was stopped before"
+"""The note of an edit that a stopped run skips."""
+_MAX_UNCONSUMED: Final = 64
+"""Outcomes waiting to be consumed, from which on nothing more is started."""
+_END: Final = object()
+
+
+class Run(abc.ABC):
+    """One run, used once: ``open`` it, await ``run``, then ``close`` it.
+
+    Args:
+        settings: How to go about it.
+        look_ahead: The maximum number of edits pulled and without an outcome.
+    """
+
+    def __init__(self, settings: Settings, look_ahead: int) -> None:
+        self.settings = settings
+        self.outcomes: asyncio.Queue[SlotOutcome | None] = asyncio.Queue()
+        """Outcomes as they become known; ``None`` stands for the end."""
+        self.in_flight: dict[int, Item] = {}
+        """By position, the edits whose request may have been sent."""
+        self.pulled = 0
+        """The number of edits taken from the input."""
+        self.stopped = asyncio.Event()
+        self.stopped_by: MutexError | None = None
+        """What ended the run before its input did."""
+        self._queues = Queues()
+        self._ready: asyncio.Queue[GroupQueue | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(look_ahead)
+        self._consumed = asyncio.Event()
+        self._consumed.set()
+        self._pending = 0
+        self._failures = 0
+        self._is_fed = False
+        self._feeding = anyio.CancelScope()
+        self._source_error: BaseException | None = None
+
+    def open(self, edits: Edits) -> None:  # noqa: B027  # optional for subclasses
+        """Acquire what the run needs, before its task is created."""
+
+    def close(self) -> None:  # noqa: B027  # as above
+        """Release what ``open`` acquired, when the task has ended."""
+
+    @property
+    def waiting_until(self) -> datetime | None:
+        """When a run that waits for the next day's budget continues."""
+        return None
+
+    async def run(self, edits: Edits) -> None:
+        """Work until the input ends or the run is stopped, and every edit pulled has its outcome.
+
+        Raises:
+            BaseException: What the input raised, after every request sent has its outcome.
+        """
+        with collapse_exception_group():
+            async with anyio.create_task_group() as tasks:
+                for _ in range(self.settings.concurrency):
+                    tasks.start_soon(self._work)
+                with self._feeding:
+                    await self._feed(edits)
+                self._is_fed = True
+                if not self._pending:
+                    self._dismiss_workers()
+        if self._source_error is not None:
+            raise self._source_error
+
+    def stop(self, reason: MutexError | None = None) -> None:
+        """Pull and send nothing more. Requests in flight are awaited; edits in queues are skipped."""
+        if not self.stopped.is_set():
+            self.stopped.set()
+            self.stopped_by = reason
+            self._feeding.cancel()
+
+    async def next_outcome(self) -> SlotOutcome | None:
+        """Wait for the next outcome; ``None`` at the end, however often it is called."""
+        outcome = await self.outcomes.get()
+        if outcome is None:
+            self.outcomes.put_nowait(None)
+        if self.outcomes.qsize() < _MAX_UNCONSUMED:
+            self._consumed.set()
+        return outcome
+
+    # ------------------------------------------------------------------ input
+
+    async def _feed(self, edits: Edits) -> None:
+        source: AsyncIterator[SlotEdit] | Iterator[SlotEdit] | None = None
+        try:
+            source = aiter(edits) if isinstance(edits, AsyncIterable) else iter(edits)
+            while not self.stopped.is_set():
+                # Room first: an edit that was pulled must get an outcome, so no await may follow the pull.
+                await self._room.acquire()
+                edit: Any = await anext(source, _END) if isinstance(source, AsyncIterator) else next(source, _END)
+                if edit is _END:
+                    break
+                self._take_in(edit)
+                await self._consumed.wait()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001  # run raises it once every edit has its outcome
+            self._source_error = error
+            self.stop()
+        finally:
+            # Without this, the clean-up code of a generator left early would run at some later garbage collection.
+            with anyio.CancelScope(shield=True):
+                try:
+                    if isinstance(source, Generator):
+                        source.close()
+                    elif (close := getattr(source, "aclose", None)) is not None:
+                        await close()
+                except Exception as error:  # noqa: BLE001  # as above
+                    self._source_error = self._source_error or error
+
+    def _take_in(self, edit: SlotEdit) -> None:
+        try:
+            item = Item(self.pulled, edit, request_of(edit))
+        except InvalidRequestError as error:
+            if not isinstance(edit, SlotEdit):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
+                raise
+            self._count()
+            self._report(SlotOutcome(edit=edit, status="failed", position=self.pulled - 1, error=error))
+            return
+        progress = self._progress_of(item)
+        self._count()
+        if progress == "applied":
+            self._skip(item, "already applied, according to the journal")
+            return
+        item.settle = progress in ("sent", "unknown")
+        if (group := self._queues.add(item)) is not None:
+            self._ready.put_nowait(group)
+
+    def _count(self) -> None:
+        self.pulled += 1
+        self._pending += 1
+
+    def _progress_of(self, item: Item) -> Progress:  # noqa: ARG002  # for subclasses with a journal
+        """How far an earlier run got with this edit."""
+        return "new"
+
+    # ------------------------------------------------------------------ work
+
+    async def _work(self) -> None:
+        while (group := await self._ready.get()) is not None:
+            while self.stopped.is_set() and group.items:
+                self._skip(group.items.popleft())
+            await self._serve(group)
+            self._release(group)
+            await self._consumed.wait()
+
+    @abc.abstractmethod
+    async def _serve(self, group: GroupQueue) -> None:
+        """Make some or all of the group's edits and report their outcomes. No other worker has the group meanwhile."""
+
+    def _release(self, group: GroupQueue) -> None:
+        """Let other workers serve the group if edits are left."""
+        if self._queues.done_with(group):
+            self._ready.put_nowait(group)
+
+    def _dismiss_workers(self) -> None:
+        for _ in range(self.settings.concurrency):
+            self._ready.put_nowait(None)
+
+    # ------------------------------------------------------------------ outcomes
+
+    def _skip(self, item: Item, note: str = NOT_SENT) -> None:
+        status: Any = "skipped"
+        if item.position in self.in_flight:
+            status, note = "unknown", "sent before the daily budget was exhausted; its outcome is unknown"
+        self._report(SlotOutcome(edit=item.edit, status=status, position=item.position, note=note))
+
+    def _report(self, outcome: SlotOutcome) -> None:
+        self.in_flight.pop(outcome.position, None)
+        if outcome.status in ("failed", "unknown"):
+            self._failures += 1
+            if self._failures == self.settings.stop_after:
+                edits = "edit" if self._failures == 1 else "edits"
+                message = f"stopped after {self._failures:,} failed {edits}"
+                self.stop(TooManyFailuresError(message, failures=self._failures))
+        self.outcomes.put_nowait(outcome)
+        if self.outcomes.qsize() >= _MAX_UNCONSUMED:
+            self._consumed.clear()
+        self._pending -= 1
+        self._room.release()
+        if self._is_fed and not self._pending:
+            self._dismiss_workers()
