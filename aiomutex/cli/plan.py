@@ -61,7 +61,7 @@ def _print_lines(lines: Iterable[Line]) -> None:
 @click.option("--archived", is_flag=True, help="Write archived groups too.")
 @click.option("--overwrite", is_flag=True, help="Write although comments in the file would be lost.")
 def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) -> None:
-    """Write the live groups to FILE (.yaml, .toml or .json), sorted; a second pull changes nothing.
+    """Write the live groups to FILE (.yaml or .json), sorted; a second pull changes nothing.
 
     Archived groups are written if FILE has them already, or with --archived. Thresholds and silenced lint rules of an
     existing FILE are kept. A FILE that describes the live groups already is left alone, comments and all.
@@ -69,7 +69,7 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
     \b
     Examples:
       aiomutex pull groups.yaml
-      aiomutex pull groups.toml --project 1234
+      aiomutex pull groups.json --project 1234
     """  # noqa: D301  # click's own escape
     from aiomutex.plan import desired_from, dump_desired
     from aiomutex.plan.dump import same_content
@@ -92,7 +92,7 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
     if unnamed:
         echo(f"aiomutex: {unnamed:,} groups without a key or project cannot be written to a file", err=True)
     desired = desired_from(groups, settings=existing)
-    if existing is not None and same_content(existing, desired, format_):
+    if existing is not None and same_content(existing, desired):
         echo(f"{file} describes the {len(desired.groups):,} live groups already")
         return
     if existing is not None and not overwrite and _has_comments(path, format_):
@@ -102,9 +102,8 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
 
 
 def _has_comments(path: Path, format_: str) -> bool:
-    """Whether a file may have comments; a mark inside a text counts, to be on the safe side."""
-    mark = {"yaml": r"(?:^|\s)#", "toml": "#"}.get(format_)
-    return mark is not None and re.search(mark, path.read_text("utf-8"), re.MULTILINE) is not None
+    """Whether a file may have comments. A "#" inside a string counts, to be on the safe side."""
+    return format_ == "yaml" and re.search(r"(?:^|\s)#", path.read_text("utf-8"), re.MULTILINE) is not None
 
 
 # ---------------------------------------------------------------------- plan

@@ -1,7 +1,7 @@
-"""Mutex groups as code: a desired state in a file, the plan that leads there, and its application.
+"""Mutex groups as code: describe them in a file, plan the changes, apply the plan.
 
-Without state of its own: a plan compares the file with the live groups, which costs one listing. YAML files need the
-package ``PyYAML`` (``pip install 'aiomutex[plan]'``); TOML and JSON need nothing.
+There is no state file: a plan compares the desired state with the live groups, which costs one listing. YAML files need
+PyYAML (``pip install 'aiomutex[cli]'``); JSON files need no extra package.
 
 Example:
     >>> async def deploy(session):
@@ -12,12 +12,13 @@ Example:
 """
 
 from aiomutex.plan.apply import ApplyReport, PlanBlockedError, Step, apply
-from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Thresholds, load_desired, parse_desired
+from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Thresholds
 from aiomutex.plan.diff import Counts, FieldChange, GroupPlan, ListChange, Plan, after, plan
 from aiomutex.plan.document import DesiredFileError
 from aiomutex.plan.dump import desired_from, dump_desired
 from aiomutex.plan.fingerprint import fingerprint
 from aiomutex.plan.lint import RULES, Finding, lint
+from aiomutex.plan.reading import load_desired, parse_desired
 from aiomutex.plan.render import plan_json, render
 from aiomutex.plan.running_experiments import TouchedExperiment, check_running, experiment_reader
 from aiomutex.plan.saved import StalePlanError, load_plan, remaining, save_plan

@@ -1,7 +1,7 @@
-"""A file as a tree of plain values, each of which knows the line it stands on.
+"""A file as a tree of plain values, each with its line, and the error that reports what is wrong with a file.
 
-What the three formats have in common after reading: mappings, lists and scalars. The bounds on size and depth are
-here too, because a file under review may come from anybody.
+This is what both formats become when they are read. The limits on size and depth are here too, because a file under
+review may come from an untrusted author.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "DesiredFileError", "Entry", "Node", "Problem", "Scalar", "read_file"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "DesiredFileError", "Node", "Problem", "Scalar", "read_file"]
 
 MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 12
@@ -24,60 +24,52 @@ _SHOWN_PROBLEMS: Final = 20
 Scalar: TypeAlias = str | int | float | bool | None
 
 
-class Entry(NamedTuple):
-    """One entry of a mapping."""
-
-    line: int
-    """The line of its key."""
-    node: Node
-
-
 class Node(NamedTuple):
-    """One value and the line it starts on, from 1; 0 where the line is not known."""
+    """One value and the line that it or its key is in, from 1; 0 if the line is unknown."""
 
     line: int
-    value: Scalar | list[Node] | dict[str, Entry]
+    value: Scalar | list[Node] | dict[str, Node]
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a file."""
+    """One problem of a file, with its line; 0 if the line is unknown."""
 
     line: int
     text: str
 
 
 def read_file(path: Path) -> bytes:
-    """What a file holds, if it is one that ends.
+    """Read a file of limited size.
 
     Raises:
-        DesiredFileError: It is no regular file, or has more than ``MAX_BYTES`` bytes.
-        OSError: It cannot be read.
+        DesiredFileError: The path is not a regular file, or the file has more than ``MAX_BYTES`` bytes.
+        OSError: The file cannot be read.
     """
     if path.exists() and not path.is_file():
-        raise DesiredFileError(str(path), [Problem(0, "it is no regular file")])
+        raise DesiredFileError(str(path), [Problem(0, "not a regular file")])
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise DesiredFileError(str(path), [Problem(0, f"the file has more bytes than the {MAX_BYTES:,} that are read")])
+        raise DesiredFileError(str(path), [Problem(0, f"the file has more than {MAX_BYTES:,} bytes")])
     return data
 
 
 class DesiredFileError(MutexError, ValueError):
-    """A file cannot be read as a desired state; nothing was sent. The message has a line for each problem.
+    """A file is not a valid desired state or saved plan. Nothing was sent. The message has a line for each problem.
 
     Attributes:
         file: The file's name.
-        problems: What is wrong, each with its line (0 where it is not known).
+        problems: The problems, each with its line (0 if the line is unknown).
     """
 
     def __init__(self, file: str, problems: Sequence[Problem]) -> None:
         shown = [f"{file}:{line}: {text}" if line else f"{file}: {text}" for line, text in problems[:_SHOWN_PROBLEMS]]
         if len(problems) > _SHOWN_PROBLEMS:
-            shown.append(f"{file}: and {len(problems) - _SHOWN_PROBLEMS:,} problems more")
+            shown.append(f"{file}: and {len(problems) - _SHOWN_PROBLEMS:,} more problems")
         super().__init__("\n".join(shown))
         self.file = file
         self.problems = tuple(problems)
 
     def __reduce__(self) -> tuple[type[DesiredFileError], tuple[str, tuple[Problem, ...]]]:
-        """Pickle by the arguments, which the message alone would lose."""
+        """Pickle by the arguments; the message alone would lose them."""
         return DesiredFileError, (self.file, self.problems)

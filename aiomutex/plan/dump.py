@@ -1,28 +1,23 @@
-"""From groups to a file: ``pull``. Sorted and stable, so that pulling twice writes the same text.
-
-The writers know the one shape a desired state has, and quote whatever a reader could take for something else.
-"""
+"""From live groups to a file, for ``pull``: sorted and stable, so that a second pull writes the same text."""
 
 from __future__ import annotations
 
-import json
 import re
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
 from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Identity
-from aiomutex.plan.formats import yaml_scalar
+from aiomutex.plan.formats import write
 from aiomutex.plan.members import unique
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable
 
     from aiomutex.models import EvaluationMode, MutexGroup, Slot
 
 __all__ = ["desired_from", "dump_desired", "same_content"]
 
-_PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.@+/-]*(?: [A-Za-z0-9_.@+/(-][A-Za-z0-9_.@+/()-]*)*")
 _MODES: Final[dict[str, EvaluationMode]] = {"local": "local", "remote": "remote"}
 _NUMBER_LIKE: Final = re.compile(r"[0-9]{1,18}")
 
@@ -42,14 +37,17 @@ def _slot(slot: Slot) -> DesiredSlot:
 
 
 def desired_from(groups: Iterable[MutexGroup], *, settings: Desired | None = None) -> Desired:
-    """The desired state that describes live groups as they are.
+    """Describe live groups as a desired state.
 
-    Groups without a key or a project cannot be named in a file and are left out. Where an archived group and a live
+    Groups without a key or a project are left out, because a file cannot identify them. If an archived group and a live
     one share project and key, the live one is described.
 
     Args:
-        groups: The groups as the service tells them.
-        settings: Take over thresholds and silenced lint rules from this state.
+        groups: The live groups.
+        settings: A desired state whose thresholds and disabled lint rules are kept.
+
+    Returns:
+        A desired state, sorted, for which a plan has no changes.
     """
     settings = settings or Desired()
     ignored = {group.identity: group.ignore for group in settings.groups}
@@ -78,38 +76,43 @@ def desired_from(groups: Iterable[MutexGroup], *, settings: Desired | None = Non
     )
 
 
-def same_content(one: Desired, other: Desired, format_: str = "json") -> bool:
-    """Whether two states want the same as far as a format can tell, whatever their order and their comments."""
-    return dump_desired(one, format_, sort=True) == dump_desired(other, format_, sort=True)
+def same_content(one: Desired, other: Desired) -> bool:
+    """Whether two desired states say the same, in whatever order."""
+    return _tree(one, sort=True) == _tree(other, sort=True)
 
 
 def dump_desired(desired: Desired, format_: str = "yaml", *, sort: bool = False) -> str:
-    """The text of a desired state.
-
-    TOML has no null, so a description of ``None`` is left out there.
+    """Write a desired state as YAML or JSON.
 
     Args:
-        desired: The state.
-        format_: ``yaml``, ``toml`` or ``json``.
-        sort: Put groups and members in the order ``pull`` writes them in.
+        desired: The desired state.
+        format_: ``yaml`` or ``json``.
+        sort: Sort groups and members, as ``pull`` does.
+
+    Returns:
+        The content of a file.
+
+    Raises:
+        ConfigurationError: PyYAML is not installed, and the format is YAML.
 
     Example:
         >>> from aiomutex.plan import parse_desired
         >>> print(dump_desired(parse_desired("groups: [{key: a, projectId: 1, archived: true}]")), end="")
         version: 1
         groups:
-          - projectId: 1
-            key: a
-            archived: true
+        - projectId: 1
+          key: a
+          archived: true
     """
+    return write(_tree(desired, sort=sort), format_)
+
+
+# ---------------------------------------------------------------------- plain values, in the order of the file
+
+
+def _tree(desired: Desired, *, sort: bool) -> dict[str, Any]:
     groups = sorted(desired.groups, key=_group_order) if sort else desired.groups
-    tree = {**_settings(desired), "groups": [_group_tree(group, sort=sort) for group in groups]}
-    if format_ == "json":
-        return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
-    return "\n".join(_yaml(tree) if format_ == "yaml" else _toml(tree)) + "\n"
-
-
-# ---------------------------------------------------------------------- as plain values, in the order of the file
+    return {**_settings(desired), "groups": [_group_tree(group, sort=sort) for group in groups]}
 
 
 def _settings(desired: Desired) -> dict[str, Any]:
@@ -149,79 +152,3 @@ def _slot_tree(slot: DesiredSlot, *, sort: bool) -> dict[str, Any]:
         if members is not UNSET:
             tree[name] = list(unique(members) if sort else members)
     return tree
-
-
-# ---------------------------------------------------------------------- as text
-
-
-def _quoted(text: str, *, toml: bool) -> str:
-    """A text in double quotes, with everything escaped that does not print."""
-    parts: list[str] = []
-    for character in text:
-        if character in '"\\':
-            parts.append("\\" + character)
-        elif character == "\n":
-            parts.append("\\n")
-        elif character.isprintable():
-            parts.append(character)
-        else:
-            parts.append(f"\\u{ord(character):04X}" if ord(character) < 1 << 16 else f"\\U{ord(character):08X}")
-    quoted = f'"{"".join(parts)}"'
-    return quoted if toml or not _PLAIN.fullmatch(text) or yaml_scalar(text) != text else text
-
-
-def _scalar(value: Any, *, toml: bool) -> str:
-    if isinstance(value, str):
-        return _quoted(value, toml=toml)
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _list(members: Sequence[Any], *, toml: bool) -> str:
-    # Inside brackets YAML takes commas and brackets for its own, so texts are always quoted there.
-    return "[" + ", ".join(_scalar(member, toml=toml or isinstance(member, str)) for member in members) + "]"
-
-
-def _value(value: Any, *, toml: bool) -> str:
-    if isinstance(value, list):
-        return _list(cast("list[Any]", value), toml=toml)  # type: ignore[redundant-cast]  # pyright needs it
-    return _scalar(value, toml=toml)
-
-
-def _yaml(tree: dict[str, Any], indent: str = "") -> Iterator[str]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield f"{indent}{name}:"
-            yield from _yaml(value, indent + "  ")  # pyright: ignore[reportUnknownArgumentType]  # of our own making
-        elif name in ("groups", "slots") and value:
-            yield f"{indent}{name}:"
-            for item in value:
-                lines = _yaml(item, indent + "    ")
-                yield f"{indent}  - {next(lines).lstrip()}"
-                yield from lines
-        else:
-            yield f"{indent}{name}: {_value(value, toml=False)}"
-
-
-def _toml(tree: dict[str, Any]) -> Iterator[str]:
-    yield f"version = {tree['version']}"
-    if not tree["groups"]:
-        yield "groups = []"
-    for name in ("thresholds", "lint"):
-        if name in tree:
-            yield f"\n[{name}]"
-            for key, value in tree[name].items():
-                yield f"{key} = {_value(value, toml=True)}"
-    for group in tree["groups"]:
-        yield "\n[[groups]]"
-        yield from _toml_fields(group)
-        for slot in group.get("slots", ()):
-            yield "\n  [[groups.slots]]"
-            yield from _toml_fields(slot, "  ")
-
-
-def _toml_fields(tree: dict[str, Any], indent: str = "") -> Iterator[str]:
-    for name, value in tree.items():
-        if value is not None and (name != "slots" or not value):
-            yield f"{indent}{name} = {_value(value, toml=True)}"

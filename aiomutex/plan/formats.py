@@ -1,359 +1,253 @@
-"""From a file's text to a tree: YAML, TOML and JSON.
+"""Reads YAML and JSON as a tree of values with their lines, and writes plain values in both formats.
 
 Reading is strict where leniency could surprise: no YAML tags or aliases, no duplicate keys, and plain words such as
-``on`` and ``no`` stay texts, as YAML 1.2 has it. Nothing here knows what the tree means.
+``on`` and ``no`` stay strings, as in YAML 1.2. This module does not know what the values mean.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, cast
 
-from aiomutex.errors import ConfigurationError
-from aiomutex.plan.document import MAX_BYTES, MAX_DEPTH, MAX_NODES, DesiredFileError, Entry, Node, Problem
+from aiomutex._util.checks import describe
+from aiomutex.errors import ConfigurationError, InvalidRequestError
+from aiomutex.plan.document import MAX_BYTES, MAX_DEPTH, MAX_NODES, DesiredFileError, Node, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aiomutex.plan.document import Scalar
 
-__all__ = ["FORMATS", "parse"]
+__all__ = ["FORMATS", "Format", "check_format", "read", "write"]
 
-FORMATS: Final = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
+Format = Literal["yaml", "json"]
+FORMATS: Final[dict[str, Format]] = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
+"""The format of a file by its suffix."""
 
-_TOO_DEEP: Final = f"values are nested more than {MAX_DEPTH} deep; a desired state needs no more than 5"
-_MAX_TOML_VALUES: Final = 500_000
 _MAX_DIRECTIVES: Final = 100
-_TOO_MANY: Final = f"there are more than {MAX_NODES:,} values; split the file"
+_MAX_KEY_SHOWN: Final = 60
+_TOO_DEEP: Final = f"values are nested more than {MAX_DEPTH} deep; a desired state needs no more than 5"
 
 
-class _BadTextError(Exception):
-    """One problem that ends the reading."""
+class _InvalidError(Exception):
+    """The one problem that ends reading."""
 
     def __init__(self, line: int, text: str) -> None:
         super().__init__(text)
         self.problem = Problem(line, text)
 
 
-def parse(data: bytes, *, file: str, format_: str) -> Node:
-    """The tree of a file.
-
-    Args:
-        data: What the file holds.
-        file: Its name, for messages.
-        format_: ``yaml``, ``toml`` or ``json``.
+def check_format(format_: str) -> None:
+    """Do nothing if this is the name of a format.
 
     Raises:
-        DesiredFileError: The text is no such format, or breaks a bound.
-        ConfigurationError: The package for YAML is not installed.
+        InvalidRequestError: It is not.
     """
+    if format_ not in FORMATS.values():
+        raise InvalidRequestError(f"format_ must be 'yaml' or 'json', not {describe(format_)}")
+
+
+def read(data: bytes, *, file: str, format_: str) -> Node:
+    """Read the content of a file.
+
+    Args:
+        data: The content.
+        file: The file's name, for messages.
+        format_: ``yaml`` or ``json``.
+
+    Returns:
+        The root of the tree. Values of a JSON file do not know their line.
+
+    Raises:
+        DesiredFileError: The content is not of this format, or exceeds a limit.
+        ConfigurationError: PyYAML is not installed.
+    """
+    check_format(format_)
     try:
-        return {"yaml": _yaml, "toml": _toml, "json": _json}[format_](_text(data))
-    except _BadTextError as error:
+        return _read_json(_decode(data)) if format_ == "json" else _read_yaml(_decode(data))
+    except _InvalidError as error:
         raise DesiredFileError(file, [error.problem]) from None
 
 
-def _text(data: bytes) -> str:
+def write(tree: dict[str, Any], format_: str) -> str:
+    """Write plain values, in the order given.
+
+    Raises:
+        ConfigurationError: PyYAML is not installed.
+    """
+    check_format(format_)
+    dump = _dump_json if format_ == "json" else _dump_yaml
+    text = dump(tree, ascii_only=False)
+    # An invisible character, such as one that reverses the direction of writing, must show in a review.
+    return text if text.replace("\n", "").isprintable() else dump(tree, ascii_only=True)
+
+
+def _decode(data: bytes) -> str:
     if len(data) > MAX_BYTES:
-        raise _BadTextError(0, f"the file has {len(data):,} bytes; at most {MAX_BYTES:,} are read")
+        raise _InvalidError(0, f"the file has {len(data):,} bytes, more than the maximum of {MAX_BYTES:,}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _BadTextError(data.count(b"\n", 0, error.start) + 1, "the file is not UTF-8 text") from None
+        raise _InvalidError(data.count(b"\n", 0, error.start) + 1, "the file is not valid UTF-8") from None
 
 
-def _add(entries: dict[str, Entry], key: str, entry: Entry) -> None:
-    if key in entries:
-        raise _BadTextError(
-            entry.line, f"{key!r} stands here a second time; it was first given in line {entries[key].line}"
-        )
-    entries[key] = entry
+def _check_string(value: str, line: int) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _InvalidError(line, "a string contains half of a surrogate pair") from None
+    return value
+
+
+def _too_many() -> NoReturn:
+    raise _InvalidError(0, f"the file has more than {MAX_NODES:,} values; split it")
+
+
+# ---------------------------------------------------------------------- JSON
+
+
+def _read_json(text: str) -> Node:
+    if sum(map(text.count, ",[{")) > MAX_NODES:
+        _too_many()
+    try:
+        value = json.loads(text, object_pairs_hook=tuple, parse_constant=_reject_constant)
+    except json.JSONDecodeError as error:
+        raise _InvalidError(error.lineno, f"invalid JSON: {error.msg} (column {error.colno})") from None
+    except RecursionError:
+        raise _InvalidError(0, _TOO_DEEP) from None
+    except ValueError as error:
+        raise _InvalidError(0, f"invalid JSON: {error}") from None
+    return _json_node(value, ())
+
+
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _json_node(value: Any, path: tuple[str | int, ...]) -> Node:
+    """The node of a decoded value, in which each object is a tuple of its pairs, so that duplicate keys are seen."""
+    if isinstance(value, list | tuple) and len(path) >= MAX_DEPTH:
+        raise _InvalidError(0, _TOO_DEEP)
+    if isinstance(value, list):
+        items = enumerate(cast("list[Any]", value))  # type: ignore[redundant-cast]  # pyright needs it
+        return Node(0, [_json_node(item, (*path, index)) for index, item in items])
+    if isinstance(value, tuple):
+        entries: dict[str, Node] = {}
+        for key, item in cast("tuple[tuple[str, Any], ...]", value):
+            if _check_string(key, 0) in entries:
+                raise _InvalidError(0, f"{_path((*path, key))} is defined twice")
+            entries[key] = _json_node(item, (*path, key))
+        return Node(0, entries)
+    return Node(0, _check_string(value, 0) if isinstance(value, str) else value)
+
+
+def _path(parts: tuple[str | int, ...]) -> str:
+    shown = (f"[{part}]" if isinstance(part, int) else f".{part[:_MAX_KEY_SHOWN]}" for part in parts)
+    return "".join(shown).removeprefix(".")
+
+
+def _dump_json(tree: dict[str, Any], *, ascii_only: bool) -> str:
+    return json.dumps(tree, indent=2, ensure_ascii=ascii_only) + "\n"
 
 
 # ---------------------------------------------------------------------- YAML
 
-_YAML_INT: Final = re.compile(r"[-+]?[0-9]{1,19}")
-_YAML_FLOAT: Final = re.compile(r"[-+]?(?:[0-9]{1,19}\.[0-9]{0,19}|\.[0-9]{1,19})")
-_YAML_WORDS: Final[dict[str, Scalar]] = {
-    "": None,
-    "~": None,
-    **dict.fromkeys(("null", "Null", "NULL"), None),
+_INT: Final = re.compile(r"[-+]?[0-9]{1,19}\Z")
+_FLOAT: Final = re.compile(r"[-+]?(?:[0-9]{1,19}\.[0-9]{0,19}|\.[0-9]{1,19})(?:[eE][-+]?[0-9]{1,3})?\Z")
+_WORDS: Final[dict[str, Scalar]] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 
 
-def yaml_scalar(text: str) -> Scalar:
-    """What an unquoted YAML word means: YAML 1.2's core schema without octal, hexadecimal and exponents."""
-    if text in _YAML_WORDS:
-        return _YAML_WORDS[text]
-    if _YAML_INT.fullmatch(text):
-        return int(text)
-    return float(text) if _YAML_FLOAT.fullmatch(text) else text
-
-
-def _yaml(text: str) -> Node:
+def _import_yaml() -> Any:
     try:
         import yaml  # noqa: PLC0415  # an optional package
     except ImportError:
         raise ConfigurationError(
-            "YAML needs the package 'PyYAML', which is not installed: pip install 'aiomutex[plan]'; "
-            "TOML and JSON files need nothing"
+            "YAML files need PyYAML, which is not installed: pip install 'aiomutex[cli]'. JSON files do not need it"
         ) from None
-    if text.count("\n%") > _MAX_DIRECTIVES:
-        # libyaml compares each with all before.
-        raise _BadTextError(0, f"there are more than {_MAX_DIRECTIVES} YAML directives; a desired state needs none")
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml
+
+
+def _plain_scalar(text: str) -> Scalar:
+    """The value of an unquoted YAML word: YAML 1.2's core schema without octal, hexadecimal, ``1e3`` and ``.inf``."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INT.match(text):
+        return int(text)
+    return float(text) if _FLOAT.match(text) else text
+
+
+def _read_yaml(text: str) -> Node:
+    yaml = _import_yaml()
+    if text.count("\n%") > _MAX_DIRECTIVES:  # libyaml compares each one with all others
+        raise _InvalidError(0, f"the file has more than {_MAX_DIRECTIVES} YAML directives; a desired state needs none")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    # Events, not composed nodes: libyaml's composer is recursive, and a hostile file is to end at its first violation.
+    events = islice(yaml.parse(text, Loader=loader), MAX_NODES)
     try:
-        return _YamlReader(yaml.parse(text, Loader=loader)).document()
+        next(events)
+        if isinstance(next(events), yaml.StreamEndEvent):
+            return Node(1, None)
+        root = _yaml_node(yaml, events, next(events), 1)
+        next(events)
+        if not isinstance(event := next(events), yaml.StreamEndEvent):
+            raise _InvalidError(event.start_mark.line + 1, "a second YAML document starts here; use one file for each")
+    except StopIteration:
+        _too_many()
     except yaml.MarkedYAMLError as error:
         mark, problem = error.problem_mark or error.context_mark, str(error.problem or error.context)
-        # Newer libyaml has a bound of its own on depth, which it may meet while it looks ahead of the first event.
-        told = _TOO_DEEP if "nesting depth" in problem else f"no YAML: {problem}"
-        raise _BadTextError(mark.line + 1 if mark else 0, told) from None
+        # Newer versions of libyaml limit the depth themselves, and reach their limit while they look ahead.
+        message = _TOO_DEEP if "nesting depth" in problem else f"invalid YAML: {problem}"
+        raise _InvalidError(mark.line + 1 if mark else 0, message) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise _BadTextError(0, f"no YAML: {str(error).splitlines()[0]}") from None
+        raise _InvalidError(0, f"invalid YAML: {str(error).splitlines()[0]}") from None
+    return root
 
 
-class _YamlReader:
-    """Builds the tree from the parser's events as they come, so that a hostile file ends at its first excess."""
-
-    def __init__(self, events: Iterator[Any]) -> None:
-        self._events = events
-        self._nodes = 0
-
-    def document(self) -> Node:
-        event = self._next()
-        while type(event).__name__ in ("StreamStartEvent", "DocumentStartEvent"):
-            event = self._next()
-        if type(event).__name__ == "StreamEndEvent":
-            return Node(1, None)
-        root = self._node(event, 1)
-        self._next()
-        event = self._next()
-        if type(event).__name__ != "StreamEndEvent":
-            raise _BadTextError(
-                event.start_mark.line + 1, "a second YAML document starts here; give one document a file"
-            )
-        return root
-
-    def _next(self) -> Any:
-        self._nodes += 1
-        if self._nodes > MAX_NODES:
-            raise _BadTextError(0, _TOO_MANY)
-        return next(self._events)
-
-    def _node(self, event: Any, depth: int) -> Node:
-        line, kind = event.start_mark.line + 1, type(event).__name__
-        if kind == "AliasEvent" or event.anchor is not None:
-            raise _BadTextError(line, f"anchors and aliases (&{event.anchor}) are not read; write the values out")
-        if event.tag is not None:
-            raise _BadTextError(
-                line, f"YAML tags ({event.tag}) are not read; write plain texts, numbers, lists and mappings"
-            )
-        if kind == "ScalarEvent":
-            # Only plain words have a meaning of their own; libyaml's name for their style is an empty text.
-            return Node(line, event.value if event.style else yaml_scalar(event.value))
-        if depth > MAX_DEPTH:
-            raise _BadTextError(line, _TOO_DEEP)
-        if kind == "SequenceStartEvent":
-            items: list[Node] = []
-            while type(event := self._next()).__name__ != "SequenceEndEvent":
-                items.append(self._node(event, depth + 1))
-            return Node(line, items)
-        entries: dict[str, Entry] = {}
-        while type(event := self._next()).__name__ != "MappingEndEvent":
-            key_line = event.start_mark.line + 1
-            if type(event).__name__ != "ScalarEvent":
-                raise _BadTextError(key_line, "the key of a mapping must be a text")
-            if event.value == "<<":
-                raise _BadTextError(key_line, "merge keys (<<) are not read; write the values out")
-            _add(entries, event.value, Entry(key_line, self._node(self._next(), depth + 1)))
-        return Node(line, entries)
-
-
-# ---------------------------------------------------------------------- JSON
-
-_JSON_TOKEN: Final = re.compile(
-    # Possessive, because each step back that is kept costs memory.
-    r'[ \t\r\n]*+(?:(?P<text>"(?:[^"\\\x00-\x1f]++|\\.)*+")|(?P<mark>[\[\]{},:])'
-    r"|(?P<number>-?(?:0|[1-9][0-9]{0,18})(?:\.[0-9]{1,19})?(?![0-9.eE]))|(?P<word>true|false|null)|(?P<end>$))"
-)
-_JSON_WORDS: Final[dict[str, Scalar]] = {"true": True, "false": False, "null": None}
-
-
-def _json(text: str) -> Node:
-    return _JsonReader(text).document()
-
-
-class _JsonReader:
-    """JSON with lines; the standard decoder forgets them."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-        self._line = 1
-        self._nodes = 0
-        self._kind = self._word = ""
-
-    def document(self) -> Node:
-        self._advance()
-        root = self._node(1)
-        if self._kind != "end":
-            self._fail("the end of the file")
-        return root
-
-    def _advance(self) -> None:
-        self._nodes += 1
-        if self._nodes > MAX_NODES:
-            raise _BadTextError(self._line, _TOO_MANY)
-        match = _JSON_TOKEN.match(self._text, self._at)
-        if match is None or match.lastgroup is None:
-            blank = re.compile(r"[ \t\r\n]*").match(self._text, self._at)
-            self._line += blank.group().count("\n") if blank else 0
-            raise _BadTextError(self._line, "no JSON: there is something here that JSON does not know")
-        self._kind, self._word = match.lastgroup, match.group(match.lastgroup)
-        self._line += self._text.count("\n", self._at, match.end())
-        self._at = match.end()
-
-    def _fail(self, wanted: str) -> NoReturn:
-        raise _BadTextError(
-            self._line, f"no JSON: {wanted} must stand here, not {self._word[:40] or 'the end of the file'!r}"
-        )
-
-    def _string(self) -> str:
-        try:
-            text = cast("str", json.loads(self._word))
-            text.encode()  # half of a surrogate pair is no text
-        except ValueError:
-            raise _BadTextError(self._line, "no JSON: a text has a bad escape") from None
-        return text
-
-    def _node(self, depth: int) -> Node:
-        line, kind, word = self._line, self._kind, self._word
-        if kind == "text":
-            value: Scalar = self._string()
-        elif kind == "word":
-            value = _JSON_WORDS[word]
-        elif kind == "number":
-            value = float(word) if "." in word else int(word)
-        elif word in ("[", "{"):
-            if depth > MAX_DEPTH:
-                raise _BadTextError(line, _TOO_DEEP)
-            self._advance()
-            return Node(line, self._items(depth) if word == "[" else self._entries(depth))
-        else:
-            self._fail("a value")
-        self._advance()
-        return Node(line, value)
-
-    def _items(self, depth: int) -> list[Node]:
-        items: list[Node] = []
-        while self._more("]", first=not items):
-            items.append(self._node(depth + 1))
-        return items
-
-    def _entries(self, depth: int) -> dict[str, Entry]:
-        entries: dict[str, Entry] = {}
-        while self._more("}", first=not entries):
-            if self._kind != "text":
-                self._fail("a key in double quotes")
-            line, key = self._line, self._string()
-            self._advance()
-            if self._word != ":":
-                self._fail("':'")
-            self._advance()
-            _add(entries, key, Entry(line, self._node(depth + 1)))
-        return entries
-
-    def _more(self, closing: str, *, first: bool) -> bool:
-        """Whether another element follows; past the comma or the closing bracket afterwards."""
-        if self._word == closing:
-            self._advance()
-            return False
-        if not first:
-            if self._word != ",":
-                self._fail(f"',' or {closing!r}")
-            self._advance()
-        return True
-
-
-# ---------------------------------------------------------------------- TOML
-
-_TOML_HEADER: Final = re.compile(r"\s*+(\[\[?)([A-Za-z0-9_.\"'\s-]++)\]\]?\s*+(?:#.*)?")
-_TOML_KEY: Final = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
-_TOML_DEEP: Final = re.compile(
-    rf"(?:[\[{{]\s*+){{{MAX_DEPTH + 1}}}"  # lists in lists
-    rf"|(?<![\w\"'-])(?:(?:[\w-]++|\"[^\"]*+\"|'[^']*+')\s*+\.\s*+){{{MAX_DEPTH + 1}}}"  # a.key.of.many.parts
-)
-_TOML_ERROR: Final = re.compile(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)")
-
-
-def _toml(text: str) -> Node:
-    import tomllib  # noqa: PLC0415  # only for TOML files
-
-    # Excess is found before the parser meets it, which is slow, and recursive.
-    if sum(map(text.count, ",=[")) > _MAX_TOML_VALUES:
-        raise _BadTextError(0, f"there are more than {_MAX_TOML_VALUES:,} values; split the file, or write it as YAML")
-    for number, row in enumerate(text.splitlines(), 1):
-        if _TOML_DEEP.search(row):
-            raise _BadTextError(number, _TOO_DEEP)
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        match = _TOML_ERROR.fullmatch(str(error))
-        line = int(match.group(2) or text.count("\n") + 1) if match else 0
-        raise _BadTextError(line, f"no TOML: {match.group(1) if match else error}") from None
-    except RecursionError:
-        raise _BadTextError(0, _TOO_DEEP) from None
-    except ValueError as error:
-        raise _BadTextError(0, f"no TOML: {error}") from None
-    lines = _toml_lines(text)
-    return _toml_node(tree, (), 1, lines, 1)
-
-
-def _toml_lines(text: str) -> dict[tuple[str | int, ...], int]:
-    """The line of each table and of each plain key, as far as one can tell without parsing."""
-    lines: dict[tuple[str | int, ...], int] = {}
-    counts: dict[tuple[str | int, ...], int] = {}
-    table: tuple[str | int, ...] = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := _TOML_HEADER.fullmatch(line):
-            names = [name.strip().strip("\"'") for name in header.group(2).split(".")]
-            table = ()
-            for name in names[:-1]:
-                table = (*table, name)
-                if table in counts:
-                    table = (*table, counts[table] - 1)
-            table = (*table, names[-1])
-            if header.group(1) == "[[":
-                lines.setdefault(table, number)
-                counts[table] = counts.get(table, 0) + 1
-                table = (*table, counts[table] - 1)
-            lines.setdefault(table, number)
-        elif key := _TOML_KEY.match(line):
-            lines.setdefault((*table, key.group(1)), number)
-    return lines
-
-
-def _toml_node(
-    value: Any, path: tuple[str | int, ...], line: int, lines: dict[tuple[str | int, ...], int], depth: int
-) -> Node:
-    line = lines.get(path, line)
+def _yaml_node(yaml: Any, events: Iterator[Any], event: Any, depth: int) -> Node:
+    """The node that starts with ``event``; reads its other events."""
+    line = event.start_mark.line + 1
+    if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+        raise _InvalidError(line, f"anchors and aliases (&{event.anchor}) are not supported; repeat the value")
+    if event.tag is not None:
+        raise _InvalidError(line, f"YAML tags ({event.tag}) are not supported; remove the tag")
+    if isinstance(event, yaml.ScalarEvent):
+        # Only a plain scalar may be something else than a string; libyaml reports its style as an empty string.
+        return Node(line, _check_string(event.value, line) if event.style else _plain_scalar(event.value))
     if depth > MAX_DEPTH:
-        raise _BadTextError(line, _TOO_DEEP)
-    if isinstance(value, dict):
-        entries: dict[str, Entry] = {}
-        for key, item in cast("dict[str, Any]", value).items():
-            node = _toml_node(item, (*path, key), line, lines, depth + 1)
-            entries[key] = Entry(node.line, node)
-        return Node(line, entries)
-    if isinstance(value, list):
-        items = enumerate(cast("list[Any]", value))  # type: ignore[redundant-cast]  # pyright needs it
-        return Node(line, [_toml_node(item, (*path, place), line, lines, depth + 1) for place, item in items])
-    if isinstance(value, int) and value.bit_length() >= 64:  # noqa: PLR2004  # TOML's
-        raise _BadTextError(line, "a number is larger than 64 bits can hold")
-    if isinstance(value, str | int | float):
-        return Node(line, value)
-    raise _BadTextError(line, "dates and times have no place in a desired state; put the text in quotes")
+        raise _InvalidError(line, _TOO_DEEP)
+    if isinstance(event, yaml.SequenceStartEvent):
+        items: list[Node] = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            items.append(_yaml_node(yaml, events, event, depth + 1))
+        return Node(line, items)
+    entries: dict[str, Node] = {}
+    while not isinstance(event := next(events), yaml.MappingEndEvent):
+        key_line = event.start_mark.line + 1
+        if not isinstance(event, yaml.ScalarEvent):
+            raise _InvalidError(key_line, "the key of a mapping must be a string")
+        key = _check_string(event.value, key_line)
+        if key == "<<":
+            raise _InvalidError(key_line, "merge keys (<<) are not supported; repeat the values")
+        if key in entries:
+            first = entries[key].line
+            raise _InvalidError(key_line, f"{key[:_MAX_KEY_SHOWN]!r} is defined twice; the first is in line {first}")
+        # A value is reported in the line of its key.
+        entries[key] = _yaml_node(yaml, events, next(events), depth + 1)._replace(line=key_line)
+    return Node(line, entries)
+
+
+def _dump_yaml(tree: dict[str, Any], *, ascii_only: bool) -> str:
+    yaml = _import_yaml()
+
+    # libyaml's dumper is faster, but escapes emoji, and the text must be the same on every machine.
+    # The resolvers quote those strings that this module reads as numbers; the dumper itself knows YAML 1.1's only.
+    dumper: Any = type("Dumper", (yaml.SafeDumper,), {})
+    dumper.add_implicit_resolver("tag:yaml.org,2002:int", _INT, None)
+    dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, None)
+    return cast("str", yaml.dump(tree, Dumper=dumper, sort_keys=False, allow_unicode=not ascii_only))

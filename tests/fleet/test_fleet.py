@@ -157,7 +157,9 @@ async def test_outcomes_come_back_as_on_one_machine(redis_url: str) -> None:
                 assert report.failed[0].edit is edits[1]
                 with pytest.raises(ExceptionGroup):
                     report.raise_for_failures()
-                with pytest.raises(InvalidRequestError, match=r"edits\[1\]: slot_index must be an integer from 1 to 20, not 0"):
+                with pytest.raises(
+                    InvalidRequestError, match=r"edits\[1\]: slot_index must be an integer from 1 to 20, not 0"
+                ):
                     await fleet.edit_slots([SlotEdit(1, 1, experiments=[1]), SlotEdit(1, 0, experiments=[1])])
                 mixed = await fleet.edit_slots(iter([SlotEdit(1, 0, experiments=[1]), SlotEdit(1, 1, experiments=[1])]))
                 assert [(each.position, each.status) for each in mixed.outcomes] == [(0, "failed"), (1, "applied")]

@@ -58,11 +58,6 @@ def desired_yaml(data: bytes) -> None:
     _desired(data, "yaml")
 
 
-def desired_toml(data: bytes) -> None:
-    """A desired state in TOML is one, or a ``DesiredFileError`` says where it is not."""
-    _desired(data, "toml")
-
-
 def desired_json(data: bytes) -> None:
     """A desired state in JSON is one, or a ``DesiredFileError`` says where it is not."""
     _desired(data, "json")
@@ -149,21 +144,6 @@ groups:
       - percentage: 60
         individuals: [ada, "007"]
 """
-_TOML: Final = b"""version = 1
-[thresholds]
-removals = 0.3
-[[groups]]
-projectId = 1
-key = "a"
-name = \"\"\"n
-[x]\"\"\"
-  [[groups.slots]]
-  percentage = 40.0
-  experiments = [1, 3]
-  [[groups.slots]]
-  percentage = 60
-  individuals = ["ada", "007"]
-"""
 _TREE: Final = json.dumps(
     {"version": 1, "lint": {"ignore": ["AM101"]}, "groups": [
         {"projectId": 1, "key": "a", "name": "m", "archived": False, "slots": [
@@ -184,7 +164,6 @@ _KEYS: Final = ("projectId", "key", "slots", "percentage", "experiments", "indiv
 
 PLANS: Final[dict[str, Target]] = {
     "desired_yaml": Target(desired_yaml, (_YAML,), (*_KEYS, "&a", "*a", "!!", "<<: ", "---\n", "\\u", "? ", "|")),
-    "desired_toml": Target(desired_toml, (_TOML,), (*_KEYS, '"""', "[[", "]]", "'''", "inf", "nan", "1979-05-27")),
     "desired_json": Target(desired_json, (_TREE,), _KEYS),
     "saved_plan": Target(saved_plan, (_SAVED,), (*_KEYS, "new", "lists", "fields", "groupId"), share=0.5),
     "users": Target(users, (b"ada\r\n\n eve \n", b"\xff\n"), share=0.5, longest=256),

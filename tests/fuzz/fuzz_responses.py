@@ -90,7 +90,7 @@ def _use(group: MutexGroup) -> None:
             str(found)
     keep(len(fingerprint(group)) == 32, "a fingerprint of another length")
     desired = desired_from([group])
-    for format_ in ("yaml", "toml", "json"):
+    for format_ in ("yaml", "json"):
         with only(DesiredFileError, keyless=False):
             parse_desired(dump_desired(desired, format_), format_=format_)
     lint(desired)

@@ -126,7 +126,7 @@ def main() -> None:
     options = parser.parse_args()
 
     fuzzer: Any = importlib.import_module("atheris")  # --help needs none of it
-    with fuzzer.instrument_imports(include=["aiomutex", "tomllib"], enable_loader_override=False):
+    with fuzzer.instrument_imports(include=["aiomutex"], enable_loader_override=False):
         from fuzz_targets import TARGETS  # noqa: PLC0415  # instrumented only here
 
     if options.list:
