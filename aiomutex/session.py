@@ -19,7 +19,7 @@ from msgspec import UNSET, UnsetType
 
 from aiomutex._api import requests, validation
 from aiomutex._api.redaction import SecretStr
-from aiomutex._http.call import CallResult, Options, send
+from aiomutex._http.call import CallOptions, CallResult, send
 from aiomutex._http.config import check_api_key, service_url
 from aiomutex._http.create import create_once
 from aiomutex._http.transport import Transport
@@ -104,7 +104,7 @@ class MutexSession:
         key = check_api_key(api_key)
         url, self._place = service_url(region, base_url)
         check_integer("max_connections", max_connections, least=1, error=ConfigurationError)
-        self._options = Options(
+        self._options = CallOptions(
             attempt_timeout=attempt_timeout, deadline=deadline, retry=RetryPolicy() if retry is None else retry
         )
         self._locks = GroupLocks()
@@ -195,7 +195,7 @@ class MutexSession:
             if value is not UNSET
         }
         view = copy.copy(self)
-        view._options = Options(**msgspec.structs.asdict(self._options) | given)  # noqa: SLF001  # of our own type
+        view._options = CallOptions(**msgspec.structs.asdict(self._options) | given)  # noqa: SLF001  # of our own type
         return view
 
     # ------------------------------------------------------------------ the endpoints

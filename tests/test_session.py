@@ -80,10 +80,10 @@ async def test_bulk_edits_of_a_closed_session_fail_typed_and_send_nothing(emulat
 async def test_a_session_is_opened_once(emulator: MutexEmulator) -> None:
     session = session_for(emulator.url)
     async with session:
-        with pytest.raises(ConfigurationError, match="the session is open already"):
+        with pytest.raises(ConfigurationError, match="the session is already open"):
             await session.__aenter__()
         await session.get_group("1")
-    with pytest.raises(ConfigurationError, match="the session is closed already"):
+    with pytest.raises(ConfigurationError, match="the session is already closed"):
         await session.__aenter__()
 
 
@@ -101,10 +101,10 @@ async def test_closing_leaves_no_connection_no_task_and_no_timer(emulator: Mutex
         await asyncio.gather(*(session.get_group("1") for _ in range(5)))
         connector = connector_of(session)
         inside: Any = session
-        clock = inside._transport._clock
+        timer = inside._transport._timer
     assert connector.closed
-    assert clock._timer is None
-    assert len(clock) == 0
+    assert timer._timer is None
+    assert len(timer) == 0
     await asyncio.sleep(0.01)
     assert len(asyncio.all_tasks() - before) == 0
 

@@ -1,1 +1,1 @@
-"""Everything that knows aiohttp: configuration, calls with their retries, attempts, connections."""
+"""Everything that knows aiohttp: configuration, calls and their retries, attempts, connections."""

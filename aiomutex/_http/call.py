@@ -1,6 +1,6 @@
-"""One call: attempts, with waits between them, until it succeeds, cannot, or its deadline is near.
+"""One call: attempts with waits between them, until one succeeds, retrying is pointless, or the deadline is near.
 
-The only retry layer. Nothing is held while waiting: each attempt ends, connection and all, before a back-off begins.
+This is the only retry layer. Nothing is held while waiting: an attempt releases its connection before a back-off.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 
 from aiomutex import retry
 from aiomutex._api import requests
+from aiomutex._util.checks import describe
 from aiomutex.errors import (
     ConfigurationError,
     DailyBudgetExhaustedError,
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
     from aiomutex._api.requests import Request
     from aiomutex._http.transport import Transport
 
-__all__ = ["CallResult", "Options", "send"]
+__all__ = ["CallOptions", "CallResult", "send"]
 
 T = TypeVar("T")
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a call is made: what ``MutexSession.with_options`` changes."""
+class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a call, which ``MutexSession.with_options`` changes."""
 
     attempt_timeout: float = 30.0
     deadline: float = 120.0
@@ -42,54 +43,53 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for field in ("attempt_timeout", "deadline"):
             value: object = getattr(self, field)
-            # The bound keeps out infinity and NaN, and any wait nobody would sit through.
+            # The bound rejects infinity and NaN, with which the timer cannot work.
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 10**7:
-                raise ConfigurationError(f"{field} is {value!r}; it must be a number of seconds above 0")
+                raise ConfigurationError(
+                    f"{field} must be a number of seconds above 0 and at most 10,000,000, not {describe(value)}"
+                )
         if not isinstance(self.retry, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
-            raise ConfigurationError(f"retry is {self.retry!r}; it must be a RetryPolicy")
+            raise ConfigurationError(f"retry must be a RetryPolicy, not {describe(self.retry)}")
         if not isinstance(self.priority, Priority):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
-            raise ConfigurationError(f"priority is {self.priority!r}; it must be a Priority")
+            raise ConfigurationError(f"priority must be a Priority, not {describe(self.priority)}")
 
 
 class CallResult(NamedTuple, Generic[T]):
-    """A call that succeeded."""
+    """The value that a successful call returned, and the number of its attempts."""
 
     value: T
     attempts: int
 
 
 async def send(
-    transport: Transport, request: Request[T], options: Options, ends_at: float | None = None
+    transport: Transport, request: Request[T], options: CallOptions, ends_at: float | None = None
 ) -> CallResult[T]:
-    """Send ``request`` until it is answered for good, and read the answer.
+    """Send ``request`` until a response is final, and decode that response.
 
     Args:
-        transport: Where attempts are made.
-        request: What to send; a create is sent once only, unless it cannot have arrived.
+        transport: Makes the attempts.
+        request: What to send. A create is sent again only if it cannot have arrived.
         options: Timeouts, policy and priority.
-        ends_at: When to be done, on the loop's clock; from ``options.deadline`` if not given.
+        ends_at: When the call must end, on the loop's clock. Default: after ``options.deadline`` seconds.
+
+    Returns:
+        The decoded value, and the number of attempts.
 
     Raises:
-        MutexError: What the last attempt failed with; ``attempts``, ``earlier`` and ``maybe_applied`` tell the rest.
+        MutexError: The error of the last attempt, with ``attempts``, ``earlier`` and ``maybe_applied``.
     """
     if ends_at is None:
         ends_at = asyncio.get_running_loop().time() + options.deadline
     earlier: tuple[MutexError, ...] = ()
     while True:
         try:
-            answer = await transport.attempt(
-                request,
-                priority=options.priority,
-                attempt_timeout=options.attempt_timeout,
-                ends_at=ends_at,
-                deadline=options.deadline,
-            )
-            return CallResult(requests.decode_response(request, answer), len(earlier) + 1)
+            response = await transport.attempt(request, options, ends_at)
+            return CallResult(requests.decode_response(request, response), len(earlier) + 1)
         except MutexError as error:
             failure = error
         delay = _delay(transport, request, failure, earlier, options, ends_at)
         if delay is None:
-            raise _told(request, failure, earlier)
+            raise _with_history(request, failure, earlier)
         earlier = (*earlier, failure)
         if delay:
             await asyncio.sleep(delay)
@@ -100,27 +100,27 @@ def _delay(
     request: Request[Any],
     failure: MutexError,
     earlier: tuple[MutexError, ...],
-    options: Options,
+    options: CallOptions,
     ends_at: float,
 ) -> float | None:
-    """Seconds until the next attempt, or ``None`` when there shall be none."""
+    """Return the seconds until the next attempt, or ``None`` if there must be none."""
     attempt = len(earlier) + 1
     if not retry.is_retryable(failure) or attempt >= options.retry.max_attempts:
         return None
     if request.effect is requests.Effect.NON_IDEMPOTENT and retry.may_have_applied(failure):
         return None
     if transport.state == "closed":
-        return 0.0  # the next attempt says so
+        return 0.0  # the next attempt raises the error that says so
     delay = retry.wait_before_next(failure, attempt, options.retry)
-    held = max(delay, transport.limiter.state().paused_for)
-    if asyncio.get_running_loop().time() + held >= ends_at:
-        # Better the true reason now than a "deadline exceeded" after a silent wait.
+    wait = max(delay, transport.limiter.state().paused_for)
+    if asyncio.get_running_loop().time() + wait >= ends_at:
+        # Raising the real error now is better than a DeadlineExceededError after a silent wait.
         return None
     return delay
 
 
-def _told(request: Request[Any], failure: MutexError, earlier: tuple[MutexError, ...]) -> MutexError:
-    """The error as the caller gets it, with what the earlier attempts leave open."""
+def _with_history(request: Request[Any], failure: MutexError, earlier: tuple[MutexError, ...]) -> MutexError:
+    """Return the error with its attempts, and with whether any of them may have been applied."""
     maybe_applied = request.effect is not requests.Effect.SAFE and (
         failure.maybe_applied
         or retry.may_have_applied(failure)

@@ -1,4 +1,4 @@
-"""Where the service is and who asks: the checks on region, base URL and API key, with their environment fallbacks."""
+"""The API key, the region and the base URL of a session: their checks and their fallbacks from the environment."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 
 from yarl import URL
 
+from aiomutex._util.checks import describe, type_name
 from aiomutex.errors import ConfigurationError
 
 __all__ = ["REGIONS", "check_api_key", "service_url"]
@@ -15,27 +16,28 @@ REGIONS = {"us": "https://experiment.amplitude.com", "eu": "https://experiment.e
 
 
 def check_api_key(key: object) -> str:
-    """The key, if it can stand in a header.
+    """Return the key if a header can hold it.
 
     Raises:
-        ConfigurationError: It is missing, empty, or holds anything but visible ASCII. The message never shows it.
+        ConfigurationError: It is missing, empty, or has other characters than visible ASCII. The message never shows
+            the key.
     """
     if key is None:
-        raise ConfigurationError("no API key: give api_key, or set AMPLITUDE_MANAGEMENT_API_KEY")
+        raise ConfigurationError("api_key is missing: pass it, or set AMPLITUDE_MANAGEMENT_API_KEY")
     if not isinstance(key, str):
-        raise ConfigurationError(f"api_key is of kind {type(key).__name__}; it must be a text")
+        raise ConfigurationError(f"api_key must be a string, not {type_name(key)}")
     if not key:
-        raise ConfigurationError("api_key is empty; it must be a management API key")
+        raise ConfigurationError("api_key must not be empty")
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ConfigurationError("api_key holds white space, a line break or another character no key has")
+        raise ConfigurationError("api_key must be visible ASCII, without spaces and line breaks")
     return key
 
 
 def service_url(region: object, base_url: object) -> tuple[URL, str]:
-    """The service's address, and how to call it in a repr.
+    """Return the service's address, and its name for a repr.
 
-    A ``base_url`` argument comes first, then a ``region`` argument, then ``AIOMUTEX_BASE_URL`` and
-    ``AIOMUTEX_REGION``, then the US.
+    The first of these that is set: the argument ``base_url``, the argument ``region``, ``AIOMUTEX_BASE_URL`` and
+    ``AIOMUTEX_REGION`` from the environment, the US.
 
     Raises:
         ConfigurationError: The region is unknown, or the URL cannot be used safely.
@@ -48,35 +50,35 @@ def service_url(region: object, base_url: object) -> tuple[URL, str]:
     if region is None:
         region = os.environ.get("AIOMUTEX_REGION") or "us"
     if not isinstance(region, str) or region not in REGIONS:
-        raise ConfigurationError(f"region is {region!r}; it must be 'us' or 'eu'")
+        raise ConfigurationError(f"region must be 'us' or 'eu', not {describe(region)}")
     return URL(REGIONS[region]), region
 
 
 def _checked(base_url: object) -> URL:
     if not isinstance(base_url, str | URL):
-        raise ConfigurationError(f"base_url is of kind {type(base_url).__name__}; it must be a text")
+        raise ConfigurationError(f"base_url must be a string, not {type_name(base_url)}")
     try:
         url = URL(base_url)
         host, port = url.host, url.port
-    except (ValueError, IndexError) as error:  # yarl trips over some brackets
-        raise ConfigurationError(f"base_url is {str(base_url)!r}, which is no URL ({error})") from None
+    except (ValueError, IndexError) as error:  # yarl raises IndexError for some brackets
+        raise ConfigurationError(f"base_url must be a URL, not {str(base_url)!r} ({error})") from None
     if url.user is not None or url.password is not None:
-        raise ConfigurationError("base_url holds a user or a password; the API key is all that is sent")
+        raise ConfigurationError("base_url must not have a user or a password; the API key is the only credential")
     if url.scheme not in ("http", "https") or not host or port is None:
-        raise ConfigurationError(f"base_url is {str(url)!r}; it must look like 'https://host' or 'https://host:port'")
+        raise ConfigurationError(f"base_url must look like 'https://host' or 'https://host:port', not {str(url)!r}")
     try:
-        # As the name is looked up: resolvers raise this error bare.
+        # Resolvers encode the host name like this, and would raise a bare UnicodeError.
         (url.raw_host or "").encode("idna")
     except UnicodeError:
         raise ConfigurationError(
-            f"base_url is {str(url)!r}; each part of its host's name must have 1 to 63 characters"
+            f"base_url must have a host name whose parts have 1 to 63 characters each, not {str(url)!r}"
         ) from None
     if url.query_string or url.fragment:
-        raise ConfigurationError(f"base_url is {str(url)!r}; it must have no query and no fragment")
+        raise ConfigurationError(f"base_url must have no query and no fragment, not {str(url)!r}")
     if url.scheme == "http" and not _is_loopback(host):
         raise ConfigurationError(
-            f"base_url is {str(url)!r}; plain http would show the API key to the network, so it must be https "
-            "(http is for loopback only)"
+            f"base_url must be https, not {str(url)!r}: plain http would show the API key to the network, and is "
+            "allowed for loopback addresses only"
         )
     return url
 

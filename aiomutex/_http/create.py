@@ -1,6 +1,6 @@
-"""Creating a group once and only once, on a service that has no idempotency key.
+"""Create a group exactly once, on a service without idempotency keys.
 
-The group's own key serves as one: when an answer was lost, the key is looked up before anything is sent again.
+The group's own key serves as one: when a response was lost, the key is looked up before the create is sent again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from aiomutex.models import UNSET, CreatedGroup
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiomutex._http.call import Options
+    from aiomutex._http.call import CallOptions
     from aiomutex._http.transport import Transport
     from aiomutex.models import MutexGroup, NewGroup
 
@@ -36,19 +36,22 @@ if TYPE_CHECKING:
     Find = Callable[[str, float], Awaitable[MutexGroup | None]]
 
 
-async def create_once(transport: Transport, group: NewGroup, options: Options, find: Find) -> CreatedGroup:
+async def create_once(transport: Transport, group: NewGroup, options: CallOptions, find: Find) -> CreatedGroup:
     """Create ``group``, and never a second one.
 
     Args:
-        transport: Where attempts are made.
+        transport: Makes the attempts.
         group: What to create; without a key it gets a random one.
-        options: Timeouts, policy and priority; ``max_attempts`` counts creates, not look-ups.
-        find: Looks a key up in the listing, before a moment on the loop's clock.
+        options: Timeouts, policy and priority; ``max_attempts`` counts creates, not lookups.
+        find: Finds a group by its key in the listing, before a time on the loop's clock.
+
+    Returns:
+        The new group's ID and key, and its URL unless the response was lost.
 
     Raises:
-        OutcomeUnknownError: An answer was lost and the look-up failed, or found a group that is not the wished one,
-            or found none although the request may still be on its way.
-        MutexError: The service refused, or was never reached.
+        OutcomeUnknownError: A response was lost, and the lookup failed, found a group that differs from ``group``, or
+            found none although the create may still be on its way.
+        MutexError: The service rejected the create, or was never reached.
     """
     group = requests.with_key(group)
     request = requests.create_group(group)
@@ -63,11 +66,12 @@ async def create_once(transport: Transport, group: NewGroup, options: Options, f
         except MutexError as error:
             failure = error
         left -= max(1, failure.attempts)
-        is_open = retry.may_have_applied(failure) or (
+        may_exist = retry.may_have_applied(failure) or (
             isinstance(failure, DeadlineExceededError) and failure.maybe_applied
         )
-        if not is_open and not (lost and isinstance(failure, BadRequestError | ConflictError)):
-            # Refused, or never arrived. (After a lost answer, "that key is taken" may mean that the first one landed.)
+        if not may_exist and not (lost and isinstance(failure, BadRequestError | ConflictError)):
+            # Rejected, or it never arrived. After a lost response, "that key is taken" may mean that the first create
+            # was applied, so that one is looked up below.
             if lost and not isinstance(failure, BadRequestError | ConflictError):
                 raise _unknown(key, lost, failure)
             raise failure
@@ -81,32 +85,32 @@ async def create_once(transport: Transport, group: NewGroup, options: Options, f
         except MutexError as error:
             raise _unknown(key, lost, error) from None
         if found is not None:
-            if _is_the_wished(found, group):
+            if _matches(found, group):
                 return CreatedGroup(id=found.id, url=None, key=key)
-            raise _unknown(key, lost, failure, "a group with this key exists, but it is not the one wished for")
-        if not is_open or (left < 1 and isinstance(failure, ServerError)):
-            # A refusal that has nothing to do with the key, or a service that answered "failed" and shows no group.
+            raise _unknown(key, lost, failure, "a group with this key exists, but it differs from the one to create")
+        if not may_exist or (left < 1 and isinstance(failure, ServerError)):
+            # The rejection has nothing to do with the key, or the service reported a failure and lists no such group.
             raise failure
         if left < 1 or not retry.is_retryable(failure):
             raise _unknown(key, lost, failure, "no group has this key so far")
 
 
 def _unknown(key: str, lost: MutexError, last: MutexError, found: str = "") -> OutcomeUnknownError:
-    detail = f"whether the group with key {key!r} was created could not be learned: {lost.args[0]}"
+    detail = f"whether the group with key {key!r} was created is unknown: {lost.args[0]}"
     if found:
         detail += f"; {found}"
     elif last is not lost:
-        detail += f"; looking it up failed: {last}"
-    unknown = OutcomeUnknownError(f"{detail}. Look the key up before you create it again", key=key)
+        detail += f"; looking up the key failed: {last}"
+    unknown = OutcomeUnknownError(f"{detail}. Look up the key before you create the group again", key=key)
     return unknown.with_attempts(lost.attempts, (lost,) if last is lost else (lost, last), maybe_applied=True)
 
 
-def _is_the_wished(found: MutexGroup, wished: NewGroup) -> bool:
-    """Whether a group found by its key can be what the lost request made: in use, and like it as far as it tells."""
+def _matches(found: MutexGroup, group: NewGroup) -> bool:
+    """Whether a group found by its key can be the one that the lost request created: not archived, and equal to it."""
     return (
         found.deleted is not True
-        and found.name == wished.name
-        and found.project_id in ("", str(wished.project_id))
-        and [slot.percentage for slot in found.slots] == [slot.percentage for slot in wished.slots]
-        and (wished.bucketing_salt is UNSET or found.bucketing_salt == wished.bucketing_salt)
+        and found.name == group.name
+        and found.project_id in ("", str(group.project_id))
+        and [slot.percentage for slot in found.slots] == [slot.percentage for slot in group.slots]
+        and (group.bucketing_salt is UNSET or found.bucketing_salt == group.bucketing_salt)
     )

@@ -1,8 +1,8 @@
-"""Timeouts for many calls at the price of one timer.
+"""Timeouts for many concurrent calls at the cost of one timer.
 
-``asyncio.timeout`` sets and cancels a timer of the event loop for each use, which with thousands of short calls costs
-more than the rest of the client. Here the loop has one timer, for the earliest alarm there is. Almost every call
-ends before its alarm, so the timer is almost never moved.
+``asyncio.timeout`` creates and cancels a timer of the event loop for each use. With thousands of short calls that
+costs more than the rest of the client. Here a session has one timer, for its earliest deadline. Almost every call ends
+before its deadline, so the timer is almost never moved.
 """
 
 from __future__ import annotations
@@ -16,75 +16,86 @@ _NEVER: Final = float("inf")
 
 
 class Deadline:
-    """The moment at which one task is to be interrupted."""
+    """The time at which one task is interrupted.
 
-    __slots__ = ("_cancelling", "_open", "at", "expired", "task")
+    Attributes:
+        at: The time, on the loop's clock.
+        task: The task to interrupt.
+        expired: True once the task has been interrupted.
+    """
+
+    __slots__ = ("_cancelling", "_unresolved", "at", "expired", "task")
 
     def __init__(self, at: float, task: asyncio.Task[object]) -> None:
         self.at = at
         self.task = task
         self.expired = False
         self._cancelling = task.cancelling()
-        self._open = False
+        self._unresolved = False
 
     def expire(self) -> None:
-        """Interrupt the task. No second time while it has not felt the first."""
-        if not self._open:
-            self.expired = self._open = True
+        """Interrupt the task, unless an earlier interruption is still unresolved.
+
+        A second ``cancel`` would need a second ``uncancel``, and ``resolve`` makes only one.
+        """
+        if not self._unresolved:
+            self.expired = self._unresolved = True
             self.task.cancel()
 
     def resolve(self) -> bool:
-        """Take the interruption back, if there was one; whether a ``CancelledError`` was this alarm's alone.
+        """Undo our own cancellation of the task.
 
-        Whoever else cancels the task goes before.
+        Returns:
+            True if this deadline cancelled the task and nobody else did. Otherwise a ``CancelledError`` must propagate.
         """
-        if not self._open:
+        if not self._unresolved:
             return False
-        self._open = False
+        self._unresolved = False
         return self.task.uncancel() <= self._cancelling
 
 
 class DeadlineTimer:
-    """All alarms of one event loop's session."""
+    """All deadlines of one session, in one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._alarms: set[Deadline] = set()
+        self._deadlines: set[Deadline] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._next = _NEVER
 
     def __len__(self) -> int:
-        return len(self._alarms)
+        return len(self._deadlines)
 
     def set(self, at: float) -> Deadline:
-        """Interrupt the current task at the moment ``at`` of the loop's clock, unless the alarm is unset by then."""
+        """Interrupt the current task at the time ``at`` of the loop's clock, unless the deadline is cancelled first."""
         task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101  # every coroutine of asyncio runs in one
-        alarm = Deadline(at, task)
-        self._alarms.add(alarm)
+        deadline = Deadline(at, task)
+        self._deadlines.add(deadline)
         if at < self._next:
             self._wake_at(at)
-        return alarm
+        return deadline
 
-    def move(self, alarm: Deadline, at: float) -> None:
-        """Let an alarm ring at another moment."""
-        alarm.at = at
+    def move(self, deadline: Deadline, at: float) -> None:
+        """Change the time of a deadline."""
+        deadline.at = at
         if at < self._next:
             self._wake_at(at)
 
-    def cancel(self, alarm: Deadline) -> None:
-        """Forget an alarm, whether it expired or not. The timer stays; it finds out by itself."""
-        self._alarms.discard(alarm)
-        if alarm.expired:
-            alarm.resolve()
+    def cancel(self, deadline: Deadline) -> None:
+        """Forget a deadline, whether it expired or not. The timer stays as it is: at worst it wakes up for nothing."""
+        self._deadlines.discard(deadline)
+        if deadline.expired:
+            # It may have expired in the last step of the call. Without this the cancellation would hit the caller.
+            deadline.resolve()
 
     def close(self) -> None:
-        """Ring all alarms now, and stop the timer."""
-        alarms, self._alarms = self._alarms, set()
+        """Expire all deadlines now, and stop the timer."""
+        deadlines, self._deadlines = self._deadlines, set()
         if not self._loop.is_closed():
-            for alarm in alarms:
-                alarm.at = -_NEVER
-                alarm.expire()
+            for deadline in deadlines:
+                deadline.at = -_NEVER
+                deadline.expire()
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._next = None, _NEVER
@@ -92,13 +103,13 @@ class DeadlineTimer:
     def _wake_at(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._next = self._loop.call_at(at, self._ring), at
+        self._timer, self._next = self._loop.call_at(at, self._expire_due), at
 
-    def _ring(self) -> None:
+    def _expire_due(self) -> None:
         now = self._loop.time()
         self._timer, self._next = None, _NEVER
-        for alarm in [alarm for alarm in self._alarms if alarm.at <= now]:
-            self._alarms.discard(alarm)
-            alarm.expire()
-        if self._alarms:
-            self._wake_at(min(alarm.at for alarm in self._alarms))
+        for deadline in [deadline for deadline in self._deadlines if deadline.at <= now]:
+            self._deadlines.discard(deadline)
+            deadline.expire()
+        if self._deadlines:
+            self._wake_at(min(deadline.at for deadline in self._deadlines))

@@ -233,7 +233,7 @@ async def test_a_deadline_that_ends_the_wait_for_a_permit_says_that_nothing_was_
     async with session_for(emulator.url, rate_limiter=limiter) as session:
         await session.get_group("1")
         hasty = session.with_options(deadline=0.05)
-        with pytest.raises(DeadlineExceededError, match="before it was sent") as caught:
+        with pytest.raises(DeadlineExceededError, match="before the request was sent") as caught:
             await hasty.edit_slot("1", 1, experiments=[5])
         assert (caught.value.maybe_applied, caught.value.attempts, caught.value.deadline) == (False, 0, 0.05)
         assert idle(session)

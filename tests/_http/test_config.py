@@ -60,7 +60,7 @@ def test_only_visible_ascii_makes_a_key(key: str) -> None:
 
 
 def test_no_key_names_both_ways_to_give_one() -> None:
-    with pytest.raises(ConfigurationError, match="give api_key, or set AMPLITUDE_MANAGEMENT_API_KEY"):
+    with pytest.raises(ConfigurationError, match="api_key is missing: pass it, or set AMPLITUDE_MANAGEMENT_API_KEY"):
         MutexSession()
 
 
@@ -75,7 +75,7 @@ def test_the_key_comes_from_the_environment_if_not_given(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("region", ["", "US", "eu ", "asia", 5, b"us", ["us"], True])
 def test_an_unknown_region_is_refused_by_name(region: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"region is .* must be 'us' or 'eu'"):
+    with pytest.raises(ConfigurationError, match="region must be 'us' or 'eu', not "):
         MutexSession(KEY, region=region)
 
 

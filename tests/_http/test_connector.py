@@ -205,7 +205,7 @@ async def test_a_bulk_call_that_waits_for_room_obeys_its_deadline_and_leaves_no_
         await until(lambda: raw.requests)
         hasty = asyncio.ensure_future(bulk.with_options(deadline=0.02).edit_slot("7", 1, experiments=[1]))
         behind = asyncio.ensure_future(bulk.with_options(attempt_timeout=0.1).get_group("7"))
-        with pytest.raises(DeadlineExceededError, match="before it was sent") as caught:
+        with pytest.raises(DeadlineExceededError, match="before the request was sent") as caught:
             await hasty
         assert (caught.value.attempts, caught.value.maybe_applied) == (0, False)
         await asyncio.sleep(0.1)

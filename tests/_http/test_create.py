@@ -165,7 +165,7 @@ async def test_a_failed_look_up_leaves_the_outcome_unknown(emulator: MutexEmulat
     emulator.fail_next(after_commit=True)
     emulator.fail_next(100, status=503, method="GET")
     async with session_for(emulator.url) as session:
-        with pytest.raises(OutcomeUnknownError, match="looking it up failed") as caught:
+        with pytest.raises(OutcomeUnknownError, match="looking up the key failed") as caught:
             await session.create_group(WISHED)
     assert caught.value.key == "mutex-key"
     assert caught.value.maybe_applied
@@ -211,7 +211,7 @@ async def test_a_group_of_somebody_else_under_the_key_leaves_the_outcome_unknown
 ) -> None:
     raw.answer(reset_before_answer, LISTED)
     async with session_for(raw.url) as session:
-        with pytest.raises(OutcomeUnknownError, match="not the one wished for") as caught:
+        with pytest.raises(OutcomeUnknownError, match="it differs from the one to create") as caught:
             await session.create_group(msgspec.structs.replace(WISHED, **change))
     assert caught.value.key == "mutex-key"
     assert methods(raw) == ["POST", "GET"]
@@ -227,7 +227,7 @@ async def test_a_group_that_tells_no_project_can_be_the_wished_one(raw: RawServe
 async def test_an_archived_group_under_the_key_is_not_the_one_just_created(raw: RawServer) -> None:
     raw.answer(http(500), http(200, b'{"mutexes":[%s]}' % GROUP.replace(b'{"id":7,', b'{"id":7,"deleted":true,')))
     async with session_for(raw.url) as session:
-        with pytest.raises(OutcomeUnknownError, match="not the one wished for"):
+        with pytest.raises(OutcomeUnknownError, match="it differs from the one to create"):
             await session.create_group(WISHED)
     assert methods(raw) == ["POST", "GET"]
 

@@ -15,7 +15,7 @@ from dripping import Drip
 from support import connector_of, idle, session_for, until
 
 from aiomutex import LocalRateLimiter, MutexError, ServerError
-from aiomutex._http.connector import current_attempt
+from aiomutex._http.context import current_attempt
 from aiomutex.bulk.journal_file import JournalFile
 from aiomutex.testing import MutexEmulator
 
@@ -147,7 +147,7 @@ class Scene:
         assert [task for task in watch.tasks if not task.done()] == []
         assert idle(self.session)
         inside: Any = self.session
-        assert len(inside._transport._clock) == 0
+        assert len(inside._transport._timer) == 0
         assert limiter.state().waiting == 0
         await until(lambda: self.drip.connected == len(self._pooled()))
 

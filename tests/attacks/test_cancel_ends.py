@@ -40,7 +40,7 @@ def test_closing_that_is_stopped_has_closed(way: Way, late: bool) -> None:
             assert watch.struck
             assert stopped or late
             inside: Any = session
-            assert inside._transport._clock._timer is None
+            assert inside._transport._timer._timer is None
             await until(lambda: open_files() == files)
             await session.aclose()
 
@@ -57,7 +57,7 @@ async def test_who_is_being_cancelled_and_calls_all_the_same_is_told_that_the_se
             try:
                 await asyncio.Event().wait()
             finally:
-                with pytest.raises(ConnectionFailedError, match="the session was closed meanwhile"):
+                with pytest.raises(ConnectionFailedError, match="the session was closed during the call"):
                     await session.get_group(7)
                 told.append(True)
 

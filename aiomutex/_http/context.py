@@ -1,0 +1,113 @@
+"""The state of one attempt: its permit, its deadline, and the slots it holds.
+
+``ClientSession`` passes nothing of ours to its connector, so the context travels in a context variable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+if TYPE_CHECKING:
+    from aiomutex._http.call import CallOptions
+    from aiomutex._http.connector import StrictResponseHandler
+    from aiomutex._http.deadlines import DeadlineTimer
+    from aiomutex.limits import RateLimiter
+
+__all__ = ["AttemptContext", "ImplicitRetryError", "current_attempt"]
+
+
+class ImplicitRetryError(aiohttp.ClientConnectionError):
+    """aiohttp tried to send a request again on its own.
+
+    It repeats an idempotent request when a pooled connection turns out to be dead. Only ``call.send`` may send again:
+    it counts attempts and takes a permit for each.
+    """
+
+
+class AttemptContext:
+    """What one attempt waits for, and the clock that starts once it may send.
+
+    Attributes:
+        deadline: Interrupts the attempt.
+        permit: The permit; ``None`` until the request may be sent.
+    """
+
+    __slots__ = ("_is_lost", "_slots", "deadline", "ends_at", "limiter", "loop", "options", "permit", "timer")
+
+    def __init__(
+        self,
+        limiter: RateLimiter,
+        options: CallOptions,
+        ends_at: float,
+        loop: asyncio.AbstractEventLoop,
+        timer: DeadlineTimer,
+    ) -> None:
+        self.limiter = limiter
+        self.options = options
+        self.ends_at = ends_at
+        self.loop = loop
+        self.timer = timer
+        self.deadline = timer.set(ends_at)
+        self.permit: float | None = None
+        self._slots: tuple[asyncio.Semaphore, ...] = ()
+        self._is_lost = False
+
+    async def enter(self, slots: asyncio.Semaphore) -> None:
+        """Wait for a slot, and hold it until ``leave``."""
+        await slots.acquire()
+        self._slots += (slots,)
+
+    def leave(self) -> None:
+        """Release all slots."""
+        for slots in self._slots:
+            slots.release()
+
+    async def take_permit(self) -> None:
+        """Wait for the permit, and start the attempt's clock."""
+        self._start(await self.limiter.acquire(self.options.priority))
+
+    async def take_permit_for(self, protocol: StrictResponseHandler) -> bool:
+        """Wait for the permit while holding a connection, and start the attempt's clock.
+
+        Returns:
+            False if the connection was lost. Then the attempt has no permit.
+        """
+        if not protocol.is_connected():
+            return False
+        protocol.context = self
+        try:
+            permit = await self.limiter.acquire(self.options.priority)
+        except asyncio.CancelledError:
+            # Only a lost connection is replaced. If anybody else cancelled the task, or its deadline has passed too,
+            # going on would swallow that cancellation.
+            if not self._is_lost or self.loop.time() >= self.deadline.at or not self.deadline.resolve():
+                raise
+            self._is_lost = False
+            return False
+        finally:
+            protocol.context = None
+        if not protocol.is_connected():
+            # The connection was lost in the same iteration of the loop in which the permit was granted. Limiters take
+            # no permit back, and keeping it for the next connection could send it late, in a burst with newer ones.
+            # So it is discarded, and the day has one request less.
+            return False
+        self._start(permit)
+        return True
+
+    def connection_lost(self) -> None:
+        """Stop waiting for the permit: the connection it was meant for is gone."""
+        self._is_lost = True
+        self.deadline.expire()
+
+    def _start(self, permit: float) -> None:
+        self.permit = permit
+        stop = self.loop.time() + self.options.attempt_timeout
+        if stop < self.ends_at:
+            self.timer.move(self.deadline, stop)
+
+
+current_attempt: ContextVar[AttemptContext | None] = ContextVar("current_attempt", default=None)

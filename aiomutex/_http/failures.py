@@ -1,0 +1,61 @@
+"""The errors of an attempt without a complete response. Their messages hold no headers, and so no API key."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from aiomutex._http.context import ImplicitRetryError
+from aiomutex.errors import AttemptTimeoutError, ConnectionFailedError, DeadlineExceededError
+
+if TYPE_CHECKING:
+    from aiomutex._api.requests import Request
+    from aiomutex._http.context import AttemptContext
+    from aiomutex.errors import MutexError
+
+__all__ = ["connection_failed", "timed_out"]
+
+
+def timed_out(request: Request[Any], context: AttemptContext) -> MutexError:
+    """Return the error of an attempt that its deadline interrupted."""
+    if context.loop.time() < context.ends_at:
+        return AttemptTimeoutError(
+            f"no complete response within {context.options.attempt_timeout:g} s of sending",
+            method=request.method,
+            path=request.path,
+            sent=True,
+        )
+    stage = "before the request was sent" if context.permit is None else "while waiting for the response"
+    error = DeadlineExceededError(
+        f"the deadline of {context.options.deadline:g} s passed {stage}",
+        method=request.method,
+        path=request.path,
+        deadline=context.options.deadline,
+    )
+    error.maybe_applied = context.permit is not None
+    return error
+
+
+def connection_failed(request: Request[Any], context: AttemptContext, error: BaseException) -> ConnectionFailedError:
+    """Return the error of an attempt whose connection could not be made, or broke."""
+    return ConnectionFailedError(
+        _describe(error), method=request.method, path=request.path, sent=context.permit is not None
+    )
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "the session was closed during the call"
+    if isinstance(error, aiohttp.ServerDisconnectedError | ImplicitRetryError):
+        return "the server closed the connection before it answered"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the connection ended before the response was complete"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "the response is not valid HTTP"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect to {error.host}:{error.port} ({error.os_error.strerror or error.os_error})"
+    if isinstance(error, TimeoutError):
+        return "connecting timed out"
+    return f"the connection broke ({type(error).__name__}: {error})"
