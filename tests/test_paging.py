@@ -132,6 +132,38 @@ async def test_a_cursor_back_to_the_start_is_an_error(cursor: str) -> None:
         await Service({cursor: page([1], cursor)}).collected(cursor=cursor)
 
 
+@pytest.mark.parametrize("groups", [[], [1, 2, 3]], ids=["empty pages", "the same page"])
+@pytest.mark.parametrize("cursors", ["offsets", "names"])
+async def test_a_listing_that_goes_on_without_new_groups_is_an_error(groups: list[int], cursors: str) -> None:
+    requests = 0
+
+    async def fetch(limit: int, cursor: str | None) -> GroupPage:
+        nonlocal requests
+        requests += 1
+        following = str(int(cursor or 0) + 3) if cursors == "offsets" else f"page {requests}"
+        return GroupPage(groups=list(map(group, groups)), next_cursor=following, cursor=cursor)
+
+    pager = GroupPager(fetch, page_size=3, cursor=None)
+    with pytest.raises(PaginationError, match="1,000 pages in a row had no new group") as caught:
+        async for _ in pager:
+            pass
+    assert caught.value.cursor is not None
+    assert 1000 <= requests <= 1001
+    requests = 0
+    with pytest.raises(PaginationError, match="1,000 pages in a row had no new group"):
+        await pager.collect(concurrency=8)
+    assert 1000 <= requests <= 1020
+
+
+async def test_many_empty_pages_before_the_last_group_are_read() -> None:
+    pages: dict[str | None, GroupPage | MutexError] = {
+        str(number) if number else None: page([], str(number + 1)) for number in range(999)
+    }
+    pages["999"] = page([7], None)
+    assert await Service(pages).ids() == "7"
+    assert await Service(pages).collected() == "7"
+
+
 async def test_a_group_that_moves_to_the_next_page_is_returned_once() -> None:
     service = Service({None: page([1, 2, 3], "x"), "x": page([3, 4], "y"), "y": page([4, 5, 1], None)})
     assert await service.ids() == "1 2 3 4 5"
