@@ -65,7 +65,10 @@ def bulk(
 
     Ctrl-C stops the run and waits for requests in flight. A second Ctrl-C does not wait.
 
-    Example: aiomutex slots bulk edits.jsonl --journal run.db --verify
+    \b
+    Examples:
+      aiomutex slots bulk edits.jsonl --journal run.db --verify
+      aiomutex slots bulk --undo run.db
     """  # noqa: D301  # \b keeps click from wrapping the next lines
     if (file is None) == (undo is None):
         raise click.UsageError("give either FILE or --undo JOURNAL")

@@ -36,13 +36,12 @@ __all__ = ["emulator"]
 def emulator(groups: int, no_limits: bool, dialect: str | None, quiet: bool, **options: Any) -> None:
     """Run a local emulator of the service, with its rules and limits.
 
-    Example: aiomutex emulator --groups 1000 --latency 80ms±40ms --fault 'reset-after:2%'
-
-    To use it from another terminal:
-
     \b
-    export AIOMUTEX_BASE_URL=http://127.0.0.1:8080 AMPLITUDE_MANAGEMENT_API_KEY=any
-    aiomutex groups list
+    Example:
+      aiomutex emulator --groups 1000 --latency 80ms±40ms --fault reset-after:2%
+    In another terminal:
+      export AIOMUTEX_BASE_URL=http://127.0.0.1:8080 AMPLITUDE_MANAGEMENT_API_KEY=any
+      aiomutex groups list
     """  # noqa: D301  # \b keeps click from wrapping the next lines
     from aiomutex.emulator import Dialect, MutexEmulator, serve
 

@@ -28,8 +28,10 @@ def groups() -> None:
 def list_(page_size: int, as_json: bool) -> None:
     """List all groups.
 
-    Example: aiomutex groups list --json | jq '.[].key'
-    """
+    \b
+    Example:
+      aiomutex groups list --json | jq '.[].key'
+    """  # noqa: D301  # \b keeps click from wrapping the next lines
 
     async def work() -> list[MutexGroup]:
         async with open_session() as session:
@@ -50,8 +52,10 @@ def list_(page_size: int, as_json: bool) -> None:
 def get(group_id: str, as_json: bool) -> None:
     """Show one group.
 
-    Example: aiomutex groups get 12345
-    """
+    \b
+    Example:
+      aiomutex groups get 12345
+    """  # noqa: D301  # \b keeps click from wrapping the next lines
 
     async def work() -> MutexGroup:
         async with open_session() as session:
@@ -83,12 +87,14 @@ def get(group_id: str, as_json: bool) -> None:
 )  # fmt: skip
 @json_option
 def create(file: str | None, as_json: bool, **fields: Any) -> None:
-    """Create one group, even if the response to the request is lost.
+    """Create a group. It is created only once, even if a response is lost.
 
     Percentages, the number of slots, bucketing salt and key, and the evaluation mode cannot be changed later.
 
-    Example: aiomutex groups create --project 1 --name Checkout --slot 40:123,456 --slot 60
-    """
+    \b
+    Example:
+      aiomutex groups create --project 1 --name Checkout --slot 40:123,456 --slot 60
+    """  # noqa: D301  # \b keeps click from wrapping the next lines
     from aiomutex import InvalidRequestError
 
     try:
@@ -152,8 +158,10 @@ def _slot(text: str) -> NewSlot:
 def edit(group_id: str, name: str | None, description: str | None, no_description: bool) -> None:
     """Change a group's name or description.
 
-    Example: aiomutex groups edit 12345 --name 'Checkout tests'
-    """
+    \b
+    Example:
+      aiomutex groups edit 12345 --name 'Checkout tests'
+    """  # noqa: D301  # \b keeps click from wrapping the next lines
     from aiomutex import UNSET
 
     if description is not None and no_description:
@@ -178,8 +186,10 @@ def edit(group_id: str, name: str | None, description: str | None, no_descriptio
 def archive(group_id: str, undo: bool, yes: bool) -> None:
     """Archive a group. This detaches its experiments permanently, and affects those that are running.
 
-    Example: aiomutex groups archive 12345
-    """
+    \b
+    Example:
+      aiomutex groups archive 12345
+    """  # noqa: D301  # \b keeps click from wrapping the next lines
     if not undo and not yes:
         if not sys.stdin.isatty():
             fail("archiving detaches the experiments permanently; without a terminal, confirm with --yes", 2)

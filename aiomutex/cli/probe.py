@@ -24,14 +24,17 @@ __all__ = ["probe"]
 )
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def probe(out: str | None, write_scratch: str | None, yes: bool) -> None:
-    """Find out how the service behaves where its documentation is silent.
+    """Test how the service behaves where its documentation is silent.
 
     It sends at most 10 requests, all of them reads. With --write-scratch it sends up to 20 more, and writes only to the
     group that it creates. The report has no names, keys, IDs or salts, so you can attach it to an issue. The emulator
     can load it.
 
-    Example: aiomutex probe --out probe.json && aiomutex emulator --dialect probe.json
-    """
+    \b
+    Examples:
+      aiomutex probe --out probe.json
+      aiomutex emulator --dialect probe.json
+    """  # noqa: D301  # \b keeps click from wrapping the next lines
     if write_scratch is not None and not yes:
         if not sys.stdin.isatty():
             fail("--write-scratch creates a group; without a terminal, confirm with --yes", 2)

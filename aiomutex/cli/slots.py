@@ -27,8 +27,10 @@ def slots() -> None:
 def edit(group_id: str, slot_index: int, verify: bool, **lists: str | None) -> None:
     """Edit one slot. Lists that are not given stay unchanged.
 
-    Example: aiomutex slots edit 12345 1 --experiments 123,456
-    """
+    \b
+    Example:
+      aiomutex slots edit 12345 1 --experiments 123,456
+    """  # noqa: D301  # \b keeps click from wrapping the next lines
     from aiomutex import SlotEdit
 
     given: dict[str, Any] = {

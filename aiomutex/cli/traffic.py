@@ -23,7 +23,7 @@ _USERS = click.argument("users", type=click.Path(exists=True, dir_okay=False, al
 
 @click.group()
 def traffic() -> None:
-    """Show which slot users land in, and how much traffic experiments get."""
+    """Show where users land and how much traffic experiments get."""
 
 
 @traffic.command(cls=ExitOneCommand)

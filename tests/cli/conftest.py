@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MutexEmulator]:
-    """An emulator with five groups in the environment, and an empty folder to work in."""
+    """Start an emulator with five groups, set it in the environment, and work in an empty directory."""
     with MutexEmulator(groups=5, limits=False) as emulator:
         monkeypatch.setenv("AIOMUTEX_BASE_URL", emulator.url)
         monkeypatch.setenv("AMPLITUDE_MANAGEMENT_API_KEY", "a-key-of-some-length")

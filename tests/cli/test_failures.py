@@ -1,4 +1,4 @@
-"""The file of failures: it tells of the last run, can be run again, and is never written over what is read."""
+"""The failures file holds the last run only, can be run again, and never overwrites the input or the journal."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ GOOD = '{"group_id":"1","slot_index":1,"experiments":[5]}\n'
 LOST = '{"group_id":"99","slot_index":1,"experiments":[6]}\n'
 
 
-def a_copy_of_the_name(file: Path) -> str:
+def the_same_name(file: Path) -> str:
     return file.name
 
 
-def a_roundabout_name(file: Path) -> str:
+def a_relative_name(file: Path) -> str:
     return f"../{file.parent.name}/{file.name}"
 
 
-def a_link(file: Path) -> str:
+def a_symbolic_link(file: Path) -> str:
     (file.parent / "link").symlink_to(file)
     return "link"
 
@@ -43,9 +43,9 @@ def a_hard_link(file: Path) -> str:
     return "link"
 
 
-@pytest.mark.parametrize("other_name", [a_copy_of_the_name, a_roundabout_name, a_link, a_hard_link])
+@pytest.mark.parametrize("other_name", [the_same_name, a_relative_name, a_symbolic_link, a_hard_link])
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
-def test_failures_are_never_written_over_the_edits(
+def test_failures_never_overwrite_the_input(
     other_name: Callable[[Path], str],
     more: tuple[str, ...],
     service: MutexEmulator,
@@ -61,9 +61,7 @@ def test_failures_are_never_written_over_the_edits(
     assert not service.requests
 
 
-def test_failures_are_never_written_over_a_file_that_standard_input_reads(
-    service: MutexEmulator, tmp_path: Path
-) -> None:
+def test_failures_never_overwrite_the_file_on_standard_input(service: MutexEmulator, tmp_path: Path) -> None:
     file = tmp_path / "failed.jsonl"
     file.write_text(GOOD)
     command = [sys.executable, "-m", "aiomutex", "slots", "bulk", "-", "--failures", "failed.jsonl"]
@@ -76,7 +74,7 @@ def test_failures_are_never_written_over_a_file_that_standard_input_reads(
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_failures_are_never_written_over_the_journal(
+def test_failures_never_overwrite_the_journal(
     exists: bool, service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
 ) -> None:
     (tmp_path / "e.jsonl").write_text(LOST)
@@ -92,7 +90,7 @@ def test_failures_are_never_written_over_the_journal(
     assert not service.requests
 
 
-def test_a_refused_run_leaves_the_failures_of_an_earlier_one(
+def test_a_run_that_does_not_start_keeps_earlier_failures(
     service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
 ) -> None:
     (tmp_path / "e.jsonl").write_text(GOOD)
@@ -109,16 +107,16 @@ def test_a_refused_run_leaves_the_failures_of_an_earlier_one(
 
 
 @pytest.mark.parametrize(("text", "left"), [(GOOD, ""), (LOST, LOST), (LOST + LOST, LOST + LOST)])
-def test_after_a_run_the_file_tells_of_it_alone(
+def test_after_a_run_the_file_holds_only_its_failures(
     text: str, left: str, service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
 ) -> None:
     (tmp_path / "e.jsonl").write_text(text)
-    (tmp_path / "failed.jsonl").write_text("of an earlier run\n" * 10)
+    (tmp_path / "failed.jsonl").write_text("from an earlier run\n" * 10)
     aiomutex("slots", "bulk", "e.jsonl", "--failures", "failed.jsonl")
     assert (tmp_path / "failed.jsonl").read_text() == left
 
 
-def test_what_failed_can_be_run_again(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+def test_failed_edits_can_be_run_again(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
     (tmp_path / "e.jsonl").write_text(GOOD)
     service.fail_next(1, status=400)
     assert aiomutex("slots", "bulk", "e.jsonl", "--failures", "failed.jsonl").exit_code == 1
@@ -129,20 +127,20 @@ def test_what_failed_can_be_run_again(service: MutexEmulator, aiomutex: Aiomutex
 
 
 UNKNOWN_FIELD = '{"group_id":"1","slot_index":1,"experimets":[5]}' + "\n"
-NO_UTF_8 = '{"group_id": "1", "slot_index": "1", "holdouts": "\udcff"}' + "\n"
-WRONG_LINES = [
+NOT_UTF_8 = '{"group_id": "1", "slot_index": "1", "holdouts": "\udcff"}' + "\n"
+INVALID_LINES = [
     ("jsonl", UNKNOWN_FIELD, UNKNOWN_FIELD),
     ("jsonl", "{'no json'\n", "{'no json'\n"),
     ("jsonl", '["\udcff"]\n', '["\udcff"]\n'),
     ("csv", "group_id,slot_index,experiments\n1,x,5\n", '{"group_id": "1", "slot_index": "x", "experiments": "5"}\n'),
     ("csv", 'group_id,slot_index\n1,1,"a\nb"\n', '["1", "1", "a\\nb"]\n'),
-    ("csv", "group_id,slot_index,holdouts\n1,1,\udcff\n", NO_UTF_8),
+    ("csv", "group_id,slot_index,holdouts\n1,1,\udcff\n", NOT_UTF_8),
     ("csv", "group_id,slots\n1,1\n", ""),
 ]
 
 
-@pytest.mark.parametrize(("format_", "text", "left"), WRONG_LINES)
-def test_a_wrong_line_from_a_pipe_is_kept_and_must_be_put_right_before_it_is_run_again(
+@pytest.mark.parametrize(("format_", "text", "left"), INVALID_LINES)
+def test_an_invalid_line_from_a_pipe_is_kept_and_must_be_corrected(
     format_: str, text: str, left: str, service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
 ) -> None:
     data = text.encode("utf-8", "surrogateescape")

@@ -21,38 +21,38 @@ def test_list_shows_each_slot_with_a_bar_of_its_traffic(service: MutexEmulator, 
     assert "\x1b" not in done.stdout, "no colours through a pipe"
 
 
-def test_list_json_is_what_machines_read(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+def test_list_prints_json_with_the_field_names_of_the_service(service: MutexEmulator, aiomutex: Aiomutex) -> None:
     groups = json.loads(aiomutex("groups", "list", "--json", "--page-size", "2").stdout)
     assert [group["key"] for group in groups] == [f"group-{n}" for n in range(1, 6)]
     assert groups[0]["slots"][0]["variantKey"] == "slot-1"
 
 
-def test_an_empty_project_is_said_to_be_empty(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+def test_list_says_when_there_are_no_groups(service: MutexEmulator, aiomutex: Aiomutex) -> None:
     for key in list(service.groups):
         del service.groups[key]
     assert aiomutex("groups", "list").stdout == "There are no mutex groups.\n"
 
 
-def test_a_name_is_shown_as_it_is(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+def test_markup_in_a_name_is_printed_literally(service: MutexEmulator, aiomutex: Aiomutex) -> None:
     service.groups["1"].name = "[bold]x[/bold] :100: [/]"
     assert "[bold]x[/bold] :100: [/]" in aiomutex("groups", "get", "1").stdout
 
 
-def test_a_group_that_does_not_exist_is_one_line_and_code_1(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+def test_a_missing_group_is_reported_in_one_line_and_exits_with_1(service: MutexEmulator, aiomutex: Aiomutex) -> None:
     done = aiomutex("groups", "get", "99")
     assert done.exit_code == 1
     assert done.stderr.startswith("aiomutex: GET /api/1/mutexes/99 answered 404")
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_id_is_code_2_and_nothing_is_sent(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+def test_an_invalid_id_exits_with_2_and_sends_nothing(service: MutexEmulator, aiomutex: Aiomutex) -> None:
     done = aiomutex("groups", "get", "../keys")
     assert done.exit_code == 2
     assert "group_id" in done.stderr
     assert not service.requests
 
 
-def test_without_a_key_the_variable_is_named(
+def test_a_missing_key_is_reported_with_the_variable_to_set(
     service: MutexEmulator, aiomutex: Aiomutex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AMPLITUDE_MANAGEMENT_API_KEY")
@@ -85,7 +85,7 @@ def test_create_from_a_file(service: MutexEmulator, aiomutex: Aiomutex, tmp_path
         (["--project", "1", "--name", "x", "--slot", "40", "--slot", "61"], "101"),
     ],
 )
-def test_a_wrong_create_is_code_2_and_nothing_is_sent(
+def test_an_invalid_create_exits_with_2_and_sends_nothing(
     words: list[str], named: str, service: MutexEmulator, aiomutex: Aiomutex
 ) -> None:
     done = aiomutex("groups", "create", *words)
@@ -102,7 +102,7 @@ def test_edit_sends_only_what_is_given(service: MutexEmulator, aiomutex: Aiomute
     assert aiomutex("groups", "edit", "1", "--description", "x", "--no-description").exit_code == 2
 
 
-def test_archive_wants_a_yes(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+def test_archive_without_a_terminal_needs_yes(service: MutexEmulator, aiomutex: Aiomutex) -> None:
     assert aiomutex("groups", "archive", "1").exit_code == 2
     assert not service.requests
     assert aiomutex("groups", "archive", "1", "--yes").exit_code == 0

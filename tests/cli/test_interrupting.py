@@ -1,4 +1,4 @@
-"""Ctrl-C and inputs that keep one waiting: the run goes on with what it has, and ends when it is told to."""
+"""Ctrl-C ends a run cleanly, even while it waits for input that never comes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def line(group: int, experiment: int) -> str:
 
 def bulk(*words: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "aiomutex", "slots", "bulk", *words]
-    # With strict errors the command line wraps standard input anew.
+    # With strict errors, click wraps standard input in a new text stream.
     environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
     return subprocess.Popen(
         command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -46,8 +46,8 @@ def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) 
         time.sleep(0.005)
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """What a process printed that ends although its standard input stays open."""
+def interrupted_output(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Return what the process printed. It must exit although its standard input stays open."""
     assert process.wait(timeout=20) == 130
     assert process.stdout is not None
     assert process.stderr is not None
@@ -60,7 +60,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
     return out, err
 
 
-def test_an_edit_is_sent_while_standard_input_stays_open_and_ctrl_c_ends_the_wait(service: MutexEmulator) -> None:
+def test_edits_are_sent_while_standard_input_stays_open(service: MutexEmulator) -> None:
     process = bulk("-", stdin=subprocess.PIPE)
     assert process.stdin is not None
     for group in range(1, 3):
@@ -68,28 +68,28 @@ def test_an_edit_is_sent_while_standard_input_stays_open_and_ctrl_c_ends_the_wai
         process.stdin.flush()
         wait_until(lambda: service.groups[str(group)].slots[0].experiments == [5], process)  # noqa: B023
     process.send_signal(signal.SIGINT)
-    out, err = ended(process)
+    out, err = interrupted_output(process)
     assert out.startswith("2 applied, 0 failed")
     assert "Stopping" in err
 
 
-def test_ctrl_c_ends_a_run_of_a_named_pipe_that_nobody_writes_to(service: MutexEmulator, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_run_that_waits_for_a_named_pipe(service: MutexEmulator, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "edits.jsonl")
     process = bulk("edits.jsonl")
     with (tmp_path / "edits.jsonl").open("w"):  # waits for the reader
         process.send_signal(signal.SIGINT)
-        ended(process)
+        interrupted_output(process)
 
 
-def test_ctrl_c_ends_a_check_of_a_file_that_never_comes(service: MutexEmulator, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_dry_run_that_waits_for_a_named_pipe(service: MutexEmulator, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "edits.jsonl")
     process = bulk("edits.jsonl", "--dry-run")
     with (tmp_path / "edits.jsonl").open("w"):  # waits for the reader
         process.send_signal(signal.SIGINT)
-        assert ended(process) == ("", "aiomutex: interrupted\n")
+        assert interrupted_output(process) == ("", "aiomutex: interrupted\n")
 
 
-def test_a_second_ctrl_c_leaves_at_once_and_keeps_what_was_in_flight(service: MutexEmulator, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_exits_at_once_and_keeps_the_edits_in_flight(service: MutexEmulator, tmp_path: Path) -> None:
     service.latency = 3_600
     (tmp_path / "e.jsonl").write_text("".join(line(1 + n % 5, n) for n in range(20)))
     process = bulk("e.jsonl", "--failures", "failed.jsonl")
@@ -99,15 +99,15 @@ def test_a_second_ctrl_c_leaves_at_once_and_keeps_what_was_in_flight(service: Mu
     while "Stopping" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, err = ended(process)
+    _, err = interrupted_output(process)
     assert err.splitlines()[-1] == "aiomutex: interrupted"
     assert len((tmp_path / "failed.jsonl").read_text().splitlines()) == 5
 
 
-# ------------------------------------------------------------------ what is read in a thread
+# ------------------------------------------------------------------ read_in_thread
 
 
-async def test_little_is_read_ahead_and_a_reader_that_waits_for_room_ends_when_it_is_left() -> None:
+async def test_reading_ahead_is_bounded_and_ends_when_the_iterator_is_closed() -> None:
     read = 0
     closed = threading.Event()
 
@@ -128,7 +128,7 @@ async def test_little_is_read_ahead_and_a_reader_that_waits_for_room_ends_when_i
     assert await asyncio.to_thread(closed.wait, 10)
 
 
-async def test_an_error_comes_after_the_items_before_it() -> None:
+async def test_an_error_is_raised_after_the_items_before_it() -> None:
     def items() -> Generator[int]:
         yield 1
         raise OSError("the disk is gone")
@@ -139,7 +139,7 @@ async def test_an_error_comes_after_the_items_before_it() -> None:
             await anext(numbers)
 
 
-def test_a_reader_outlives_the_loop_that_left_it_in_silence() -> None:
+def test_a_thread_that_outlives_the_event_loop_ends_silently() -> None:
     more = threading.Event()
     closed = threading.Event()
 
@@ -147,7 +147,7 @@ def test_a_reader_outlives_the_loop_that_left_it_in_silence() -> None:
         try:
             yield 1
             more.wait(10)
-            raise OSError("nobody hears of it")
+            raise OSError("never reported")
         finally:
             closed.set()
 

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a live bar on a terminal, lines through a pipe."""
+"""The progress of a run: a live bar on a terminal, lines through a pipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def edits(path: Path, count: int) -> str:
 
 
 def on_a_terminal(*words: str) -> tuple[int, str]:
-    """The exit code, and what a terminal was shown, without its colours and movements."""
+    """Run the command line on a terminal. Return the exit code and the output without escape sequences."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "aiomutex", *words]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
@@ -38,7 +38,7 @@ def on_a_terminal(*words: str) -> tuple[int, str]:
         while True:
             try:
                 part = os.read(ours, 65_536)
-            except OSError:  # its last holder has closed it
+            except OSError:  # the process has closed its end
                 break
             if not part:
                 break
@@ -48,7 +48,7 @@ def on_a_terminal(*words: str) -> tuple[int, str]:
     return process.returncode, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
 
 
-def test_a_terminal_shows_a_bar_that_ends_full(service: MutexEmulator, tmp_path: Path) -> None:
+def test_a_terminal_shows_a_bar_that_ends_complete(service: MutexEmulator, tmp_path: Path) -> None:
     code, shown = on_a_terminal("slots", "bulk", edits(tmp_path / "e.jsonl", 30))
     assert code == 0, shown
     assert "30/30" in shown
@@ -56,7 +56,7 @@ def test_a_terminal_shows_a_bar_that_ends_full(service: MutexEmulator, tmp_path:
     assert "30 applied, 0 failed" in shown
 
 
-def test_a_bar_tells_of_failures_and_what_is_wrong_stands_above_it(service: MutexEmulator, tmp_path: Path) -> None:
+def test_a_bar_counts_failures_and_shows_their_errors(service: MutexEmulator, tmp_path: Path) -> None:
     file = tmp_path / "e.jsonl"
     file.write_text('{"group_id": "99", "slot_index": 1, "experiments": [1]}\n' * 2)
     code, shown = on_a_terminal("slots", "bulk", str(file))
@@ -69,7 +69,9 @@ class Stream:
     waiting_until = None
 
 
-def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_gets_a_line_every_five_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     clock = [0.0]
     monkeypatch.setattr("aiomutex.cli.progress.time.monotonic", lambda: clock[0])
     stream = Stream()
@@ -82,7 +84,7 @@ def test_a_pipe_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys
     assert lines == [f"{count} of 1,200 edits · 64/s · 100,000 left today · 1 failed" for count in (320, 640, 960)]
 
 
-def test_what_is_said_stays_as_it_is_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_is_printed_unwrapped_and_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     text = "line 1: 'x:100:y' [bold]is[/] no [/] :smile: " + "wide " * 100
     with RunProgress(LocalRateLimiter(), total=None) as progress:
         progress.print_line(text + "\x1b[2J")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from command_line import Aiomutex
 
 
-def test_help_names_each_command_and_the_exit_codes(aiomutex: Aiomutex) -> None:
+def test_help_lists_each_command_and_the_exit_codes(aiomutex: Aiomutex) -> None:
     done = aiomutex("--help")
     assert done.exit_code == 0
     for name in root.commands:
@@ -28,10 +28,10 @@ def test_help_names_each_command_and_the_exit_codes(aiomutex: Aiomutex) -> None:
     assert "130 interrupted" in done.stdout
 
 
-def test_help_loads_no_http_client() -> None:
+def test_help_imports_no_http_client() -> None:
     code = "import sys, aiomutex.cli.root; print({'aiohttp', 'msgspec', 'rich', 'yaml'} & set(sys.modules))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "set()\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_no_command_takes_the_key_as_an_argument() -> None:
@@ -41,12 +41,12 @@ def test_no_command_takes_the_key_as_an_argument() -> None:
             found |= options(child)
         return found
 
-    # The emulator's --key is the key it accepts, which is nobody's secret.
+    # The emulator's --key is the key that it accepts, which is not a secret.
     commands = [command for name, command in root.commands.items() if name != "emulator"]
     assert not [option for command in commands for option in options(command) if "api" in option]
 
 
-def test_without_its_extra_the_command_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_command_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without_click(name: str, *rest: Any, **more: Any) -> Any:
@@ -59,22 +59,22 @@ def test_without_its_extra_the_command_line_says_what_to_install(monkeypatch: py
         main()
 
 
-def test_the_demo_migrates_and_reads_back(aiomutex: Aiomutex) -> None:
+def test_the_demo_edits_and_verifies_every_slot(aiomutex: Aiomutex) -> None:
     done = aiomutex("demo", "--groups", "5", "--json")
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert told["edits"] == told["applied"] == told["requests"] == told["read_back_slots"] == 15
-    assert told["wrong_slots"] == told["answered_429"] == 0
+    result = json.loads(done.stdout)
+    assert result["edits"] == result["applied"] == result["requests"] == result["read_back_slots"] == 15
+    assert result["wrong_slots"] == result["answered_429"] == 0
 
 
-def test_the_demo_tells_people(aiomutex: Aiomutex) -> None:
+def test_the_demo_prints_a_summary(aiomutex: Aiomutex) -> None:
     done = aiomutex("demo", "--groups", "2")
     assert "edits applied  6 of 6" in done.stdout
     assert "rejected with 429  0" in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_emulator_serves_until_it_is_told_to_stop(number: int, tmp_path: Path) -> None:
+def test_the_emulator_serves_until_a_signal_stops_it(number: int, tmp_path: Path) -> None:
     words = ["-m", "aiomutex", "emulator", "--port", "0", "--groups", "2", "--key", "k", "--state", "s.db"]
     process = subprocess.Popen(
         [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
@@ -83,21 +83,21 @@ def test_the_emulator_serves_until_it_is_told_to_stop(number: int, tmp_path: Pat
     url = re.search(r"http://\S+", process.stdout.readline())
     assert url is not None
     request = urllib.request.Request(f"{url[0]}/api/1/mutexes", headers={"Authorization": "Bearer k"})
-    with urllib.request.urlopen(request) as answer:
-        assert len(json.load(answer)["mutexes"]) == 2
+    with urllib.request.urlopen(request) as response:
+        assert len(json.load(response)["mutexes"]) == 2
     process.send_signal(number)
     _, err = process.communicate(timeout=10)
     assert process.returncode == 0
     assert "GET /api/1/mutexes 200" in err
 
 
-def test_a_wrong_fault_is_code_2(aiomutex: Aiomutex) -> None:
+def test_an_invalid_fault_exits_with_2(aiomutex: Aiomutex) -> None:
     done = aiomutex("emulator", "--fault", "explode:2%")
     assert done.exit_code == 2
     assert "explode" in done.stderr
 
 
-def test_a_state_file_that_cannot_be_used_is_one_line_and_code_2(aiomutex: Aiomutex, tmp_path: Path) -> None:
+def test_an_unusable_state_file_is_reported_in_one_line_and_exits_with_2(aiomutex: Aiomutex, tmp_path: Path) -> None:
     done = aiomutex("emulator", "--port", "0", "--state", str(tmp_path / "nowhere" / "s.db"))
     assert done.exit_code == 2
     assert done.stderr.startswith("aiomutex: ")

@@ -31,7 +31,7 @@ def test_edit_writes_the_lists_that_are_given(service: MutexEmulator, aiomutex: 
     assert service.requests[-1].json == {"experiments": [5, 6], "individuals": []}
 
 
-def test_edit_reads_back_when_asked(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+def test_edit_with_verify_fails_if_the_slot_differs(service: MutexEmulator, aiomutex: Aiomutex) -> None:
     assert "and verified it" in aiomutex("slots", "edit", "1", "2", "--experiments", "5", "--verify").stdout
     service.dialect = type(service.dialect)(slot_patch="merge")
     done = aiomutex("slots", "edit", "1", "2", "--experiments", "6", "--verify")
@@ -40,14 +40,14 @@ def test_edit_reads_back_when_asked(service: MutexEmulator, aiomutex: Aiomutex) 
 
 
 @pytest.mark.parametrize("words", [["1", "0", "--experiments", "5"], ["1", "1"], ["1", "1", "--experiments", "five"]])
-def test_a_wrong_edit_is_code_2_and_nothing_is_sent(
+def test_an_invalid_edit_exits_with_2_and_sends_nothing(
     words: list[str], service: MutexEmulator, aiomutex: Aiomutex
 ) -> None:
     assert aiomutex("slots", "edit", *words).exit_code == 2
     assert not service.requests
 
 
-def test_bulk_writes_a_file_and_undo_takes_it_back(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+def test_bulk_applies_a_file_and_undo_reverts_it(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
     before = [list(slot.experiments) for slot in service.groups["2"].slots]
     file = edits(tmp_path / "e.jsonl", *(one(2, slot, experiments=[slot]) for slot in (1, 2, 3)))
     done = aiomutex("slots", "bulk", file, "--journal", "run.db", "--verify")
@@ -61,7 +61,9 @@ def test_bulk_writes_a_file_and_undo_takes_it_back(service: MutexEmulator, aiomu
     assert [slot.experiments for slot in service.groups["2"].slots] == before
 
 
-def test_undo_tells_what_somebody_changed_since(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+def test_undo_reports_and_skips_slots_that_changed_since(
+    service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
     file = edits(tmp_path / "e.jsonl", one(2, 1, experiments=[1]))
     aiomutex("slots", "bulk", file, "--journal", "run.db")
     service.groups["2"].slots[0].experiments = [77]
@@ -72,7 +74,7 @@ def test_undo_tells_what_somebody_changed_since(service: MutexEmulator, aiomutex
     assert service.groups["2"].slots[0].experiments == [201]
 
 
-def test_a_failed_line_is_told_by_number_and_kept_in_a_file(
+def test_a_failed_edit_is_reported_with_its_line_and_kept_in_a_file(
     service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
 ) -> None:
     file = edits(tmp_path / "e.jsonl", one(1, 1, experiments=[5]), "\n", one(99, 1, experiments=[6]))
@@ -83,7 +85,7 @@ def test_a_failed_line_is_told_by_number_and_kept_in_a_file(
     assert json.loads(failed) == one(99, 1, experiments=[6])
 
 
-def test_a_file_with_a_wrong_line_is_refused_as_a_whole(
+def test_a_file_with_invalid_lines_is_rejected_as_a_whole(
     service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
 ) -> None:
     file = edits(
@@ -103,7 +105,7 @@ def test_a_file_with_a_wrong_line_is_refused_as_a_whole(
     assert not service.requests
 
 
-def test_standard_input_is_taken_as_it_comes(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+def test_standard_input_is_sent_line_by_line(service: MutexEmulator, aiomutex: Aiomutex) -> None:
     lines = json.dumps(one(1, 1, experiments=[5])) + "\nno json\n" + json.dumps(one(2, 1, experiments=[6])) + "\n"
     done = aiomutex("slots", "bulk", "-", stdin=lines)
     assert done.exit_code == 1
@@ -111,7 +113,7 @@ def test_standard_input_is_taken_as_it_comes(service: MutexEmulator, aiomutex: A
     assert service.groups["2"].slots[0].experiments == [6]
 
 
-def test_csv_tells_apart_what_is_not_given_and_what_is_empty(
+def test_csv_distinguishes_an_unchanged_list_from_an_empty_one(
     service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
 ) -> None:
     file = edits(
@@ -139,7 +141,7 @@ def test_csv_tells_apart_what_is_not_given_and_what_is_empty(
         ('group_id,slot_index,individuals\n1,1,"ada\n2,1,grace\n', "invalid CSV: unexpected end of data"),
     ],
 )
-def test_a_wrong_csv_is_refused(
+def test_invalid_csv_is_rejected(
     text: str, word: str, service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
 ) -> None:
     done = aiomutex("slots", "bulk", edits(tmp_path / "e.csv", text))
@@ -161,7 +163,7 @@ def test_a_cell_may_be_as_long_as_a_line(service: MutexEmulator, aiomutex: Aiomu
         ("e.jsonl", '{"group_id": "1", "slot_index": 1, "experiments": [5]}\n'),
     ],
 )
-def test_the_mark_that_a_spreadsheet_puts_before_a_file_is_no_part_of_it(
+def test_a_byte_order_mark_is_ignored(
     name: str, text: str, service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
 ) -> None:
     file = edits(tmp_path / name, "\ufeff" + text)
@@ -177,13 +179,13 @@ def test_a_dry_run_sends_nothing(service: MutexEmulator, aiomutex: Aiomutex, tmp
     assert not service.requests
 
 
-def test_the_summary_for_machines(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+def test_json_prints_the_summary(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
     file = edits(tmp_path / "e.jsonl", one(1, 1, experiments=[5]))
-    told = json.loads(aiomutex("slots", "bulk", file, "--json").stdout)
-    assert told == {"counts": {"applied": 1}, "requests": 1, "stopped_by": None, "interrupted": False}
+    summary = json.loads(aiomutex("slots", "bulk", file, "--json").stdout)
+    assert summary == {"counts": {"applied": 1}, "requests": 1, "stopped_by": None, "interrupted": False}
 
 
-def test_a_day_that_is_used_up_stops_the_run_and_says_how_to_go_on(
+def test_an_exhausted_daily_budget_stops_the_run_and_says_how_to_resume(
     service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
 ) -> None:
     file = edits(tmp_path / "e.jsonl", *(one(1, 1, experiments=[n]) for n in range(5)))
@@ -194,7 +196,7 @@ def test_a_day_that_is_used_up_stops_the_run_and_says_how_to_go_on(
     assert "To resume, run the same command again: run.db holds the progress." in done.stderr
 
 
-def test_file_and_undo_exclude_each_other(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+def test_bulk_needs_a_file_or_undo(service: MutexEmulator, aiomutex: Aiomutex) -> None:
     assert aiomutex("slots", "bulk").exit_code == 2
 
 
@@ -212,4 +214,4 @@ def test_ctrl_c_ends_a_run_cleanly_and_says_how_to_resume(service: MutexEmulator
     assert "To resume, run the same command again: run.db holds the progress." in err
     assert "Traceback" not in err
     applied = int(out.split(" applied")[0].replace(",", ""))
-    assert applied == len(service.commits), "each edit that was sent is told"
+    assert applied == len(service.commits), "every edit that was sent is reported"

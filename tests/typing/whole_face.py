@@ -1,4 +1,4 @@
-"""A user's file that uses the whole public face; type checkers read it, nothing runs it."""
+"""Uses the whole public API. Type checkers read this file; nothing runs it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Slips of users that type checkers must refuse: each ignore here is an error that has to stay one.
+"""Mistakes of users that type checkers must report. Each ignore comment stands for an error.
 
-mypy reports an ignore that is not needed, so this file fails if one of these becomes acceptable.
+mypy reports unused ignore comments, so this file fails if one of the mistakes becomes acceptable.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from aiomutex import MutexSession, NewGroup, NewSlot, SlotEdit
 
 
-async def slips(session: MutexSession) -> None:
+async def mistakes(session: MutexSession) -> None:
     await session.edit_slot("7", 1, experiments=["1"])  # type: ignore[list-item]
     await session.edit_slot("7", 1, individuals=[1])  # type: ignore[list-item]
     await session.edit_slot("7", 1, experiment=[1])  # type: ignore[call-arg]
