@@ -75,7 +75,7 @@ class RedisServer:
         client.flushall()
         for name in budgets:
             client.rpush(f"{{aiomutex:{name}}}:log", *[1] * PERMITS)
-            client.hset(f"{{aiomutex:{name}}}:facts", "run", client.info("server")["run_id"])
+            client.hset(f"{{aiomutex:{name}}}:state", "run_id", client.info("server")["run_id"])
         client.close()
 
     def send(self, command: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Rate limiters: how many requests may leave, in a sliding second and in a UTC day."""
+"""Rate limiters: at most so many requests in any second and on any UTC day."""
 
 from aiomutex.limits.interface import LimiterState, Priority, RateLimiter
 from aiomutex.limits.local import LocalRateLimiter

@@ -1,6 +1,6 @@
-"""The day's budget: how many requests of this UTC day are used, and what is said when they run low or out.
+"""The daily budget: how many requests of this UTC day are used, and the warnings and errors as it runs out.
 
-The day follows the wall clock, which may jump; nothing here waits or knows an event loop.
+The day follows the wall clock, which may jump. Nothing here waits or knows an event loop.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ if TYPE_CHECKING:
 
     from aiomutex.limits.day_file import DayFile
 
-__all__ = ["SECONDS", "DailyBudget", "moment", "span"]
+__all__ = ["DailyBudget", "format_duration"]
 
 logger = logging.getLogger("aiomutex.limits")
 
-SECONDS = 86_400
-"""Seconds of a UTC day as clocks count it."""
-_NOTICES = (95, 80)
-"""Per cent of the budget at which a warning is logged, once a day each."""
+_SECONDS_PER_DAY = 86_400
+_WARN_AT = (95, 80)
+"""Per cent of the budget at which a warning is logged, each once a day."""
 
 
-def span(seconds: float) -> str:
-    """A length of time for people: ``3 h 12 min``, ``12 min``, ``40 s``."""
+def format_duration(seconds: float) -> str:
+    """A duration for people: ``3 h 12 min``, ``12 min``, ``40 s``."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -36,38 +35,39 @@ def span(seconds: float) -> str:
     return f"{minutes} min" if minutes else f"{rest} s"
 
 
-def moment(when: datetime) -> str:
-    """A moment in UTC for people and programs: ``2026-11-24T00:00:00Z``."""
-    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 class DailyBudget:
-    """The count of one UTC day after another.
+    """The requests counted on the current UTC day.
 
-    A limiter's hot path reads ``used``, ``mark``, ``begin`` and ``end`` itself: while the count is below the mark and
-    the clock inside the day, ``used += 1`` is all there is to do. Everything else is in :meth:`take`.
+    The hot path of a limiter reads ``used``, ``checkpoint`` and ``ends_at`` itself: while the count is below the
+    checkpoint and the clock within the day, ``used += 1`` is all there is to do. ``take`` does everything else.
+
+    Args:
+        limit: Requests allowed per day.
+        used: Requests used today already.
+        file: The file that counts for all processes of this machine, if there is one.
+        clock: The wall clock, in seconds since 1970.
 
     Attributes:
         used: Requests counted today.
-        mark: The count at which there is more to do: a warning, another block of the day file, the end.
-        begin: Start of the day, in seconds of the wall clock.
-        end: Start of the next day.
-        number: The day as a number: days since 1970.
+        limit: Requests allowed per day.
+        checkpoint: The count that needs ``take``: for a warning, another block of the file, or the end of the budget.
+        ends_at: Start of the next day, in seconds of the wall clock.
+        day: The current day, in days since 1970.
+        clock: The wall clock, in seconds since 1970.
     """
 
     __slots__ = (
-        "_before",
-        "_block",
+        "_block_end",
         "_file",
-        "_latest",
-        "_said",
+        "_latest_day",
+        "_previous",
         "_trusted_at",
-        "begin",
+        "_warned",
+        "checkpoint",
         "clock",
-        "end",
+        "day",
+        "ends_at",
         "limit",
-        "mark",
-        "number",
         "used",
     )
 
@@ -83,102 +83,104 @@ class DailyBudget:
         self.limit = limit
         self.used = used
         self._file = file
-        self._before: tuple[int, int] = (-1, 0)  # the day that the clock showed before the latest, and its count
-        self._said = 0
-        self._begin(int(self.clock() // SECONDS))
-        self._latest = self.number  # the latest day that the clock has shown
-        self._trusted_at = 0.0  # when a clock that was set back is right after all, in seconds of uptime
+        self._previous: tuple[int, int] = (-1, 0)  # the day shown before the latest one, and its count
+        self._warned = 0  # the highest threshold warned about today, in per cent
+        self._start_day(self._today())
+        self._latest_day = self.day  # the latest day that the clock has shown
+        self._trusted_at = 0.0  # the uptime in seconds from which a clock that was set back is believed
         if file:
-            self.used = self._block = file.raise_to(self.number, used)
-        # The mark stays at the count until the first permit is taken, so that a start above 80 % warns.
-        self.mark = self.used
+            self.used = self._block_end = file.raise_to(self.day, used)
+        # The first permit goes through ``take``, which warns if the start is above 80 %.
+        self.checkpoint = self.used
 
-    def _begin(self, number: int) -> None:
-        self.number = number
-        self.begin = number * SECONDS
-        self.end = self.begin + SECONDS
-        self._block = self.used if self._file else self.limit
+    def _today(self) -> int:
+        return int(self.clock() // _SECONDS_PER_DAY)
+
+    def _start_day(self, day: int) -> None:
+        self.day = day
+        self.ends_at = (day + 1) * _SECONDS_PER_DAY
+        self._block_end = self.used if self._file else self.limit
 
     @property
     def resets_at(self) -> datetime:
         """The next midnight UTC."""
-        return datetime.fromtimestamp(self.end, UTC)
+        return datetime.fromtimestamp(self.ends_at, UTC)
 
-    def look(self) -> None:
+    def follow_clock(self) -> None:
         """Follow the wall clock into another day.
 
-        Only a day later than all before makes the budget whole. A clock set back goes on with the same count, and
-        with it again when it is put right; where it comes back to the day before, that day's requests count too, for
-        it may have been the other date that was wrong.
+        Only a day later than every day before resets the count. A clock that is set back keeps the count, and so does
+        setting it forward again. If it returns to the previous day, that day's requests count too, because the later
+        date may have been the wrong one.
 
-        So no UTC day gets more than ``limit`` permits, as long as the clock is right at each day's first request and
-        never shows a day that has not begun. After one that did, the limiter may hold back what it need not, but no
-        longer than to the second midnight: a clock that was set back a day ago and left so is taken to be right.
+        So no UTC day gets more than ``limit`` permits, provided that the clock is right at each day's first request
+        and never shows a day that has not begun. If it did show one, the limiter may hold back more than necessary,
+        but only until the second midnight: a clock that was set back a day ago and not changed since is believed.
         """
-        number = int(self.clock() // SECONDS)
-        if number == self.number:
+        today = self._today()
+        if today == self.day:
             return
-        if number > self._latest or (number > self.number and time.monotonic() >= self._trusted_at):
-            self._before = (self.number, self.used)
-            self._latest = number
+        if today > self._latest_day or (today > self.day and time.monotonic() >= self._trusted_at):
+            self._previous = (self.day, self.used)
+            self._latest_day = today
             self.used = 0
-            self._said = 0
+            self._warned = 0
         else:
-            day, count = self._before
-            if self.number == self._latest:
-                self._trusted_at = time.monotonic() + SECONDS
-            if self.number == day:
-                self.used = max(0, self.used - count)
-            if number == day:
-                self.used += count
-        self._begin(number)
-        self.mark = self.used
+            previous_day, previous_count = self._previous
+            if self.day == self._latest_day:
+                self._trusted_at = time.monotonic() + _SECONDS_PER_DAY
+            if self.day == previous_day:
+                self.used = max(0, self.used - previous_count)
+            if today == previous_day:
+                self.used += previous_count
+        self._start_day(today)
+        self.checkpoint = self.used
 
-    def check(self) -> None:
-        """Raise if no request is left today.
+    def ensure_available(self) -> None:
+        """Check that a request is left today.
 
         Raises:
-            DailyBudgetExhaustedError: The day's requests are used up.
+            DailyBudgetExhaustedError: The daily budget is exhausted.
         """
-        self.look()
-        if self.used >= self._block and self._file:
-            # Blocks are taken when the last one is spent: what others took meanwhile is skipped.
-            start, size = self._file.take(self.number, self.limit)
-            self.used, self._block = start, start + size
-        if self.used >= min(self._block, self.limit):
-            raise self.exhausted()
+        self.follow_clock()
+        if self.used >= self._block_end and self._file:
+            # A new block starts at the file's count, which includes what other processes took since the last one.
+            start, size = self._file.take(self.day, self.limit)
+            self.used, self._block_end = start, start + size
+        if self.used >= min(self._block_end, self.limit):
+            raise self.exhausted_error()
 
     def take(self) -> None:
         """Count one request.
 
         Raises:
-            DailyBudgetExhaustedError: The day's requests are used up.
+            DailyBudgetExhaustedError: The daily budget is exhausted.
         """
-        self.check()
+        self.ensure_available()
         self.used += 1
         self._warn()
-        following = (-(-self.limit * percent // 100) for percent in _NOTICES if percent > self._said)
-        # One before the threshold: the request that reaches it goes through here and is the one that warns.
-        self.mark = min(self._block, self.limit, *(count - 1 for count in following))
+        thresholds = (-(-self.limit * percent // 100) for percent in _WARN_AT if percent > self._warned)
+        # One below each threshold, so that the request that reaches it comes through here and warns.
+        self.checkpoint = min(self._block_end, self.limit, *(count - 1 for count in thresholds))
 
     def _warn(self) -> None:
-        for percent in _NOTICES:
-            if percent > self._said and self.used * 100 >= self.limit * percent:
-                self._said = percent
-                logger.warning("%s", self._facts(f" ({self.used / self.limit:.0%})"))
+        for percent in _WARN_AT:
+            if percent > self._warned and self.used * 100 >= self.limit * percent:
+                self._warned = percent
+                logger.warning("%s", self._describe(f" ({self.used / self.limit:.0%})"))
                 break
 
-    def note(self, number: int, used: int) -> None:
-        """Take over a count that others keep."""
-        if number != self.number:
-            self._said = 0
-            self._begin(number)
-            self._latest = number
+    def sync(self, day: int, used: int) -> None:
+        """Take over a count that Redis keeps."""
+        if day != self.day:
+            self._warned = 0
+            self._start_day(day)
+            self._latest_day = day
         self.used = used
         self._warn()
 
     @property
-    def spent(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether no request is left today."""
         return self.used >= self.limit
 
@@ -187,34 +189,39 @@ class DailyBudget:
         self.used = max(0, self.used - 1)
 
     def close(self) -> None:
-        """Give the rest of the block back to the day file."""
-        if self._file and self._block > self.used:
-            self._file.give_back(self.number, self._block - self.used)
-            self._block = self.mark = self.used
+        """Return the unused rest of the block to the file."""
+        if self._file and self._block_end > self.used:
+            self._file.give_back(self.day, self._block_end - self.used)
+            self._block_end = self.checkpoint = self.used
 
-    def exhausted(self) -> DailyBudgetExhaustedError:
-        """The error for a budget that our own count says is used up."""
-        return DailyBudgetExhaustedError(self._facts(), resets_at=self.resets_at, used=self.used, limit=self.limit)
+    def exhausted_error(self) -> DailyBudgetExhaustedError:
+        """The error for a budget that is exhausted by our own count."""
+        return DailyBudgetExhaustedError(self._describe(), resets_at=self.resets_at, used=self.used, limit=self.limit)
 
-    def suspected(self, asked: float | None) -> DailyBudgetExhaustedError:
-        """The error for a budget that is gone by the service's answers, though not by our count."""
+    def suspected_error(self, requested_wait: float | None) -> DailyBudgetExhaustedError:
+        """The error for a budget that is exhausted by the service's responses, though not by our own count.
+
+        Args:
+            requested_wait: The long wait in seconds that the service asked for, if it did.
+        """
         evidence = (
-            f"the service asked to wait {span(asked)}"
-            if asked
-            else "the service goes on answering 429 to single requests, one a minute"
+            f"the service asked to wait {format_duration(requested_wait)}"
+            if requested_wait
+            else "the service keeps answering single requests with 429"
         )
         return DailyBudgetExhaustedError(
-            f"{evidence}: the day's budget is probably used up, by others too ({self.used:,} of {self.limit:,} "
-            f"requests counted here); it resets at {self.reset_text()}",
+            f"{evidence}, so the daily budget is probably exhausted ({self.used:,} of {self.limit:,} requests counted "
+            f"here; other clients may have used the rest); it resets at {self._format_reset()}",
             resets_at=self.resets_at,
             used=self.used,
             limit=self.limit,
             suspected=True,
         )
 
-    def reset_text(self) -> str:
-        """When the budget is whole again: ``2026-11-24T00:00:00Z (in 3 h 12 min)``."""
-        return f"{moment(self.resets_at)} (in {span(self.end - self.clock())})"
+    def _format_reset(self) -> str:
+        """When the budget resets: ``2026-11-24T00:00:00Z (in 3 h 12 min)``."""
+        return f"{self.resets_at:%Y-%m-%dT%H:%M:%SZ} (in {format_duration(self.ends_at - self.clock())})"
 
-    def _facts(self, share: str = "") -> str:
-        return f"{self.used:,} of {self.limit:,} requests used today{share}; the budget resets at {self.reset_text()}"
+    def _describe(self, share: str = "") -> str:
+        used = f"{self.used:,} of {self.limit:,} requests used today{share}"
+        return f"{used}; the budget resets at {self._format_reset()}"

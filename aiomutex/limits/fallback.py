@@ -1,6 +1,6 @@
-"""One worker's share of the limits while the shared ledger is gone.
+"""One worker's share of the limits while Redis is unavailable.
 
-Evenly spaced and without bursts, so that the shares of all workers together stay below the limit.
+Permits are evenly spaced, without bursts, so that the shares of all workers together stay below the limit.
 """
 
 from __future__ import annotations
@@ -9,47 +9,48 @@ import math
 
 from aiomutex.limits.daily_budget import DailyBudget
 
-__all__ = ["RETRY", "FallbackPacer"]
+__all__ = ["RETRY_INTERVAL", "FallbackPacer"]
 
-RETRY = 0.5
-"""Seconds between two attempts to reach the ledger. Well below a window: when the ledger is back and waits one window
-before it gives anything, every worker that is busy has heard of it."""
+RETRY_INTERVAL = 0.5
+"""Seconds between two attempts to reach Redis. Well below a window: Redis grants nothing in the first window after its
+return, and by its end every busy worker must know that it is back."""
 
 
 class FallbackPacer:
-    """A slower limiter for bad times.
+    """A slower limiter for one worker without Redis.
 
     Args:
         permits: Permits of all workers in a window.
         window: The window in seconds.
         workers: Number of workers.
-        start: When the first permit may be given, in seconds of the event loop's clock.
-        day: The fleet's day; the share gets its part of what is left.
+        start: When the first permit may be granted, in seconds of the event loop's clock.
+        daily_budget: The daily budget of all workers; this one gets its share of what is left.
 
     Attributes:
-        ends: When the ledger takes over again; infinite until it has been reached.
-        fresh_until: How long the last failed attempt to reach the ledger allows to go on alone.
+        ends_at: When Redis takes over again; infinite until it has been reached.
+        valid_until: How long the last failed attempt to reach Redis allows to continue without it.
     """
 
-    __slots__ = ("_day", "_interval", "_next", "ends", "fresh_until")
+    __slots__ = ("_daily_budget", "_interval", "_next", "ends_at", "valid_until")
 
-    def __init__(self, permits: int, window: float, workers: int, start: float, day: DailyBudget) -> None:
-        # A share below one permit in a window becomes one in several windows.
+    def __init__(self, permits: int, window: float, workers: int, start: float, daily_budget: DailyBudget) -> None:
+        # A share below one permit a window becomes one permit in several windows.
         self._interval = window * workers / permits if workers > permits else window / (permits // workers)
         self._next = start
-        self._day = DailyBudget(max(1, day.limit // workers), used=-(-day.used // workers), clock=day.clock)
-        self.ends = math.inf
-        self.fresh_until = -math.inf
+        limit, used = max(1, daily_budget.limit // workers), -(-daily_budget.used // workers)
+        self._daily_budget = DailyBudget(limit, used=used, clock=daily_budget.clock)
+        self.ends_at = math.inf
+        self.valid_until = -math.inf
 
     def next(self, earliest: float) -> float:
-        """The next send time."""
+        """The next send time, not before ``earliest``."""
         return max(self._next, earliest)
 
     def take(self, instant: float) -> None:
         """Use the send time ``instant``.
 
         Raises:
-            DailyBudgetExhaustedError: This worker's part of the day is used up.
+            DailyBudgetExhaustedError: This worker's share of the daily budget is used up.
         """
-        self._day.take()
+        self._daily_budget.take()
         self._next = instant + self._interval

@@ -1,6 +1,6 @@
-"""What a rate limiter promises, whoever keeps the count: one process, the processes of a machine, or a fleet.
+"""The interface of every rate limiter, whether its budget belongs to one process or to many machines.
 
-Limiters know nothing of mutex groups or HTTP: permits are taken, and 429s are told. They serve any client.
+Limiters know nothing of mutex groups or HTTP, so they can serve any client.
 """
 
 from __future__ import annotations
@@ -18,66 +18,97 @@ __all__ = ["LimiterState", "Priority", "RateLimiter"]
 
 
 class Priority(enum.IntEnum):
-    """Who goes first when requests wait for permits."""
+    """Which requests go first when several wait for a permit.
+
+    Example:
+        >>> from aiomutex import Priority
+        >>> bulk = session.with_options(priority=Priority.BULK)
+        >>> (await bulk.get_group("1")).key
+        'group-1'
+    """
 
     INTERACTIVE = 0
-    """Somebody waits for the answer: ahead of all bulk work."""
+    """A person is waiting for the response. Goes ahead of bulk work."""
     BULK = 1
-    """Migrations and other long runs; the bulk helpers use it by themselves."""
+    """Migrations and other long runs. The bulk functions use it by default."""
 
 
 class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
-    """A limiter's count at one moment, for progress bars, logs and tests."""
+    """A snapshot of a limiter, for progress bars, logs and tests.
+
+    Example:
+        >>> from aiomutex import LocalRateLimiter
+        >>> state = LocalRateLimiter(used_today=12_000).state()
+        >>> state.per_window, state.window, state.per_day - state.used_today
+        (97, 1.02, 88000)
+    """
 
     used: int
-    """Permits given in the current window."""
+    """Permits granted in the current window."""
     per_window: int
-    """Permits a window may hold: the service's limit less the margin."""
+    """The most permits granted in a window: the service's limit minus the margin."""
     window: float
     """Length of the window in seconds."""
     used_today: int
-    """Permits given on this UTC day, as far as this limiter knows."""
+    """Permits granted on this UTC day, as far as this limiter knows."""
     per_day: int
-    """Permits a UTC day may hold."""
+    """The most permits granted on a UTC day."""
     resets_at: datetime
-    """The next midnight UTC."""
+    """When the daily budget resets: the next midnight UTC."""
     waiting: int
-    """Callers that wait for a permit now."""
+    """Callers waiting for a permit."""
     paused_for: float
-    """Seconds until the pause after a 429 ends; 0.0 when there is none."""
+    """Seconds until the pause after a 429 ends; 0.0 without a pause."""
 
 
 @runtime_checkable
 class RateLimiter(Protocol):
-    """The limiter a session asks before each request.
+    """What a session expects of a limiter. One limiter may serve several sessions.
 
-    One object may serve several sessions. ``async with limiter:`` takes one permit and gives nothing back at the end:
-    a permit is spent once the request is on its way.
+    ``async with limiter:`` takes one permit. Leaving the block returns nothing: a permit is spent once its request is
+    sent.
+
+    Example:
+        >>> from aiomutex import LocalRateLimiter, RateLimiter
+        >>> isinstance(LocalRateLimiter(), RateLimiter)
+        True
     """
 
     async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
-        """Wait for the right to send one request now.
+        """Wait until one request may be sent.
+
+        Args:
+            priority: Whether the request goes ahead of bulk work or belongs to it.
 
         Returns:
-            The permit: the moment it was granted, in seconds of the event loop's clock. Hand it to ``throttled`` or
-            ``answered`` once the service's answer is known.
+            The permit: when it was granted, in seconds of the event loop's clock. Pass it to ``throttled`` or
+            ``answered`` when the response arrives.
 
         Raises:
-            DailyBudgetExhaustedError: The day's requests are used up.
-            LimiterUnavailableError: The shared count cannot be reached.
+            DailyBudgetExhaustedError: The daily budget is exhausted.
+            LimiterUnavailableError: The shared count is unavailable.
         """
         ...
 
     def throttled(self, permit: float, retry_after: float | None = None) -> None:
-        """Tell that the request of ``permit`` was answered 429, with the wait in seconds that the service asked for."""
+        """Report that a request got a 429.
+
+        Args:
+            permit: What ``acquire`` returned for the request.
+            retry_after: Seconds the service asked to wait, if it did.
+        """
         ...
 
     def answered(self, permit: float) -> None:
-        """Tell that the request of ``permit`` was answered with anything but 429."""
+        """Report that a request got any response but a 429.
+
+        Args:
+            permit: What ``acquire`` returned for the request.
+        """
         ...
 
     def state(self) -> LimiterState:
-        """The count as this limiter knows it now. Never waits."""
+        """Return a snapshot of the limiter, without waiting."""
         ...
 
     async def __aenter__(self) -> None:
@@ -87,5 +118,5 @@ class RateLimiter(Protocol):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        """Do nothing: a permit is spent when the request is sent."""
+        """Do nothing: a permit is spent once its request is sent."""
         ...

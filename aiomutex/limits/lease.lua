@@ -1,196 +1,206 @@
--- One conversation between a worker and the shared ledger: news of 429s in, a few scheduled send times out.
+-- One exchange between a worker and the shared budget: the worker reports 429s and gets a few scheduled send times.
 --
--- KEYS[1]  list: the last send times given to anybody, in microseconds of this server's clock, oldest first. Some lie
---          in the future: they are given a little ahead, so that one conversation serves several requests.
--- KEYS[2]  hash: the day and its count, the pause, this server's run.
--- ARGV[1]  the question as JSON, see LeaseRequest in shared_budget.py; all times in microseconds.
--- Answers  {facts as JSON, offset, offset, ...}: the send times, counted from the server's `now`.
+-- KEYS[1]  list: the latest send times granted to any worker, in microseconds of this server's clock, oldest first.
+--          Some lie in the future: granting slightly ahead lets one exchange serve several requests.
+-- KEYS[2]  hash: the day and its count, the pause, and the run ID of this server.
+-- ARGV[1]  a LeaseRequest of lease.py as JSON, with times in seconds. Here all times are microseconds.
+-- Returns  {a Lease of lease.py as JSON, offset, offset, ...}: the send times as offsets from `now`.
 
-local DAY = 86400 * 1000000
-local AHEAD = 5 * 1000000 -- send times further ahead than this mean that the server's clock was set back
-local KEEP = 2 * 86400
+local SECOND = 1000000
+local DAY = 86400 * SECOND
+local MAX_AHEAD = 5 * SECOND -- later send times mean that the server's clock was set back
+local EXPIRE_SECONDS = 2 * 86400
 
-local ask = cjson.decode(ARGV[1])
+local function microseconds(seconds)
+    return math.floor(seconds * SECOND + 0.5)
+end
+local function format(value)
+    return string.format('%.0f', value)
+end
+
+local request = cjson.decode(ARGV[1])
+local feedback = request.feedback ~= cjson.null and request.feedback or nil
+local window, horizon = microseconds(request.window), microseconds(request.horizon)
+local latency, spacing = microseconds(request.latency), microseconds(request.spacing)
 local clock = redis.call('TIME')
-local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+local now = tonumber(clock[1]) * SECOND + tonumber(clock[2])
 
--- Which server is this? A restart or a fail-over may have brought back an older state.
-local run, info = '', redis.pcall('INFO', 'server')
+-- The run ID changes with a restart or a fail-over, which may have restored an older state.
+local run_id, info = '', redis.pcall('INFO', 'server')
 if type(info) == 'string' then
-    run = info:match('run_id:(%w+)') or ''
+    run_id = info:match('run_id:(%w+)') or ''
     local version = info:match('redis_version:(%d+)')
-    if version and tonumber(version) < ask.oldest then
-        return redis.error_reply('OLDVERSION this server is version ' .. version .. ', and ' .. ask.oldest .. ' is needed')
+    if version and tonumber(version) < request.oldest_version then
+        return redis.error_reply('OLDVERSION version ' .. version .. ' is older than ' .. request.oldest_version)
     end
 end
 
-local facts, flat = {}, redis.call('HGETALL', KEYS[2])
+local state, flat = {}, redis.call('HGETALL', KEYS[2])
 for i = 1, #flat, 2 do
-    facts[flat[i]] = flat[i + 1]
+    state[flat[i]] = flat[i + 1]
 end
 local function number(field)
-    return tonumber(facts[field] or 0)
-end
-local function text(value)
-    return string.format('%.0f', value)
+    return tonumber(state[field] or 0)
 end
 
 local log = redis.call('LRANGE', KEYS[1], 0, -1)
 for i = 1, #log do
     log[i] = tonumber(log[i])
 end
-local rewritten, before = false, #log
+local rewrite = false
 
-local permits = math.min(ask.permits, number('permits') > 0 and number('permits') or ask.permits)
+local permits = request.max_permits
+if number('permits') > 0 then
+    permits = math.min(permits, number('permits'))
+end
 
--- The day, by this server's clock. What the workers remember outlives a flush.
+-- The day, by this server's clock. The workers' own count survives a flush of this server.
 local today = math.floor(now / DAY)
 local used = number('used')
 if today > number('day') then
-    facts.day, used, facts.permits, permits = today, 0, nil, ask.permits
+    state.day, used, state.permits, permits = today, 0, nil, request.max_permits
 end
-if ask.day == number('day') then
-    used = math.max(used, ask.used)
+if request.day == number('day') then
+    used = math.max(used, request.used)
 end
-used = used + ask.spent
+used = used + request.unreported
 
--- Whenever the log may not tell the truth, take it that the last window was full up to the last moment that anybody
--- may have been given: nothing goes for one window.
+-- If the log may be incomplete, assume that the last window was full up to the latest time that any worker may have
+-- been granted. So nothing is granted for one window.
 local last = log[#log] or 0
-if #log == 0 or facts.run ~= run or last > now + AHEAD or ask.doubt then
-    local full = now + ask.horizon + ask.lead + ask.grace
-    if not (last > now + ask.horizon + ask.lead and last <= now + AHEAD) then
-        last = full
+if #log == 0 or state.run_id ~= run_id or last > now + MAX_AHEAD or request.uncertain then
+    if last <= now + horizon + latency or last > now + MAX_AHEAD then
+        last = now + horizon + latency + microseconds(request.fallback_grace)
     end
-    log, rewritten = {}, true
-    for i = 1, ask.permits do
+    log, rewrite = {}, true
+    for i = 1, request.max_permits do
         log[i] = last
     end
 end
-facts.run = run
+state.run_id = run_id
 
--- News: a pause that began after the request was sent has dealt with it already.
+-- Feedback. A pause that began after the request was sent covers it already.
 local paused = number('paused') == 1
-if ask.news ~= '' and ask.permit > number('began') then
-    if ask.news == 'throttled' then
+if feedback and microseconds(feedback.permit) > number('pause_began') then
+    if feedback.kind == 'throttled' then
         if not paused then
-            facts.since = text(now)
+            state.first_429_at = format(now)
         end
         paused = true
-        facts.began = text(now)
-        facts['until'] = text(math.max(number('until'), now + ask.delay))
-        facts.probe, facts.failed = '0', tostring(ask.failed)
-        facts.suspected = ask.suspected and facts.day or '-1'
-        facts.asked = text(ask.asked)
-        permits = math.min(permits, ask.lowered)
-        facts.permits = permits
+        state.pause_began = format(now)
+        state.pause_until = format(math.max(number('pause_until'), now + microseconds(feedback.delay)))
+        state.probe_until, state.failed_probes = '0', tostring(feedback.failed_probes)
+        state.suspected_day = feedback.suspected and state.day or '-1'
+        state.requested_wait = format(microseconds(feedback.requested_wait))
+        permits = math.min(permits, feedback.permits)
+        state.permits = permits
     elseif paused then
         -- Resume without a burst: act as if the last window had been used evenly.
         paused = false
         local even = {}
-        for i = 1, ask.permits do
-            local slot = now - ask.window + i * ask.window / ask.permits
-            even[i] = math.max(slot, log[#log - ask.permits + i] or 0)
+        for i = 1, request.max_permits do
+            local slot = now - window + i * window / request.max_permits
+            even[i] = math.max(slot, log[#log - request.max_permits + i] or 0)
         end
-        log, rewritten = even, true
+        log, rewrite = even, true
     end
 end
-if paused and number('suspected') >= 0 and facts.suspected and number('suspected') ~= number('day') then
-    facts.suspected, facts['until'], facts.failed = '-1', text(now), '0'
+local suspected_day = tonumber(state.suspected_day or -1)
+if paused and suspected_day >= 0 and suspected_day ~= number('day') then
+    suspected_day = -1
+    state.suspected_day, state.pause_until, state.failed_probes = '-1', format(now), '0'
 end
 
--- How many may go.
-local want, wait, probe = math.min(ask.want, ask.per_day - used), 0, false
+-- How many permits may be granted.
+local wanted, wait, is_probe = math.min(request.wanted, request.per_day - used), 0, false
 if paused then
-    if now < number('until') then
-        want, wait = 0, number('until') - now
-    elseif now < number('probe') then
-        want, wait = 0, math.min(number('probe') - now, ask.window / 4)
+    if now < number('pause_until') then
+        wanted, wait = 0, number('pause_until') - now
+    elseif now < number('probe_until') then
+        wanted, wait = 0, math.min(number('probe_until') - now, window / 4)
     else
-        want, probe = math.min(want, 1), true
+        wanted, is_probe = math.min(wanted, 1), true
     end
 end
 
--- Schedule: never more than `permits` in a window, and evenly once half a window is in use.
-local granted, interval = {}, ask.window / permits
-local half, first, kept = math.ceil(permits / 2), 1, #log
+-- Schedule: at most `permits` in any window, and evenly spaced once half of a window is used.
+local granted, interval = {}, window / permits
+local half, first, kept = math.ceil(permits / 2), 1, rewrite and 0 or #log
 local function earliest()
     local size = #log
-    local at = math.max(now + ask.lead, log[size], (log[size - permits + 1] or 0) + ask.window)
-    if (log[size - half + 1] or 0) + ask.window > at then
-        while log[first] and log[first] + ask.window <= at do
+    local at = math.max(now + latency, log[size], (log[size - permits + 1] or 0) + window)
+    if (log[size - half + 1] or 0) + window > at then
+        while log[first] and log[first] + window <= at do
             first = first + 1
         end
         local free = permits - (size - first + 1)
-        local spread = ((log[first] or at) + ask.window - at) / math.max(1, free)
-        -- A little faster than even when slots were missed; never so fast that they pile up.
+        local spread = ((log[first] or at) + window - at) / math.max(1, free)
+        -- Slightly faster than even after missed send times, but not so fast that requests pile up.
         at = math.max(at, log[size] + math.max(spread, interval * 0.9))
     end
     return math.ceil(at)
 end
-while #granted < want do
+while #granted < wanted do
     local at = earliest()
-    if at > now + ask.lead + ask.horizon then
+    if at > now + latency + horizon then
         break
     end
     log[#log + 1] = at
     granted[#granted + 1] = at - now
 end
-local free = math.max(0, earliest() - now)
-if not paused and #granted < want then
-    -- Who wants more gets an appointment. A queue of them keeps the round trips few however many workers there are,
-    -- and gives each of them its turn.
-    local turn = math.min(math.max(number('turn'), now) + ask.apart, now + ask.longest)
-    facts.turn = text(turn)
-    wait = math.max(turn - now, free - ask.horizon - ask.lead)
+local next_free = math.max(0, earliest() - now)
+if not paused and #granted < wanted then
+    -- A worker that wants more gets a time to come back. These times form a queue, which keeps the number of exchanges
+    -- low however many workers there are, and serves all of them.
+    local turn = math.min(math.max(number('last_turn'), now) + spacing, now + microseconds(request.max_turn_wait))
+    state.last_turn = format(turn)
+    wait = math.max(turn - now, next_free - horizon - latency)
 end
-if probe and #granted == 1 then
-    facts.probe = text(now + granted[1] + ask.patience)
-else
-    probe = false
+is_probe = is_probe and #granted == 1
+if is_probe then
+    state.probe_until = format(now + granted[1] + microseconds(request.probe_timeout))
 end
 used = used + #granted
 
 -- Write back.
-if rewritten then
+if rewrite then
     redis.call('DEL', KEYS[1])
-    kept = 0
 end
 for i = kept + 1, #log do
-    redis.call('RPUSH', KEYS[1], text(log[i]))
+    redis.call('RPUSH', KEYS[1], format(log[i]))
 end
-redis.call('LTRIM', KEYS[1], -ask.permits, -1)
-facts.used, facts.paused = text(math.max(0, used)), paused and 1 or 0
-for field, value in pairs(facts) do
+redis.call('LTRIM', KEYS[1], -request.max_permits, -1)
+state.used, state.paused = format(math.max(0, used)), paused and 1 or 0
+for field, value in pairs(state) do
     redis.call('HSET', KEYS[2], field, value)
 end
-if not facts.permits then
+if not state.permits then
     redis.call('HDEL', KEYS[2], 'permits')
 end
-redis.call('EXPIRE', KEYS[1], KEEP)
-redis.call('EXPIRE', KEYS[2], KEEP)
+redis.call('EXPIRE', KEYS[1], EXPIRE_SECONDS)
+redis.call('EXPIRE', KEYS[2], EXPIRE_SECONDS)
 
-local taken = 0
+local used_in_window = 0
 for i = #log, 1, -1 do
-    if log[i] <= now - ask.window then
+    if log[i] <= now - window then
         break
     end
-    taken = taken + (log[i] <= now and 1 or 0)
+    used_in_window = used_in_window + (log[i] <= now and 1 or 0)
 end
-local answer = {
-    now = text(now),
-    wait = math.ceil(wait),
-    free = free,
+local lease = {
+    now = format(now),
+    wait = math.ceil(wait) / SECOND,
+    next_free = next_free / SECOND,
     day = number('day'),
     used = used,
     permits = permits,
-    taken = taken,
+    used_in_window = used_in_window,
     paused = paused,
-    probe = probe,
-    remaining = math.max(0, number('until') - now),
-    failed = number('failed'),
-    since = math.min(now - number('since'), 1e12),
-    suspected = paused and facts.suspected ~= nil and number('suspected') >= 0,
-    asked = number('asked'),
+    is_probe = is_probe,
+    pause_left = math.max(0, number('pause_until') - now) / SECOND,
+    failed_probes = number('failed_probes'),
+    since_first_429 = math.min((now - number('first_429_at')) / SECOND, 1e6),
+    suspected = paused and suspected_day >= 0,
+    requested_wait = number('requested_wait') / SECOND,
 }
-return {cjson.encode(answer), unpack(granted)}
+return {cjson.encode(lease), unpack(granted)}

@@ -1,7 +1,7 @@
-"""The limiter of one process: a sliding-window log, one timer, and a queue.
+"""The limiter of one process: a log of the last send times, one timer, and a queue.
 
-Unlike a token bucket, a log of the last send times allows a burst from idle and still never more than so many requests
-in any window. Under backlog permits are spaced evenly, so that jitter on the way cannot pile them up.
+Unlike a token bucket, a log allows a burst from idle and still never exceeds the limit in any window. Under backlog
+permits are evenly spaced, so that varying network delay cannot pile requests up.
 """
 
 from __future__ import annotations
@@ -29,25 +29,32 @@ __all__ = ["LocalRateLimiter"]
 class LocalRateLimiter(QueueingLimiter):
     """At most ``per_second`` requests in any second and ``per_day`` on a UTC day, for the tasks of one event loop.
 
-    The arguments are the service's limits. The limiter keeps a margin below the first: 97 % of it in any 1.02 s, or
-    with ``safe`` 95 % in any 1.03 s. Up to that many permits are given at once after a rest. While callers wait, one
-    is given every ``window / permits`` seconds, interactive calls first and every eighth to bulk work at the least;
-    bulk work takes at most half of a window's permits in half a window and leaves a tenth, so that an interactive call
-    is never far from its turn. Nothing is held while a request is under way, so there is nothing to release.
+    Pass the service's limits. The limiter keeps a margin below ``per_second``: 97 % of it in any 1.02 seconds, or,
+    with ``safe``, 95 % in any 1.03 seconds. After an idle window that many permits are granted at once. While callers
+    wait, permits are evenly spaced and interactive calls go first; at least every eighth goes to bulk work. Bulk work
+    takes about half of the permits in half a window and leaves a tenth to interactive calls, so that they hardly wait.
 
-    One limiter serves one event loop at a time, and another one after that loop has ended.
+    A permit need not be released. A limiter serves one event loop at a time, and another one after that has ended.
 
     Args:
-        per_second: Requests the service allows in a second.
-        per_day: Requests the service allows on a UTC day.
+        per_second: Requests the service allows per second.
+        per_day: Requests the service allows per UTC day.
         safe: Keep the wider margin, for networks whose delay varies by more than about 20 ms.
-        used_today: Requests already used today, by earlier runs or by others.
-        day_file: File that counts the day for all processes of this machine; made if absent. Without it each
-            limiter counts for itself from ``used_today``, blind to earlier runs.
+        used_today: Requests used today already, by earlier runs or other clients.
+        day_file: A file that counts the requests of the day for all processes of this machine; created if absent.
+            Without it each limiter starts at ``used_today``.
 
     Raises:
-        ConfigurationError: A limit is not a whole number above 0, or ``day_file`` cannot be used.
-        LimiterUnavailableError: ``day_file`` cannot be read or written at this moment.
+        ConfigurationError: A limit is not a positive integer, or ``day_file`` cannot be used.
+        LimiterUnavailableError: ``day_file`` cannot be read or written at the moment.
+
+    Example:
+        >>> from aiomutex import LocalRateLimiter, MutexSession
+        >>> limiter = LocalRateLimiter(per_second=100, per_day=100_000)
+        >>> async with MutexSession("key", base_url=url, rate_limiter=limiter) as limited:
+        ...     group = await limited.get_group("1")
+        >>> limiter
+        <LocalRateLimiter 1 of 97 permits used in 1.02 s · 1 of 100,000 today · 0 waiting>
     """
 
     def __init__(
@@ -69,52 +76,62 @@ class LocalRateLimiter(QueueingLimiter):
             file = DayFile(day_file)
         super().__init__(margin, DailyBudget(per_day, used=used_today, file=file))
         self._log: deque[float] = deque([-math.inf] * margin.permits, maxlen=margin.permits)
-        self._slot = -math.inf  # where the last permit given under backlog was due
-        # Two numbers for the hot path: between them, a permit may be given without a look at anything but the day's
-        # count. The gate is infinite while somebody waits or a pause is on.
-        self._gate = -math.inf
-        self._look_at = -math.inf  # when to look at the wall clock again
+        self._last_due = -math.inf  # when the last permit granted under backlog was due
+        # Between these two times the fast path of ``acquire`` needs only the day's count. While callers wait or a
+        # pause is active, it is closed: ``_open_at`` is infinite.
+        self._open_at = -math.inf
+        self._check_clock_at = -math.inf  # when to look at the wall clock again
 
     async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
-        """Wait for the right to send one request now.
+        """Wait until one request may be sent.
 
         Args:
-            priority: ``Priority.BULK`` stands behind interactive calls, but gets every eighth permit at the least.
+            priority: ``Priority.BULK`` waits behind interactive calls, but gets at least every eighth permit.
 
         Returns:
-            The permit: the moment it was given, in seconds of the event loop's clock.
+            The permit: when it was granted, in seconds of the event loop's clock.
 
         Raises:
-            DailyBudgetExhaustedError: The day's requests are used up, or seem to be.
-            LimiterUnavailableError: The day file cannot be read or written: a full disk, say.
-            ConfigurationError: The limiter is in use by another event loop, or the day file is no day file any more.
+            DailyBudgetExhaustedError: The daily budget is exhausted, or seems to be.
+            LimiterUnavailableError: The day file cannot be read or written, for example because the disk is full.
+            ConfigurationError: Another event loop uses the limiter, or the day file has been overwritten.
+
+        Example:
+            >>> from aiomutex import LocalRateLimiter, Priority
+            >>> limiter = LocalRateLimiter()
+            >>> permit = await limiter.acquire(Priority.BULK)
+            >>> limiter.answered(permit)
         """
         loop = get_running_loop()
         if loop is self._loop:
             now = loop.time()
-            day = self._day
-            if self._gate <= now < self._look_at and day.used < day.mark and not (priority and now < self._bulk_at()):
-                day.used += 1
+            daily = self._daily_budget
+            if (
+                self._open_at <= now < self._check_clock_at
+                and daily.used < daily.checkpoint
+                and not (priority and now < self._bulk_due())
+            ):
+                daily.used += 1
                 log = self._log
                 log.append(now)
-                self._gate = log[0] + self._window
+                self._open_at = log[0] + self._window
                 return now
         else:
-            self._adopt(loop)
+            self._attach(loop)
         return await self._wait(loop, priority)
 
     async def aclose(self) -> None:
-        """Give permits of the day that were set aside for this process back to the day file.
+        """Return the permits that were reserved for this process to the day file. The limiter stays usable.
 
-        Without a day file there is nothing to do. The limiter stays usable.
+        Without a day file there is nothing to do.
 
         Raises:
             LimiterUnavailableError: The day file cannot be read or written.
         """
-        self._day.close()
+        self._daily_budget.close()
 
     def __repr__(self) -> str:
-        return f"<LocalRateLimiter {self._facts()}>"
+        return f"<LocalRateLimiter {self._describe()}>"
 
     def _serve(self) -> None:
         loop = self._loop
@@ -122,84 +139,87 @@ class LocalRateLimiter(QueueingLimiter):
         if loop is None or loop.is_closed():
             return
         now = loop.time()
-        while (turn := self._waiters.first()) is not None:
-            due = max(self._slot + self._margin.interval, self._log[0] + self._window, self._pause.next_at)
-            if turn and (bulk_at := self._bulk_at()) > due:
+        while (priority := self._waiters.next_priority()) is not None:
+            due = max(self._last_due + self._margin.interval, self._log[0] + self._window, self._pause.next_probe_at)
+            if priority and (bulk_due := self._bulk_due()) > due:
                 if self._waiters.interactive:
-                    turn = Priority.INTERACTIVE
+                    priority = Priority.INTERACTIVE
                 else:
-                    due = bulk_at
+                    due = bulk_due
             if due > now:
                 self._set_timer(loop, due - now)
                 return
-            self._give(turn, due, now)
+            self._grant(priority, due, now)
         if not self._pause.active:
-            self._gate = self._log[0] + self._window
+            self._open_at = self._log[0] + self._window
 
-    def _give(self, turn: Priority, due: float, now: float) -> None:
+    def _grant(self, priority: Priority, due: float, now: float) -> None:
         try:
-            self._day.take()
+            self._daily_budget.take()
         except MutexError as error:
-            self._waiters.fail(partial(copy, error))
+            self._waiters.fail_all(partial(copy, error))
             return
         except BaseException as error:
-            # Nothing of ours, and still nobody may be left waiting.
-            self._waiters.fail(partial(LimiterUnavailableError, f"the limiter failed: {type(error).__name__}"))
+            # A bug or an interrupt, and no timer is set: without this the waiters would wait forever.
+            self._waiters.fail_all(partial(LimiterUnavailableError, f"the limiter failed: {type(error).__name__}"))
             raise
-        # A late timer is made up for by two permits at most.
-        self._slot = max(due, now - 2 * self._margin.interval)
+        # After a late timer, catch up by two permits at most.
+        self._last_due = max(due, now - 2 * self._margin.interval)
         self._log.append(now)
         if self._pause.active:
-            self._pause.probing(now)
-        self._note_wait(now - self._waiters.serve(turn, now), now)
+            self._pause.probe_sent(now)
+        self._log_long_wait(now - self._waiters.grant(priority, now), now)
 
-    def _bulk_at(self) -> float:
+    def _bulk_due(self) -> float:
         """When the next bulk permit leaves enough to interactive calls.
 
-        At most half of the permits in half a window; and the last few only when as many come free in the next slots.
-        Neither slows an evenly spaced run: the first by a permit more than half, the second by an interval less.
+        Bulk work may take ``bulk_burst`` permits in half a window, and the last ``interactive_reserve`` permits only
+        if as many become free in the next intervals. Neither rule slows an evenly spaced run: the first allows one
+        permit more than half, the second comes one interval early.
         """
-        margin, log, window = self._margin, self._log, self._window
-        return max(log[-margin.half] + window / 2, log[margin.spare] + window - (margin.spare + 1) * margin.interval)
+        margin, log = self._margin, self._log
+        reserve = margin.interactive_reserve
+        burst_over = log[-margin.bulk_burst] + self._window / 2
+        return max(burst_over, log[reserve] + self._window - (reserve + 1) * margin.interval)
 
-    def _joined(self, priority: Priority, now: float) -> None:
-        self._gate = math.inf
-        # Midnight is not missed, and a wall clock that jumps is noticed within a second.
-        self._look_at = now + min(1.0, self._day.end - self._day.clock())
-        # With a timer set, only an interactive call that finds none of its kind may be due before it.
+    def _on_join(self, priority: Priority, now: float) -> None:
+        self._open_at = math.inf
+        # Checked at midnight, and every second for a wall clock that jumps.
+        self._check_clock_at = now + min(1.0, self._daily_budget.ends_at - self._daily_budget.clock())
+        # If a timer is set, only the first interactive call may be due before it.
         if self._timer is None or (not priority and self._waiters.interactive == 1):
             self._serve()
 
     def _give_back(self, permit: float) -> None:
-        self._day.give_back()
+        self._daily_budget.give_back()
         if permit in self._log:
             self._log.remove(permit)
-            # Whatever the permit pushed out of the log was older than a window, so "never" is as good.
+            # The time that the permit pushed out of the log was older than a window, so "never" replaces it.
             self._log.appendleft(-math.inf)
         if self._pause.active:
-            self._pause.unsent()
-        self._slot = -math.inf
+            self._pause.probe_returned()
+        self._last_due = -math.inf
         self._serve()
 
-    def _held(self, permit: float, *, fresh: bool) -> None:  # noqa: ARG002 -- others need the permit
-        self._gate = math.inf
-        if fresh:
+    def _on_throttled(self, permit: float, *, started: bool) -> None:  # noqa: ARG002 -- RedisRateLimiter needs permit
+        self._open_at = math.inf
+        if started:
             self._log = deque(self._log, maxlen=self._margin.permits)
 
-    def _resumed(self, permit: float, now: float) -> None:  # noqa: ARG002 -- others need the permit
-        # No burst: act as if the last window had been used evenly.
+    def _on_resumed(self, permit: float, now: float) -> None:  # noqa: ARG002 -- RedisRateLimiter needs permit
+        # Without a burst: act as if the last window had been used evenly.
         permits, interval = self._margin.permits, self._margin.interval
         even = (now - self._window + (k + 1) * interval for k in range(permits))
         self._log = deque(map(max, self._log, even), maxlen=permits)
-        self._gate = math.inf
+        self._open_at = math.inf
 
-    def _used(self, now: float) -> int:
+    def _count_used(self, now: float) -> int:
         return sum(sent > now - self._window for sent in self._log)
 
-    def _moved(self, now: float, *, same_clock: bool) -> None:
+    def _on_new_loop(self, now: float, *, same_clock: bool) -> None:
         if not same_clock:
-            # The log's times mean nothing on this clock: take it that the last window was full.
+            # The log's times mean nothing on this clock, so assume that the last window was full.
             self._log = deque([now] * self._margin.permits, maxlen=self._margin.permits)
-            self._slot = -math.inf
-        self._gate = math.inf if self._pause.active else self._log[0] + self._window
-        self._look_at = -math.inf
+            self._last_due = -math.inf
+        self._open_at = math.inf if self._pause.active else self._log[0] + self._window
+        self._check_clock_at = -math.inf

@@ -1,7 +1,7 @@
-"""How far below the service's limits to stay, and what may be given as a limit.
+"""How far a limiter stays below the service's limit.
 
-A request reaches the service later than its permit was given, by an amount that varies. A limiter that gives exactly
-the service's rate is therefore refused now and then; the margin here is what makes refusals rare.
+Requests arrive later than their permits were granted, by a delay that varies. A limiter that grants exactly the
+service's rate therefore gets a 429 now and then; the margin makes these rare.
 """
 
 from __future__ import annotations
@@ -14,36 +14,39 @@ from aiomutex.errors import ConfigurationError
 __all__ = ["Margin"]
 
 _FLOOR = 80
-"""Per cent of the service's limit below which refusals lower the number of permits no further."""
+"""Per cent of the service's limit below which 429s narrow the margin no further."""
 _STEP = 2
-"""Per cent of the service's limit that one refusal takes off."""
+"""Per cent of the service's limit that one 429 takes off."""
 
 
 class Margin(NamedTuple):
-    """So many permits in any window of so many seconds."""
+    """At most ``permits`` permits in any ``window`` seconds."""
 
     permits: int
     window: float
-    least: int
-    """Refusals lower ``permits`` to this at most."""
+    min_permits: int
+    """429s reduce ``permits`` no further than this."""
     step: int
-    """How much one refusal lowers ``permits``."""
+    """How much one 429 takes off ``permits``."""
 
     @classmethod
     def below(cls, per_second: int, *, safe: bool = False) -> Margin:
-        """Stay below ``per_second`` requests in any second: 97 % of them in 1.02 s, or (safe) 95 % in 1.03 s.
+        """Return the margin below a limit: 97 % of it in 1.02 seconds, or, with ``safe``, 95 % in 1.03 seconds.
 
-        The share of permits is rounded down, but one permit is always left: a limit of 1 becomes 1 in 1.02 s.
+        Rounds down, but to at least one permit: a limit of 1 becomes 1 in 1.02 seconds.
+
+        Raises:
+            ConfigurationError: ``per_second`` is not a positive integer.
         """
         check_integer("per_second", per_second, least=1, error=ConfigurationError)
         share, window = (95, 1.03) if safe else (97, 1.02)
         permits = max(1, per_second * share // 100)
-        least = min(permits, max(1, per_second * _FLOOR // 100))
-        return cls(permits, window, least, max(1, per_second * _STEP // 100))
+        min_permits = min(permits, max(1, per_second * _FLOOR // 100))
+        return cls(permits, window, min_permits, max(1, per_second * _STEP // 100))
 
     def lowered(self) -> Margin:
-        """The margin to keep after a refusal: a little wider, never without end."""
-        return self._replace(permits=max(self.least, self.permits - self.step))
+        """Return the margin to keep after a 429: one step lower, but not below ``min_permits``."""
+        return self._replace(permits=max(self.min_permits, self.permits - self.step))
 
     @property
     def interval(self) -> float:
@@ -51,15 +54,15 @@ class Margin(NamedTuple):
         return self.window / self.permits
 
     @property
-    def half(self) -> int:
+    def bulk_burst(self) -> int:
         """Permits that bulk work may take in half a window.
 
-        One more than half of all, so that an evenly paced run, whose grants come now a little early and now a little
-        late, is never held up by it.
+        One more than half of all permits: an evenly paced run grants some permits slightly early and some slightly
+        late, and must not be held up.
         """
         return min(self.permits, (self.permits + 1) // 2 + 1)
 
     @property
-    def spare(self) -> int:
+    def interactive_reserve(self) -> int:
         """Permits that a burst of bulk work leaves to interactive calls."""
         return self.permits // 10

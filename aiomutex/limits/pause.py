@@ -1,7 +1,7 @@
-"""When to send again after the service answered 429: plain rules over numbers, with no clock, loop or socket.
+"""When to send again after a 429: rules over numbers, without a clock, event loop or socket.
 
-A 429 pauses everybody who shares the limiter. When the pause ends one probe goes ahead, and only its answer lets the
-others follow. Probes that go on failing mean that the day's budget is gone, whatever our own count says.
+A 429 pauses every caller of the limiter. After the pause one request, the probe, is sent, and only its response lets
+the others follow. Probes that keep failing mean that the daily budget is exhausted, whatever our own count says.
 """
 
 from __future__ import annotations
@@ -13,134 +13,160 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LONGEST_PAUSE", "PATIENCE", "Pause"]
+__all__ = ["MAX_PAUSE", "PROBE_TIMEOUT", "Pause"]
 
-LONGEST_PAUSE = 300.0
-"""Seconds. A service that asks for more means the day's budget, and nobody should wait for that in silence."""
-PATIENCE = 5.0
-"""Seconds after which a probe whose answer was never told is followed by another."""
-_FAILED_PROBES = 4
-"""So many probes refused in a row, after 1, 2, 4 and 8 windows, say that the budget of the day is gone."""
-_SUSPICION_AFTER = 15
-"""Windows that this takes at least, so that short Retry-After values do not hurry the verdict."""
-_CHECK_EVERY = 60.0
-"""Seconds between the probes that may lift the suspicion."""
+MAX_PAUSE = 300.0
+"""Seconds. A longer Retry-After means the daily budget, and callers get an error instead of a silent wait."""
+PROBE_TIMEOUT = 5.0
+"""Seconds until a probe without a reported response is followed by another."""
+_MAX_FAILED_PROBES = 4
+"""This many probes failed in a row, after 1, 2, 4 and 8 windows, mean that the daily budget is exhausted."""
+_MIN_SUSPICION_WINDOWS = 15
+"""Windows that these failures must span, so that short Retry-After values do not shorten the evidence."""
+_SUSPECTED_PROBE_INTERVAL = 60.0
+"""Seconds between probes while the daily budget is thought to be exhausted."""
 
 
 class Pause:
-    """The one pause of a limiter.
+    """The pause of a limiter after a 429.
 
     Attributes:
-        news_after: Answers to permits later than this are news. Infinite while there is no pause, so that the usual
-            case costs one comparison.
-        suspected_on: Number of the day whose budget the service seems to have spent, or None.
-        asked: Seconds of a Retry-After too long to wait for, or None.
+        ends_after: Only responses to permits granted later than this end the pause. Infinite without a pause, so that
+            the usual case costs one comparison.
+        suspected_on: The day, in days since 1970, whose budget the service seems to consider exhausted, or None.
+        requested_wait: Seconds of a Retry-After longer than ``MAX_PAUSE``, or None.
     """
 
-    __slots__ = ("_began", "_failed", "_first", "_patience", "_rng", "_until", "asked", "news_after", "suspected_on")
+    __slots__ = (
+        "_began",
+        "_failed_probes",
+        "_first_429_at",
+        "_probe_deadline",
+        "_rng",
+        "_until",
+        "ends_after",
+        "requested_wait",
+        "suspected_on",
+    )
 
     def __init__(self, rng: Callable[[], float] = random.random) -> None:
         self._rng = rng
         self._began = -math.inf
-        self._first = -math.inf
-        self._failed = 0
-        self._until = -math.inf
-        self._patience = -math.inf
-        self.news_after = math.inf
+        self._first_429_at = self._until = self._probe_deadline = -math.inf
+        self._failed_probes = 0
         self.suspected_on: int | None = None
-        self.asked: float | None = None
+        self.requested_wait: float | None = None
+        self.end()
 
     @property
     def active(self) -> bool:
-        """Whether a 429 came that no good answer has followed yet."""
-        return self.news_after != math.inf
+        """Whether a 429 arrived that no other response has followed yet."""
+        return self.ends_after != math.inf
 
     @property
     def until(self) -> float:
-        """When the wait that the service wants ends."""
+        """When the wait that the service asked for ends."""
         return self._until
 
     @property
-    def failed(self) -> int:
-        """Probes refused in a row."""
-        return self._failed
+    def failed_probes(self) -> int:
+        """Probes that got a 429 in a row."""
+        return self._failed_probes
 
     @property
-    def next_at(self) -> float:
-        """When the next probe may go."""
-        return max(self._until, self._patience)
+    def next_probe_at(self) -> float:
+        """When the next probe may be sent."""
+        return max(self._until, self._probe_deadline)
 
     def throttled(self, permit: float, retry_after: float | None, now: float, *, window: float, today: int) -> bool:
-        """Take note of a 429.
+        """Record a 429.
 
-        The wait is ``retry_after``, else ``window * 2**failed probes`` and up to a quarter more, at most 8 windows.
+        The wait is ``retry_after``, or else ``window * 2**failed_probes`` plus up to a quarter of that; the doubling
+        stops at 8 windows.
+
+        Args:
+            permit: When the request's permit was granted.
+            retry_after: Seconds the service asked to wait, if it did.
+            now: The current time.
+            window: Seconds of the limiter's window.
+            today: The current day, in days since 1970.
 
         Returns:
-            Whether it says anything new. The 429 of a request sent before the latest pause began does not: else the
-            requests in flight when a limit is met would add up to a long wait.
+            False for a request sent before the latest pause began: that pause covers it already. Without this rule the
+            requests in flight when a limit is reached would add up to a long wait.
         """
         if permit <= self._began:
             return False
         if self.active:
-            self._failed += 1
+            self._failed_probes += 1
         else:
-            self._failed, self._first = 0, now
-        self._began = self.news_after = now
-        self._patience = -math.inf
-        self.asked = None
+            self._failed_probes, self._first_429_at = 0, now
+        self._began = self.ends_after = now
+        self._probe_deadline = -math.inf
+        self.requested_wait = None
         if retry_after is not None and retry_after >= 0:
-            # A wait of nothing at all would turn probes into a busy loop.
+            # A wait of zero would make probes a busy loop.
             delay = max(retry_after, window / 10)
-            if delay > LONGEST_PAUSE:
-                self.asked, self.suspected_on = delay, today
+            if delay > MAX_PAUSE:
+                self.requested_wait, self.suspected_on = delay, today
         else:
-            delay = window * 2 ** min(self._failed, _FAILED_PROBES - 1) * (1 + self._rng() / 4)
-        if self._failed >= _FAILED_PROBES and now - self._first >= _SUSPICION_AFTER * window:
+            delay = window * 2 ** min(self._failed_probes, _MAX_FAILED_PROBES - 1) * (1 + self._rng() / 4)
+        long_enough = now - self._first_429_at >= _MIN_SUSPICION_WINDOWS * window
+        if self._failed_probes >= _MAX_FAILED_PROBES and long_enough:
             self.suspected_on = today
         if self.suspected_on is not None:
-            delay = max(delay, _CHECK_EVERY)
+            delay = max(delay, _SUSPECTED_PROBE_INTERVAL)
         self._until = max(self._until, now + delay)
         return True
 
-    def probing(self, permit: float) -> None:
-        """A permit goes out during the pause: wait for its answer, but not for ever."""
-        self._patience = permit + PATIENCE
+    def probe_sent(self, permit: float) -> None:
+        """Hold the next probe until this one, granted at ``permit``, has a response or times out."""
+        self._probe_deadline = permit + PROBE_TIMEOUT
 
-    def unsent(self) -> None:
-        """The probe was given back before it was sent."""
-        self._patience = -math.inf
+    def probe_returned(self) -> None:
+        """Allow another probe: the permit of the last one was returned unused."""
+        self._probe_deadline = -math.inf
 
-    def follow(
+    def mirror(
         self,
         now: float,
         *,
         asked_at: float,
         until: float,
-        first: float,
-        failed: int,
+        first_429_at: float,
+        failed_probes: int,
         suspected_on: int | None,
-        asked: float | None,
+        requested_wait: float | None,
     ) -> None:
-        """Be in the pause that others share, as it was told in answer to a question put at ``asked_at``."""
+        """Take over the pause that other processes share.
+
+        Args:
+            now: The current time.
+            asked_at: When the exchange that reported the pause began; permits granted since then can end the pause.
+            until: When the wait ends.
+            first_429_at: When the first 429 arrived.
+            failed_probes: Probes that got a 429 in a row.
+            suspected_on: The day whose budget counts as exhausted, or None.
+            requested_wait: Seconds of a Retry-After longer than ``MAX_PAUSE``, or None.
+        """
         if not self.active:
             self._began = now
-            # Some loops' clocks count in milliseconds, and a permit of this very moment must be news.
-            self.news_after = asked_at - 0.001
-        self._until, self._first, self._failed = until, first, failed
-        self.suspected_on, self.asked = suspected_on, asked
+            # Some event loops count in milliseconds; a permit granted within this one must be able to end the pause.
+            self.ends_after = asked_at - 0.001
+        self._until, self._first_429_at, self._failed_probes = until, first_429_at, failed_probes
+        self.suspected_on, self.requested_wait = suspected_on, requested_wait
 
     def restart(self, now: float) -> None:
-        """Earlier times mean nothing any more (another clock, another day): if there is a pause, probe at once."""
+        """Forget earlier times, which belong to another clock or day; if there is a pause, allow a probe at once."""
+        active = self.active
+        self.end()
         self._began = -math.inf
-        if self.active:
-            self._began = self.news_after = self._first = now
-        self._until = self._patience = -math.inf
-        self._failed = 0
-        self.suspected_on = self.asked = None
+        if active:
+            self._began = self.ends_after = self._first_429_at = now
 
     def end(self) -> None:
-        """A good answer came: the pause is over."""
-        self.news_after = math.inf
-        self._until = self._patience = -math.inf
-        self._failed = 0
-        self.suspected_on = self.asked = None
+        """End the pause."""
+        self.ends_after = math.inf
+        self._until = self._probe_deadline = -math.inf
+        self._failed_probes = 0
+        self.suspected_on = self.requested_wait = None

@@ -1,6 +1,6 @@
-"""What every limiter of this package does alike: the line of waiters, the pause after a 429, the move between loops.
+"""What all limiters of this package share: the queue of callers, the pause after a 429, the move between event loops.
 
-Where permits come from is the affair of the limiters built on it.
+Where permits come from is up to the limiters built on it.
 """
 
 from __future__ import annotations
@@ -22,118 +22,130 @@ if TYPE_CHECKING:
     from aiomutex.limits.daily_budget import DailyBudget
     from aiomutex.limits.margin import Margin
 
-__all__ = ["SHORTEST_SLEEP", "QueueingLimiter"]
+__all__ = ["QueueingLimiter"]
 
 logger = logging.getLogger("aiomutex.limits")
 
-SHORTEST_SLEEP = 0.001
-"""Seconds. Loops that count in milliseconds may wake a timer early; this keeps them from waking it in a circle."""
+_MIN_TIMER = 0.001
+"""Seconds. An event loop that counts in milliseconds may fire a timer early; without this it would spin until due."""
 _LONG_WAIT = 5.0
-"""Seconds in the line that are worth a record in the log, once a minute at most."""
-_SAME_CLOCK = 0.05
-"""Seconds that two event loops' clocks may be apart and still count as one."""
+"""Seconds in the queue that are worth a log record, at most once a minute."""
+_CLOCK_TOLERANCE = 0.05
+"""Seconds by which the clocks of two event loops may differ and still count as the same clock."""
 
 
 class QueueingLimiter:
-    """A limiter whose callers stand in line until :meth:`_serve` finds a permit for them."""
+    """A limiter whose callers wait in a queue until ``_serve`` has a permit for them."""
 
-    def __init__(self, margin: Margin, day: DailyBudget) -> None:
+    def __init__(self, margin: Margin, daily_budget: DailyBudget) -> None:
         self._margin = margin
         self._window = margin.window
-        self._day = day
+        self._daily_budget = daily_budget
         self._pause = Pause()
         self._waiters = Waiters()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._epoch = math.nan
+        self._clock_offset = math.nan  # the loop's clock minus the system's monotonic clock
         self._timer: asyncio.TimerHandle | None = None
-        self._quiet_until = -math.inf
+        self._next_warning_at = -math.inf
 
-    # For the limiters built on this one
+    # What each limiter implements
 
     def _serve(self) -> None:
-        """Give out what is due, and set the timer for the rest."""
+        """Grant the permits that are due, and set the timer for the next one."""
         raise NotImplementedError
 
-    def _joined(self, priority: Priority, now: float) -> None:
-        """Somebody has come into line."""
+    def _on_join(self, priority: Priority, now: float) -> None:
+        """Handle a caller that was just enqueued."""
         raise NotImplementedError
 
     def _give_back(self, permit: float) -> None:
-        """A permit was given to somebody who was cancelled in the same turn of the loop."""
+        """Take back a permit whose caller was cancelled in the loop iteration that granted it."""
         raise NotImplementedError
 
-    def _held(self, permit: float, *, fresh: bool) -> None:
-        """A pause has begun (``fresh``) or grown because the request of ``permit`` was refused."""
+    def _on_throttled(self, permit: float, *, started: bool) -> None:
+        """Handle a pause that a 429 to the request of ``permit`` started or extended."""
         raise NotImplementedError
 
-    def _resumed(self, permit: float, now: float) -> None:
-        """The pause has ended because the request of ``permit`` was accepted."""
+    def _on_resumed(self, permit: float, now: float) -> None:
+        """Handle the end of the pause, which a response to the request of ``permit`` brought."""
         raise NotImplementedError
 
-    def _used(self, now: float) -> int:
-        """Permits of the current window that are taken."""
+    def _count_used(self, now: float) -> int:
+        """Permits used in the current window."""
         raise NotImplementedError
 
-    def _moved(self, now: float, *, same_clock: bool) -> None:
-        """The limiter has come to another event loop."""
+    def _on_new_loop(self, now: float, *, same_clock: bool) -> None:
+        """Handle the move to another event loop."""
         raise NotImplementedError
 
-    # The public face they share
+    # The public interface they share
 
     def throttled(self, permit: float, retry_after: float | None = None) -> None:
-        """Tell that the service answered 429 to the request of ``permit``.
+        """Report that a request got a 429. Every caller of the limiter waits.
 
-        Everybody waits for ``retry_after`` seconds, else for one window, doubled with each further refusal. One request
-        goes ahead then, and its good answer frees the others, evenly spaced. A wait above five minutes, or four single
-        requests refused in a row, mean that the day's budget is gone: callers get the error for it.
+        The wait is ``retry_after``, or else one window, doubled with each further 429. Then one request is sent, and
+        once it gets a response other than 429 the others follow, evenly spaced. If the service asks for more than five
+        minutes, or four such single requests in a row get a 429, the daily budget counts as exhausted and callers get
+        the error for that.
+
+        Args:
+            permit: What ``acquire`` returned for the request.
+            retry_after: Seconds the service asked to wait, if it did.
         """
         now = self._now()
         pause = self._pause
-        fresh = not pause.active
-        self._day.look()
-        if not pause.throttled(permit, retry_after, now, window=self._window, today=self._day.number):
+        started = not pause.active
+        self._daily_budget.follow_clock()
+        if not pause.throttled(permit, retry_after, now, window=self._window, today=self._daily_budget.day):
             return
         if pause.suspected_on is not None:
-            logger.warning("%s", self._suspicion())
-            self._waiters.fail(self._suspicion)
-        elif fresh:
+            logger.warning("%s", self._suspected_error())
+            self._waiters.fail_all(self._suspected_error)
+        elif started:
             self._margin = self._margin.lowered()
             logger.warning(
-                "the service answered 429: nothing is sent for %.1f s, then one request goes ahead; "
-                "at most %d in %.2f s from now on",
+                "the service answered 429: pausing for %.1f s, then sending a single request; "
+                "from now on at most %d requests in %.2f s",
                 pause.until - now,
                 self._margin.permits,
                 self._window,
             )
-        self._held(permit, fresh=fresh)
+        self._on_throttled(permit, started=started)
         self._serve()
 
     def answered(self, permit: float) -> None:
-        """Tell that the service answered the request of ``permit`` with anything but 429."""
-        if permit <= self._pause.news_after:
+        """Report that a request got any response but a 429.
+
+        Args:
+            permit: What ``acquire`` returned for the request.
+        """
+        if permit <= self._pause.ends_after:
             return
         self._pause.end()
         logger.info("the service accepts requests again")
-        self._resumed(permit, self._now())
+        self._on_resumed(permit, self._now())
         self._serve()
 
     def state(self) -> LimiterState:
-        """The count at this moment. After a pause, permits held back to resume gently count as used."""
+        """Return a snapshot of the limiter, without waiting.
+
+        After a pause, permits that are held back to resume gently count as used.
+        """
         now = self._now()
-        self._day.look()
+        self._daily_budget.follow_clock()
         return LimiterState(
-            used=self._used(now),
+            used=self._count_used(now),
             per_window=self._margin.permits,
             window=self._window,
-            used_today=self._day.used,
-            per_day=self._day.limit,
-            resets_at=self._day.resets_at,
+            used_today=self._daily_budget.used,
+            per_day=self._daily_budget.limit,
+            resets_at=self._daily_budget.resets_at,
             waiting=len(self._waiters),
             paused_for=max(0.0, self._pause.until - now),
         )
 
     async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
-        """Wait for the right to send one request now."""
+        """Wait until one request may be sent."""
         raise NotImplementedError
 
     async def __aenter__(self) -> None:
@@ -143,9 +155,9 @@ class QueueingLimiter:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        """Do nothing: a permit is spent when the request is sent."""
+        """Do nothing: a permit is spent once its request is sent."""
 
-    def _facts(self) -> str:
+    def _describe(self) -> str:
         """The state in words, for reprs."""
         state = self.state()
         paused = f" · paused for {state.paused_for:.1f} s" if state.paused_for else ""
@@ -158,39 +170,39 @@ class QueueingLimiter:
 
     async def _wait(self, loop: asyncio.AbstractEventLoop, priority: Priority) -> float:
         now = loop.time()
-        self._refuse(now)
+        self._ensure_budget(now)
         future = self._waiters.join(loop, priority, now)
         try:
-            self._joined(priority, now)
+            self._on_join(priority, now)
             return await future
         except BaseException:
             self._waiters.leave(future)
             if future.done() and not future.cancelled() and not future.exception():
-                # Served and cancelled in one turn of the loop: the permit was never seen.
+                # Granted and cancelled in the same loop iteration: without this the permit would be lost.
                 self._give_back(future.result())
             elif not self._waiters:
-                self._serve()
+                self._serve()  # with an empty queue: stops the timer and reopens the fast path
             raise
 
-    def _refuse(self, now: float) -> None:
-        """Raise if the day's budget is gone, by our count or by the service's answers."""
-        self._day.check()
+    def _ensure_budget(self, now: float) -> None:
+        """Raise if the daily budget is exhausted, by our count or by the service's responses."""
+        self._daily_budget.ensure_available()
         pause = self._pause
         if pause.suspected_on is None:
             return
-        if pause.suspected_on != self._day.number:
+        if pause.suspected_on != self._daily_budget.day:
             pause.restart(now)
-        elif now < pause.next_at:
-            raise self._suspicion()
+        elif now < pause.next_probe_at:
+            raise self._suspected_error()
 
-    def _suspicion(self) -> DailyBudgetExhaustedError:
-        return self._day.suspected(self._pause.asked)
+    def _suspected_error(self) -> DailyBudgetExhaustedError:
+        return self._daily_budget.suspected_error(self._pause.requested_wait)
 
-    def _note_wait(self, waited: float, now: float) -> None:
-        if waited > _LONG_WAIT and now >= self._quiet_until:
-            self._quiet_until = now + 60
+    def _log_long_wait(self, waited: float, now: float) -> None:
+        if waited > _LONG_WAIT and now >= self._next_warning_at:
+            self._next_warning_at = now + 60
             logger.warning(
-                "requests wait %.1f s for a permit: %d are in line, and at most %d may be sent in %.2f s",
+                "requests wait %.1f s for a permit: %d waiting, at most %d in %.2f s",
                 waited,
                 len(self._waiters),
                 self._margin.permits,
@@ -198,7 +210,7 @@ class QueueingLimiter:
             )
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
-        self._timer = loop.call_later(max(delay, SHORTEST_SLEEP), self._serve)
+        self._timer = loop.call_later(max(delay, _MIN_TIMER), self._serve)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -210,15 +222,15 @@ class QueueingLimiter:
     def _now(self) -> float:
         return time.monotonic() if self._loop is None or self._loop.is_closed() else self._loop.time()
 
-    def _adopt(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Move to another event loop: the limiter's first, or the next after the last one has ended."""
+    def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Move to another event loop: the limiter's first, or the next one after the last has ended."""
         if self._loop is not None:
-            self._waiters.forget(self._loop, type(self).__name__)
+            self._waiters.detach(self._loop, type(self).__name__)
         now = loop.time()
-        epoch = now - time.monotonic()
-        same_clock = self._loop is None or abs(epoch - self._epoch) < _SAME_CLOCK
+        offset = now - time.monotonic()
+        same_clock = self._loop is None or abs(offset - self._clock_offset) < _CLOCK_TOLERANCE
         if not same_clock:
             self._pause.restart(now)
-            self._quiet_until = -math.inf
-        self._loop, self._epoch, self._timer = loop, epoch, None
-        self._moved(now, same_clock=same_clock)
+            self._next_warning_at = -math.inf
+        self._loop, self._clock_offset, self._timer = loop, offset, None
+        self._on_new_loop(now, same_clock=same_clock)

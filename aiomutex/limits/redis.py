@@ -1,7 +1,7 @@
-"""The limiter of a fleet: workers lease scheduled send times from a ledger in Redis.
+"""The limiter for several machines: workers lease scheduled send times from a budget in Redis.
 
-A few send times are leased at once and a little ahead, so that most permits cost no round trip, and because they are
-scheduled by one clock, no two workers send in the same slot. Waiters never touch Redis: one task asks for all.
+A few send times are leased at once and slightly ahead, so most permits cost no round trip. One clock schedules them,
+so no two workers send at the same time. Waiters never touch Redis: one task per limiter leases for all of them.
 """
 
 from __future__ import annotations
@@ -14,58 +14,60 @@ from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from aiomutex._util.checks import check_integer
+from aiomutex._util.checks import check_integer, describe
 from aiomutex._util.tasks import run_to_completion
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError, MutexError
 from aiomutex.limits.daily_budget import DailyBudget
-from aiomutex.limits.fallback import RETRY, FallbackPacer
+from aiomutex.limits.fallback import RETRY_INTERVAL, FallbackPacer
 from aiomutex.limits.interface import Priority
+from aiomutex.limits.lease import HORIZON, Feedback, Lease, LeaseRequest
 from aiomutex.limits.margin import Margin
-from aiomutex.limits.pause import PATIENCE
 from aiomutex.limits.queueing import QueueingLimiter
-from aiomutex.limits.shared_budget import Lease, LeaseRequest, SharedBudget
+from aiomutex.limits.shared_budget import SharedBudget
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 __all__ = ["RedisRateLimiter"]
 
-_MICROSECONDS = 1e6
-_BLOCK = 20
-"""Send times leased at once, at most."""
-_HORIZON = 0.1
-"""Seconds ahead that send times are leased: what a pause told by another worker may come too late for."""
-_BATCH = 4.5
-"""Send times that a question should bring on average: the lease pays for its round trip."""
-_LONGEST_TURN = 2.0
-"""Seconds that a worker of a large fleet waits for its turn to ask, at most."""
-_LONGEST_TIMEOUT = 60.0
+_MAX_LEASE = 20
+"""The most send times leased at once."""
+_MEAN_LEASE = 4.5
+"""Send times that an exchange should bring on average, so that it pays for its round trip."""
 
 
 class RedisRateLimiter(QueueingLimiter):
     """At most ``per_second`` requests in any second and ``per_day`` on a UTC day, for all workers that share ``name``.
 
-    The arguments are the service's limits; the margin below them is that of ``LocalRateLimiter``. The second and the
-    day follow the Redis server's clock. Up to half a window's permits are given at once after a rest; the others are
-    spread. Priorities count inside each worker.
+    Pass the service's limits; the margin below them is that of ``LocalRateLimiter``. The second and the day follow the
+    Redis server's clock. After an idle window up to half a window's permits are granted at once; the others are evenly
+    spaced. Priorities apply within each worker.
 
-    When Redis fails, waiters get ``LimiterUnavailableError``. With ``on_backend_failure="local"`` each worker goes on
-    with ``1 / workers`` of the limits instead, after one window of silence. That is safe when Redis is gone for all;
-    a worker that is cut off alone adds its share to what the others take.
+    If Redis fails, waiters get ``LimiterUnavailableError``. With ``on_backend_failure="local"`` each worker instead
+    waits one window and continues with ``1 / workers`` of the limits. That is safe if Redis is down for all workers. A
+    worker that alone loses its connection adds its share to what the others send.
 
     Args:
-        url_or_client: A Redis URL (Redis 6 or later, Valkey), or a ``redis.asyncio`` client, which stays yours to
-            close. A client of yours should not retry by itself: that would hide failures from the limiter.
-        name: The name of the budget, for example the project's id. Limiters of one name share one budget.
-        per_second: Requests the service allows in a second.
-        per_day: Requests the service allows on a UTC day.
-        safe: Keep the wider margin.
+        url_or_client: A Redis URL (Redis 6 or later, or Valkey), or a ``redis.asyncio`` client, which you close
+            yourself. Turn off the client's own retries: they would hide failures from the limiter.
+        name: The name of the budget, for example the project's ID. Limiters with the same name share one budget.
+        per_second: Requests the service allows per second.
+        per_day: Requests the service allows per UTC day.
+        safe: Keep the wider margin, for networks whose delay varies by more than about 20 ms.
         on_backend_failure: ``"raise"`` or ``"local"``.
-        workers: How many processes share the budget at most; needed for ``"local"``.
-        timeout: Seconds that Redis may take to answer.
+        workers: The most processes that share the budget; required with ``"local"``.
+        timeout: Seconds to wait for a response from Redis, at most 60.
 
     Raises:
-        ConfigurationError: An argument cannot be right.
+        ConfigurationError: An argument is invalid.
+        ImportError: redis-py is not installed; it comes with the extra ``redis``.
+
+    Example:
+        >>> from aiomutex.limits.redis import RedisRateLimiter
+        >>> limiter = RedisRateLimiter("redis://127.0.0.1:6379", name="project")
+        >>> limiter
+        <RedisRateLimiter 'project' at 127.0.0.1:6379 · 0 of 97 permits used in 1.02 s · 0 of 100,000 today · 0 waiting>
+        >>> await limiter.aclose()
     """
 
     def __init__(
@@ -82,67 +84,73 @@ class RedisRateLimiter(QueueingLimiter):
     ) -> None:
         margin = Margin.below(per_second, safe=safe)
         check_integer("per_day", per_day, least=1, error=ConfigurationError)
-        _check(name, on_backend_failure, workers, timeout)
+        if on_backend_failure not in ("raise", "local"):
+            raise ConfigurationError(
+                f'on_backend_failure must be "raise" or "local", not {describe(on_backend_failure)}'
+            )
+        if on_backend_failure == "local":
+            check_integer('with on_backend_failure="local", workers', workers, least=1, error=ConfigurationError)
         self._budget = SharedBudget(url_or_client, name, timeout)
         super().__init__(margin, DailyBudget(per_day))
         self._name = name
-        self._most = margin.permits
+        self._max_permits = margin.permits
         self._workers = workers if on_backend_failure == "local" else None
         self._timeout = timeout
-        # Later than this a send time is lost: the margin's extra window covers no more.
-        self._slack = (margin.window - 1.0) * 0.6
-        self._forget()
+        # A send time missed by more than this is lost: the margin's extra window covers no longer delay.
+        self._max_lateness = (margin.window - 1.0) * 0.6
+        self._reset()
         self._closed = False
 
-    def _forget(self) -> None:
-        self._instants: deque[float] = deque()
-        self._share: FallbackPacer | None = None
-        self._spent = 0
-        self._call: asyncio.Task[None] | None = None
-        self._news: LeaseRequest | None = None
-        self._doubt = False
-        self._taken = (-math.inf, 0)  # when the ledger last told, and permits then taken in the window
-        self._not_before = self._ask_at = -math.inf
+    def _reset(self) -> None:
+        self._leased: deque[float] = deque()
+        self._fallback: FallbackPacer | None = None
+        self._unreported = 0
+        self._exchange_task: asyncio.Task[None] | None = None
+        self._feedback: Feedback | None = None
+        self._uncertain = False
+        self._last_used = (-math.inf, 0)  # when Redis last responded, and the permits used in that window
+        # When the next exchange is due while callers wait, and when it is due for the first of them.
+        self._next_exchange = self._not_before = -math.inf
 
     async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
-        """Wait for the right to send one request now.
+        """Wait until one request may be sent.
 
         Args:
-            priority: ``Priority.BULK`` stands behind interactive calls, but gets every eighth permit at the least.
+            priority: ``Priority.BULK`` waits behind interactive calls, but gets at least every eighth permit.
 
         Returns:
-            The permit: the moment it was given, in seconds of the event loop's clock.
+            The permit: when it was granted, in seconds of the event loop's clock.
 
         Raises:
-            DailyBudgetExhaustedError: The day's requests are used up, or seem to be.
-            LimiterUnavailableError: Redis cannot be reached, or does not answer in time.
-            ConfigurationError: Redis refuses the password, or the limiter is closed or in use by another event loop.
+            DailyBudgetExhaustedError: The daily budget is exhausted, or seems to be.
+            LimiterUnavailableError: Redis cannot be reached, or does not respond in time.
+            ConfigurationError: Redis rejects the password, or the limiter is closed or used by another event loop.
         """
         if self._closed:
             raise ConfigurationError("this RedisRateLimiter is closed")
         loop = get_running_loop()
         if loop is not self._loop:
-            self._adopt(loop)
+            self._attach(loop)
         return await self._wait(loop, priority)
 
     async def aclose(self) -> None:
-        """Send waiters away, end the conversation with Redis, and close what was opened here."""
+        """Close the limiter and the connections it opened. Waiters get a ``LimiterUnavailableError``."""
         self._closed = True
         self._stop_timer()
-        self._waiters.fail(lambda: LimiterUnavailableError("the limiter was closed while requests waited"))
-        await run_to_completion(self._end())
+        self._waiters.fail_all(lambda: LimiterUnavailableError("the limiter was closed while requests waited"))
+        await run_to_completion(self._disconnect())
 
-    async def _end(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
-            await asyncio.wait([self._call])
+    async def _disconnect(self) -> None:
+        if self._exchange_task is not None:
+            self._exchange_task.cancel()
+            await asyncio.wait([self._exchange_task])
         await self._budget.aclose()
 
     def __repr__(self) -> str:
-        alone = " · without Redis" if self._share else ""
-        return f"<RedisRateLimiter {self._name!r} at {self._budget.place} · {self._facts()}{alone}>"
+        fallback = " · without Redis" if self._fallback else ""
+        return f"<RedisRateLimiter {self._name!r} at {self._budget.address} · {self._describe()}{fallback}>"
 
-    # Handing out
+    # Granting permits
 
     def _serve(self) -> None:
         self._stop_timer()
@@ -150,213 +158,182 @@ class RedisRateLimiter(QueueingLimiter):
         if loop is None or loop.is_closed() or self._closed:
             return
         now = loop.time()
-        instants = self._instants
-        while (turn := self._waiters.first()) is not None:
-            while instants and instants[0] < now - self._slack:
-                instants.popleft()
-            if not instants and self._share:
-                self._go_alone(self._share, now)
-            if not instants or instants[0] > now:
+        leased = self._leased
+        while (priority := self._waiters.next_priority()) is not None:
+            while leased and leased[0] < now - self._max_lateness:
+                leased.popleft()
+            if not leased and self._fallback:
+                self._schedule_fallback(self._fallback, now)
+            if not leased or leased[0] > now:
                 break
-            self._give(turn, instants.popleft(), now)
-        wake = instants[0] if instants else math.inf
-        if self._call is None:
-            if self._news or (len(self._waiters) > len(instants) and now >= self._ask_at):
-                self._call = loop.create_task(self._converse(loop), name="aiomutex-limiter")
-            elif len(self._waiters) > len(instants):
-                wake = min(wake, self._ask_at)
-        if self._waiters and wake < math.inf:
-            self._set_timer(loop, wake - now)
+            self._grant(priority, leased.popleft(), now)
+        wake_at = leased[0] if leased else math.inf
+        if self._exchange_task is None:
+            if self._feedback or (len(self._waiters) > len(leased) and now >= self._next_exchange):
+                self._exchange_task = loop.create_task(self._exchange(loop), name="aiomutex-limiter")
+            elif len(self._waiters) > len(leased):
+                wake_at = min(wake_at, self._next_exchange)
+        if self._waiters and wake_at < math.inf:
+            self._set_timer(loop, wake_at - now)
 
-    def _give(self, turn: Priority, instant: float, now: float) -> None:
-        if self._share:
+    def _grant(self, priority: Priority, send_time: float, now: float) -> None:
+        if self._fallback:
             try:
-                self._share.take(instant)
+                self._fallback.take(send_time)
             except MutexError as error:
-                self._waiters.fail(partial(copy, error))
+                self._waiters.fail_all(partial(copy, error))
                 return
-            self._spent += 1
+            self._unreported += 1
         if self._pause.active:
-            self._pause.probing(now)
-        self._note_wait(now - self._waiters.serve(turn, now), now)
+            self._pause.probe_sent(now)
+        self._log_long_wait(now - self._waiters.grant(priority, now), now)
 
-    def _go_alone(self, share: FallbackPacer, now: float) -> None:
-        """Redis is gone: make a send time of our own, unless it is back or nobody has looked for long."""
-        if now >= share.ends:
-            self._share = None
-        elif now <= share.fresh_until:
-            self._instants.append(share.next(max(now, self._pause.next_at)))
+    def _schedule_fallback(self, fallback: FallbackPacer, now: float) -> None:
+        """Schedule a send time without Redis, unless it is back or the last attempt to reach it is too old."""
+        if now >= fallback.ends_at:
+            self._fallback = None
+        elif now <= fallback.valid_until:
+            self._leased.append(fallback.next(max(now, self._pause.next_probe_at)))
 
-    def _joined(self, priority: Priority, now: float) -> None:  # noqa: ARG002 -- others need the time
+    def _on_join(self, priority: Priority, now: float) -> None:  # noqa: ARG002 -- LocalRateLimiter needs the time
         if len(self._waiters) == 1:
-            # Nobody waited, so the pace of questions under backlog says nothing about this one.
-            self._ask_at = self._not_before
+            # Nobody waited before, so the pace of exchanges under backlog does not apply.
+            self._next_exchange = self._not_before
         if self._timer is None or (not priority and self._waiters.interactive == 1):
             self._serve()
 
     def _give_back(self, permit: float) -> None:
-        # Still good for the next in line, if it comes soon enough.
-        self._instants.appendleft(permit)
+        # The next waiter may still use it, if it comes soon enough.
+        self._leased.appendleft(permit)
         if self._pause.active:
-            self._pause.unsent()
+            self._pause.probe_returned()
         self._serve()
 
-    # Asking
+    # Exchanges with Redis
 
-    async def _converse(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Hold one conversation with the ledger, and serve by its answer."""
+    async def _exchange(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Report to the shared budget, lease send times from it, and grant them."""
         asked_at = loop.time()
-        news, self._news = self._news, None
-        spent, self._spent = self._spent, 0
-        want = min(_BLOCK, max(0, len(self._waiters) - len(self._instants)))
-        question = self._question(want, spent, news)
+        feedback, self._feedback = self._feedback, None
+        unreported, self._unreported = self._unreported, 0
+        request = self._request(unreported, feedback)
         try:
-            lease, steady = await self._budget.lease(question, loop.time)
+            lease, steady = await self._budget.lease(request, loop.time)
         except asyncio.CancelledError:
-            self._call = None
             raise
         except MutexError as error:
-            self._call = None
-            self._news = self._news or news
-            self._spent += spent
-            self._doubt = True
-            self._failed(error, loop.time())
+            self._feedback = self._feedback or feedback
+            self._unreported += unreported
+            self._uncertain = True
+            self._on_failure(error, loop.time())
         except BaseException as error:
-            # Nothing of ours, and still nobody may be left waiting.
-            self._call = None
-            self._doubt = True
-            self._waiters.fail(partial(LimiterUnavailableError, f"the limiter failed: {type(error).__name__}"))
+            # A bug or an interrupt: without this the waiters would wait forever.
+            self._uncertain = True
+            self._waiters.fail_all(partial(LimiterUnavailableError, f"the limiter failed: {type(error).__name__}"))
             raise
         else:
-            self._call = None
-            self._doubt = not steady
-            self._learn(lease, asked_at, loop.time(), steady=steady)
+            self._uncertain = not steady
+            self._apply(lease, asked_at, loop.time(), steady=steady)
+        finally:
+            self._exchange_task = None
         self._serve()
 
-    def _question(self, want: int, spent: int, news: LeaseRequest | None) -> LeaseRequest:
-        question = news or self._plain()
-        question.want = want
-        question.spent = spent
-        question.doubt = self._doubt
-        question.day, question.used = self._day.number, self._day.used
-        return question
-
-    def _plain(self) -> LeaseRequest:
+    def _request(self, unreported: int, feedback: Feedback | None) -> LeaseRequest:
         return LeaseRequest(
-            permits=self._most,
-            window=round(self._window * _MICROSECONDS),
-            horizon=round(_HORIZON * _MICROSECONDS),
-            grace=round((RETRY + self._timeout) * _MICROSECONDS) if self._workers else 0,
-            patience=round(PATIENCE * _MICROSECONDS),
-            per_day=self._day.limit,
-            want=0,
-            doubt=False,
-            day=0,
-            used=0,
-            apart=round(_BATCH * self._margin.interval * _MICROSECONDS),
-            longest=round(_LONGEST_TURN * _MICROSECONDS),
-            spent=0,
-            lowered=self._margin.permits,
+            max_permits=self._max_permits,
+            window=self._window,
+            fallback_grace=RETRY_INTERVAL + self._timeout if self._workers else 0.0,
+            per_day=self._daily_budget.limit,
+            wanted=min(_MAX_LEASE, max(0, len(self._waiters) - len(self._leased))),
+            uncertain=self._uncertain,
+            day=self._daily_budget.day,
+            used=self._daily_budget.used,
+            spacing=_MEAN_LEASE * self._margin.interval,
+            unreported=unreported,
+            feedback=feedback,
         )
 
-    def _learn(self, lease: Lease, asked_at: float, now: float, *, steady: bool) -> None:
-        """Take over what the ledger tells."""
-        behind = self._budget.behind
-        self._day.clock = lambda: (self._loop.time() if self._loop else 0.0) + behind
-        self._day.note(lease.day, lease.used)
-        self._taken = (now, lease.taken)
-        if self._share:
-            # The first send time that Redis may give is one window after the end of what it takes for granted.
-            self._share.ends = self._share.fresh_until = now + lease.free / _MICROSECONDS - self._window
-        self._ask_at = now + lease.wait / _MICROSECONDS
-        self._not_before = self._ask_at if lease.paused or self._share else -math.inf
-        if self._news:
-            # A 429 came while the question was under way: the answer knows nothing of it.
+    def _apply(self, lease: Lease, asked_at: float, now: float, *, steady: bool) -> None:
+        """Take over the state of the shared budget and the leased send times."""
+        offset = self._budget.clock_offset
+        self._daily_budget.clock = lambda: (self._loop.time() if self._loop else 0.0) + offset
+        self._daily_budget.sync(lease.day, lease.used)
+        self._last_used = (now, lease.used_in_window)
+        if self._fallback:
+            # Redis assumes a full window, so its first send time is one window after the fallback must end.
+            self._fallback.ends_at = self._fallback.valid_until = now + lease.next_free - self._window
+        self._next_exchange = now + lease.wait
+        self._not_before = self._next_exchange if lease.paused or self._fallback else -math.inf
+        if self._feedback:
+            # A 429 arrived during the exchange, which knows nothing of it.
             return
         self._margin = self._margin._replace(permits=min(self._margin.permits, lease.permits))
-        self._follow(lease, asked_at, now)
+        self._mirror_pause(lease, asked_at, now)
         if not steady:
             return
-        if self._share is None or not lease.instants:
-            self._instants.extend(lease.instants)
-        if self._day.spent and not self._instants:
-            self._waiters.fail(self._day.exhausted)
+        if self._fallback is None or not lease.send_times:
+            self._leased.extend(lease.send_times)
+        if self._daily_budget.exhausted and not self._leased:
+            self._waiters.fail_all(self._daily_budget.exhausted_error)
 
-    def _follow(self, lease: Lease, asked_at: float, now: float) -> None:
-        """Be in the pause that the others are in, or in none."""
+    def _mirror_pause(self, lease: Lease, asked_at: float, now: float) -> None:
+        """Enter or leave the pause that all workers share."""
         if not lease.paused:
             if self._pause.active:
                 self._pause.end()
             return
-        self._pause.follow(
+        self._pause.mirror(
             now,
             asked_at=asked_at,
-            until=now + lease.remaining / _MICROSECONDS,
-            first=now - lease.since / _MICROSECONDS,
-            failed=lease.failed,
+            until=now + lease.pause_left,
+            first_429_at=now - lease.since_first_429,
+            failed_probes=lease.failed_probes,
             suspected_on=lease.day if lease.suspected else None,
-            asked=lease.asked / _MICROSECONDS or None,
+            requested_wait=lease.requested_wait or None,
         )
-        if lease.suspected and not lease.probe:
-            self._waiters.fail(self._suspicion)
+        if lease.suspected and not lease.is_probe:
+            self._waiters.fail_all(self._suspected_error)
 
-    def _failed(self, error: MutexError, now: float) -> None:
-        """Redis did not help: send everybody away, or go on alone with a share."""
+    def _on_failure(self, error: MutexError, now: float) -> None:
+        """Fail the waiters, or continue without Redis if this was asked for."""
         if self._workers is None or isinstance(error, ConfigurationError):
-            self._not_before = self._ask_at = -math.inf
-            self._waiters.fail(partial(copy, error))
+            self._not_before = self._next_exchange = -math.inf
+            self._waiters.fail_all(partial(copy, error))
             return
-        if self._share is None or now >= self._share.ends:
-            # Whatever the others were given just before: one window later it counts no more.
-            start = now + self._window + _HORIZON + self._budget.lead
-            self._share = FallbackPacer(self._most, self._window, self._workers, start, self._day)
-        self._share.fresh_until = now + RETRY + self._timeout
-        self._not_before = self._ask_at = now + RETRY
+        if self._fallback is None or now >= self._fallback.ends_at:
+            # After one silent window, send times that other workers leased just before no longer count.
+            start = now + self._window + HORIZON + self._budget.latency
+            self._fallback = FallbackPacer(self._max_permits, self._window, self._workers, start, self._daily_budget)
+        self._fallback.valid_until = now + RETRY_INTERVAL + self._timeout
+        self._not_before = self._next_exchange = now + RETRY_INTERVAL
 
-    # The pause
+    # The pause after a 429
 
-    def _held(self, permit: float, *, fresh: bool) -> None:  # noqa: ARG002 -- every refusal is told alike
-        self._instants.clear()
+    def _on_throttled(self, permit: float, *, started: bool) -> None:  # noqa: ARG002 -- every 429 is reported
+        self._leased.clear()
         pause = self._pause
-        news = self._plain()
-        news.news = "throttled"
-        news.permit = self._server_time(permit)
-        news.delay = round((pause.until - self._now()) * _MICROSECONDS)
-        news.failed = pause.failed
-        news.suspected = pause.suspected_on is not None
-        news.asked = round((pause.asked or 0.0) * _MICROSECONDS)
-        self._news = news
+        self._feedback = Feedback(
+            kind="throttled",
+            permit=self._budget.earliest_server_time(permit),
+            permits=self._margin.permits,
+            delay=pause.until - self._now(),
+            failed_probes=pause.failed_probes,
+            suspected=pause.suspected_on is not None,
+            requested_wait=pause.requested_wait or 0.0,
+        )
 
-    def _resumed(self, permit: float, now: float) -> None:  # noqa: ARG002 -- the ledger has a clock of its own
-        self._news = self._plain()
-        self._news.news = "answered"
-        self._news.permit = self._server_time(permit)
-
-    def _server_time(self, moment: float) -> int:
-        return round(self._budget.earliest(moment) * _MICROSECONDS)
+    def _on_resumed(self, permit: float, now: float) -> None:  # noqa: ARG002 -- Redis has its own clock
+        self._feedback = Feedback(kind="answered", permit=self._budget.earliest_server_time(permit))
 
     # State and event loops
 
-    def _used(self, now: float) -> int:
-        told, taken = self._taken
-        return taken if now - told < self._window else 0
+    def _count_used(self, now: float) -> int:
+        responded_at, used = self._last_used
+        return used if now - responded_at < self._window else 0
 
-    def _moved(self, now: float, *, same_clock: bool) -> None:  # noqa: ARG002 -- nothing outlives the loop here
-        # What was leased on the last loop stands in the log; what was taken without Redis does not.
-        doubt = self._doubt or self._share is not None
-        self._forget()
-        self._doubt = doubt
+    def _on_new_loop(self, now: float, *, same_clock: bool) -> None:  # noqa: ARG002 -- nothing here outlives the loop
+        # Redis has logged what it leased on the last loop, but not what was sent without it.
+        uncertain = self._uncertain or self._fallback is not None
+        self._reset()
+        self._uncertain = uncertain
         self._budget.reset()
-
-
-def _check(name: object, on_backend_failure: object, workers: object, timeout: object) -> None:
-    if not isinstance(name, str) or not name:
-        raise ConfigurationError(f"name must be text that names the shared budget, not {name!r}")
-    if on_backend_failure not in ("raise", "local"):
-        raise ConfigurationError(f'on_backend_failure must be "raise" or "local", not {on_backend_failure!r}')
-    if on_backend_failure == "local":
-        if workers is None:
-            raise ConfigurationError('on_backend_failure="local" needs workers: how many processes share the budget')
-        check_integer("workers", workers, least=1, error=ConfigurationError)
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= _LONGEST_TIMEOUT:
-        raise ConfigurationError(f"timeout must be a number of seconds above 0 and at most 60, not {timeout!r}")

@@ -1,7 +1,7 @@
-"""The shared ledger in Redis: one question at a time, errors in our own words, and the server's clock on ours.
+"""The budget that workers share in Redis: one exchange at a time, and the server's clock translated into ours.
 
-Knows the wire and nothing of waiters. The rules themselves are in ``lease.lua``, which runs inside Redis, so that no
-two workers ever see the same state.
+Knows the protocol, but no waiters. The rules are in ``lease.lua``, which Redis runs atomically, so that no two workers
+act on the same state.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from aiomutex._util.checks import describe, type_name
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError
+from aiomutex.limits.lease import OLDEST_VERSION, Lease
 
 try:
     import redis.asyncio as redis
@@ -22,132 +24,85 @@ try:
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 except ImportError as error:
-    raise ImportError("the limiter shared through Redis needs redis-py: pip install 'aiomutex[redis]'") from error
+    raise ImportError("RedisRateLimiter requires redis-py: pip install 'aiomutex[redis]'") from error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Lease", "LeaseRequest", "SharedBudget"]
+    from aiomutex.limits.lease import LeaseRequest
 
-_OLDEST_VERSION = 6
+__all__ = ["SharedBudget"]
+
 _MICROSECONDS = 1e6
 _DRIFT = 2e-4
-"""Seconds per second that two clocks may drift apart."""
+"""Seconds per second by which two clocks may drift apart."""
+_MAX_TIMEOUT = 60.0
 _SCRIPT = resources.files("aiomutex.limits").joinpath("lease.lua").read_text("utf-8")
 
 
-class LeaseRequest(msgspec.Struct, kw_only=True):
-    """What a worker tells and wants; the fields that ``lease.lua`` reads. Times are in microseconds."""
-
-    permits: int
-    window: int
-    horizon: int
-    grace: int
-    """How long workers that went on alone may need to hear that Redis is back."""
-    patience: int
-    per_day: int
-    want: int
-    doubt: bool
-    """The last question failed, so that permits may have been given that no log shows."""
-    day: int
-    used: int
-    apart: int
-    """Time between two questions of hungry workers."""
-    longest: int
-    """The longest time that one of them may have to wait for its turn to ask."""
-    spent: int
-    """Permits used without Redis since the last answer."""
-    news: str = ""
-    permit: int = 0
-    delay: int = 0
-    failed: int = 0
-    suspected: bool = False
-    asked: int = 0
-    lowered: int = 0
-    lead: int = 0
-    oldest: int = _OLDEST_VERSION
-
-
-class Lease(msgspec.Struct, kw_only=True):
-    """What the ledger answers; times other than ``now`` are in microseconds from then."""
-
-    now: str
-    wait: int
-    """When to ask again."""
-    free: int
-    """When the next send time will be."""
-    day: int
-    used: int
-    permits: int
-    taken: int
-    paused: bool
-    probe: bool
-    remaining: float
-    failed: int
-    since: float
-    suspected: bool
-    asked: float
-    instants: list[float] = []
-    """Send times in seconds of the event loop's clock."""
-
-
 class SharedBudget:
-    """The conversation with one Redis server about one budget.
+    """One budget on one Redis server.
 
     Args:
         url_or_client: A Redis URL, or a ``redis.asyncio`` client, which is never closed here.
-        name: The budget's name: all who use it share the budget.
-        timeout: Seconds that a conversation may take, connecting included.
+        name: The budget's name: everyone who uses it shares the budget.
+        timeout: Seconds that an exchange may take, including the connection.
 
     Raises:
-        ConfigurationError: The URL cannot be read.
+        ConfigurationError: An argument is invalid.
     """
 
-    def __init__(self, url_or_client: object, name: str, timeout: float) -> None:
-        self._given = url_or_client
+    def __init__(self, url_or_client: object, name: object, timeout: object) -> None:
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"name must be a non-empty string, not {describe(name)}")
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= _MAX_TIMEOUT:
+            raise ConfigurationError(
+                f"timeout must be a number of seconds above 0 and at most {_MAX_TIMEOUT:g}, not {describe(timeout)}"
+            )
+        self._url_or_client = url_or_client
         self._timeout = timeout
         tag = f"{{aiomutex:{name}}}"
-        self._keys = [f"{tag}:log", f"{tag}:facts"]
+        self._keys = [f"{tag}:log", f"{tag}:state"]
         self._client: Any = None
         self._script: Any = None
-        self._lead = 0.0
-        # The server's clock less ours lies between these two.
-        self._low, self._high, self._measured = -math.inf, math.inf, 0.0
+        self._latency = 0.0
+        # The server's clock minus ours lies between these two.
+        self._low, self._high, self._measured_at = -math.inf, math.inf, 0.0
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew on another event loop: connections belong to the loop that made them."""
+        """Start over on another event loop: connections belong to the loop that opened them."""
         self._client = self._connect()
         self._script = self._client.register_script(_SCRIPT)
         self._low, self._high = -math.inf, math.inf
 
     def _connect(self) -> Any:
-        if not isinstance(self._given, str):
-            if not hasattr(self._given, "register_script"):
+        if not isinstance(self._url_or_client, str):
+            if not hasattr(self._url_or_client, "register_script"):
                 raise ConfigurationError(
-                    f"url_or_client must be a Redis URL or a redis.asyncio client, not a {type(self._given).__name__}"
+                    f"url_or_client must be a Redis URL or a redis.asyncio client, not {type_name(self._url_or_client)}"
                 )
-            return self._given
+            return self._url_or_client
         from_url: Any = getattr(redis.Redis, "from_url")  # noqa: B009 -- its keyword arguments have no types
         try:
             return from_url(
-                self._given,
-                # Redis' own retries would hide a restart from us; what follows a failure is the limiter's decision.
+                self._url_or_client,
+                # Retries of redis-py would hide a restart of the server. The limiter decides what follows a failure.
                 retry=Retry(NoBackoff(), 0),
                 socket_timeout=self._timeout,
                 socket_connect_timeout=self._timeout,
                 protocol=2,
             )
         except ValueError:
-            # The text of the URL may hold the password: neither it nor redis-py's words about it are repeated.
-            scheme = urlsplit(self._given).scheme if "://" in self._given else "none"
+            # The URL may contain the password, so the message repeats neither the URL nor redis-py's own message.
+            scheme = repr(urlsplit(self._url_or_client).scheme) if "://" in self._url_or_client else "no"
             raise ConfigurationError(
-                "url_or_client is not a Redis URL like redis://host:6379/0, rediss:// or unix:// "
-                f"(its scheme: {scheme})"
+                "url_or_client must be a Redis URL that starts with redis://, rediss:// or unix://, "
+                f"not a string with {scheme} scheme"
             ) from None
 
     @property
-    def place(self) -> str:
+    def address(self) -> str:
         """Where the server is, without credentials."""
         known: dict[str, Any] = getattr(getattr(self._client, "connection_pool", None), "connection_kwargs", {})
         if "path" in known:
@@ -155,93 +110,92 @@ class SharedBudget:
         return f"{known.get('host', 'localhost')}:{known.get('port', 6379)}"
 
     @property
-    def behind(self) -> float:
-        """Seconds to add to the loop's clock to get the server's; 0 before the first answer."""
+    def clock_offset(self) -> float:
+        """Seconds to add to the loop's clock to get the server's; 0 before the first exchange."""
         return (self._low + self._high) / 2 if math.isfinite(self._low + self._high) else 0.0
 
-    def earliest(self, moment: float) -> float:
-        """The server's time at a ``moment`` of the loop's clock, as early as it may have been."""
-        return moment + (self._low if math.isfinite(self._low) else 0.0)
+    def earliest_server_time(self, loop_time: float) -> float:
+        """The earliest time that the server's clock may have shown at ``loop_time``."""
+        return loop_time + (self._low if math.isfinite(self._low) else 0.0)
 
     @property
-    def lead(self) -> float:
-        """Seconds that an answer may take to arrive: no send time lies nearer."""
-        return self._lead
+    def latency(self) -> float:
+        """Seconds that an exchange may take: no send time is granted sooner."""
+        return self._latency
 
-    async def lease(self, question: LeaseRequest, clock: Callable[[], float]) -> tuple[Lease, bool]:
-        """Hold one conversation.
+    async def lease(self, request: LeaseRequest, clock: Callable[[], float]) -> tuple[Lease, bool]:
+        """Run one exchange.
 
         Returns:
-            The answer, and whether the server's clock still runs as before. When it does not, the send times are
-            worth nothing.
+            The lease, and whether the server's clock is steady. If it has jumped, the send times are void.
 
         Raises:
-            LimiterUnavailableError: No answer within the timeout, or one that does not help.
-            ConfigurationError: The server refuses the user or password, or is too old.
+            LimiterUnavailableError: The server did not respond in time, or not with a lease.
+            ConfigurationError: The server rejected the user or password, or is too old.
         """
-        question.lead = round(self._lead * _MICROSECONDS)
+        request.latency = self._latency
         try:
             async with asyncio.timeout(self._timeout):
                 if not math.isfinite(self._low):
-                    # Connect first: what that takes would blur the first comparison of the clocks.
+                    # Connect first: the time it takes would blur the first comparison of the clocks.
                     await self._client.script_load(_SCRIPT)
                 sent = clock()
-                answer = await self._script(keys=self._keys, args=[msgspec.json.encode(question)])
+                response = await self._script(keys=self._keys, args=[msgspec.json.encode(request)])
         except (OSError, exceptions.RedisError) as error:
-            raise self._explain(error) from error
-        got = clock()
+            raise self._error_from(error) from error
+        received = clock()
         try:
-            lease = msgspec.json.decode(answer[0], type=Lease)
-            moments = [_moment(lease.now, offset) for offset in (0, *answer[1:])]
+            lease = msgspec.json.decode(response[0], type=Lease)
+            server_now, *server_times = [_server_time(lease.now, offset) for offset in (0, *response[1:])]
         except (ValueError, TypeError, LookupError) as error:
             raise LimiterUnavailableError(
-                f"Redis at {self.place} answered what no ledger says: {type(error).__name__}"
+                f"Redis at {self.address} sent an invalid response: {type(error).__name__}"
             ) from None
-        # Time a conversation took, forgotten slowly: a server that was slow once may be so again.
-        self._lead = max(got - sent, 0.8 * self._lead)
-        steady = self._measure(moments[0], sent, got)
-        behind = self.behind
-        lease.instants = [moment - behind for moment in moments[1:]]
+        # A server that was slow once may be slow again, so the estimate falls slowly.
+        self._latency = max(received - sent, 0.8 * self._latency)
+        steady = self._compare_clocks(server_now, sent, received)
+        offset = self.clock_offset
+        lease.send_times = [time - offset for time in server_times]
         return lease, steady
 
-    def _measure(self, now: float, sent: float, got: float) -> bool:
-        """Narrow down the difference of the clocks; False when the server's clock has jumped."""
-        drift = (got - self._measured) * _DRIFT
-        low, high = max(self._low - drift, now - got), min(self._high + drift, now - sent)
+    def _compare_clocks(self, server_now: float, sent: float, received: float) -> bool:
+        """Narrow down the offset of the server's clock; return False if that clock has jumped."""
+        drift = (received - self._measured_at) * _DRIFT
+        low, high = max(self._low - drift, server_now - received), min(self._high + drift, server_now - sent)
         steady = low <= high
-        self._low, self._high = (low, high) if steady else (now - got, now - sent)
-        self._measured = got
+        self._low, self._high = (low, high) if steady else (server_now - received, server_now - sent)
+        self._measured_at = received
         return steady
 
-    def _explain(self, error: Exception) -> LimiterUnavailableError | ConfigurationError:
-        # Of the server's own words only those of its error replies are repeated; they never hold a password.
-        where = f"Redis at {self.place}"
+    def _error_from(self, error: Exception) -> LimiterUnavailableError | ConfigurationError:
+        # Only the server's error replies are quoted, because they never contain a password.
+        server = f"Redis at {self.address}"
         text = str(error)
-        # redis-py raises what it makes of WRONGPASS and NOAUTH as a kind of ConnectionError.
+        # redis-py raises some forms of WRONGPASS and NOAUTH as a ConnectionError.
         if isinstance(error, (exceptions.AuthenticationError, exceptions.AuthorizationError)) or text.startswith(
             ("NOAUTH", "WRONGPASS")
         ):
-            return ConfigurationError(f"{where} refuses the user or password it was given")
+            return ConfigurationError(f"{server} rejected the user or password")
         if isinstance(error, exceptions.NoPermissionError):
-            return ConfigurationError(f"{where} does not let this user run the limiter's script: {text}")
+            return ConfigurationError(f"{server} does not allow this user to run the limiter's script: {text}")
         if "OLDVERSION" in text or "Write commands not allowed after non deterministic" in text:
-            return ConfigurationError(f"{where} is too old: Redis {_OLDEST_VERSION} or Valkey is needed")
+            return ConfigurationError(f"{server} is too old: Redis {OLDEST_VERSION} or later, or Valkey, is required")
         if isinstance(error, exceptions.ReadOnlyError) or "READONLY" in text:
-            return LimiterUnavailableError(f"{where} is a read-only replica: name the primary")
+            return LimiterUnavailableError(f"{server} is a read-only replica; connect to the primary")
         if isinstance(error, (TimeoutError, exceptions.TimeoutError)):
-            return LimiterUnavailableError(f"{where} gave no answer within {self._timeout:g} s")
+            return LimiterUnavailableError(f"{server} did not respond within {self._timeout:g} s")
         if isinstance(error, exceptions.ResponseError):
-            return LimiterUnavailableError(f"{where} answered: {text}")
-        return LimiterUnavailableError(f"{where} cannot be reached")
+            return LimiterUnavailableError(f"{server} responded with an error: {text}")
+        return LimiterUnavailableError(f"{server} cannot be reached")
 
     async def aclose(self) -> None:
-        """Close the connections, if they are ours."""
-        if isinstance(self._given, str):
+        """Close the connections that were opened here."""
+        if isinstance(self._url_or_client, str):
             await self._client.aclose()
 
 
-def _moment(now: str, offset: int) -> float:
-    moment = (float(now) + offset) / _MICROSECONDS
-    if not math.isfinite(moment):
-        raise ValueError("a time that never comes")
-    return moment
+def _server_time(now: str, offset: int) -> float:
+    seconds = (float(now) + offset) / _MICROSECONDS
+    if not math.isfinite(seconds):
+        raise ValueError("not a finite time")
+    return seconds

@@ -1,6 +1,6 @@
-"""Who waits for a permit, in which order, and what happens when one of them gives up.
+"""Callers waiting for a permit, and the order in which they get one.
 
-Knows futures and nothing of time or permits: when somebody may go is the limiters' affair.
+Knows futures, but neither time nor permits: the limiters decide when a permit is granted.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Waiters"]
 
-_BULK_TURN = 8
-"""While both kinds wait, at least every eighth permit goes to bulk work."""
+_BULK_EVERY = 8
+"""While both priorities wait, at least every eighth permit goes to bulk work."""
 
 
 class Waiters:
-    """Two queues, first come first served: interactive calls go ahead, and bulk work gets its turn all the same."""
+    """Two first-come, first-served queues. Interactive calls go first, but never starve bulk work."""
 
-    __slots__ = ("_bulk", "_interactive", "_passed")
+    __slots__ = ("_bulk", "_interactive", "_passed_over")
 
     def __init__(self) -> None:
-        # Ordered dictionaries rather than deques: one that gives up leaves from the middle at no cost, so that a
-        # storm of cancellations during a long pause leaves nothing behind.
+        # Ordered dictionaries, not deques: a cancelled waiter leaves from the middle in constant time, and thousands
+        # of cancellations during a long pause leave nothing behind.
         self._interactive: OrderedDict[Future[float], float] = OrderedDict()
         self._bulk: OrderedDict[Future[float], float] = OrderedDict()
-        self._passed = 0  # interactive permits given since bulk work last had one, while it waited
+        self._passed_over = 0  # interactive permits granted in a row while bulk work waited
 
     def __len__(self) -> int:
         return len(self._interactive) + len(self._bulk)
@@ -41,61 +41,64 @@ class Waiters:
         yield from self._bulk
 
     def join(self, loop: AbstractEventLoop, priority: Priority, now: float) -> Future[float]:
-        """Stand in line and return the future that will hold the permit."""
+        """Enqueue a caller and return the future that will hold its permit."""
         future: Future[float] = loop.create_future()
         (self._bulk if priority else self._interactive)[future] = now
         return future
 
     def leave(self, future: Future[float]) -> None:
-        """Step out of the line. No error if ``future`` was served already."""
+        """Remove a caller. No error if it has its permit already."""
         self._interactive.pop(future, None)
         self._bulk.pop(future, None)
 
-    def first(self) -> Priority | None:
-        """The kind whose turn it is, or None when nobody waits."""
-        # A task cancelled in this turn of the loop has cancelled its future but has not run since.
+    def next_priority(self) -> Priority | None:
+        """The priority of the next caller to serve, or None if nobody waits."""
+        # A task cancelled in this iteration of the loop has cancelled its future, but has not left the queue yet.
         for queue in (self._interactive, self._bulk):
             while queue and next(iter(queue)).done():
                 queue.popitem(last=False)
-        if self._interactive and not (self._bulk and self._passed >= _BULK_TURN - 1):
+        if self._interactive and not (self._bulk and self._passed_over >= _BULK_EVERY - 1):
             return Priority.INTERACTIVE
         return Priority.BULK if self._bulk else None
 
     @property
     def interactive(self) -> int:
-        """How many interactive calls wait."""
+        """Number of interactive callers waiting."""
         return len(self._interactive)
 
-    def serve(self, priority: Priority, permit: float) -> float:
-        """Give ``permit`` to the first of a kind; return when it joined. :meth:`first` has said that there is one."""
+    def grant(self, priority: Priority, permit: float) -> float:
+        """Give ``permit`` to the first caller of a priority and return when that caller was enqueued.
+
+        Call ``next_priority`` first: it makes sure that this caller exists and still waits.
+        """
         if priority:
             future, joined = self._bulk.popitem(last=False)
-            self._passed = 0
+            self._passed_over = 0
         else:
             future, joined = self._interactive.popitem(last=False)
-            self._passed = self._passed + 1 if self._bulk else 0
+            self._passed_over = self._passed_over + 1 if self._bulk else 0
         future.set_result(permit)
         return joined
 
-    def fail(self, error: Callable[[], BaseException]) -> None:
-        """Send everybody away, each with an error of its own: a shared one would collect all their tracebacks."""
+    def fail_all(self, error: Callable[[], BaseException]) -> None:
+        """Fail every waiter with its own exception: a shared one would collect the tracebacks of all callers."""
         for queue in (self._interactive, self._bulk):
             while queue:
                 future, _ = queue.popitem(last=False)
                 if not future.done():
                     future.set_exception(error())
 
-    def forget(self, loop: AbstractEventLoop, limiter: str) -> None:
-        """Leave the event loop ``loop`` for another one.
+    def detach(self, loop: AbstractEventLoop, limiter: str) -> None:
+        """Leave an event loop for another one.
 
         Raises:
-            ConfigurationError: ``loop`` runs still, or somebody waits on it.
+            ConfigurationError: The loop is still running, or callers wait on it.
         """
         if loop.is_running() or (len(self) and not loop.is_closed()):
             raise ConfigurationError(
                 f"this {limiter} is in use by another event loop ({len(self)} waiting there); "
-                "use one limiter per event loop, or share a count through aiomutex.limits.redis"
+                "use one limiter per event loop, or share a budget with aiomutex.limits.redis"
             )
-        # Whoever waited on a closed loop is never woken again.
+        # The waiters of a closed loop are never woken again.
         self._interactive.clear()
         self._bulk.clear()

@@ -11,7 +11,7 @@ from cancelling import Loop, Point, Watch, cancel, on_leaping_clock, scope, some
 from support import GROUP, RawServer, Visit, http, idle, say_nothing, session_for, until
 
 from aiomutex import LocalRateLimiter, Priority
-from aiomutex.limits.pause import PATIENCE
+from aiomutex.limits.pause import PROBE_TIMEOUT
 from aiomutex.testing import MutexEmulator
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def test_a_probe_that_is_stopped_under_way_is_followed_by_another() -> None:
                 await asyncio.sleep(0.001)
             # Nobody else goes before its answer, unless that takes long.
             others[0].cancel()
-            loop.leap(PATIENCE)
+            loop.leap(PROBE_TIMEOUT)
             done = await asyncio.wait_for(asyncio.gather(first, *others, return_exceptions=True), 5)
             assert [isinstance(each, asyncio.CancelledError) for each in done] == [False, True, False]
 

@@ -36,7 +36,8 @@ from aiomutex.emulator.responses import Response as EmulatorAnswer
 from aiomutex.emulator.service import COLLECTION, Service
 from aiomutex.emulator.state import GroupStore
 from aiomutex.fleet.wire import Job, outcomes_of
-from aiomutex.limits.shared_budget import LeaseRequest, SharedBudget
+from aiomutex.limits.lease import LeaseRequest
+from aiomutex.limits.shared_budget import SharedBudget
 
 
 def ids(data: bytes) -> None:
@@ -145,11 +146,11 @@ def lease(data: bytes) -> None:
         return None
 
     client = SimpleNamespace(register_script=lambda _: script, script_load=load, connection_pool=None)
-    question = LeaseRequest(permits=1, window=1, horizon=1, grace=1, patience=1, per_day=1, want=1, doubt=False, day=1,
-                        used=1, apart=1, longest=1, spent=0)  # fmt: skip
+    request = LeaseRequest(max_permits=1, window=1.0, per_day=1, wanted=1, uncertain=False, day=1, used=1, unreported=0,
+                           spacing=1.0, fallback_grace=1.0)  # fmt: skip
     with only(LimiterUnavailableError):
-        told, _ = in_loop(SharedBudget(client, "n", 1.0).lease(question, lambda: 1.0))
-        keep(all(math.isfinite(instant) for instant in told.instants), "a send time that never comes")
+        lease, _ = in_loop(SharedBudget(client, "n", 1.0).lease(request, lambda: 1.0))
+        keep(all(math.isfinite(instant) for instant in lease.send_times), "a send time that never comes")
 
 
 _PLACES: Final = [(10, SlotEdit(7, 1, experiments=[1])), (11, SlotEdit(7, 2, experiments=[2]))]
@@ -173,8 +174,9 @@ def fleet_job(data: bytes) -> None:
 
 
 _LEASE: Final = (
-    b'{"now":"1790000000000000","wait":1,"free":1,"day":20780,"used":5,"permits":97,"taken":1,"paused":false,'
-    b'"probe":false,"remaining":0.0,"failed":0,"since":0.0,"suspected":false,"asked":0.0}\n1000\n2000'
+    b'{"now":"1790000000000000","wait":1,"next_free":1,"day":20780,"used":5,"permits":97,"used_in_window":1,'
+    b'"paused":false,"is_probe":false,"pause_left":0.0,"failed_probes":0,"since_first_429":0.0,"suspected":false,'
+    b'"requested_wait":0.0}\n1000\n2000'
 )
 _TOLD: Final = (
     b'{"told":[[0,"applied",1,"",null],[1,"failed",2,"",{"kind":"NotFoundError","args":["no such"],"fields":{"status":'

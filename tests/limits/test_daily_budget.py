@@ -16,7 +16,7 @@ from virtual_time import run
 
 from aiomutex.errors import DailyBudgetExhaustedError
 from aiomutex.limits import LocalRateLimiter
-from aiomutex.limits.daily_budget import DailyBudget, span
+from aiomutex.limits.daily_budget import DailyBudget, format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,11 +53,11 @@ def test_the_error_says_how_much_is_used_and_when_it_resets() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(11_520, "3 h 12 min"), (720, "12 min"), (59.6, "1 min"), (40, "40 s"), (-3, "0 s")]
 )
-def test_spans_read_well(seconds: float, text: str) -> None:
-    assert span(seconds) == text
+def test_durations_are_formatted_for_people(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
-def test_midnight_utc_makes_the_budget_whole() -> None:
+def test_the_budget_resets_at_midnight_utc() -> None:
     clock = Clock()
     day = DailyBudget(10, used=10, clock=clock)
     clock.now = NOON + 12 * HOUR - 0.001
@@ -69,7 +69,7 @@ def test_midnight_utc_makes_the_budget_whole() -> None:
         day.take()
 
 
-def test_a_clock_set_back_gives_no_budget_back() -> None:
+def test_a_clock_set_back_does_not_reset_the_budget() -> None:
     clock = Clock()
     day = DailyBudget(100, clock=clock)
     spend(day, 60)
@@ -88,7 +88,7 @@ def test_a_clock_set_back_gives_no_budget_back() -> None:
 
 
 @pytest.mark.parametrize("days", [1, 3, 400])
-def test_a_clock_set_back_and_then_right_again_gives_no_budget_back(days: int) -> None:
+def test_a_clock_set_back_and_corrected_does_not_reset_the_budget(days: int) -> None:
     clock = Clock()
     day = DailyBudget(100, clock=clock)
     spend(day, 90)
@@ -104,7 +104,7 @@ def test_a_clock_set_back_and_then_right_again_gives_no_budget_back(days: int) -
     spend(day, 100)
 
 
-def test_a_clock_set_back_to_yesterday_counts_yesterday_only_while_it_is_there() -> None:
+def test_yesterdays_requests_count_only_while_the_clock_shows_yesterday() -> None:
     clock = Clock()
     day = DailyBudget(100, clock=clock)
     spend(day, 60)
@@ -118,7 +118,7 @@ def test_a_clock_set_back_to_yesterday_counts_yesterday_only_while_it_is_there()
 
 
 @pytest.mark.parametrize("days", [2, 400])
-def test_a_clock_that_was_ahead_for_long_holds_the_budget_back_until_the_second_midnight(
+def test_after_a_clock_was_days_ahead_the_budget_returns_by_the_second_midnight(
     days: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
@@ -145,7 +145,7 @@ def test_a_clock_that_was_ahead_for_long_holds_the_budget_back_until_the_second_
 
 
 def used(day: DailyBudget) -> int:
-    day.look()
+    day.follow_clock()
     return day.used
 
 
@@ -154,7 +154,7 @@ WANDERING = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), max_size=
 
 
 @given(st.lists(WANDERING, max_size=6))
-def test_no_day_exceeds_its_budget_wherever_a_clock_that_begins_each_day_right_wanders_back_to(
+def test_no_day_exceeds_its_budget_if_the_clock_starts_each_day_right_and_is_set_back_later(
     days: list[list[tuple[int, int]]],
 ) -> None:
     clock = Clock()
@@ -171,7 +171,7 @@ def test_no_day_exceeds_its_budget_wherever_a_clock_that_begins_each_day_right_w
 
 
 def with_clock(limiter: LocalRateLimiter, clock: Callable[[], float]) -> LocalRateLimiter:
-    limiter._day = DailyBudget(limiter._day.limit, clock=clock)
+    limiter._daily_budget = DailyBudget(limiter._daily_budget.limit, clock=clock)
     return limiter
 
 
@@ -198,7 +198,7 @@ def test_the_limiter_follows_a_wall_clock_that_jumps() -> None:
     run(main())
 
 
-def test_used_today_counts() -> None:
+def test_used_today_counts_against_the_budget() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter(per_day=10, used_today=8)
         await limiter.acquire()
@@ -232,7 +232,7 @@ def test_warnings_come_at_80_and_95_per_cent_once_a_day(caplog: pytest.LogCaptur
         assert len(caplog.records) == 3
 
 
-def test_the_hot_path_warns_at_the_very_request_that_reaches_the_mark(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_fast_path_warns_at_exactly_the_request_that_reaches_a_threshold(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         limiter = LocalRateLimiter(per_day=100)
         for count in range(1, 97):
@@ -243,29 +243,29 @@ def test_the_hot_path_warns_at_the_very_request_that_reaches_the_mark(caplog: py
         run(main())
 
 
-def test_a_start_above_the_mark_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_start_above_a_threshold_warns_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "aiomutex.limits"):
         day = DailyBudget(100, used=96, clock=Clock())
         spend(day, 3)
     assert len(caplog.records) == 1
 
 
-def test_a_count_that_others_keep_is_taken_over_and_warned_of_once_a_day(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_synced_count_warns_once_a_day(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     day = DailyBudget(100, clock=clock)
     with caplog.at_level(logging.WARNING, "aiomutex.limits"):
-        day.note(day.number, 79)
+        day.sync(day.day, 79)
         assert (day.used, len(caplog.records)) == (79, 0)
-        day.note(day.number, 80)
-        day.note(day.number, 90)
+        day.sync(day.day, 80)
+        day.sync(day.day, 90)
         assert (day.used, len(caplog.records)) == (90, 1)
-        day.note(day.number + 1, 80)
+        day.sync(day.day + 1, 80)
         assert (day.used, len(caplog.records)) == (80, 2)
-    assert day.number == int(NOON // 86_400) + 1
+    assert day.day == int(NOON // 86_400) + 1
     assert day.resets_at == datetime(2026, 11, 25, tzinfo=UTC)
 
 
-def test_a_permit_given_back_was_never_used() -> None:
+def test_a_permit_given_back_does_not_count() -> None:
     day = DailyBudget(10, used=1, clock=Clock())
     day.give_back()
     assert day.used == 0
@@ -273,13 +273,13 @@ def test_a_permit_given_back_was_never_used() -> None:
     assert day.used == 0
 
 
-def test_a_suspicion_says_what_it_rests_on() -> None:
+def test_the_suspected_error_states_its_evidence() -> None:
     day = DailyBudget(100, used=12, clock=Clock())
-    counted = (
-        "the day's budget is probably used up, by others too (12 of 100 requests counted here); "
-        "it resets at 2026-11-24T00:00:00Z (in 12 h 0 min)"
+    suspicion = (
+        "so the daily budget is probably exhausted (12 of 100 requests counted here; other clients may have used the "
+        "rest); it resets at 2026-11-24T00:00:00Z (in 12 h 0 min)"
     )
-    assert str(day.suspected(7200.0)) == f"the service asked to wait 2 h 0 min: {counted}"
-    evidence = "the service goes on answering 429 to single requests, one a minute"
-    assert str(day.suspected(None)) == f"{evidence}: {counted}"
-    assert (day.suspected(None).used, day.suspected(None).limit) == (12, 100)
+    assert str(day.suspected_error(7200.0)) == f"the service asked to wait 2 h 0 min, {suspicion}"
+    evidence = "the service keeps answering single requests with 429"
+    assert str(day.suspected_error(None)) == f"{evidence}, {suspicion}"
+    assert (day.suspected_error(None).used, day.suspected_error(None).limit) == (12, 100)

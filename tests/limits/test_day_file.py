@@ -43,12 +43,12 @@ def count_in(path: Path) -> int:
     return int(path.read_text().split()[3])
 
 
-def test_the_file_reads_well(path: Path) -> None:
+def test_the_file_is_readable_text(path: Path) -> None:
     DayFile(path).raise_to(TODAY, 123)
     assert path.read_text() == "requests on 2026-11-23: 000000000123\n"
 
 
-def test_limiters_share_a_count_and_earlier_runs_are_remembered(path: Path) -> None:
+def test_limiters_share_a_count_that_includes_earlier_runs(path: Path) -> None:
     async def main() -> None:
         first, second = LocalRateLimiter(per_day=120, day_file=path), LocalRateLimiter(per_day=120, day_file=str(path))
         for limiter in (first, second):
@@ -67,7 +67,7 @@ def test_limiters_share_a_count_and_earlier_runs_are_remembered(path: Path) -> N
     run(main())
 
 
-def test_closing_gives_back_what_was_not_used(path: Path) -> None:
+def test_closing_returns_unused_permits(path: Path) -> None:
     async def main() -> None:
         limiter = LocalRateLimiter(day_file=path)
         await limiter.acquire()
@@ -92,7 +92,7 @@ def test_a_new_day_starts_at_zero(path: Path) -> None:
     assert DayFile(path).take(TODAY, 100_000) == (0, BLOCK)
 
 
-def test_a_rollover_leases_anew(path: Path) -> None:
+def test_a_new_day_takes_a_new_block(path: Path) -> None:
     clock = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
     now = [clock]
     day = DailyBudget(100, file=DayFile(path), clock=lambda: now[0])
@@ -105,7 +105,7 @@ def test_a_rollover_leases_anew(path: Path) -> None:
     assert path.read_text() == "requests on 2026-11-24: 000000000050\nrequests on 2026-11-23: 000000000100\n"
 
 
-def test_a_file_of_one_day_is_read_and_goes_on_as_one_of_two(path: Path) -> None:
+def test_a_file_of_one_day_continues_with_two_days(path: Path) -> None:
     path.write_text("requests on 2026-11-22: 000000090000\n")
     assert DayFile(path).take(TODAY - 1, 100_000) == (90_000, BLOCK)
     assert path.read_text() == "requests on 2026-11-22: 000000090050\n"
@@ -113,13 +113,13 @@ def test_a_file_of_one_day_is_read_and_goes_on_as_one_of_two(path: Path) -> None
     assert path.read_text() == "requests on 2026-11-23: 000000000050\nrequests on 2026-11-22: 000000090050\n"
 
 
-def test_a_clock_set_back_gives_no_budget_back(path: Path) -> None:
+def test_a_clock_set_back_does_not_reset_the_budget(path: Path) -> None:
     DayFile(path).raise_to(TODAY + 1, 700)
     assert DayFile(path).take(TODAY, 100_000) == (700, BLOCK)
     assert DayFile(path).take(TODAY + 1, 100_000) == (700 + BLOCK, BLOCK)
 
 
-def test_a_clock_that_was_a_day_ahead_gives_no_budget_back(path: Path) -> None:
+def test_a_clock_that_was_a_day_ahead_does_not_reset_the_budget(path: Path) -> None:
     file = DayFile(path)
     file.raise_to(TODAY, 1_000)
     assert file.take(TODAY + 1, 1_000) == (0, BLOCK)
@@ -132,7 +132,7 @@ def test_a_clock_that_was_a_day_ahead_gives_no_budget_back(path: Path) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 130), st.booleans()), max_size=6), max_size=4))
-def test_no_day_exceeds_its_budget_while_clocks_that_begin_each_day_right_wander_back_to_yesterday(
+def test_no_day_exceeds_its_budget_if_the_clock_starts_each_day_right_and_returns_to_yesterday(
     days: list[list[tuple[int, int, bool]]],
 ) -> None:
     noon = TODAY * 86_400 + 43_200
@@ -164,7 +164,7 @@ def test_a_file_of_the_day_after_tomorrow_is_too_far_ahead(path: Path) -> None:
         DayFile(path).take(TODAY, 100_000)
 
 
-def test_the_last_block_is_what_is_left_and_then_there_is_none(path: Path) -> None:
+def test_the_last_block_is_smaller_and_then_there_is_none(path: Path) -> None:
     file = DayFile(path)
     file.raise_to(TODAY, 90)
     assert file.take(TODAY, 100) == (90, 10)
@@ -173,7 +173,7 @@ def test_the_last_block_is_what_is_left_and_then_there_is_none(path: Path) -> No
     assert count_in(path) == 100
 
 
-def test_nothing_is_given_back_to_another_day_or_below_zero(path: Path) -> None:
+def test_permits_are_not_returned_to_another_day_or_below_zero(path: Path) -> None:
     file = DayFile(path)
     file.raise_to(TODAY, 5)
     file.give_back(TODAY - 1, 3)
@@ -216,14 +216,14 @@ def test_a_corrupted_file_is_a_clear_error(path: Path, text: str) -> None:
     )
 
 
-def test_a_file_that_breaks_later_leaves_nobody_waiting(path: Path) -> None:
+def test_a_file_corrupted_later_fails_the_waiters(path: Path) -> None:
     def spoil() -> None:
         path.write_text("garbage")
 
     async def main() -> None:
         limiter = LocalRateLimiter(per_second=1, day_file=path)
         await limiter.acquire()
-        limiter._day.used = limiter._day.mark = limiter._day._block
+        limiter._daily_budget.used = limiter._daily_budget.checkpoint = limiter._daily_budget._block_end
         spoil()
         with pytest.raises(ConfigurationError):
             await limiter.acquire()
@@ -250,7 +250,7 @@ class Disk:
     ("call", "code"),
     [("pwrite", errno.ENOSPC), ("pwrite", errno.EDQUOT), ("pread", errno.EIO), ("pread", errno.ESTALE)],
 )
-def test_a_disk_that_fails_sends_waiters_away_at_once_and_serves_again_once_it_works(
+def test_a_failing_disk_fails_the_waiters_at_once_until_it_works_again(
     path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
     disk = Disk(monkeypatch, call, code)
@@ -277,9 +277,7 @@ def test_a_disk_that_fails_sends_waiters_away_at_once_and_serves_again_once_it_w
     run(main())
 
 
-def test_a_disk_that_fails_when_the_file_is_closed_is_told_in_the_same_words(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fails_on_close_raises_the_same_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = DayFile(path)
     real = os.close
 
@@ -292,7 +290,7 @@ def test_a_disk_that_fails_when_the_file_is_closed_is_told_in_the_same_words(
         file.take(TODAY, 100)
 
 
-def test_whatever_else_goes_wrong_with_the_day_leaves_nobody_in_line(path: Path) -> None:
+def test_any_other_failure_of_the_daily_budget_leaves_nobody_waiting(path: Path) -> None:
     def broken() -> float:
         raise ZeroDivisionError
 
@@ -302,7 +300,7 @@ def test_whatever_else_goes_wrong_with_the_day_leaves_nobody_in_line(path: Path)
         await first
         told: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, about: told.append(about["exception"]))
-        limiter._day.clock = broken
+        limiter._daily_budget.clock = broken
         with pytest.raises(LimiterUnavailableError, match="the limiter failed: ZeroDivisionError"):
             await second
         assert [type(error) for error in told] == [ZeroDivisionError]
@@ -313,7 +311,7 @@ def test_whatever_else_goes_wrong_with_the_day_leaves_nobody_in_line(path: Path)
     run(main())
 
 
-def test_a_caller_that_cannot_be_put_in_line_is_not_left_in_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caller_whose_enqueueing_fails_is_removed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         limiter = LocalRateLimiter(day_file=path)
         await limiter.acquire()
@@ -321,8 +319,8 @@ def test_a_caller_that_cannot_be_put_in_line_is_not_left_in_it(path: Path, monke
         def fails(*_: object) -> None:
             raise ZeroDivisionError
 
-        limiter._look_at = 0.0
-        monkeypatch.setattr(limiter, "_joined", fails)
+        limiter._check_clock_at = 0.0
+        monkeypatch.setattr(limiter, "_on_join", fails)
         with pytest.raises(ZeroDivisionError):
             await limiter.acquire()
         assert len(limiter._waiters) == 0
@@ -331,7 +329,7 @@ def test_a_caller_that_cannot_be_put_in_line_is_not_left_in_it(path: Path, monke
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800", "", 5, b"a\0b"])
-def test_a_name_that_no_file_can_have_is_a_clear_error(name: Any) -> None:
+def test_an_impossible_file_name_is_a_clear_error(name: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"^day_file is .*; it must be the path of a file$"):
         LocalRateLimiter(day_file=name)
 
@@ -349,7 +347,7 @@ def test_a_platform_without_locks_is_a_clear_error(path: Path, monkeypatch: pyte
         LocalRateLimiter(day_file=path)
 
 
-def test_a_lock_that_is_never_released_ends_in_an_error_not_a_hang(path: Path) -> None:
+def test_a_lock_that_is_never_released_is_an_error_not_a_hang(path: Path) -> None:
     file = DayFile(path)
     file.raise_to(TODAY, 1)
     holder = os.open(path, os.O_RDWR)
@@ -369,7 +367,7 @@ def take_blocks(path: str, blocks: int, ready: Event) -> None:
         file.take(TODAY, 10**9)
 
 
-def take_for_ever(path: str, ready: Event) -> None:
+def take_forever(path: str, ready: Event) -> None:
     take_blocks(path, 1, ready)
     while True:
         DayFile(path).take(TODAY, 10**9)
@@ -386,10 +384,10 @@ def test_processes_count_together(path: Path) -> None:
     assert count_in(path) == 3 * 100 * BLOCK
 
 
-def test_a_killed_process_leaves_a_whole_file_and_no_lock(path: Path) -> None:
+def test_a_killed_process_leaves_an_intact_file_and_no_lock(path: Path) -> None:
     for _ in range(2):
         ready = spawn.Event()
-        process = spawn.Process(target=take_for_ever, args=(str(path), ready))
+        process = spawn.Process(target=take_forever, args=(str(path), ready))
         process.start()
         ready.wait()
         time.sleep(0.02)

@@ -13,7 +13,7 @@ from virtual_time import VirtualTimeLoop, most_in_a_second, run
 
 from aiomutex.errors import DailyBudgetExhaustedError
 from aiomutex.limits import LocalRateLimiter
-from aiomutex.limits.pause import PATIENCE, Pause
+from aiomutex.limits.pause import PROBE_TIMEOUT, Pause
 
 WINDOW = 1.02
 
@@ -29,7 +29,7 @@ def wait_for_many(limiter: LocalRateLimiter, count: int) -> list[asyncio.Task[fl
     return [asyncio.ensure_future(one()) for _ in range(count)]
 
 
-def test_a_429_pauses_everybody_for_as_long_as_the_service_asks() -> None:
+def test_a_429_pauses_every_caller_for_as_long_as_the_service_asks() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         permit = await limiter.acquire()
@@ -44,7 +44,7 @@ def test_a_429_pauses_everybody_for_as_long_as_the_service_asks() -> None:
     run(main())
 
 
-def test_without_a_hint_the_wait_is_a_window_and_doubles_with_each_refused_probe() -> None:
+def test_without_retry_after_the_wait_is_a_window_and_doubles_with_each_failed_probe() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         permit = await limiter.acquire()
@@ -77,7 +77,7 @@ def test_late_429s_of_one_burst_do_not_add_up() -> None:
     run(main())
 
 
-def test_one_probe_resumes_and_pacing_follows() -> None:
+def test_one_probe_ends_the_pause_and_the_others_follow_evenly() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         limiter.throttled(await limiter.acquire(), 1.0)
@@ -96,7 +96,7 @@ def test_one_probe_resumes_and_pacing_follows() -> None:
     run(main())
 
 
-def test_no_burst_follows_a_pause_in_which_nobody_waited() -> None:
+def test_no_burst_follows_a_pause_without_waiters() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         limiter.throttled(await limiter.acquire(), 100.0)
@@ -108,7 +108,7 @@ def test_no_burst_follows_a_pause_in_which_nobody_waited() -> None:
     run(main())
 
 
-def test_a_refused_probe_pauses_again() -> None:
+def test_a_failed_probe_pauses_again() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         limiter.throttled(await limiter.acquire(), 1.0)
@@ -126,21 +126,21 @@ def test_a_refused_probe_pauses_again() -> None:
     run(main())
 
 
-def test_a_probe_whose_fate_is_never_told_blocks_nobody_for_ever() -> None:
+def test_a_probe_without_a_reported_response_does_not_block_forever() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         limiter.throttled(await limiter.acquire(), 1.0)
         first, second, third = wait_for_many(limiter, 3)
         lost = await first
-        assert await second == pytest.approx(lost + PATIENCE)
+        assert await second == pytest.approx(lost + PROBE_TIMEOUT)
         # The lost one answers at last: as good a sign of life as any.
         limiter.answered(lost)
-        assert await third < lost + PATIENCE + 0.1
+        assert await third < lost + PROBE_TIMEOUT + 0.1
 
     run(main())
 
 
-def test_a_probe_cancelled_before_it_was_sent_lets_the_next_go_at_once() -> None:
+def test_a_probe_cancelled_before_it_was_sent_is_replaced_at_once() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         limiter.throttled(await limiter.acquire(), 1.0)
@@ -153,7 +153,7 @@ def test_a_probe_cancelled_before_it_was_sent_lets_the_next_go_at_once() -> None
 
 
 @pytest.mark.parametrize("stall", [0.0, 500.0], ids=["the same clock", "another clock"])
-def test_a_pause_goes_on_in_the_next_event_loop_if_its_clock_is_the_same_and_else_a_probe_goes_at_once(
+def test_a_pause_continues_on_a_loop_with_the_same_clock_and_otherwise_sends_a_probe_at_once(
     stall: float,
 ) -> None:
     limiter = LocalRateLimiter()
@@ -172,7 +172,7 @@ def test_a_pause_goes_on_in_the_next_event_loop_if_its_clock_is_the_same_and_els
     assert run(waits()) == (pytest.approx(WINDOW) if stall else pytest.approx(100.0, abs=0.1))
 
 
-def test_refusals_narrow_the_window_step_by_step_to_a_floor() -> None:
+def test_429s_lower_the_permits_step_by_step_to_a_floor() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         seen: list[int] = []
@@ -188,7 +188,7 @@ def test_refusals_narrow_the_window_step_by_step_to_a_floor() -> None:
 
 
 @pytest.mark.parametrize("hint", [-1.0, math.nan])
-def test_a_senseless_hint_counts_as_none(hint: float) -> None:
+def test_an_invalid_retry_after_is_ignored(hint: float) -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         start = await limiter.acquire()
@@ -198,7 +198,7 @@ def test_a_senseless_hint_counts_as_none(hint: float) -> None:
     run(main())
 
 
-def test_a_hint_of_zero_is_no_busy_loop() -> None:
+def test_a_retry_after_of_zero_does_not_cause_a_busy_loop() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         permit = start = await limiter.acquire()
@@ -210,7 +210,7 @@ def test_a_hint_of_zero_is_no_busy_loop() -> None:
     run(main())
 
 
-def test_an_answer_means_nothing_while_there_is_no_pause() -> None:
+def test_a_response_changes_nothing_without_a_pause() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         permit = await limiter.acquire()
@@ -221,7 +221,7 @@ def test_an_answer_means_nothing_while_there_is_no_pause() -> None:
     run(main())
 
 
-def test_an_old_answer_does_not_end_a_pause() -> None:
+def test_a_response_to_an_earlier_request_does_not_end_a_pause() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         old, refused = await limiter.acquire(), await limiter.acquire()
@@ -236,32 +236,32 @@ def test_an_old_answer_does_not_end_a_pause() -> None:
 # The day's budget, as the service shows it
 
 
-async def refuse_single_requests(limiter: LocalRateLimiter) -> list[float]:
+async def throttle_single_requests(limiter: LocalRateLimiter) -> list[float]:
     permits = [await limiter.acquire()]
-    with pytest.raises(DailyBudgetExhaustedError, match="probably used up"):  # noqa: PT012 -- the last call raises
+    with pytest.raises(DailyBudgetExhaustedError, match="probably exhausted"):  # noqa: PT012 -- the last call raises
         while True:
             limiter.throttled(permits[-1])
             permits.append(await limiter.acquire())
     return permits
 
 
-def test_endless_429s_to_single_requests_are_told_as_a_suspicion() -> None:
+def test_repeated_429s_to_single_requests_mean_an_exhausted_daily_budget() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
-        permits = await refuse_single_requests(limiter)
+        permits = await throttle_single_requests(limiter)
         assert len(permits) == 5
         with pytest.raises(DailyBudgetExhaustedError) as caught:
             await limiter.acquire()
         assert caught.value.suspected
         assert caught.value.used == 5
         assert caught.value.resets_at == limiter.state().resets_at
-        assert "goes on answering 429 to single requests" in str(caught.value)
+        assert "keeps answering single requests with 429" in str(caught.value)
         assert "5 of 100,000 requests counted here" in str(caught.value)
 
     run(main())
 
 
-def test_short_hints_do_not_hurry_the_suspicion() -> None:
+def test_short_retry_after_values_do_not_shorten_the_evidence() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         permit = start = await limiter.acquire()
@@ -274,7 +274,7 @@ def test_short_hints_do_not_hurry_the_suspicion() -> None:
     run(main())
 
 
-def test_those_who_wait_learn_of_the_suspicion_too() -> None:
+def test_waiters_get_the_suspected_error_too() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         limiter.throttled(await limiter.acquire(), 1.0)
@@ -287,7 +287,7 @@ def test_those_who_wait_learn_of_the_suspicion_too() -> None:
     run(main())
 
 
-def test_a_hint_of_hours_is_the_days_budget_and_no_silent_wait(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_retry_after_of_hours_means_the_daily_budget_and_raises(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         limiter.throttled(await limiter.acquire(), 80_000.0)
@@ -304,7 +304,7 @@ def test_a_hint_of_hours_is_the_days_budget_and_no_silent_wait(caplog: pytest.Lo
 def test_a_probe_a_minute_can_lift_the_suspicion() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
-        await refuse_single_requests(limiter)
+        await throttle_single_requests(limiter)
         await asyncio.sleep(61)
         probe, other = wait_for_many(limiter, 2)
         permit = await probe
@@ -322,15 +322,15 @@ def test_midnight_lifts_the_suspicion() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         limiter.throttled(await limiter.acquire(), 80_000.0)
-        end = limiter._day.end
-        limiter._day.clock = lambda: end + 1.0
+        end = limiter._daily_budget.ends_at
+        limiter._daily_budget.clock = lambda: end + 1.0
         limiter.answered(await limiter.acquire())
         await asyncio.gather(*wait_for_many(limiter, 10))
 
     run(main())
 
 
-def test_a_pause_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         permits = [await limiter.acquire() for _ in range(20)]
@@ -342,14 +342,14 @@ def test_a_pause_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
         run(main())
     assert [record.getMessage() for record in caplog.records] == [
         (
-            "the service answered 429: nothing is sent for 2.0 s, then one request goes ahead; "
-            "at most 95 in 1.02 s from now on"
+            "the service answered 429: pausing for 2.0 s, then sending a single request; "
+            "from now on at most 95 requests in 1.02 s"
         ),
         "the service accepts requests again",
     ]
 
 
-def test_the_wait_ends_at_the_latest_deadline_never_the_last_told() -> None:
+def test_the_wait_ends_at_the_latest_deadline_not_the_last_reported() -> None:
     pause = Pause(rng=lambda: 0.0)
     assert pause.throttled(1.0, 60.0, 2.0, window=1.0, today=0)
     assert pause.throttled(3.0, 1.0, 4.0, window=1.0, today=0)

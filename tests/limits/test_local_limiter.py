@@ -27,7 +27,7 @@ async def take(limiter: LocalRateLimiter, count: int, priority: Priority = Prior
     return list(await asyncio.gather(*(limiter.acquire(priority) for _ in range(count))))
 
 
-def test_it_is_a_rate_limiter_and_tells_its_state() -> None:
+def test_it_is_a_rate_limiter_with_a_state() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         assert isinstance(limiter, RateLimiter)
@@ -68,7 +68,7 @@ def test_the_repr_states_facts() -> None:
     run(main())
 
 
-def test_a_state_can_be_read_outside_of_any_loop() -> None:
+def test_the_state_can_be_read_without_an_event_loop() -> None:
     assert LocalRateLimiter().state().used == 0
 
 
@@ -99,7 +99,7 @@ def test_two_hundred_tasks_get_the_full_rate_and_never_more(safe: bool) -> None:
     ("per_second", "permits"), [(1, 1), (2, 1), (3, 2), (5, 4), (10, 9), (50, 48), (100, 97), (1000, 970)]
 )
 @pytest.mark.parametrize("priority", Priority)
-def test_limits_of_any_size_are_kept_and_used(per_second: int, permits: int, priority: Priority) -> None:
+def test_limits_of_any_size_are_kept_and_fully_used(per_second: int, permits: int, priority: Priority) -> None:
     async def main() -> None:
         limiter = LocalRateLimiter(per_second)
         times = await take(limiter, permits * 5, priority)
@@ -119,7 +119,7 @@ def test_permits_are_evenly_spaced_under_backlog() -> None:
     run(main())
 
 
-def test_a_stalled_loop_catches_up_by_two_permits_and_no_more() -> None:
+def test_after_a_stalled_loop_the_limiter_catches_up_by_two_permits_only() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualTimeLoop)
@@ -153,7 +153,7 @@ def test_an_interactive_call_goes_ahead_of_bulk_work() -> None:
     run(main())
 
 
-def test_bulk_work_gets_every_eighth_permit_at_the_least() -> None:
+def test_bulk_work_gets_at_least_every_eighth_permit() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         await take(limiter, 97)
@@ -216,16 +216,16 @@ def test_a_storm_of_cancellations_loses_no_permit_and_keeps_the_order() -> None:
     run(main())
 
 
-def test_a_permit_given_to_a_task_cancelled_in_the_same_turn_goes_to_the_next() -> None:
+def test_a_permit_granted_to_a_task_cancelled_in_the_same_iteration_goes_to_the_next() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         limiter = LocalRateLimiter()
         await take(limiter, 97)
         first, second = (asyncio.ensure_future(limiter.acquire()) for _ in range(2))
         await asyncio.sleep(0)
-        limiter._waiters.serve(Priority.INTERACTIVE, loop.time())  # what the timer does
+        limiter._waiters.grant(Priority.INTERACTIVE, loop.time())  # what the timer does
         limiter._log.append(loop.time())
-        limiter._day.take()
+        limiter._daily_budget.take()
         first.cancel()
         assert await second
         assert first.cancelled()
@@ -237,7 +237,7 @@ def test_a_permit_given_to_a_task_cancelled_in_the_same_turn_goes_to_the_next() 
 
 
 @pytest.mark.parametrize("moment", [-5e-10, 5e-10], ids=["before", "after"])
-def test_a_permit_of_a_task_cancelled_in_the_turn_that_serves_it_is_had_by_the_next_at_once(moment: float) -> None:
+def test_the_next_waiter_gets_the_permit_of_a_task_cancelled_as_it_is_granted(moment: float) -> None:
     async def main() -> None:
         limiter = LocalRateLimiter(per_second=1)
         start = await limiter.acquire()
@@ -253,7 +253,7 @@ def test_a_permit_of_a_task_cancelled_in_the_turn_that_serves_it_is_had_by_the_n
     run(main())
 
 
-def test_cancelling_the_only_waiter_leaves_the_limiter_at_rest() -> None:
+def test_cancelling_the_only_waiter_stops_the_timer() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         await take(limiter, 97)
@@ -296,7 +296,7 @@ arrivals = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(arrivals, st.sets(st.integers(0, 600), max_size=3), st.sampled_from([1, 3, 20, 100]))
-def test_no_window_exceeds_its_permits_and_nobody_starves(
+def test_no_window_exceeds_its_permits_and_every_caller_is_served(
     pattern: list[Arrival], refused: set[int], per_second: int
 ) -> None:
     async def main() -> None:
@@ -347,7 +347,7 @@ def test_a_limit_must_be_a_positive_integer(field: str, value: Any) -> None:
     assert str(caught.value) == f"{field} must be an integer from 1, not {describe(value)}"
 
 
-def test_used_today_may_be_zero_but_not_less() -> None:
+def test_used_today_may_be_zero_but_not_negative() -> None:
     LocalRateLimiter(used_today=0)
     with pytest.raises(ConfigurationError, match="used_today must be an integer from 0, not -1"):
         LocalRateLimiter(used_today=-1)
@@ -364,7 +364,7 @@ def test_one_limiter_serves_one_loop_after_another() -> None:
     assert most_in_a_second(times) <= 4
 
 
-def test_waiters_of_a_closed_loop_are_forgotten() -> None:
+def test_waiters_of_a_closed_loop_are_dropped() -> None:
     limiter = LocalRateLimiter(1)
 
     async def leave_one_waiting() -> None:
@@ -381,7 +381,7 @@ def test_waiters_of_a_closed_loop_are_forgotten() -> None:
     assert asyncio.run(later()) == 0
 
 
-def test_a_clock_that_has_nothing_to_do_with_the_last_one_counts_the_last_window_as_full() -> None:
+def test_on_an_unrelated_clock_the_last_window_counts_as_full() -> None:
     limiter = LocalRateLimiter(5)
     run(take(limiter, 3))
 
@@ -395,7 +395,7 @@ def test_a_clock_that_has_nothing_to_do_with_the_last_one_counts_the_last_window
     assert run(later()) == pytest.approx(WINDOW)
 
 
-def test_a_second_loop_at_the_same_time_is_an_error() -> None:
+def test_use_by_two_loops_at_once_is_an_error() -> None:
     limiter = LocalRateLimiter()
     ready, done = threading.Event(), threading.Event()
 
@@ -415,7 +415,7 @@ def test_a_second_loop_at_the_same_time_is_an_error() -> None:
         thread.join()
     assert str(caught.value) == (
         "this LocalRateLimiter is in use by another event loop (0 waiting there); "
-        "use one limiter per event loop, or share a count through aiomutex.limits.redis"
+        "use one limiter per event loop, or share a budget with aiomutex.limits.redis"
     )
 
 
@@ -432,7 +432,7 @@ def test_it_works_on_uvloop_whose_clock_counts_milliseconds() -> None:
 # What is said
 
 
-def test_long_waits_are_said_once_not_once_a_call(caplog: pytest.LogCaptureFixture) -> None:
+def test_long_waits_are_logged_once_not_per_call(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         await take(LocalRateLimiter(), 800)
 
@@ -442,7 +442,7 @@ def test_long_waits_are_said_once_not_once_a_call(caplog: pytest.LogCaptureFixtu
     assert "requests wait 5.0 s for a permit" in record.getMessage()
 
 
-def test_waiters_learn_that_the_budget_ran_out() -> None:
+def test_waiters_get_an_error_when_the_budget_runs_out() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter(per_day=100)
         results = await asyncio.gather(*(limiter.acquire() for _ in range(130)), return_exceptions=True)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from aiomutex.limits.pause import LONGEST_PAUSE, PATIENCE, Pause
+from aiomutex.limits.pause import MAX_PAUSE, PROBE_TIMEOUT, Pause
 
 
 def refused(pause: Pause, permit: float, retry_after: float | None, now: float, today: int = 7) -> bool:
@@ -14,7 +14,7 @@ def refused(pause: Pause, permit: float, retry_after: float | None, now: float, 
 
 
 def facts(pause: Pause) -> tuple[bool, float, int, float, int | None, float | None]:
-    return pause.active, pause.until, pause.failed, pause.next_at, pause.suspected_on, pause.asked
+    return pause.active, pause.until, pause.failed_probes, pause.next_probe_at, pause.suspected_on, pause.requested_wait
 
 
 AT_REST = (False, -math.inf, 0, -math.inf, None, None)
@@ -25,19 +25,19 @@ def pause() -> Pause:
     return Pause(rng=lambda: 1.0)
 
 
-def test_at_rest_there_is_nothing_to_wait_for(pause: Pause) -> None:
+def test_without_a_429_there_is_no_pause(pause: Pause) -> None:
     assert facts(pause) == AT_REST
-    assert pause.news_after == math.inf
+    assert pause.ends_after == math.inf
 
 
-def test_a_refusal_of_the_very_permit_the_pause_began_with_is_no_news(pause: Pause) -> None:
+def test_a_429_to_a_permit_from_before_the_pause_is_ignored(pause: Pause) -> None:
     assert refused(pause, 10.0, 2.0, 11.0)
     assert not refused(pause, 11.0, 50.0, 12.0)
     assert refused(pause, 11.001, 50.0, 12.0)
-    assert pause.failed == 1
+    assert pause.failed_probes == 1
 
 
-def test_the_wait_doubles_three_times_and_has_a_quarter_of_chance(pause: Pause) -> None:
+def test_the_wait_doubles_three_times_and_up_to_a_quarter_is_random(pause: Pause) -> None:
     waits: list[float] = []
     now = 0.0
     for _ in range(6):
@@ -49,7 +49,7 @@ def test_the_wait_doubles_three_times_and_has_a_quarter_of_chance(pause: Pause) 
     assert waits[:4] == pytest.approx([1.25, 2.5, 5.0, 10.0])
 
 
-def test_four_refused_probes_are_a_suspicion_once_fifteen_windows_have_passed(pause: Pause) -> None:
+def test_four_failed_probes_over_fifteen_windows_mean_an_exhausted_daily_budget(pause: Pause) -> None:
     refused(pause, 0.0, 1.0, 0.5)
     for number in range(1, 4):
         refused(pause, number, 1.0, number + 0.5)
@@ -61,53 +61,53 @@ def test_four_refused_probes_are_a_suspicion_once_fifteen_windows_have_passed(pa
     assert pause.until == 75.5  # a probe a minute from now on
 
 
-def test_the_longest_wait_is_no_suspicion_and_more_than_it_is(pause: Pause) -> None:
-    refused(pause, 0.0, LONGEST_PAUSE, 1.0)
-    assert (pause.until, pause.suspected_on, pause.asked) == (1.0 + LONGEST_PAUSE, None, None)
-    refused(pause, 2.0, LONGEST_PAUSE + 1, 3.0)
-    assert (pause.until, pause.suspected_on, pause.asked) == (4.0 + LONGEST_PAUSE, 7, LONGEST_PAUSE + 1)
+def test_only_a_retry_after_above_the_maximum_pause_means_an_exhausted_daily_budget(pause: Pause) -> None:
+    refused(pause, 0.0, MAX_PAUSE, 1.0)
+    assert (pause.until, pause.suspected_on, pause.requested_wait) == (1.0 + MAX_PAUSE, None, None)
+    refused(pause, 2.0, MAX_PAUSE + 1, 3.0)
+    assert (pause.until, pause.suspected_on, pause.requested_wait) == (4.0 + MAX_PAUSE, 7, MAX_PAUSE + 1)
     refused(pause, 4.0, 1.0, 5.0)
-    assert pause.asked is None  # the last refusal named no such wait
+    assert pause.requested_wait is None  # the last refusal named no such wait
 
 
-def test_a_probe_is_waited_for_and_not_for_ever(pause: Pause) -> None:
+def test_a_probe_holds_back_the_next_one_until_it_times_out(pause: Pause) -> None:
     refused(pause, 0.0, 1.0, 1.0)
-    assert pause.next_at == 2.0
-    pause.probing(3.0)
-    assert pause.next_at == 3.0 + PATIENCE
-    pause.unsent()
-    assert pause.next_at == 2.0
+    assert pause.next_probe_at == 2.0
+    pause.probe_sent(3.0)
+    assert pause.next_probe_at == 3.0 + PROBE_TIMEOUT
+    pause.probe_returned()
+    assert pause.next_probe_at == 2.0
 
 
-def test_a_refused_probe_is_no_longer_waited_for(pause: Pause) -> None:
+def test_a_failed_probe_holds_back_nothing(pause: Pause) -> None:
     refused(pause, 0.0, 1.0, 1.0)
-    pause.probing(3.0)
+    pause.probe_sent(3.0)
     refused(pause, 3.0, 0.5, 3.1)
-    assert pause.next_at == pytest.approx(3.6)
+    assert pause.next_probe_at == pytest.approx(3.6)
 
 
 @pytest.mark.parametrize("retry_after", [1.0, 400.0])
-def test_a_good_answer_ends_it_all(pause: Pause, retry_after: float) -> None:
+def test_ending_a_pause_resets_everything(pause: Pause, retry_after: float) -> None:
     refused(pause, 0.0, retry_after, 1.0)
-    pause.probing(2.0)
+    pause.probe_sent(2.0)
     refused(pause, 2.0, retry_after, 3.0)
-    pause.probing(500.0)
+    pause.probe_sent(500.0)
     pause.end()
     assert facts(pause) == AT_REST
 
 
-def test_a_new_clock_probes_at_once_and_its_permits_are_news(pause: Pause) -> None:
+def test_a_new_clock_allows_a_probe_at_once(pause: Pause) -> None:
     refused(pause, 1e6, 400.0, 1e6)
     refused(pause, 1e6 + 1, None, 1e6 + 2)
-    pause.probing(1e6 + 3)
+    pause.probe_sent(1e6 + 3)
     pause.restart(5.0)
     assert facts(pause) == (True, -math.inf, 0, -math.inf, None, None)
-    assert pause.news_after == 5.0
+    assert pause.ends_after == 5.0
     assert not refused(pause, 5.0, 1.0, 6.0)
     assert refused(pause, 5.5, 1.0, 6.0)
 
 
-def test_a_new_clock_begins_no_pause_where_none_is(pause: Pause) -> None:
+def test_a_new_clock_starts_no_pause(pause: Pause) -> None:
     refused(pause, 1e6, 1.0, 1e6)
     pause.end()
     pause.restart(5.0)
@@ -116,13 +116,17 @@ def test_a_new_clock_begins_no_pause_where_none_is(pause: Pause) -> None:
     assert refused(pause, 1.0, 1.0, 5.5)
 
 
-def test_a_pause_that_others_share_is_followed(pause: Pause) -> None:
-    pause.follow(10.0, asked_at=9.0, until=30.0, first=8.0, failed=2, suspected_on=6, asked=500.0)
+def test_a_shared_pause_is_mirrored(pause: Pause) -> None:
+    pause.mirror(
+        10.0, asked_at=9.0, until=30.0, first_429_at=8.0, failed_probes=2, suspected_on=6, requested_wait=500.0
+    )
     assert facts(pause) == (True, 30.0, 2, 30.0, 6, 500.0)
-    assert pause.news_after == 9.0 - 0.001  # a permit of the moment of asking is news, on clocks of milliseconds too
+    assert pause.ends_after == 9.0 - 0.001  # a permit of the moment of asking is news, on clocks of milliseconds too
     assert not refused(pause, 10.0, 1.0, 11.0)  # sent before we knew of it
-    pause.follow(12.0, asked_at=11.0, until=40.0, first=8.0, failed=3, suspected_on=None, asked=None)
+    pause.mirror(
+        12.0, asked_at=11.0, until=40.0, first_429_at=8.0, failed_probes=3, suspected_on=None, requested_wait=None
+    )
     assert facts(pause) == (True, 40.0, 3, 40.0, None, None)
-    assert pause.news_after == 9.0 - 0.001  # it is the same pause still
+    assert pause.ends_after == 9.0 - 0.001  # it is the same pause still
     refused(pause, 10.5, 1.0, 23.0)  # 15 windows after the first refusal, the fourth in a row
-    assert (pause.failed, pause.suspected_on) == (4, 7)
+    assert (pause.failed_probes, pause.suspected_on) == (4, 7)

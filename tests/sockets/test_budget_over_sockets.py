@@ -49,7 +49,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext,
 
 
 @pytest.mark.deep
-async def test_three_thousand_cold_requests_with_tls_get_no_429(authority: tuple[ssl.SSLContext, str]) -> None:
+async def test_three_thousand_requests_over_cold_tls_connections_get_no_429(
+    authority: tuple[ssl.SSLContext, str],
+) -> None:
     context, trusted = authority
     # The emulator has a thread of its own: its work is no jitter of ours.
     with MutexEmulator(groups=10) as emulator:

@@ -1,0 +1,80 @@
+"""What a worker sends to ``lease.lua``, and what the script returns. All durations are in seconds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from aiomutex.limits.pause import PROBE_TIMEOUT
+
+__all__ = ["HORIZON", "OLDEST_VERSION", "Feedback", "Lease", "LeaseRequest"]
+
+HORIZON = 0.1
+"""Seconds ahead that send times are leased. A pause that another worker reports may come too late for these."""
+OLDEST_VERSION = 6
+
+
+class Feedback(msgspec.Struct, kw_only=True):
+    """What a worker reports about a response."""
+
+    kind: Literal["throttled", "answered"]
+    permit: float
+    """When the request's permit was granted, on the server's clock."""
+    permits: int = 0
+    """The number of permits in a window after this 429."""
+    delay: float = 0.0
+    failed_probes: int = 0
+    suspected: bool = False
+    requested_wait: float = 0.0
+
+
+class LeaseRequest(msgspec.Struct, kw_only=True):
+    """A worker's report and what it wants."""
+
+    max_permits: int
+    window: float
+    per_day: int
+    wanted: int
+    uncertain: bool
+    """The last exchange failed, so permits may have been granted that the log does not show."""
+    day: int
+    used: int
+    unreported: int
+    """Permits used without Redis since the last exchange."""
+    spacing: float
+    """Time between two exchanges of workers that want more."""
+    fallback_grace: float
+    """How long workers that continue without Redis may need to notice that it is back."""
+    feedback: Feedback | None = None
+    latency: float = 0.0
+    """How long an exchange may take: no send time is granted sooner."""
+    horizon: float = HORIZON
+    probe_timeout: float = PROBE_TIMEOUT
+    max_turn_wait: float = 2.0
+    """The longest time that a worker among many waits for its next exchange."""
+    oldest_version: int = OLDEST_VERSION
+
+
+class Lease(msgspec.Struct, kw_only=True):
+    """The state of the shared budget, and the granted send times."""
+
+    now: str
+    """The server's time in microseconds since 1970."""
+    wait: float
+    """When to ask again."""
+    next_free: float
+    """When the next send time is free."""
+    day: int
+    used: int
+    permits: int
+    used_in_window: int
+    paused: bool
+    is_probe: bool
+    pause_left: float
+    failed_probes: int
+    since_first_429: float
+    suspected: bool
+    requested_wait: float
+    send_times: list[float] = []
+    """The granted send times, on the event loop's clock."""
