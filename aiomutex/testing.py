@@ -1,7 +1,6 @@
-"""For users' tests: the pytest fixture ``mutex_emulator`` and the emulator it hands out.
+"""The pytest fixture ``mutex_emulator``, and ``MutexEmulator``, which also works without pytest.
 
-pytest loads this module wherever the package is installed, so it imports nothing of weight until a test asks. The
-emulator serves without pytest too; then there is no fixture.
+pytest loads this module wherever the package is installed, so it imports the emulator only when a test needs it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ __all__ = ["MutexEmulator", "mutex_emulator"]
 
 def __getattr__(name: str) -> Any:
     if name == "MutexEmulator":
-        from aiomutex.emulator import MutexEmulator  # noqa: PLC0415 - see the module's docstring
+        from aiomutex.emulator import MutexEmulator  # noqa: PLC0415  # see the module's docstring
 
         globals()[name] = MutexEmulator
         return MutexEmulator
@@ -31,11 +30,11 @@ with contextlib.suppress(ModuleNotFoundError):
 
     @pytest.fixture
     def mutex_emulator() -> Iterator[MutexEmulator]:
-        """An emulator of this test's own, without groups, listening on ``mutex_emulator.url``.
+        """A new emulator for each test, without groups, which listens on ``mutex_emulator.url``.
 
-        It runs in a thread, so tests may be plain functions or coroutines under any event loop.
+        It runs in a thread, so a test can be a function or a coroutine in any event loop.
         """
-        from aiomutex.emulator import MutexEmulator  # noqa: PLC0415 - see the module's docstring
+        from aiomutex.emulator import MutexEmulator  # noqa: PLC0415  # see the module's docstring
 
         with MutexEmulator() as emulator:
             yield emulator

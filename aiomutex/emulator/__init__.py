@@ -1,7 +1,7 @@
-"""A faithful local emulator of the mutex-group endpoints, to test against and to try things out on.
+"""A local emulator of the mutex-group endpoints, for tests and for trying things out.
 
-It judges requests by rules of its own, written from the service's documentation, and shares no code with the client:
-a mistake in one cannot hide in the other.
+It checks requests by its own rules, written from the service's documentation, and shares no code with the client, so
+that a mistake in one cannot hide in the other.
 """
 
 from aiomutex.emulator.clock import Clock

@@ -1,7 +1,7 @@
-"""The way of a request through the emulator: key, limits, faults, endpoint, answer.
+"""Handle a request from its arrival to its response: API key, limits, faults, endpoint.
 
-One aiohttp handler without router or middleware, because benchmarks run against it. It knows HTTP and time; what the
-endpoints mean is the service's business.
+This is one aiohttp handler without a router or middleware, because benchmarks run against it. It knows HTTP and time;
+``service`` knows the endpoints.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ __all__ = ["Application", "PageHandler"]
 PageHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 RACE_WINDOW = 0.005
-"""Seconds between the read and the write of an edit where the dialect lets edits race."""
+"""Seconds between the read and the write of a slot edit if the dialect's ``slot_writes`` is ``racy``."""
 
 _log = logging.getLogger("aiomutex.emulator")
 
 
 class Application:
-    """Holds what a request meets on its way, and carries the faults out."""
+    """The request handler and the state it needs."""
 
     def __init__(
         self,
@@ -71,10 +71,10 @@ class Application:
         self.requests: deque[RecordedRequest] = deque(maxlen=keep_requests)
         self.pages: dict[str, PageHandler] = {}
         self._random = Random(seed)
-        self._served = 0
+        self._responses = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
+        """Handle one request."""
         now = self.clock.now()
         method = request.method
         target = request.raw_path
@@ -89,137 +89,131 @@ class Application:
         record = RecordedRequest(now, method, target, request.headers)
         self.requests.append(record)
         self.limits.arrive(now)
-        answer = self._refusal(now, request.headers)
+        response = self._rejection(now, request.headers)
         fault: Fault | None = None
         try:
             if request.body_exists:
                 record.body = await request.read()
         except web.HTTPRequestEntityTooLarge:
-            answer = answer or self.service.wire.error(413, "the body is larger than 1 MiB")
+            response = response or self.service.encoder.error(413, "the body must not be larger than 1 MiB")
         except web.RequestPayloadError:
-            answer = answer or self.service.wire.error(400, "the body is not encoded as its headers say")
-        if answer is None:
-            fault = self.faults.meet(method, path)
-            if fault is None or fault.kind not in _BEFORE or fault.after_commit:
-                answer = await self._serve(record, request.headers.get("Content-Type", ""))
+            response = response or self.service.encoder.error(400, "the body does not match its Content-Encoding")
+        if response is None:
+            fault = self.faults.next_fault(method, path)
+            if fault is None or fault.kind not in _BEFORE_COMMIT or fault.after_commit:
+                response = await self._respond(record, request.headers.get("Content-Type", ""))
         if self.latency.base:
-            await asyncio.sleep(self.latency.draw(self._random))
+            await asyncio.sleep(self.latency.sample(self._random))
         if fault is not None:
-            answer = await self._go_wrong(fault, answer, request)
-        if answer is None:
-            self._log(record, started, "no answer")
-            # The connection is gone by now: aiohttp finds that out when it tries to write this.
+            response = await self._apply_fault(fault, response, request)
+        if response is None:
+            self._log(record, started, "no response")
+            # The connection is already closed, so aiohttp cannot send this.
             return web.Response()
-        record.status = answer.status
-        self._log(record, started, "")
-        return self._response(answer)
+        record.status = response.status
+        self._log(record, started, response.status)
+        return self._to_aiohttp(response)
 
-    def _refusal(self, now: float, headers: Mapping[str, str]) -> Response | None:
-        error = self.service.wire.error
+    def _rejection(self, now: float, headers: Mapping[str, str]) -> Response | None:
+        error = self.service.encoder.error
         scheme, _, key = headers.get("Authorization", "").partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
-            return error(401, "Authorization is missing or not of the form: Bearer <management-api-key>")
+            return error(401, "the header Authorization must be: Bearer <management-api-key>")
         if key in self.forbidden_keys:
-            return error(403, "this key has no access to this project")
+            return error(403, "the key has no access to this project")
         if self.key is not None and key != self.key:
-            return error(401, "this key is invalid or was revoked")
+            return error(401, "the key is invalid or revoked")
         if now < self.faults.storm_until:
-            return self._too_many(now, self.faults.storm_until - now, "too many requests")
-        broken = self.limits.admit(now)
-        if broken is None:
+            return self._too_many_requests(now, self.faults.storm_until - now, "too many requests")
+        exceeded = self.limits.admit(now)
+        if exceeded is None:
             return None
-        if broken == "day" and self.service.dialect.daily_hint:
+        if exceeded == "day" and self.service.dialect.daily_hint:
             used = f"{self.limits.per_day:,} of {self.limits.per_day:,}"
             wait = self.clock.until_midnight()
-            return self._too_many(now, wait, f"daily limit: {used} requests used today, which ends at midnight UTC")
-        return self._too_many(now, self.limits.wait(now), "too many requests")
+            return self._too_many_requests(now, wait, f"daily limit exceeded: {used} requests used until midnight UTC")
+        return self._too_many_requests(now, self.limits.wait(now), "too many requests")
 
-    def _too_many(self, now: float, wait: float, message: str) -> Response:
-        answer = self.service.wire.error(429, message)
-        form = self.service.dialect.retry_after
-        if form != "none":
-            seconds = max(1, ceil(wait))
-            answer.headers["Retry-After"] = (
-                str(seconds) if form == "seconds" else formatdate(ceil(now + wait), usegmt=True)
-            )
-        return answer
+    def _too_many_requests(self, now: float, wait: float, message: str) -> Response:
+        response = self.service.encoder.error(429, message)
+        if self.service.dialect.retry_after == "seconds":
+            response.headers["Retry-After"] = str(max(1, ceil(wait)))
+        elif self.service.dialect.retry_after == "date":
+            response.headers["Retry-After"] = formatdate(ceil(now + wait), usegmt=True)
+        return response
 
-    async def _serve(self, record: RecordedRequest, content_type: str) -> Response:
-        answer = self.service.answer(record.method, record.target, record.body, content_type)
-        if isinstance(answer, Response):
-            return answer
-        write_back = answer
+    async def _respond(self, record: RecordedRequest, content_type: str) -> Response:
+        result = self.service.respond(record.method, record.target, record.body, content_type)
+        if isinstance(result, Response):
+            return result
         loop = asyncio.get_running_loop()
         written: asyncio.Future[Response] = loop.create_future()
 
         def write() -> None:
-            # The change is made even if the client has left by now, as a real server would.
-            result = write_back()
+            # A client that disconnected does not undo the change, as on a real server.
+            response = result()
             if not written.done():
-                written.set_result(result)
+                written.set_result(response)
 
         loop.call_later(RACE_WINDOW, write)
         return await written
 
-    async def _go_wrong(self, fault: Fault, answer: Response | None, request: web.BaseRequest) -> Response | None:
-        """Carry ``fault`` out; None means that the answer is lost."""
+    async def _apply_fault(self, fault: Fault, response: Response | None, request: web.BaseRequest) -> Response | None:
+        """Return the response to send, or None if there is none and the connection is closed."""
         if fault.kind == "status":
-            return self._error_of(fault)
+            return self._error(fault)
         if fault.kind == "storm":
             now = self.clock.now()
             self.faults.storm_until = now + fault.seconds
-            return self._too_many(now, fault.seconds, "too many requests")
+            return self._too_many_requests(now, fault.seconds, "too many requests")
         if fault.kind == "garbage":
             body = fault.body_bytes()
             return Response(200, b"\x00\xff{[<garbage>" if body is None else body, JSON)
         if fault.kind == "stall":
-            # Only the end of the connection ends this: it cancels the handler.
+            # Never done: aiohttp cancels the handler when the connection closes.
             await asyncio.get_running_loop().create_future()
         transport = request.transport
         if transport is None:
             return None
-        if fault.kind == "truncate" and answer is not None:
+        if fault.kind == "truncate" and response is not None:
             head = (
-                f"HTTP/1.1 {answer.status} Cut\r\nContent-Type: {answer.content_type}\r\n"
-                f"Content-Length: {max(2, len(answer.body))}\r\n\r\n"
+                f"HTTP/1.1 {response.status} Truncated\r\nContent-Type: {response.content_type}\r\n"
+                f"Content-Length: {max(2, len(response.body))}\r\n\r\n"
             )
-            transport.write(head.encode() + answer.body[: len(answer.body) // 2])
+            transport.write(head.encode() + response.body[: len(response.body) // 2])
             transport.close()
             return None
         raw = transport.get_extra_info("socket")
-        # Without lingering the kernel sends a reset instead of a polite end.
+        # With a linger time of 0 the kernel sends a reset (RST) instead of closing the connection in order.
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
         return None
 
-    def _error_of(self, fault: Fault) -> Response:
+    def _error(self, fault: Fault) -> Response:
         body = fault.body_bytes()
         if fault.status == 429:  # noqa: PLR2004 - too many requests
-            now = self.clock.now()
-            answer = self._too_many(now, 1.0, "too many requests")
+            response = self._too_many_requests(self.clock.now(), 1.0, "too many requests")
         else:
-            answer = self.service.wire.error(fault.status, f"a {fault.status} on demand")
+            response = self.service.encoder.error(fault.status, f"injected fault with status {fault.status}")
         if body is not None:
-            answer.body = body
-            answer.content_type = _guess(body)
-        if fault.status in _BODILESS:
-            answer.body = b""
+            response.body = body
+            response.content_type = _guess_content_type(body)
+        if fault.status in _WITHOUT_BODY:
+            response.body = b""
         if fault.retry_after is not None:
-            answer.headers["Retry-After"] = str(fault.retry_after)
-        answer.headers.update(fault.headers)
-        return answer
+            response.headers["Retry-After"] = str(fault.retry_after)
+        response.headers.update(fault.headers)
+        return response
 
-    def _response(self, answer: Response) -> web.Response:
-        headers = {"Content-Type": answer.content_type}
-        if answer.headers:
-            headers.update(answer.headers)
+    def _to_aiohttp(self, response: Response) -> web.Response:
+        headers = {"Content-Type": response.content_type, **response.headers}
         if self.cors_origin is not None:
             headers["Access-Control-Allow-Origin"] = self.cors_origin
         if self.service.dialect.request_ids == "present":
-            self._served += 1
-            headers["X-Request-Id"] = f"{self._served:08x}"
-        return web.Response(status=answer.status, body=answer.body, headers=headers)
+            self._responses += 1
+            headers["X-Request-Id"] = f"{self._responses:08x}"
+        return web.Response(status=response.status, body=response.body, headers=headers)
 
     def _preflight(self) -> web.Response:
         headers = {
@@ -229,18 +223,18 @@ class Application:
         }
         return web.Response(status=204, headers=headers)
 
-    def _log(self, record: RecordedRequest, started: float, instead: str) -> None:
+    def _log(self, record: RecordedRequest, started: float, result: int | str) -> None:
         if self.log:
-            moment = self.clock.utc().strftime("%H:%M:%S.%f")[:-3]
+            at = self.clock.utc().strftime("%H:%M:%S.%f")[:-3]
             took = (perf_counter() - started) * 1000
-            _log.info("%s %s %s %s %.1f ms", moment, record.method, record.target, instead or record.status, took)
+            _log.info("%s %s %s %s %.1f ms", at, record.method, record.target, result, took)
 
 
-_BEFORE = frozenset({"status", "reset-before", "stall", "storm"})
-_BODILESS = frozenset({204, 304})
+_BEFORE_COMMIT = frozenset({"status", "reset-before", "stall", "storm"})
+_WITHOUT_BODY = frozenset({204, 304})
 
 
-def _guess(body: bytes) -> str:
+def _guess_content_type(body: bytes) -> str:
     start = body[:1]
     if start == b"<":
         return HTML

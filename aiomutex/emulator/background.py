@@ -1,7 +1,4 @@
-"""An event loop in a thread of its own, so that plain functions can use what only runs in a loop.
-
-It starts and ends one thing and knows nothing about it.
-"""
+"""Run coroutines in an event loop in a thread of its own, so that synchronous code can use the emulator."""
 
 from __future__ import annotations
 
@@ -13,20 +10,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["Background"]
+__all__ = ["BackgroundLoop"]
 
 
-class Background:
-    """Awaits ``start``, keeps the loop turning, and awaits ``end`` when it is stopped.
+class BackgroundLoop:
+    """An event loop that awaits ``start``, runs until it is stopped, and awaits ``end``.
 
-    Creating one returns once ``start`` is through, and raises what it raises.
+    The constructor returns when ``start`` has returned, and raises its exception.
     """
 
     def __init__(self, start: Callable[[], Awaitable[None]], end: Callable[[], Awaitable[None]]) -> None:
         self._start = start
         self._end = end
         ready: Future[Callable[[], object]] = Future()
-        self._thread = Thread(target=lambda: asyncio.run(self._live(ready)), name="aiomutex-emulator", daemon=True)
+        self._thread = Thread(target=lambda: asyncio.run(self._run(ready)), name="aiomutex-emulator", daemon=True)
         self._thread.start()
         try:
             self._stop = ready.result()
@@ -35,14 +32,14 @@ class Background:
             raise
 
     def stop(self) -> None:
-        """End it and wait until the thread is gone."""
+        """Stop the loop and join the thread."""
         self._stop()
         self._thread.join()
 
-    async def _live(self, ready: Future[Callable[[], object]]) -> None:
+    async def _run(self, ready: Future[Callable[[], object]]) -> None:
         try:
             await self._start()
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that asked for the start
+        except BaseException as error:  # noqa: BLE001 - the constructor raises it
             ready.set_exception(error)
             return
         loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
-"""The emulator's only source of time, which tests can move or stop.
+"""The emulator's only source of time, which tests can move or freeze.
 
-Limits, storms and log lines read this clock; nothing else in the emulator asks the machine what time it is.
+Limits, storms and log lines use this clock and never the system's.
 """
 
 from __future__ import annotations
@@ -14,12 +14,21 @@ DAY = 86_400.0
 
 
 class Clock:
-    """Seconds since 1970 (UTC) that run evenly from the machine's time at the start, unless a test moves them."""
+    """A clock that starts at the system's time and that tests can advance or freeze.
+
+    Example:
+        >>> clock = Clock()
+        >>> clock.freeze()
+        >>> before = clock.now()
+        >>> clock.advance(60)
+        >>> clock.now() - before
+        60.0
+    """
 
     __slots__ = ("_frozen", "_offset")
 
     def __init__(self) -> None:
-        # perf_counter never jumps, so a correction of the machine's clock cannot tear a window apart.
+        # perf_counter is monotonic: a correction of the system's clock must not shorten or stretch a rate window.
         self._offset = time.time() - time.perf_counter()
         self._frozen: float | None = None
 
@@ -27,46 +36,46 @@ class Clock:
         return f"<Clock {'frozen' if self._frozen is not None else 'running'} at {self.utc().isoformat()}>"
 
     def now(self) -> float:
-        """Seconds since 1970-01-01T00:00:00Z."""
+        """Return the time in seconds since 1970-01-01T00:00:00Z."""
         return time.perf_counter() + self._offset if self._frozen is None else self._frozen
 
     def utc(self) -> datetime:
-        """The same moment as an aware datetime in UTC."""
+        """Return the time as an aware datetime in UTC."""
         return datetime.fromtimestamp(self.now(), UTC)
 
     def advance(self, seconds: float) -> None:
         """Move the clock forward by ``seconds``.
 
         Raises:
-            ValueError: ``seconds`` is negative; the limits' windows rely on time that does not run backwards.
+            ValueError: ``seconds`` is negative. The clock cannot move back, because the rate windows rely on it.
         """
         if seconds < 0:
-            raise ValueError(f"seconds is {seconds}; a clock moves forward only, so it must be 0 or more")
+            raise ValueError(f"seconds must be 0 or more, not {seconds}: the clock only moves forward")
         if self._frozen is None:
             self._offset += seconds
         else:
             self._frozen += seconds
 
     def move_to(self, moment: datetime) -> None:
-        """Move the clock forward to ``moment``, which must be aware and not in its past.
+        """Move the clock forward to ``moment``.
 
         Raises:
-            ValueError: ``moment`` has no time zone or lies in the clock's past.
+            ValueError: ``moment`` has no time zone or is in the past.
         """
         if moment.tzinfo is None:
-            raise ValueError(f"moment is {moment.isoformat()}; it must carry a time zone, as datetime(..., tzinfo=UTC)")
+            raise ValueError(f"moment must have a time zone, as in datetime(..., tzinfo=UTC), not {moment.isoformat()}")
         self.advance(moment.timestamp() - self.now())
 
     def freeze(self) -> None:
-        """Stop the clock: from here on only ``advance`` and ``move_to`` move it."""
+        """Stop the clock; from now on only ``advance`` and ``move_to`` move it."""
         self._frozen = self.now()
 
     def unfreeze(self) -> None:
-        """Let the clock run on from where it stands."""
+        """Let the clock run again from its current time."""
         if self._frozen is not None:
             self._offset = self._frozen - time.perf_counter()
             self._frozen = None
 
     def until_midnight(self) -> float:
-        """Seconds until the UTC day, and with it the day's budget, starts anew."""
+        """Return the seconds until the next UTC day, when the daily budget resets."""
         return DAY - self.now() % DAY

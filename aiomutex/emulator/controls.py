@@ -1,7 +1,4 @@
-"""What tests hold of a running emulator besides its groups: what happened, and how it shall behave.
-
-It reads and sets the parts that do the work; it starts nothing.
-"""
+"""The part of the emulator that tests observe and control: requests and commits, faults, latency and dialect."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ __all__ = ["Controls"]
 
 
 class Controls:
-    """The part of an emulator that looks back and ahead. ``MutexEmulator`` describes the arguments."""
+    """Properties and methods of ``MutexEmulator`` to observe it and to change how it behaves."""
 
     def __init__(self, app: Application, service: Service, clock: Clock) -> None:
         self.clock = clock
@@ -34,19 +31,19 @@ class Controls:
 
     @property
     def groups(self) -> GroupStore:
-        """All groups by id, in the order of the list; change them freely."""
+        """All groups by ID, in the order of the listing. You may change them directly."""
         return self._service.store
 
     @property
     def pages(self) -> dict[str, PageHandler]:
-        """What is answered to GET without key and limits: path to aiohttp handler. Add your own."""
+        """Handlers of GET requests by path, which need no key and count against no limit. Add your own."""
         return self._app.pages
 
-    # What happened
+    # Observe
 
     @property
     def requests(self) -> deque[RecordedRequest]:
-        """The latest requests, oldest first. Clear it as you like."""
+        """The latest requests, oldest first."""
         return self._app.requests
 
     @property
@@ -56,55 +53,55 @@ class Controls:
 
     @property
     def writes(self) -> Counter[tuple[str, int | None]]:
-        """How often each slot was written: ``writes["7", 1]``; ``writes["7", None]`` counts the group's own changes."""
+        """How often each slot was written, as ``writes["7", 1]``; ``writes["7", None]`` counts edits of the group."""
         return self._service.writes
 
     @property
     def limits(self) -> Limits:
-        """The limits and their counts: ``limits.accepted``, ``limits.rejected``, ``limits.rate(now)``."""
+        """The rate limits and their counts, such as ``limits.accepted`` and ``limits.rejected``."""
         return self._app.limits
 
     @property
     def used_today(self) -> int:
-        """How many requests count against the budget of this UTC day. Set it to bring the day's end nearer."""
+        """Requests that count against the budget of this UTC day. Set it to test what happens near its end."""
         return self.limits.used_today(self.clock.now())
 
     @used_today.setter
     def used_today(self, used: int) -> None:
-        self.limits.use_today(self.clock.now(), used)
+        self.limits.set_used_today(self.clock.now(), used)
 
     def busiest_second(self) -> int:
-        """The most requests, refused ones included, that ever arrived within one second, wherever it starts."""
+        """Return the most requests that arrived within any one second, including rejected ones."""
         return self.limits.busiest_second()
 
-    def forget(self) -> None:
-        """Forget what happened (requests, commits, counts of limits); groups and faults stay."""
+    def clear_history(self) -> None:
+        """Delete the recorded requests and commits and reset the limits' counts; groups and faults stay."""
         self.requests.clear()
         self.commits.clear()
         self.writes.clear()
-        self.limits.forget()
+        self.limits.reset()
 
-    # How it behaves
+    # Control
 
     @property
     def dialect(self) -> Dialect:
-        """How it reads what the documentation leaves open. It may be changed while running."""
+        """The dialect in use. You may set it while the emulator runs."""
         return self._service.dialect
 
     @dialect.setter
     def dialect(self, dialect: Dialect) -> None:
-        self._service.speak(dialect)
+        self._service.dialect = dialect
         self.limits.window = dialect.window
         self.limits.count_rejected = dialect.rejections == "counted"
 
     @property
     def faults(self) -> Faults:
-        """The faults to come: ``faults.clear()``, ``faults.scripted``."""
+        """The pending faults: ``faults.pending`` counts them, ``faults.clear()`` removes them."""
         return self._app.faults
 
     @property
     def latency(self) -> Latency:
-        """How long answers take. Set it to seconds, text or a ``Latency``."""
+        """How long responses take. Set it to seconds, a string such as ``"80ms±40ms"`` or a ``Latency``."""
         return self._app.latency
 
     @latency.setter
@@ -124,24 +121,33 @@ class Controls:
         body: object = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Let the next ``n`` requests that match go wrong, after key and limits have let them through.
+        """Make the next ``n`` matching requests fail, not counting those that the key or the limits reject.
 
-        Without a kind it is an error ``status`` (500), and the change is not made. With ``after_commit=True`` the
-        change is made and the connection reset; with a status as well, the change is made and the status answered.
+        By default the response is an error ``status`` (500) and no change is made. With ``after_commit=True`` the
+        change is made and the connection is reset, or, if ``status`` is given too, the response has that status.
 
         Args:
             n: How many requests.
-            kind: ``"status"``, ``"reset-before"``, ``"reset-after"``, ``"truncate"``, ``"garbage"`` or ``"stall"``.
-            status: The status to answer.
-            after_commit: Make the change all the same.
+            kind: ``"status"``, ``"reset-before"``, ``"reset-after"``, ``"truncate"``, ``"garbage"``, ``"stall"`` or
+                ``"storm"``; see ``FaultKind``.
+            status: The status of the response.
+            after_commit: Make the change before the request fails.
             method: Only requests with this method.
-            path: Only requests to this path; ``*`` stands for anything, as in ``/api/1/mutexes/7*``.
-            retry_after: The ``Retry-After`` header: seconds, or the header's text.
-            body: The body of the answer: bytes, text, or what is sent as JSON. None leaves it to the dialect.
-            headers: More headers of the answer, such as ``{"Location": "..."}``.
+            path: Only requests to this path; ``*`` matches anything, as in ``/api/1/mutexes/7*``.
+            retry_after: The ``Retry-After`` header: seconds or a string.
+            body: The body of the response: bytes, a string, or anything else as JSON. None leaves it to the dialect.
+            headers: Additional headers of the response, such as ``{"Location": "..."}``.
 
         Raises:
-            ValueError: An argument is not what it must be.
+            ValueError: An argument is invalid.
+
+        Example:
+            >>> from aiomutex.testing import MutexEmulator
+            >>> emulator = MutexEmulator(groups=1)
+            >>> emulator.fail_next(status=503, method="PATCH")
+            >>> emulator.fail_next(2, kind="reset-after")
+            >>> emulator.faults.pending
+            3
         """
         if kind is None:
             kind = "reset-after" if after_commit and status is None else "status"
@@ -153,8 +159,8 @@ class Controls:
             body=body,
             headers=headers or {},
         )
-        self.faults.script(n, fault, method=method, path=path)
+        self.faults.schedule(n, fault, method=method, path=path)
 
     def storm(self, seconds: float) -> None:
-        """Answer everything with 429 for ``seconds`` from now, whatever the limits say."""
+        """Reject every request with 429 for the next ``seconds``."""
         self.faults.storm_until = self.clock.now() + seconds

@@ -1,7 +1,7 @@
-"""The unknowns and contradictions of the documented service, each a named knob.
+"""What the service's documentation leaves open or contradicts, each as a named knob.
 
-A dialect is one reading of the documentation. The default is the most plausible one; a client that is to be trusted
-works under every other as well. This module knows no endpoint: others ask it how to behave.
+A dialect is one reading of the documentation. The default is the most plausible one, and a reliable client works under
+every other one too.
 """
 
 from __future__ import annotations
@@ -19,36 +19,46 @@ class Dialect:
     """One reading of what the documentation leaves open.
 
     Attributes:
-        ids: How a group's ``id`` travels in the list and in details. Ids that are no numbers are always strings.
-        created_id: How ``id`` travels in the answer to a create.
-        project_ids: How ``projectId`` travels in the list and in details.
-        last_cursor: What ``nextCursor`` is when there are no more pages.
-        cursors: How ``nextCursor`` travels when there is a next page.
-        end_of_list: ``known``: the last page says that it is the last. ``probed``: every full page carries a cursor,
-            so a list that fills its last page ends with an empty one.
-        over_limit: Whether a ``limit`` above 1000 is read as 1000 or answered with 400.
-        archived: Whether archived groups are ``listed`` like others, ``hidden`` from the list, or ``flagged`` with
-            ``deleted: true`` in the list and in details.
-        offsets: When archived groups are hidden, whether a cursor counts only the groups ``listed`` or ``all`` of
-            them; under ``all`` pages come out short, even empty with a cursor.
-        cohorts: Whether slots carry ``cohorts`` at all.
-        cohorts_on_edit: Whether a slot's cohorts survive an edit of that slot.
-        patch_body: What a successful PATCH answers: nothing, ``OK`` as text, or the group as JSON.
+        ids: The JSON type of a group's ``id`` in the listing and in details. An ID that is not an integer is always a
+            string.
+        created_id: The JSON type of ``id`` in the response to a create.
+        project_ids: The JSON type of ``projectId`` in the listing and in details.
+        last_cursor: What ``nextCursor`` is on the last page: null, absent or an empty string.
+        cursors: The JSON type of ``nextCursor`` on the other pages.
+        end_of_list: With ``known`` the last page has no cursor. With ``probed`` every full page has one, so a listing
+            whose last page is full ends with an empty page.
+        over_limit: Whether a ``limit`` above 1000 is treated as 1000 or rejected with 400.
+        archived: Whether archived groups are ``flagged`` with ``deleted: true``, ``listed`` like any other group, or
+            ``hidden`` from the listing.
+        offsets: If archived groups are hidden, whether a cursor counts only ``listed`` groups or ``all`` groups. With
+            ``all``, pages may be short, or empty and have a cursor.
+        cohorts: Whether slots have a field ``cohorts``.
+        cohorts_on_edit: Whether a slot keeps its cohorts when it is edited.
+        patch_body: The body of a successful PATCH: the text ``OK``, nothing, or the group as JSON.
         slot_patch: Whether a list in a slot edit replaces the slot's list or is merged into it.
-        slot_writes: ``racy``: two edits of one group at the same time may undo each other, because each writes back
-            all slots as it read them.
-        empty_edit: Whether a PATCH that sets nothing is accepted or answered with 400.
-        unknown_fields: Whether fields nobody documented are ignored or answered with 400.
-        create_lists: ``typed``: experiments are numbers and individuals strings, as in the documented example.
-            ``loose``: either may be either, as one table in the documentation says.
-        create_name: Whether a create needs a ``name``; the documentation says so, its example leaves it out.
-        taken_key: The status that answers a create whose key is in use.
-        window: Whether the per-second limit counts in any second or in seconds of the clock.
-        rejections: Whether requests answered with 429 count against the limits themselves.
-        retry_after: The form of the ``Retry-After`` header of a 429.
-        daily_hint: Whether the 429 of a spent day says so (in its message, and in ``Retry-After`` if there is one).
-        error_body: The form of the body of an error.
-        request_ids: Whether answers carry an ``X-Request-Id`` header.
+        slot_writes: With ``racy``, concurrent edits of one group may overwrite each other, because each edit writes
+            back all slots as it read them.
+        empty_edit: Whether a PATCH that sets nothing is accepted or rejected with 400.
+        unknown_fields: Whether undocumented fields are ignored or rejected with 400.
+        create_lists: With ``typed``, a create takes experiments as numbers and individuals as strings, as in the
+            documented example. With ``loose``, both may be either, as one of its tables suggests.
+        create_name: Whether a create requires ``name``. The documentation says so, but its example omits it.
+        taken_key: The status of a create whose key is already in use.
+        window: Whether the limit per second holds for any second or for each second of the clock.
+        rejections: Whether requests rejected with 429 are ``free`` or ``counted`` against the limits.
+        retry_after: The format of the ``Retry-After`` header of a 429, if it has one.
+        daily_hint: Whether a 429 for the daily limit says so in its message, and in ``Retry-After`` if it has one.
+        error_body: The format of an error's body.
+        request_ids: Whether responses have a header ``X-Request-Id``.
+
+    Raises:
+        ValueError: A knob has no such value.
+
+    Example:
+        >>> Dialect(slot_patch="merge").slot_patch
+        'merge'
+        >>> Dialect.knobs()["error_body"]
+        ('object', 'string', 'text', 'html', 'empty')
     """
 
     ids: Literal["number", "string"] = "number"
@@ -78,29 +88,35 @@ class Dialect:
     request_ids: Literal["absent", "present"] = "absent"
 
     def __post_init__(self) -> None:
-        """Refuse a value that its knob does not have."""
+        """Raise a ``ValueError`` for a value that its knob does not have."""
         for name, values in self.knobs().items():
             value = getattr(self, name)
             if not any(value is known or (type(value) is type(known) and value == known) for known in values):
-                raise ValueError(f"{name} is {value!r}; it must be {_any_of(values)}")
+                raise ValueError(f"{name} must be {_any_of(values)}, not {value!r} ({type(value).__name__})")
 
     @classmethod
     def knobs(cls) -> dict[str, tuple[str | int | bool, ...]]:
-        """Every knob with all its values, the default first."""
-        found: dict[str, tuple[str | int | bool, ...]] = {}
+        """Return the values of every knob, the default first."""
+        knobs: dict[str, tuple[str | int | bool, ...]] = {}
         for name, hint in _hints(cls).items():
             values: tuple[str | int | bool, ...] = (False, True) if hint is bool else get_args(hint)
-            found[name] = values
-        return found
+            knobs[name] = values
+        return knobs
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read a dialect from JSON: an object of knobs, or one that holds them under ``dialect``.
+        """Read a dialect from JSON.
 
-        Knobs that are not given keep their defaults.
+        Args:
+            text: An object of knobs, or an object with such an object as ``dialect``, such as a report of
+                ``aiomutex probe``. Knobs that are left out have their default.
 
         Raises:
-            ValueError: The text is no such object, or it names an unknown knob or value.
+            ValueError: ``text`` is not such an object, or a knob or its value is unknown.
+
+        Example:
+            >>> Dialect.from_json('{"ids": "string"}').ids
+            'string'
         """
         try:
             document = msgspec.json.decode(text)
@@ -109,17 +125,18 @@ class Dialect:
         if isinstance(document, dict) and isinstance(cast("dict[str, Any]", document).get("dialect"), dict):
             document = cast("dict[str, Any]", document)["dialect"]
         if not isinstance(document, dict):
-            # A file that holds the wrong thing is a wrong value, not a wrong type in the caller's code.
-            raise ValueError(f"a dialect must be a JSON object, not {type(document).__name__}")  # noqa: TRY004
+            raise ValueError(  # noqa: TRY004  # the content of a file is a value
+                f"a dialect must be a JSON object, not {type(document).__name__}"
+            )
         given = cast("dict[str, Any]", document)
         names = {field.name for field in fields(cls)}
         for name in given:
             if name not in names:
-                raise ValueError(f"{name!r} is no knob of a dialect; the knobs are {', '.join(sorted(names))}")
+                raise ValueError(f"a dialect has no knob {name!r}; its knobs are {', '.join(sorted(names))}")
         return cls(**given)
 
     def to_json(self) -> str:
-        """All knobs as JSON text that ``from_json`` reads."""
+        """Return all knobs as JSON, which ``from_json`` reads."""
         return msgspec.json.format(msgspec.json.encode(asdict(self)), indent=2).decode()
 
 
@@ -127,7 +144,7 @@ _known_hints: dict[type[Dialect], dict[str, Any]] = {}
 
 
 def _hints(cls: type[Dialect]) -> dict[str, Any]:
-    # Resolving annotations costs 150 µs, and every dialect that is made asks for them.
+    # Resolving annotations takes long compared with creating a dialect, which needs them each time.
     if cls not in _known_hints:
         _known_hints[cls] = get_type_hints(cls)
     return _known_hints[cls]

@@ -1,7 +1,7 @@
-"""What can go wrong on the way, on demand: scripted one by one, or at a rate drawn from a seed.
+"""Faults that tests inject, scheduled for the next requests or random at a rate, and the latency of responses.
 
-This module decides which fault a request meets and how long its answer takes; the application carries it out. The
-same seed and the same order of requests give the same faults.
+This module decides which fault a request gets; ``app`` applies it. The same seed and the same order of requests give
+the same faults.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ __all__ = ["Fault", "FaultKind", "Faults", "Latency"]
 FaultKind = Literal["status", "reset-before", "reset-after", "truncate", "garbage", "stall", "storm"]
 """What happens to a request.
 
-``status``: it is answered with an error. ``reset-before``, ``reset-after``: the connection is reset before or after the
-change is made. ``truncate``: the change is made, and the answer breaks off. ``garbage``: the change is made, and the
-answer is 200 with bytes that are no JSON. ``stall``: it is accepted and never answered. ``storm``: this and every
-request for some seconds is answered with 429.
+- ``status``: The response is an error; no change is made.
+- ``reset-before``, ``reset-after``: The connection is reset before or after the change is made.
+- ``truncate``: The change is made, and the response breaks off in the middle of its body.
+- ``garbage``: The change is made, and the response is a 200 whose body is not JSON.
+- ``stall``: The request is accepted and never gets a response; no change is made.
+- ``storm``: This request and all others for some seconds get a 429.
 """
 
 _FAULT = re.compile(r"(?P<kind>[a-z0-9-]+)(?::(?P<rate>\d+(?:\.\d+)?)%)?(?::(?P<seconds>\d+(?:\.\d+)?)s)?")
@@ -38,17 +40,20 @@ _KINDS = tuple(kind for kind in get_args(FaultKind) if kind != "status")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One thing that goes wrong.
+    """A fault that a request gets.
 
     Attributes:
-        kind: What happens.
-        rate: The share of requests it happens to, 0 to 1.
-        status: The status of the answer, for ``status``.
-        after_commit: For ``status`` and ``stall``: the change is made all the same.
-        retry_after: The ``Retry-After`` header: seconds, or the header's text.
-        body: The body of the answer, for ``status`` and ``garbage``. Anything but text and bytes is sent as JSON.
-        headers: More headers of the answer, for ``status``.
+        kind: What happens; see ``FaultKind``.
+        rate: The share of requests that get it, 0 to 1.
+        status: The status of the response, for ``status``.
+        after_commit: For ``status`` and ``stall``: make the change first.
+        retry_after: The ``Retry-After`` header: seconds or a string.
+        body: The body of the response, for ``status`` and ``garbage``: bytes, a string, or anything else as JSON.
+        headers: Additional headers of the response, for ``status``.
         seconds: How long a ``storm`` lasts.
+
+    Raises:
+        ValueError: A field is out of range.
     """
 
     kind: FaultKind
@@ -61,39 +66,43 @@ class Fault:
     seconds: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot happen."""
+        """Raise a ``ValueError`` for a field that is out of range."""
         if self.kind not in get_args(FaultKind):
-            raise ValueError(f"kind is {self.kind!r}; it must be one of {', '.join(get_args(FaultKind))}")
+            raise ValueError(f"kind must be one of {', '.join(get_args(FaultKind))}, not {self.kind!r}")
         if not 0 <= self.rate <= 1:
-            raise ValueError(f"rate is {self.rate}; it must be a share from 0 to 1")
-        if not 200 <= self.status <= 599:  # noqa: PLR2004 - what a final status of HTTP can be
-            raise ValueError(f"status is {self.status}; it must be 200 to 599")
+            raise ValueError(f"rate must be from 0 to 1, not {self.rate}")
+        if not 200 <= self.status <= 599:  # noqa: PLR2004  # final statuses of HTTP
+            raise ValueError(f"status must be from 200 to 599, not {self.status}")
         if not 0 <= self.seconds < inf:
-            raise ValueError(f"seconds is {self.seconds}; it must be a length of time that ends")
+            raise ValueError(f"seconds must be a finite number of 0 or more, not {self.seconds}")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``reset-after:2%``, ``503:1%``, ``storm:0.1%:5s``; without a rate it happens to every request.
+        """Parse a fault such as ``reset-after:2%``, ``503:1%`` or ``storm:0.1%:5s``; without a rate it is 100%.
 
         Raises:
-            ValueError: The text is nothing of that form.
+            ValueError: ``text`` is not a fault.
+
+        Example:
+            >>> Fault.parse("503:1%").status
+            503
         """
         match = _FAULT.fullmatch(text.strip().lower())
         kind = match["kind"] if match else ""
-        right = f"must be KIND:RATE%, as 'reset-after:2%' or '503:1%'; kinds are {', '.join(_KINDS)} and a status"
         if match is None or not (kind in _KINDS or (kind.isdigit() and 400 <= int(kind) <= 599)):  # noqa: PLR2004
-            raise ValueError(f"fault {text!r} {right}")
+            kinds = ", ".join(_KINDS)
+            raise ValueError(f"fault must be KIND:RATE%, not {text!r}; KIND is {kinds} or a status from 400 to 599")
         rate = float(match["rate"] or 100) / 100
         if match["seconds"] and kind != "storm":
-            raise ValueError(f"fault {text!r} has a duration; only a storm has one")
+            raise ValueError(f"fault must not have a duration unless it is a storm, not {text!r}")
         if rate > 1:
-            raise ValueError(f"fault {text!r} has a rate above 100%")
+            raise ValueError(f"fault must have a rate of at most 100%, not {text!r}")
         if kind.isdigit():
             return cls(kind="status", rate=rate, status=int(kind))
         return cls(kind=cast("FaultKind", kind), rate=rate, seconds=float(match["seconds"] or 1))
 
     def body_bytes(self) -> bytes | None:
-        """The body as it travels; None leaves it to the dialect."""
+        """The encoded body; None leaves it to the dialect."""
         if self.body is None or isinstance(self.body, bytes):
             return self.body
         return self.body.encode() if isinstance(self.body, str) else json.dumps(self.body).encode()
@@ -101,24 +110,32 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long an answer takes: ``base`` seconds, give or take up to ``jitter`` seconds."""
+    """How long a response takes: ``base`` seconds plus or minus at most ``jitter`` seconds, uniformly distributed.
+
+    Raises:
+        ValueError: A number is negative or infinite, or the jitter is larger than the base.
+    """
 
     base: float = 0.0
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse an answer before its request."""
+        """Raise a ``ValueError`` for times that cannot be."""
         if not (0 <= self.base < inf and 0 <= self.jitter < inf):
-            raise ValueError(f"latency is {self.base} s ± {self.jitter} s; both must be 0 or more, and end")
+            raise ValueError(f"latency must have finite times of 0 or more, not {self.base} s ± {self.jitter} s")
         if self.jitter > self.base:
-            raise ValueError(f"latency has a jitter of {self.jitter} s; it must not exceed its {self.base} s")
+            raise ValueError(f"latency must have a jitter of at most {self.base} s, not {self.jitter} s")
 
     @classmethod
     def parse(cls, value: str | float | Latency) -> Latency:
-        """Read ``80ms``, ``80ms±40ms``, ``80ms±40``, ``80ms+-40``, ``1.5s``; a number is seconds.
+        """Parse a latency such as ``80ms``, ``80ms±40ms``, ``80ms+-40`` or ``1.5s``; a number is in seconds.
 
         Raises:
-            ValueError: The text is nothing of that form, or the jitter exceeds the latency.
+            ValueError: ``value`` is not a latency, or its jitter is larger than its base.
+
+        Example:
+            >>> Latency.parse("80ms±40ms")
+            Latency(base=0.08, jitter=0.04)
         """
         if isinstance(value, Latency):
             return value
@@ -126,78 +143,81 @@ class Latency:
             return cls(float(value))
         match = _LATENCY.fullmatch(value.strip())
         if match is None:
-            raise ValueError(f"latency {value!r} must be a time with a unit, as '80ms', '80ms±40ms' or '1.5s'")
+            raise ValueError(f"latency must be a time such as '80ms', '80ms±40ms' or '1.5s', not {value!r}")
         unit = match["unit"]
         jitter = float(match["jitter"] or 0) * _SECONDS[match["jitter_unit"] or unit]
         return cls(float(match["base"]) * _SECONDS[unit], jitter)
 
-    def draw(self, rng: Random) -> float:
-        """Seconds for one answer."""
+    def sample(self, rng: Random) -> float:
+        """Return the latency of one response, in seconds."""
         return self.base + self.jitter * rng.uniform(-1, 1) if self.jitter else self.base
 
 
 @dataclass(slots=True)
-class _Script:
+class _Scheduled:
     fault: Fault
-    left: int
+    remaining: int
     method: str | None
     path: str | None
 
-    def meets(self, method: str, path: str) -> bool:
+    def matches(self, method: str, path: str) -> bool:
         return (self.method is None or self.method == method) and (
             self.path is None or self.path == path or fnmatchcase(path, self.path)
         )
 
 
 class Faults:
-    """Which fault each request meets: scripted ones first, in the order they were asked for, then drawn ones.
+    """Decide which fault each request gets: scheduled faults first, in order, then random ones.
 
     Args:
-        drawn: Faults with a rate, as text or ready made. Their rates must not add up to more than 100%.
-        seed: What the draws start from.
+        random: Faults with a rate, as strings or ``Fault`` objects.
+        seed: The seed of the random faults.
+
+    Raises:
+        ValueError: A string is not a fault, or the rates add up to more than 100%.
     """
 
-    def __init__(self, drawn: Iterable[str | Fault] = (), *, seed: int = 0) -> None:
-        self._random = Random(seed)
-        self._scripts: list[_Script] = []
-        self.drawn = [Fault.parse(fault) if isinstance(fault, str) else fault for fault in drawn]
+    def __init__(self, random: Iterable[str | Fault] = (), *, seed: int = 0) -> None:
+        self._rng = Random(seed)
+        self._scheduled: list[_Scheduled] = []
+        self.random = [Fault.parse(fault) if isinstance(fault, str) else fault for fault in random]
         self.storm_until = 0.0
-        total = sum(fault.rate for fault in self.drawn)
+        total = sum(fault.rate for fault in self.random)
         if total > 1 + 1e-9:
-            raise ValueError(f"the faults' rates add up to {total:.0%}; they must not exceed 100%")
+            raise ValueError(f"faults must have rates that add up to at most 100%, not {total:.0%}")
 
     def __repr__(self) -> str:
-        return f"<Faults {self.scripted} scripted, {len(self.drawn)} drawn>"
+        return f"<Faults {self.pending} scheduled, {len(self.random)} random>"
 
     @property
-    def scripted(self) -> int:
-        """How many scripted faults have not been met yet."""
-        return sum(script.left for script in self._scripts)
+    def pending(self) -> int:
+        """How many scheduled faults have not happened yet."""
+        return sum(scheduled.remaining for scheduled in self._scheduled)
 
-    def script(self, count: int, fault: Fault, *, method: str | None, path: str | None) -> None:
-        """Let the next ``count`` requests that match meet ``fault``."""
+    def schedule(self, count: int, fault: Fault, *, method: str | None, path: str | None) -> None:
+        """Apply ``fault`` to the next ``count`` requests that match."""
         if count < 1:
-            raise ValueError(f"n is {count}; it must be 1 or more")
-        self._scripts.append(_Script(fault, count, method.upper() if method else None, path))
+            raise ValueError(f"n must be 1 or more, not {count}")
+        self._scheduled.append(_Scheduled(fault, count, method.upper() if method else None, path))
 
     def clear(self) -> None:
-        """Forget all scripted and drawn faults and end a storm."""
-        self._scripts.clear()
-        self.drawn = []
+        """Remove all scheduled and random faults and end a storm."""
+        self._scheduled.clear()
+        self.random = []
         self.storm_until = 0.0
 
-    def meet(self, method: str, path: str) -> Fault | None:
-        """The fault this request meets, if any."""
-        for script in self._scripts:
-            if script.meets(method, path):
-                script.left -= 1
-                if not script.left:
-                    self._scripts.remove(script)
-                return script.fault
-        if self.drawn:
-            mark = self._random.random()
-            for fault in self.drawn:
-                mark -= fault.rate
-                if mark < 0:
+    def next_fault(self, method: str, path: str) -> Fault | None:
+        """Return the fault that this request gets, if any."""
+        for scheduled in self._scheduled:
+            if scheduled.matches(method, path):
+                scheduled.remaining -= 1
+                if not scheduled.remaining:
+                    self._scheduled.remove(scheduled)
+                return scheduled.fault
+        if self.random:
+            point = self._rng.random()
+            for fault in self.random:
+                point -= fault.rate
+                if point < 0:
                     return fault
         return None

@@ -1,7 +1,6 @@
-"""The service's limits as the service counts them: requests a second and requests a UTC day, judged on arrival.
+"""The service's rate limits, per second and per UTC day, applied when a request arrives.
 
-It also keeps the exact number of arrivals in the busiest second, which is what a careful client is measured by.
-Limits know times and counts; who sent what is none of their business.
+They also count the arrivals in the busiest second exactly, by which tests judge a client.
 """
 
 from __future__ import annotations
@@ -16,15 +15,22 @@ __all__ = ["Limits"]
 
 
 class Limits:
-    """Counts arrivals and says which limit, if any, an arrival breaks.
+    """Count arrivals and decide which requests to reject.
 
     Args:
         per_second: Requests accepted in a second.
         per_day: Requests accepted in a UTC day.
-        enforced: False counts without ever refusing.
-        window: ``sliding``: no second whatsoever holds more than ``per_second`` accepted requests. ``fixed``: no
-            second of the clock does.
-        count_rejected: Whether requests that were refused use up the limits too.
+        enforced: Whether requests are rejected. They are counted in any case.
+        window: ``sliding`` accepts at most ``per_second`` requests in any second, ``fixed`` in each second of the
+            clock.
+        count_rejected: Whether rejected requests count against the limits.
+
+    Attributes:
+        accepted: Requests accepted so far.
+        rejected: Requests rejected so far.
+
+    Raises:
+        ValueError: A limit is below 1.
     """
 
     __slots__ = (
@@ -52,7 +58,7 @@ class Limits:
         count_rejected: bool = False,
     ) -> None:
         if per_second < 1 or per_day < 1:
-            raise ValueError(f"per_second is {per_second} and per_day {per_day}; both must be 1 or more")
+            raise ValueError(f"per_second and per_day must be 1 or more, not {per_second} and {per_day}")
         self.per_second = per_second
         self.per_day = per_day
         self.enforced = enforced
@@ -63,7 +69,7 @@ class Limits:
         self._day = 0
         self._used_today = 0
         self._busiest = 0
-        # Only the last second is kept of either: what is older can decide nothing any more.
+        # Both hold the last second only, so that memory is bounded.
         self._arrivals: deque[float] = deque()
         self._counted: deque[float] = deque()
 
@@ -72,7 +78,7 @@ class Limits:
         return f"<Limits {limits} · {self.accepted:,} accepted · {self.rejected:,} rejected>"
 
     def arrive(self, now: float) -> None:
-        """Note an arrival, whatever becomes of it."""
+        """Count an arrival at ``now``, before it is accepted or rejected."""
         arrivals = self._arrivals
         while arrivals and arrivals[0] <= now - 1.0:
             arrivals.popleft()
@@ -80,11 +86,11 @@ class Limits:
         self._busiest = max(self._busiest, len(arrivals))
 
     def admit(self, now: float) -> Literal["second", "day"] | None:
-        """Accept or refuse an arrival; the answer names the limit that refuses it."""
+        """Accept a request, or return the limit that it exceeds."""
         counted = self._counted
-        edge = now - 1.0
+        a_second_ago = now - 1.0
         if self.window == "sliding":
-            while counted and counted[0] <= edge:
+            while counted and counted[0] <= a_second_ago:
                 counted.popleft()
         else:
             second = floor(now)
@@ -93,48 +99,48 @@ class Limits:
         if now // DAY != self._day:
             self._day = int(now // DAY)
             self._used_today = 0
-        broken: Literal["second", "day"] | None = None
+        exceeded: Literal["second", "day"] | None = None
         if self.enforced:
             if self._used_today >= self.per_day:
-                broken = "day"
+                exceeded = "day"
             elif len(counted) >= self.per_second:
-                broken = "second"
-        if broken is None:
+                exceeded = "second"
+        if exceeded is None:
             self.accepted += 1
         else:
             self.rejected += 1
             if not self.count_rejected:
-                return broken
+                return exceeded
         counted.append(now)
         self._used_today += 1
-        return broken
+        return exceeded
 
     def wait(self, now: float) -> float:
-        """Seconds until the per-second limit has room again."""
+        """Return the seconds until the limit per second accepts a request again."""
         if len(self._counted) < self.per_second:
             return 0.0
         opens = self._counted[-self.per_second] + 1.0 if self.window == "sliding" else floor(now) + 1.0
         return max(0.0, opens - now)
 
     def rate(self, now: float) -> int:
-        """Arrivals in the second before ``now``."""
+        """Return the number of arrivals in the second before ``now``."""
         return sum(1 for arrival in self._arrivals if arrival > now - 1.0)
 
     def used_today(self, now: float) -> int:
-        """Requests that count against the budget of the UTC day of ``now``."""
+        """Return the requests that count against the budget of the UTC day of ``now``."""
         return self._used_today if now // DAY == self._day else 0
 
-    def use_today(self, now: float, used: int) -> None:
-        """Set how much of the day's budget is gone."""
+    def set_used_today(self, now: float, used: int) -> None:
+        """Set the requests that count against the budget of the UTC day of ``now``."""
         self._day = int(now // DAY)
         self._used_today = used
 
     def busiest_second(self) -> int:
-        """The most arrivals, refused ones included, in any sliding second so far (half open: 1.000 s apart is two)."""
+        """Return the most arrivals in any one second, including rejected ones; two that are 1 s apart are in two."""
         return self._busiest
 
-    def forget(self) -> None:
-        """Start counting anew; the limits stay."""
+    def reset(self) -> None:
+        """Set all counts to 0."""
         self._arrivals.clear()
         self._counted.clear()
         self._busiest = self._used_today = self.accepted = self.rejected = 0

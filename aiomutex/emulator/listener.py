@@ -1,7 +1,4 @@
-"""A listening socket and its connections: opened at once, closed at once, slow to greet on demand.
-
-It runs one aiohttp handler in the running event loop and knows nothing of what is served.
-"""
+"""A listening socket for one aiohttp handler, which closes all its connections at once when it stops."""
 
 from __future__ import annotations
 
@@ -21,53 +18,53 @@ if TYPE_CHECKING:
 __all__ = ["Listener"]
 
 GRACE = 0.05
-"""Seconds that handlers get to end when their connection was cut."""
+"""Seconds that handlers have to finish after their connection was closed."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-class _Greeting(asyncio.Protocol):
-    """Holds a new connection for a while before it is served; what arrives meanwhile is kept."""
+class _DelayedConnection(asyncio.Protocol):
+    """A new connection that is served after a delay; data that arrives earlier is buffered."""
 
-    def __init__(self, serve: Callable[[], asyncio.Protocol], delay: float, waiting: set[_Greeting]) -> None:
+    def __init__(self, serve: Callable[[], asyncio.Protocol], delay: float, waiting: set[_DelayedConnection]) -> None:
         self._serve = serve
         self._delay = delay
-        self._waiting = waiting
-        self._early = bytearray()
+        self._delayed_connections = waiting
+        self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self._waiting.add(self)
+        self._delayed_connections.add(self)
         self._timer = asyncio.get_running_loop().call_later(self._delay, self._begin)
 
     def data_received(self, data: bytes) -> None:
-        self._early += data
+        self._buffer += data
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the signature is asyncio's
-        self._waiting.discard(self)
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        self._delayed_connections.discard(self)
         self._timer.cancel()
 
     def _begin(self) -> None:
-        self._waiting.discard(self)
+        self._delayed_connections.discard(self)
         if self.transport.is_closing():
             return
         protocol = self._serve()
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)
-        if self._early:
-            protocol.data_received(bytes(self._early))
+        if self._buffer:
+            protocol.data_received(bytes(self._buffer))
 
 
 class Listener:
-    """Serves ``handler`` on ``host`` and ``port`` from ``open`` to ``close``.
+    """Serve ``handler`` on ``host`` and ``port`` between ``open`` and ``close``.
 
     Args:
-        handler: What answers requests.
+        handler: The request handler.
         host: The address to listen on.
-        port: The port; 0 takes a free one.
-        ssl_context: Serve TLS with it.
-        handshake_delay: How long each new connection waits before it is served.
-        rng: What the delays are drawn from.
+        port: The port; 0 picks a free one.
+        ssl_context: Serve TLS with this context.
+        handshake_delay: How long a new connection waits before it is served.
+        rng: The source of the random delays.
     """
 
     def __init__(
@@ -86,14 +83,14 @@ class Listener:
         self._ssl = ssl_context
         self._delay = handshake_delay
         self._rng = rng
-        self._waiting: set[_Greeting] = set()
+        self._delayed_connections: set[_DelayedConnection] = set()
 
     async def open(self) -> int:
-        """Start to listen and say on which port."""
-        # A client that leaves ends its handler, so that neither a stall nor a long answer outlives its connection.
+        """Start to listen and return the port."""
+        # Cancel the handler when its client disconnects: a stalled request would otherwise wait forever.
         self._web = web.Server(self._handler, handler_cancellation=True, access_log=None, lingering_time=1.0)
         self._server = await asyncio.get_running_loop().create_server(
-            self._greet if self._delay.base else self._web,
+            self._delayed if self._delay.base else self._web,
             self._host,
             self._port,
             ssl=self._ssl,
@@ -108,30 +105,30 @@ class Listener:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
-        """Stop listening and cut every connection: idle, busy or waiting. One that is cancelled has done so too."""
+        """Stop listening and abort every connection, even if this call is cancelled."""
         loop = asyncio.get_running_loop()
         for listening in self._server.sockets:
-            # A server that is closed chokes on a connection it has accepted but not yet seen; so first no more of them.
+            # asyncio raises for a connection that it accepts while the server closes, so stop accepting first.
             with suppress(NotImplementedError):
                 loop.remove_reader(listening.fileno())
         try:
-            await _rounds()
+            await _run_callbacks()
         finally:
             self._server.close()
-            transports = [waiting.transport for waiting in self._waiting]
+            transports = [waiting.transport for waiting in self._delayed_connections]
             transports += [it.transport for it in self._web.connections if it.transport is not None]
             for transport in transports:
-                # A polite close would wait for a client that does not read.
+                # close() would wait for a client that does not read.
                 transport.abort()
-        await _rounds()
+        await _run_callbacks()
         await self._web.shutdown(GRACE)
         await self._server.wait_closed()
 
-    def _greet(self) -> asyncio.Protocol:
-        return _Greeting(self._web, self._delay.draw(self._rng), self._waiting)
+    def _delayed(self) -> asyncio.Protocol:
+        return _DelayedConnection(self._web, self._delay.sample(self._rng), self._delayed_connections)
 
 
-async def _rounds() -> None:
-    """Let the loop finish what it has begun: connections to be made, to be lost, handlers to be cancelled."""
+async def _run_callbacks() -> None:
+    """Let the loop run callbacks that are due: connections made or lost, handlers cancelled."""
     for _ in range(5):
         await asyncio.sleep(0)

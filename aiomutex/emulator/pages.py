@@ -1,11 +1,12 @@
-"""What the emulator shows to people and tools: its page, its state for the page, and the contract it keeps.
+"""The emulator's own pages: its web page, the status that the page polls, and the OpenAPI document.
 
-None of it needs a key, counts against a limit or changes anything.
+They need no key, count against no limit and change nothing.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["pages_of"]
 
 MAX_GROUPS: Final = 100
-"""Groups in one answer at the most: a page of people's size, however many there are."""
+"""The most groups in one response."""
 MAX_SEARCHED: Final = 20_000
-"""Groups a search looks through, so that it never holds up the requests that are under test."""
+"""The most groups that a search looks through, so that it does not delay the requests under test."""
 
 _SECURITY: Final = {
     "Content-Security-Policy": (
@@ -34,20 +35,19 @@ _SECURITY: Final = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-"""Nothing but this server is ever asked, whatever a group's name may hold."""
+"""The page can send requests to this server only, whatever a group's name contains."""
 
-
-_DEFAULT: Final = asdict(Dialect())
+_DEFAULT_DIALECT: Final = asdict(Dialect())
 
 
 def pages_of(app: Application) -> dict[str, PageHandler]:
-    """Path to handler of everything that is shown."""
+    """Return the handlers of all pages by path."""
 
     async def status(request: web.BaseRequest) -> web.StreamResponse:
         query = request.query
-        text = query.get("q", "").strip()
-        start, limit = _number(query.get("start"), 0), min(_number(query.get("limit"), 25), MAX_GROUPS)
-        body = msgspec.json.encode({**_counts(app), **_groups(app, text, start, limit)})
+        search = query.get("q", "").strip()
+        start, limit = _integer(query.get("start"), 0), min(_integer(query.get("limit"), 25), MAX_GROUPS)
+        body = msgspec.json.encode({**_counts(app), **_groups(app, search, start, limit)})
         return web.Response(body=body, content_type="application/json", headers=_SECURITY)
 
     return {
@@ -63,16 +63,15 @@ def _content(name: str) -> bytes:
     return (Path(__file__).parent / name).read_bytes()
 
 
-def _file(name: str, kind: str) -> PageHandler:
-    async def answer(_: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(body=_content(name), content_type=kind, charset="utf-8", headers=_SECURITY)
+def _file(name: str, content_type: str) -> PageHandler:
+    async def handler(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=_content(name), content_type=content_type, charset="utf-8", headers=_SECURITY)
 
-    return answer
+    return handler
 
 
-def _number(text: str | None, default: int) -> int:
-    digits = text is not None and len(text) <= 15 and text.isascii() and text.isdigit()  # noqa: PLR2004 - far enough
-    return int(text or 0) if digits else default
+def _integer(text: str | None, default: int) -> int:
+    return int(text) if text is not None and re.fullmatch("[0-9]{1,15}", text) else default
 
 
 def _counts(app: Application) -> dict[str, Any]:
@@ -91,7 +90,7 @@ def _counts(app: Application) -> dict[str, Any]:
         "busiest_second": limits.busiest_second(),
         "storm": now < app.faults.storm_until,
         "dialect": dialect,
-        "dialect_turned": {name: value for name, value in dialect.items() if value != _DEFAULT[name]},
+        "dialect_changes": {name: value for name, value in dialect.items() if value != _DEFAULT_DIALECT[name]},
         "requests": [
             {
                 "seconds_ago": round(max(0.0, now - request.at), 1),
@@ -104,11 +103,11 @@ def _counts(app: Application) -> dict[str, Any]:
     }
 
 
-def _groups(app: Application, text: str, start: int, limit: int) -> dict[str, Any]:
+def _groups(app: Application, search: str, start: int, limit: int) -> dict[str, Any]:
     store = app.service.store
-    if text:
-        everything, _ = store.page(0, MAX_SEARCHED)
-        ids = [group_id for group_id in everything if _matches(store.look(group_id), text.casefold())]
+    if search:
+        searched, _ = store.page(0, MAX_SEARCHED)
+        ids = [group_id for group_id in searched if _matches(store.peek(group_id), search.casefold())]
         matching = len(ids)
         ids = ids[start : start + limit]
     else:
@@ -117,24 +116,24 @@ def _groups(app: Application, text: str, start: int, limit: int) -> dict[str, An
         "groups_total": len(store),
         "groups_matching": matching,
         "start": start,
-        "search_cut": bool(text) and len(store) > MAX_SEARCHED,
-        "groups": [_shown(_look(app, group_id)) for group_id in ids],
+        "search_truncated": bool(search) and len(store) > MAX_SEARCHED,
+        "groups": [_to_json(_peek(app, group_id)) for group_id in ids],
     }
 
 
-def _look(app: Application, group_id: str) -> Group:
-    """The group, without turning one that nobody has touched into one that has to be kept."""
-    found = app.service.store.look(group_id)
-    return found if isinstance(found, Group) else generated_group(group_id, app.service.store.generated_slots)
+def _peek(app: Application, group_id: str) -> Group:
+    """Return the group without storing it if it is generated: browsing must not use memory."""
+    group = app.service.store.peek(group_id)
+    return group if isinstance(group, Group) else generated_group(group_id, app.service.store.generated_slots)
 
 
 def _matches(found: Group | int | None, text: str) -> bool:
-    # A generated group is called after its number; to make it only to see that would cost the most of a search.
-    held = (found.id, found.key, found.name) if isinstance(found, Group) else (f"group-{found}", f"group {found}")
-    return any(text in each.casefold() for each in held)
+    # The key and name of a generated group follow from its number. Generating the group would be slow.
+    fields = (found.id, found.key, found.name) if isinstance(found, Group) else (f"group-{found}", f"group {found}")
+    return any(text in field.casefold() for field in fields)
 
 
-def _shown(group: Group) -> dict[str, Any]:
+def _to_json(group: Group) -> dict[str, Any]:
     return {
         "id": group.id,
         "key": group.key,

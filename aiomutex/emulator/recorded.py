@@ -1,7 +1,4 @@
-"""What was asked of the emulator and how it answered, for tests to assert on.
-
-Headers and query are taken apart only when somebody looks, and the API key is never shown.
-"""
+"""The requests that the emulator received, for tests to assert on; the API key is never shown."""
 
 from __future__ import annotations
 
@@ -17,14 +14,14 @@ __all__ = ["RecordedRequest"]
 
 
 class RecordedRequest:
-    """One request as it arrived.
+    """A request as it arrived, and the status of its response.
 
     Attributes:
-        at: When it arrived, by the emulator's clock, in seconds since 1970.
+        at: When it arrived, in seconds since 1970 by the emulator's clock.
         method: The HTTP method.
-        target: Path and query as they were sent.
-        body: The body as it was sent.
-        status: The status answered; None while there is no answer, or if it was lost on purpose.
+        target: The path and query, as sent.
+        body: The body, as sent.
+        status: The status of the response; None if it was not sent (yet).
     """
 
     __slots__ = ("_headers", "at", "body", "method", "status", "target")
@@ -38,30 +35,30 @@ class RecordedRequest:
         self._headers = headers
 
     def __repr__(self) -> str:
-        return f"<RecordedRequest {self.method} {self.target} · {self.status or 'no answer'}>"
+        return f"<RecordedRequest {self.method} {self.target} · {self.status or 'no response'}>"
 
     @property
     def path(self) -> str:
-        """The path, without the query."""
+        """The path without the query."""
         return self.target.partition("?")[0]
 
     @property
     def query(self) -> dict[str, str]:
-        """The query's parameters."""
+        """The parameters of the query."""
         return dict(parse_qsl(self.target.partition("?")[2], keep_blank_values=True))
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers, names in lower case, with the value of Authorization replaced by its scheme and stars."""
-        shown = {name.lower(): value for name, value in self._headers.items()}
-        if "authorization" in shown:
-            scheme, _, key = shown["authorization"].partition(" ")
-            shown["authorization"] = f"{scheme} ***" if key else "***"
-        return shown
+        """The headers, with names in lower case and without the API key."""
+        headers = {name.lower(): value for name, value in self._headers.items()}
+        if "authorization" in headers:
+            scheme, _, key = headers["authorization"].partition(" ")
+            headers["authorization"] = f"{scheme} ***" if key else "***"
+        return headers
 
     @property
     def json(self) -> Any:
-        """The body, decoded; None if there is none.
+        """The decoded body; None if it is empty.
 
         Raises:
             ValueError: The body is not JSON.

@@ -1,7 +1,4 @@
-"""How the emulator's answers look on the wire, under the dialect it speaks.
-
-Groups to JSON, pages to JSON, errors to whatever the dialect says errors are. It reads groups and changes none.
-"""
+"""Encode groups, pages and errors into response bodies, in the form that the dialect prescribes."""
 
 from __future__ import annotations
 
@@ -18,19 +15,19 @@ if TYPE_CHECKING:
 
     from aiomutex.emulator.dialect import Dialect
 
-__all__ = ["HTML", "JSON", "TEXT", "Response", "Wire"]
+__all__ = ["HTML", "JSON", "TEXT", "Encoder", "Response"]
 
 JSON = "application/json; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 
-_STAND_IN = 7_305_118_264_907
-"""A number that occurs nowhere in a generated group but where the group's own number belongs."""
+_PLACEHOLDER = 7_305_118_264_907
+"""A group number whose digits occur nowhere else in a generated group."""
 
 
 @dataclass(slots=True)
 class Response:
-    """Status, body and content type of an answer, and headers beyond the usual ones."""
+    """A response: status, body, content type and additional headers."""
 
     status: int
     body: bytes = b""
@@ -38,28 +35,28 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict[str, str])
 
 
-class Wire:
-    """Writes answers in one dialect."""
+class Encoder:
+    """Encode responses in one dialect."""
 
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
-        self._encode = msgspec.json.Encoder().encode
+        self._json = msgspec.json.Encoder().encode
         self._template: tuple[int, list[bytes]] = (0, [])
 
     def group(self, group: Group) -> bytes:
-        """A group as JSON."""
-        return self._encode(self._plain(group))
+        """Return a group as JSON."""
+        return self._json(self._fields(group))
 
     def generated(self, number: int, slots: int) -> bytes:
-        """A generated group as JSON, filled into a template: twenty times as fast as making the group."""
-        made_for, parts = self._template
-        if made_for != slots:
-            parts = self.group(generated_group(_STAND_IN, slots)).split(str(_STAND_IN).encode())
+        """Return a generated group as JSON, from a template, which is much faster than generating the group."""
+        template_slots, parts = self._template
+        if template_slots != slots:
+            parts = self.group(generated_group(_PLACEHOLDER, slots)).split(str(_PLACEHOLDER).encode())
             self._template = (slots, parts)
         return str(number).encode().join(parts)
 
     def page(self, groups: Iterable[bytes], next_cursor: int | None) -> bytes:
-        """A page of the list; ``next_cursor`` is None at the end."""
+        """Return a page of the listing as JSON; ``next_cursor`` is None on the last page."""
         dialect = self.dialect
         if next_cursor is not None:
             cursor = b'"%d"' % next_cursor if dialect.cursors == "string" else b"%d" % next_cursor
@@ -70,13 +67,13 @@ class Wire:
         return b'{"mutexes":[%b],"nextCursor":%b}' % (b",".join(groups), cursor)
 
     def created(self, group: Group, base_url: str) -> Response:
-        """The answer to a create."""
+        """Return the response to a create."""
         url = f"{base_url}/api/1/mutexes/{group.id}"
         body = {"id": _id(group.id, as_number=self.dialect.created_id == "number"), "url": url}
-        return Response(200, self._encode(body))
+        return Response(200, self._json(body))
 
     def changed(self, group: Group) -> Response:
-        """The answer to a PATCH that was carried out."""
+        """Return the response to a successful PATCH."""
         if self.dialect.patch_body == "empty":
             return Response(200, b"", TEXT)
         if self.dialect.patch_body == "ok":
@@ -84,12 +81,12 @@ class Wire:
         return Response(200, self.group(group))
 
     def error(self, status: int, message: str) -> Response:
-        """An error in the dialect's form."""
+        """Return an error response in the dialect's form."""
         form = self.dialect.error_body
         if form == "object":
-            return Response(status, self._encode({"status": status, "message": message}))
+            return Response(status, self._json({"status": status, "message": message}))
         if form == "string":
-            return Response(status, self._encode(message))
+            return Response(status, self._json(message))
         if form == "text":
             return Response(status, message.encode(), TEXT)
         if form == "html":
@@ -97,10 +94,10 @@ class Wire:
             return Response(status, page.encode(), HTML)
         return Response(status, b"", TEXT)
 
-    def _plain(self, group: Group) -> dict[str, Any]:
+    def _fields(self, group: Group) -> dict[str, Any]:
         dialect = self.dialect
         cohorts = dialect.cohorts == "present"
-        plain: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "id": _id(group.id, as_number=dialect.ids == "number"),
             "projectId": _id(group.project_id, as_number=dialect.project_ids == "number"),
             "name": group.name,
@@ -124,12 +121,12 @@ class Wire:
             ],
         }
         if group.deleted and dialect.archived == "flagged":
-            plain["deleted"] = True
-        return plain
+            fields["deleted"] = True
+        return fields
 
 
 def _id(text: str, *, as_number: bool) -> int | str:
-    # A number that JSON would write differently than it reads (007, or one beyond 64 bits) can only be a string.
+    # An ID such as 007, or one beyond 64 bits, would not survive as a JSON number.
     if as_number and text.isascii() and text.isdigit() and len(text) <= 18 and str(int(text)) == text:  # noqa: PLR2004
         return int(text)
     return text

@@ -1,7 +1,7 @@
-"""From what people write down to groups: arguments of a test, entries of a JSON file, pages of the real service.
+"""Make groups from the arguments of a test, from a JSON file, or from a page of the real service.
 
-Seeding is lenient where a request is not: percentages need not add up to 100, because groups captured from the
-service do not always.
+Seeds are checked less strictly than requests: percentages need not add up to 100, because those of groups captured from
+the service sometimes do not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["GroupSeed", "SlotSeed", "document_of", "group_of", "seeded_store", "
 SlotSeed = int | Mapping[str, Any] | Slot
 GroupSeed = Mapping[str, Any] | Group
 
-_SNAKE = {
+_PYTHON_NAMES = {
     "projectId": "project_id",
     "evaluationMode": "evaluation_mode",
     "bucketingKey": "bucketing_key",
@@ -29,10 +29,10 @@ _SNAKE = {
 
 
 def slots_of(seeds: Iterable[SlotSeed]) -> list[Slot]:
-    """Slots from percentages, mappings (``percentage`` and lists; the service's names or Python's) or slots.
+    """Make slots from percentages, from mappings with the service's field names or Python's, or from slots.
 
     Raises:
-        ValueError: A mapping has a field that no slot has.
+        ValueError: A seed is something else, or a mapping has an unknown field.
     """
     slots: list[Slot] = []
     for index, seed in enumerate(seeds, start=1):
@@ -43,14 +43,12 @@ def slots_of(seeds: Iterable[SlotSeed]) -> list[Slot]:
         elif isinstance(seed, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # files hold anything
             slots.append(_slot_of(index, seed))
         else:
-            raise ValueError(  # noqa: TRY004 - as below
-                f"slots[{index - 1}] is {seed!r}; it must be a percentage or a mapping"
-            )
+            raise ValueError(f"slots[{index - 1}] must be a percentage or a mapping, not {seed!r}")  # noqa: TRY004
     return slots
 
 
 def _slot_of(index: int, seed: Mapping[str, Any]) -> Slot:
-    given = {_SNAKE.get(name, name): value for name, value in seed.items()}
+    given = {_PYTHON_NAMES.get(name, name): value for name, value in seed.items()}
     slot = Slot(index=int(given.pop("index", index)), percentage=given.pop("percentage", 0))
     for name, value in given.items():
         if name in {"experiments", "holdouts", "individuals", "cohorts"}:
@@ -58,24 +56,24 @@ def _slot_of(index: int, seed: Mapping[str, Any]) -> Slot:
         elif name in {"name", "variant_key"}:
             setattr(slot, name, value)
         else:
-            raise ValueError(f"slots[{index - 1}] has a field {name!r}, which no slot has")
+            raise ValueError(f"slots[{index - 1}] has an unknown field {name!r}")
     return slot
 
 
-def group_of(seed: GroupSeed, *, free_id: str) -> Group:
-    """A group from a mapping (the service's field names or Python's); what is not given gets a default.
+def group_of(seed: GroupSeed, *, next_id: str) -> Group:
+    """Make a group from a mapping with the service's field names or Python's; absent fields get a default.
 
     Args:
-        seed: A mapping, or a group, which is taken as it is.
-        free_id: The id of a group that brings none.
+        seed: A mapping, or a group, which is returned unchanged.
+        next_id: The ID for a mapping without one.
 
     Raises:
-        ValueError: The mapping has a field that no group has.
+        ValueError: The mapping has an unknown field.
     """
     if isinstance(seed, Group):
         return seed
-    given = {_SNAKE.get(name, name): value for name, value in seed.items()}
-    group_id = str(given.pop("id", None) or free_id)
+    given = {_PYTHON_NAMES.get(name, name): value for name, value in seed.items()}
+    group_id = str(given.pop("id", None) or next_id)
     group = Group(
         id=group_id,
         project_id="1",
@@ -86,73 +84,72 @@ def group_of(seed: GroupSeed, *, free_id: str) -> Group:
     )
     for name, value in given.items():
         if not hasattr(group, name):
-            raise ValueError(f"group {group_id} has a field {name!r}, which no group has")
+            raise ValueError(f"group {group_id} has an unknown field {name!r}")
         setattr(group, name, str(value) if name == "project_id" else value)
     return group
 
 
 def seeded_store(groups: int | Iterable[GroupSeed], slots_per_group: int) -> GroupStore:
-    """A store of that many generated groups, or of these groups."""
+    """Make a store of that many generated groups, or of these groups."""
     if isinstance(groups, int):
         return GroupStore(groups, slots=slots_per_group)
     store = GroupStore()
     for seed in groups:
-        group = group_of(seed, free_id=store.free_id())
+        group = group_of(seed, next_id=store.next_id())
         store[group.id] = group
     return store
 
 
 def document_of(store: GroupStore) -> dict[str, Any]:
-    """The whole state as plain data that ``store_of`` reads back."""
+    """Return all groups as plain data, which ``store_of`` reads."""
     return {
         "generated": {"count": store.generated, "slots": store.generated_slots, "removed": store.removed()},
-        "groups": [asdict(group) for group in store.touched()],
+        "groups": [asdict(group) for group in store.materialized()],
     }
 
 
 def store_of_json(data: bytes) -> GroupStore:
-    """Read a state from JSON.
+    """Read groups from JSON; see ``store_of``.
 
     Raises:
-        ValueError: The text is none of what ``store_of`` reads.
+        ValueError: ``data`` is not JSON that ``store_of`` reads.
     """
     try:
         return store_of(msgspec.json.decode(data))
     except RecursionError:
-        raise ValueError("a state must not be nested that deep") from None
+        raise ValueError("the groups must not be nested so deeply") from None
 
 
 def store_of(document: object) -> GroupStore:
-    """Read a state: a dump, a page of the real service (``{"mutexes": [...]}``) or a bare list of groups.
+    """Read groups from a dump, a page of the real service (``{"mutexes": [...]}``) or a list of groups.
 
     Raises:
-        ValueError: The document is none of these.
+        ValueError: ``document`` is something else.
     """
     seeds: Any = document
     generated: Any = None
     if isinstance(document, dict):
-        whole = cast("dict[str, Any]", document)
-        generated = whole.get("generated")
-        seeds = whole.get("groups", whole.get("mutexes"))
+        fields = cast("dict[str, Any]", document)
+        generated = fields.get("generated")
+        seeds = fields.get("groups", fields.get("mutexes"))
     if not isinstance(seeds, list):
-        # A file that holds the wrong thing is a wrong value, not a wrong type in the caller's code.
-        raise ValueError(  # noqa: TRY004
-            'a state must be a list of groups, or an object that holds one under "groups" or "mutexes"',
+        raise ValueError(  # noqa: TRY004  # the content of a file is a value
+            'the groups must be a list, or an object with such a list as "groups" or "mutexes"'
         )
-    made = msgspec.convert(generated or {}, _Generated)
-    store = GroupStore(made.count, slots=made.slots)
-    for group_id in made.removed:
+    recipe = msgspec.convert(generated or {}, _Generated)
+    store = GroupStore(recipe.count, slots=recipe.slots)
+    for group_id in recipe.removed:
         if group_id not in store:
-            raise ValueError(f"generated.removed has {group_id!r}, which is no generated group")
+            raise ValueError(f"generated.removed must be IDs of generated groups, not {group_id!r}")
         del store[group_id]
     for place, seed in enumerate(cast("list[object]", seeds)):
         if not isinstance(seed, dict):
-            raise ValueError(f"a group must be an object, not {seed!r}")  # noqa: TRY004 - as above
+            raise ValueError(f"groups[{place}] must be an object, not {seed!r}")  # noqa: TRY004
         try:
-            group = group_of(cast("dict[str, Any]", seed), free_id=store.free_id())
+            group = group_of(cast("dict[str, Any]", seed), next_id=store.next_id())
             msgspec.convert(asdict(group), Group)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"groups[{place}] is no group: {error}") from None
+            raise ValueError(f"groups[{place}] is not a group: {error}") from None
         store[group.id] = group
     return store
 

@@ -1,7 +1,7 @@
-"""The emulator as users hold it: a service of their own on a real port, to seed, to watch and to break.
+"""``MutexEmulator``, the public class, assembled from its parts.
 
-It puts the parts together. How it runs is in ``running``, what else tests hold of it in ``controls``, what a request
-meets on its way in ``app``, what the endpoints mean in ``service``.
+``lifecycle`` starts and stops it, ``controls`` has what tests observe and set, ``app`` handles requests, and
+``service`` implements the endpoints.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from aiomutex.emulator.app import Application
 from aiomutex.emulator.clock import Clock
 from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.faults import Fault, Faults, Latency
+from aiomutex.emulator.lifecycle import Lifecycle
 from aiomutex.emulator.limits import Limits
 from aiomutex.emulator.pages import pages_of
-from aiomutex.emulator.running import Running
 from aiomutex.emulator.seeding import GroupSeed, SlotSeed, document_of, seeded_store, slots_of, store_of_json
 from aiomutex.emulator.service import Service
 from aiomutex.emulator.state import Group
@@ -37,7 +37,7 @@ __all__ = ["MutexEmulator", "Snapshot", "serve"]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Snapshot:
-    """All groups as they were at one moment; hand it to ``MutexEmulator.restore``."""
+    """A copy of all groups at one moment, for ``MutexEmulator.restore``."""
 
     store: GroupStore
 
@@ -45,41 +45,51 @@ class Snapshot:
         return f"<Snapshot of {len(self.store)} groups>"
 
 
-class MutexEmulator(Running):
-    """A faithful local stand-in for the mutex-group endpoints of the Management API.
+class MutexEmulator(Lifecycle):
+    """A local emulator of the mutex-group endpoints of the Management API.
 
     ``async with MutexEmulator() as emulator`` runs it in the current event loop, ``with MutexEmulator() as emulator``
-    in a thread of its own; both serve on ``emulator.url`` until the block ends. It may be started again afterwards
-    and keeps its groups. A browser that opens the URL sees the groups and what is asked of them.
+    in a thread. It serves on ``emulator.url`` until the block ends; it can be started again and keeps its groups. The
+    URL also has a web page that shows the groups and the latest requests.
 
     Args:
-        groups: How many generated groups there are, or the groups: ``Group`` objects or mappings with the
-            service's field names or Python's.
-        slots_per_group: How many slots a generated group has.
-        key: The API key; None accepts any key that is not empty.
-        forbidden_keys: Keys that are answered with 403.
+        groups: The number of generated groups, or the groups: ``Group`` objects or mappings with the service's field
+            names or Python's.
+        slots_per_group: The number of slots of a generated group, 1 to 20.
+        key: The valid API key; None accepts any key that is not empty.
+        forbidden_keys: Keys that get a 403.
         host: The address to listen on.
-        port: The port; 0 takes a free one.
-        limits: Whether the limits are enforced. They are counted in any case.
+        port: The port; 0 picks a free one.
+        limits: Whether to reject requests above the limits. They are counted in any case.
         per_second: Requests accepted in a second.
         per_day: Requests accepted in a UTC day.
-        used_today: How much of the day's budget is gone at the start.
-        dialect: How to read what the documentation leaves open.
-        faults: Faults drawn at a rate, as ``"reset-after:2%"``, ``"503:1%"`` or ``Fault`` objects.
-        latency: How long answers take: seconds, ``"80ms"`` or ``"80ms±40ms"``. Changes are made before the wait, so
-            whoever gives up waiting has changed the group all the same.
-        handshake_delay: How long each new connection waits before it is served, written like ``latency``.
-        seed: What faults, latencies, generated keys and salts are drawn from.
-        state_file: An SQLite file that keeps the groups; if it already holds some, they take the place of ``groups``.
-        taken_keys: Keys in use by flags, experiments and holdouts, which no group may have.
-        local_experiments: Experiments with local evaluation, which only groups with local evaluation may hold.
-        ssl_context: Serve TLS with it.
-        cors_origin: The origin (or ``"*"``) whose pages may call the emulator from a browser.
+        used_today: Requests that count against today's budget at the start.
+        dialect: The reading of what the documentation leaves open; None is the most plausible one.
+        faults: Random faults with their rates, such as ``"reset-after:2%"``, ``"503:1%"`` or ``Fault`` objects.
+        latency: How long responses take: seconds, ``"80ms"`` or ``"80ms±40ms"``. A change is made before the wait, even
+            if the client disconnects.
+        handshake_delay: How long a new connection waits before it is served, in the same format.
+        seed: The seed of faults, latencies, generated keys and salts.
+        state_file: An SQLite file that keeps the groups. If it already has groups, ``groups`` is ignored.
+        taken_keys: Keys that flags, experiments and holdouts have, and a new group cannot.
+        local_experiments: IDs of experiments with local evaluation, which only groups with local evaluation accept.
+        ssl_context: Serve TLS with this context.
+        cors_origin: The origin whose web pages may call the emulator, or ``"*"`` for any.
         log: Log a line for each request to the logger ``aiomutex.emulator`` at level INFO.
         keep_requests: How many of the latest requests ``requests`` keeps.
 
     Raises:
-        ValueError: An argument is not what it must be; the message says which and why.
+        ValueError: An argument is invalid.
+
+    Example:
+        >>> from aiomutex import MutexSession
+        >>> async def edit() -> list[int]:
+        ...     async with MutexEmulator(groups=1) as emulator:
+        ...         async with MutexSession("any-key", base_url=emulator.url) as session:
+        ...             await session.edit_slot("1", 2, experiments=[123])
+        ...         return emulator.groups["1"].slots[1].experiments
+        >>> await edit()
+        [123]
     """
 
     def __init__(
@@ -164,24 +174,32 @@ class MutexEmulator(Running):
         bucketing_salt: str | None = None,
         deleted: bool = False,
     ) -> Group:
-        """Add a group without asking the rules, as if it had always been there.
+        """Add a group without a request. It is not checked, not recorded as a commit, and counts against no limit.
 
         Args:
-            group_id: Its id; None takes the next free number.
+            group_id: Its ID; None takes the next integer.
             slots: Its slots: percentages, mappings (``{"percentage": 40, "experiments": [123]}``) or ``Slot`` objects.
-            name: Its name; None makes one of the id.
-            key: Its key; None makes one of the id.
-            project_id: The id of its project.
+            name: Its name; None derives one from the ID.
+            key: Its key; None derives one from the ID.
+            project_id: The ID of its project.
             description: Its description.
             evaluation_mode: ``remote`` or ``local``.
-            bucketing_key: What users are told apart by.
-            bucketing_salt: The salt; None makes one of the id.
+            bucketing_key: The user property by which users are bucketed.
+            bucketing_salt: Its salt; None derives one from the ID.
             deleted: Whether it is archived.
 
+        Returns:
+            The group. You may change its fields.
+
         Raises:
-            ValueError: Another group has the key.
+            ValueError: Another group has the key, or a slot has an unknown field.
+
+        Example:
+            >>> group = MutexEmulator().add_group("7", slots=[{"percentage": 40, "experiments": [123]}, 60])
+            >>> group.key, group.slots[0].experiments
+            ('group-7', [123])
         """
-        group_id = self.groups.free_id() if group_id is None else str(group_id)
+        group_id = self.groups.next_id() if group_id is None else str(group_id)
         group = Group(
             id=group_id,
             project_id=str(project_id),
@@ -199,22 +217,35 @@ class MutexEmulator(Running):
         return group
 
     def snapshot(self) -> Snapshot:
-        """All groups as they are now."""
+        """Return a copy of all groups, for ``restore``.
+
+        Example:
+            >>> emulator = MutexEmulator(groups=1)
+            >>> before = emulator.snapshot()
+            >>> emulator.groups["1"].name = "renamed"
+            >>> emulator.restore(before)
+            >>> emulator.groups["1"].name
+            'Group 1'
+        """
         return Snapshot(self.groups.copy())
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Make all groups what they were; the same snapshot may be restored many times."""
+        """Replace all groups by those of ``snapshot``, which can be restored several times."""
         self._replace(snapshot.store.copy())
 
     def dump(self, path: str | PathLike[str]) -> None:
-        """Write all groups to a JSON file; generated ones nobody touched are written as their number."""
+        """Write all groups to a JSON file, for ``load``. Unchanged generated groups take no space in it."""
         Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(document_of(self.groups)), indent=2))
 
     def load(self, path: str | PathLike[str]) -> None:
-        """Replace all groups by those of a JSON file: a dump, a page of the real service, or a list of groups.
+        """Replace all groups by those in a JSON file.
+
+        Args:
+            path: A file that ``dump`` wrote, a page of the real service, or a list of groups.
 
         Raises:
-            ValueError: The file is none of these.
+            OSError: The file cannot be read.
+            ValueError: It has something else in it.
         """
         self._replace(store_of_json(Path(path).read_bytes()))
 
@@ -223,8 +254,8 @@ async def serve(emulator: MutexEmulator, *, on_ready: Callable[[MutexEmulator], 
     """Run ``emulator`` until this call is cancelled.
 
     Args:
-        emulator: What to run.
-        on_ready: Called once it listens; ``emulator.url`` is where.
+        emulator: The emulator to run.
+        on_ready: Called with the emulator when it listens on ``emulator.url``.
     """
     async with emulator:
         if on_ready is not None:

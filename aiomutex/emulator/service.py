@@ -1,7 +1,7 @@
-"""The five endpoints over the state: route, check, change, answer.
+"""The five endpoints: route a request, check it, change a group, and make the response.
 
-It sees decoded requests and gives back answers; sockets, keys, limits and faults are the application's business. Every
-change it makes is written into a record of commits, by which tests can prove that nothing was done twice.
+API keys, limits and faults are handled by ``app``. Every change is recorded as a commit, so that tests can prove that
+nothing was done twice.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from aiomutex.emulator.responses import Response, Wire
+from aiomutex.emulator.responses import Encoder, Response
 from aiomutex.emulator.state import Group, GroupStore, Slot
-from aiomutex.emulator.validation import Refusal, SlotEdit, group_edit, new_group, page, slot_edit
+from aiomutex.emulator.validation import Rejection, SlotEdit, group_edit, new_group, page, slot_edit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,9 +35,14 @@ _T = TypeVar("_T", int, str)
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One change that was made: its number from 1, the request that made it, and what it changed.
+    """A change that was made.
 
-    ``slot_index`` is None for a change of the group itself.
+    Attributes:
+        seq: The number of the change, counted from 1.
+        method: The method of the request that made it.
+        group_id: The group that was created or changed.
+        slot_index: The slot that was edited; None if the group itself was created or edited.
+        body: The decoded body of the request.
     """
 
     seq: int
@@ -48,15 +53,15 @@ class Commit:
 
 
 class Service:
-    """Answers requests to the endpoints.
+    """Respond to requests to the endpoints.
 
     Args:
         store: The groups.
-        dialect: How to read what the documentation leaves open.
-        seed: What generated keys and salts are drawn from.
-        taken_keys: Keys in use by flags, experiments and holdouts.
-        local_experiments: Experiments with local evaluation, which only groups with local evaluation may hold.
-        on_commit: Called with each group after it was changed.
+        dialect: The dialect to use; it may be set later, too.
+        seed: The seed of generated keys and salts.
+        taken_keys: Keys that flags, experiments and holdouts have.
+        local_experiments: IDs of experiments with local evaluation, which only groups with local evaluation accept.
+        on_commit: Called with each group after a change.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class Service:
         on_commit: Callable[[Group], None] | None = None,
     ) -> None:
         self.store = store
-        self.wire = Wire(dialect)
+        self.encoder = Encoder(dialect)
         self.base_url = ""
         self.taken_keys = set(taken_keys)
         self.local_experiments = set(local_experiments)
@@ -83,28 +88,29 @@ class Service:
     @property
     def dialect(self) -> Dialect:
         """The dialect in use."""
-        return self.wire.dialect
+        return self.encoder.dialect
 
-    def speak(self, dialect: Dialect) -> None:
-        """Answer in ``dialect`` from now on."""
-        self.wire = Wire(dialect)
+    @dialect.setter
+    def dialect(self, dialect: Dialect) -> None:
+        self.encoder = Encoder(dialect)
 
-    def answer(self, method: str, target: str, body: bytes, content_type: str) -> Response | Callable[[], Response]:
-        """Answer one request.
+    def respond(self, method: str, target: str, body: bytes, content_type: str) -> Response | Callable[[], Response]:
+        """Respond to one request.
 
         Args:
             method: The HTTP method.
-            target: The path and query as they came.
-            body: The body as it came.
+            target: The path and query.
+            body: The encoded body.
             content_type: The body's content type.
 
         Returns:
-            The answer; or, where the dialect lets writes race, what makes the change later and answers then.
+            The response. For a slot edit under the dialect ``slot_writes="racy"``, a function that makes the change
+            later and returns the response.
         """
         try:
             return self._route(method, target, body, content_type)
-        except Refusal as refusal:
-            return self.wire.error(refusal.status, refusal.message)
+        except Rejection as rejection:
+            return self.encoder.error(rejection.status, rejection.message)
 
     def _route(self, method: str, target: str, body: bytes, content_type: str) -> Response | Callable[[], Response]:
         path, _, query = target.partition("?")
@@ -115,7 +121,7 @@ class Service:
                 return self._create(_json(body, content_type))
             return self._not_allowed(method, "GET, POST")
         if not path.startswith(COLLECTION + "/"):
-            raise Refusal(404, f"{path} is unknown")
+            raise Rejection(404, f"{path} does not exist")
         parts = path[len(COLLECTION) + 1 :].split("/")
         group_id = unquote(parts[0])
         if len(parts) == 1:
@@ -124,8 +130,8 @@ class Service:
             if method == "PATCH":
                 return self._edit(self._group(group_id), _json(body, content_type))
             return self._not_allowed(method, "GET, PATCH")
-        if len(parts) != 3 or parts[1] != "slots":  # noqa: PLR2004 - {id}/slots/{index}
-            raise Refusal(404, f"{path} is unknown")
+        if len(parts) != 3 or parts[1] != "slots":  # noqa: PLR2004  # {id}/slots/{index}
+            raise Rejection(404, f"{path} does not exist")
         if method != "PATCH":
             return self._not_allowed(method, "PATCH")
         group = self._group(group_id)
@@ -134,46 +140,45 @@ class Service:
 
     def _list(self, query: str) -> Response:
         dialect = self.dialect
-        given = dict(parse_qsl(query, keep_blank_values=True))
-        if dialect.unknown_fields == "rejected" and (unknown := given.keys() - {"limit", "cursor"}):
-            raise Refusal(400, f"query parameter {min(unknown)} is unknown; known are limit, cursor")
-        offset, limit = page(given, dialect)
+        parameters = dict(parse_qsl(query, keep_blank_values=True))
+        if dialect.unknown_fields == "rejected" and (unknown := parameters.keys() - {"limit", "cursor"}):
+            raise Rejection(400, f"query parameter {min(unknown)} is unknown; parameters are limit, cursor")
+        offset, limit = page(parameters, dialect)
         hidden = dialect.archived == "hidden"
-        by_all = dialect.offsets == "all"
-        ids, total = self.store.page(offset, limit, _is_live if hidden and not by_all else None)
+        ids, total = self.store.page(offset, limit, _is_live if hidden and dialect.offsets == "listed" else None)
         groups: list[bytes] = []
         for group_id in ids:
-            found = self.store.look(group_id)
+            found = self.store.peek(group_id)
             if isinstance(found, int):
-                groups.append(self.wire.generated(found, self.store.generated_slots))
+                groups.append(self.encoder.generated(found, self.store.generated_slots))
             elif found is not None and not (hidden and found.deleted):
-                groups.append(self.wire.group(found))
+                groups.append(self.encoder.group(found))
         end = offset + limit
         more = end <= total and bool(ids) if dialect.end_of_list == "probed" else end < total
-        return Response(200, self.wire.page(groups, end if more else None))
+        return Response(200, self.encoder.page(groups, end if more else None))
 
     def _details(self, group_id: str) -> Response:
-        found = self.store.look(group_id)
+        found = self.store.peek(group_id)
         if found is None:
             raise _no_group(group_id)
         if isinstance(found, int):
-            return Response(200, self.wire.generated(found, self.store.generated_slots))
-        return Response(200, self.wire.group(found))
+            return Response(200, self.encoder.generated(found, self.store.generated_slots))
+        return Response(200, self.encoder.group(found))
 
     def _create(self, body: Any) -> Response:
         new = new_group(body, self.dialect)
         key = new.key or self._free_key(new.name)
         if (owner := self.store.id_of_key(key)) is not None:
-            raise Refusal(self.dialect.taken_key, f'key is "{key}", which group {owner} has; keys must be unique')
+            raise Rejection(self.dialect.taken_key, f'key must be unique; group {owner} has the key "{key}"')
         if key in self.taken_keys:
-            raise Refusal(
+            raise Rejection(
                 self.dialect.taken_key,
-                f'key is "{key}", which is in use; keys must be unique across flags, experiments, holdouts and groups',
+                f'key must be unique across flags, experiments, holdouts and groups; "{key}" is in use',
             )
         for place, slot in enumerate(new.slots):
             self._check_modes(new.evaluation_mode, slot.experiments, f"slots[{place}].experiments")
         group = Group(
-            id=self.store.free_id(),
+            id=self.store.next_id(),
             project_id=new.project_id,
             name=new.name,
             key=key,
@@ -194,7 +199,7 @@ class Service:
         )
         self.store[group.id] = group
         self._commit("POST", group, None, body)
-        return self.wire.created(group, self.base_url)
+        return self.encoder.created(group, self.base_url)
 
     def _edit(self, group: Group, body: Any) -> Response:
         edit = group_edit(body, self.dialect)
@@ -203,7 +208,7 @@ class Service:
         if edit.archive is not None:
             group.deleted = edit.archive
         self._commit("PATCH", group, None, body)
-        return self.wire.changed(group)
+        return self.encoder.changed(group)
 
     def _edit_slot(self, group: Group, slot: Slot, body: Any) -> Response | Callable[[], Response]:
         edit = slot_edit(body, self.dialect)
@@ -211,14 +216,14 @@ class Service:
         if self.dialect.slot_writes == "atomic":
             self._apply(slot, edit)
             self._commit("PATCH", group, slot.index, body)
-            return self.wire.changed(group)
+            return self.encoder.changed(group)
         slots_as_read = deepcopy(group.slots)
 
         def write_back() -> Response:
             group.slots[:] = slots_as_read
             self._apply(next(copy for copy in slots_as_read if copy.index == slot.index), edit)
             self._commit("PATCH", group, slot.index, body)
-            return self.wire.changed(group)
+            return self.encoder.changed(group)
 
         return write_back
 
@@ -237,10 +242,10 @@ class Service:
         if mode != "local" and self.local_experiments:
             for experiment in experiments:
                 if experiment in self.local_experiments:
-                    raise Refusal(
+                    raise Rejection(
                         400,
-                        f"{where} has {experiment}, which is evaluated locally; it can only join a group whose"
-                        f' evaluationMode is "local", and this one\'s is "{mode}"',
+                        f"{where} must not have {experiment}: it is evaluated locally, and the group's evaluationMode"
+                        f' is "{mode}"',
                     )
 
     def _commit(self, method: str, group: Group, slot_index: int | None, body: Any) -> None:
@@ -263,9 +268,9 @@ class Service:
         return key
 
     def _not_allowed(self, method: str, allowed: str) -> Response:
-        answer = self.wire.error(405, f"{method} is not allowed here; allowed are {allowed}")
-        answer.headers["Allow"] = allowed
-        return answer
+        response = self.encoder.error(405, f"the method must be {allowed}, not {method}")
+        response.headers["Allow"] = allowed
+        return response
 
 
 def _is_live(group: Group) -> bool:
@@ -276,23 +281,23 @@ def _merged(old: list[_T], new: list[_T]) -> list[_T]:
     return list(dict.fromkeys(old + new))
 
 
-def _no_group(group_id: str) -> Refusal:
-    return Refusal(404, f"group {group_id} does not exist")
+def _no_group(group_id: str) -> Rejection:
+    return Rejection(404, f"group {group_id} does not exist")
 
 
 def _slot(group: Group, text: str) -> Slot:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004 - far above any slot
-        raise Refusal(400, f"slotIndex is {text!r}; it must be a number, and slots count from 1")
+    if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004  # far above any index
+        raise Rejection(400, f"slotIndex must be an integer counted from 1, not {text!r}")
     for slot in group.slots:
         if slot.index == int(text):
             return slot
-    raise Refusal(404, f"slot {text} does not exist; group {group.id} has {len(group.slots)} slots, counted from 1")
+    raise Rejection(404, f"slot {text} does not exist; group {group.id} has slots 1 to {len(group.slots)}")
 
 
 def _json(body: bytes, content_type: str) -> Any:
     if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise Refusal(400, f"Content-Type is {content_type!r}; it must be application/json")
+        raise Rejection(400, f"Content-Type must be application/json, not {content_type!r}")
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal(400, f"the body is not JSON: {error}") from None
+        raise Rejection(400, f"the body is not JSON: {error}") from None

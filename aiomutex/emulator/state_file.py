@@ -1,6 +1,6 @@
-"""State that stays: one SQLite file that holds every group as it was last written.
+"""Keep all groups in an SQLite file.
 
-Each commit is in the file before it is answered, so a process that is killed loses nothing it confirmed.
+Each change is in the file before its response is sent, so a killed process loses no change that it confirmed.
 """
 
 from __future__ import annotations
@@ -28,40 +28,41 @@ CREATE TABLE IF NOT EXISTS groups (id TEXT PRIMARY KEY, body TEXT NOT NULL);
 
 
 def read_state(path: Path) -> GroupStore | None:
-    """What ``path`` holds, or None if no emulator has written to it yet.
+    """Read the groups from a state file; None if it does not exist or is empty.
 
     Raises:
-        ValueError: It holds something else.
+        ValueError: It is not a state file.
     """
     if not path.exists():
         return None
     try:
         with closing(sqlite3.connect(path)) as file:
             file.executescript(_TABLES)
-            made = file.execute("SELECT count, slots, removed FROM generated").fetchone()
-            if made is None:
+            recipe = file.execute("SELECT count, slots, removed FROM generated").fetchone()
+            if recipe is None:
                 return None
             groups = [msgspec.json.decode(body) for (body,) in file.execute("SELECT body FROM groups")]
-        generated = {"count": made[0], "slots": made[1], "removed": msgspec.json.decode(made[2])}
+        generated = {"count": recipe[0], "slots": recipe[1], "removed": msgspec.json.decode(recipe[2])}
         return store_of({"generated": generated, "groups": groups})
     except (sqlite3.Error, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no state file: {error}") from None
+        raise ValueError(f"{path} is not a state file: {error}") from None
 
 
 class StateFile:
-    """An open state file; ``close`` it when the emulator stops.
+    """An open state file.
 
     Raises:
-        ValueError: It cannot be written: its folder is missing, say, or another process holds it.
+        ValueError: It cannot be written, for example because its folder does not exist or another process locks it.
     """
 
     def __init__(self, path: Path) -> None:
-        # Tests seed from their own thread while the server writes from its own; SQLite takes one at a time.
+        # check_same_thread: a test may add groups in its own thread while the emulator writes in another. SQLite
+        # serializes the two.
         with ExitStack() as stack:
             try:
                 self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
                 stack.callback(self._file.close)
-                # With a write-ahead log a commit need not wait for the disk to survive the death of the process.
+                # With a write-ahead log a commit survives the end of the process without waiting for the disk.
                 self._file.execute("PRAGMA journal_mode=WAL")
                 self._file.execute("PRAGMA synchronous=NORMAL")
                 self._file.executescript(_TABLES)
@@ -74,7 +75,7 @@ class StateFile:
         self._file.execute("INSERT OR REPLACE INTO groups VALUES (?, ?)", (group.id, _body_of(group)))
 
     def save_all(self, store: GroupStore) -> None:
-        """Write everything, in place of what the file held."""
+        """Replace the content of the file by all groups of ``store``."""
         document = document_of(store)
         generated = document["generated"]
         self._file.execute("BEGIN IMMEDIATE")
@@ -82,12 +83,12 @@ class StateFile:
         self._file.execute("DELETE FROM generated")
         removed = msgspec.json.encode(generated["removed"]).decode()
         self._file.execute("INSERT INTO generated VALUES (?, ?, ?)", (generated["count"], generated["slots"], removed))
-        rows = ((group.id, _body_of(group)) for group in store.touched())
+        rows = ((group.id, _body_of(group)) for group in store.materialized())
         self._file.executemany("INSERT INTO groups VALUES (?, ?)", rows)
         self._file.execute("COMMIT")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 

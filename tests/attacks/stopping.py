@@ -90,7 +90,7 @@ class Scene:
             if subject.before is not None:
                 await self.unharmed(subject.before(self))
             await self.lose_connections()
-            self.emulator.forget()
+            self.emulator.clear_history()
             if subject.fault is not None:
                 self.emulator.fail_next(1, **subject.fault)
             await self.unharmed(limiter.acquire())  # so that the call has to wait for its own

@@ -63,7 +63,7 @@ class World:
     def begin(self) -> Path:
         """Be as at first; the path of a journal that is not there yet."""
         self.emulator.restore(self._seeded)
-        self.emulator.forget()
+        self.emulator.clear_history()
         return next(self._journals)
 
     def do(
@@ -71,11 +71,11 @@ class World:
     ) -> BulkReport:
         coming = iter(trouble)
 
-        def meet(_method: str, _path: str) -> Fault | None:
+        def next_fault(_method: str, _path: str) -> Fault | None:
             return FAULTS[next(coming, "none")]
 
         inside: Any = self.emulator.faults
-        inside.meet = meet
+        inside.next_fault = next_fault
 
         async def main() -> BulkReport:
             async with session_for(self.emulator.url, retry=POLICIES[policy]) as session:

@@ -76,7 +76,7 @@ async def test_a_journal_whose_count_is_at_its_end_is_a_journal_error(emulator: 
             db.execute("UPDATE slots SET last = 9223372036854775807")
             db.execute("DELETE FROM facts")
         db.close()
-        emulator.forget()
+        emulator.clear_history()
         with pytest.raises(JournalError, match="too large"):
             await session.edit_slots(edits_for(2), journal=tmp_path / "run.db")
     assert not any(request.method == "PATCH" for request in emulator.requests)

@@ -48,7 +48,7 @@ async def test_a_run_can_be_cancelled_at_every_await(
 ) -> None:
     async with session_for(emulator.url) as session:
         for turns in range(0, 400, step):
-            emulator.forget()
+            emulator.clear_history()
             told: list[SlotOutcome] = []
             path = tmp_path / f"{turns}.db" if mode == "journal" else None
             edits = edits_for(6, groups=3, start=1 + turns * 10)

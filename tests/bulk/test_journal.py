@@ -32,7 +32,7 @@ async def test_the_same_run_again_does_nothing_again(
 ) -> None:
     edits = edits_for(100)
     first = await session.edit_slots(edits, journal=tmp_path / "run.db")
-    emulator.forget()
+    emulator.clear_history()
     second = await session.edit_slots(edits, journal=tmp_path / "run.db")
     assert len(first.applied) == len(second.skipped) == 100
     assert {outcome.note for outcome in second.skipped} == {"already applied, according to the journal"}
@@ -127,7 +127,7 @@ async def test_another_input_is_refused(
 ) -> None:
     edits = edits_for(100)
     await session.edit_slots(edits, journal=tmp_path / "run.db")
-    emulator.forget()
+    emulator.clear_history()
     other = change(edits)
     with pytest.raises(JournalError, match=told):
         await session.edit_slots(other if kind == "list" else stream_of(other), journal=tmp_path / "run.db")
@@ -142,7 +142,7 @@ async def test_a_changed_list_is_refused_before_anything_is_sent(
     edits = edits_for(400)
     emulator.fail_next(1, status=400, method="PATCH", path="/api/1/mutexes/1/slots/1")
     await session.edit_slots(edits, journal=tmp_path / "run.db")
-    emulator.forget()
+    emulator.clear_history()
     edits[390] = SlotEdit(9, 1, experiments=[77])
     with pytest.raises(JournalError, match="edit 390 "):
         await session.edit_slots(edits, journal=tmp_path / "run.db")

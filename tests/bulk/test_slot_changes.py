@@ -213,7 +213,7 @@ async def test_a_move_that_broke_off_is_completed_by_the_same_call(
     slots[0].experiments, slots[1].experiments = [1, 2], [3, 2]
     await session.move_experiment(1, 2, 1, 2)
     assert [slot.experiments for slot in slots[:2]] == [[1], [3, 2]]
-    emulator.forget()
+    emulator.clear_history()
     await session.move_experiment(1, 2, 1, 2)
     assert not landed(emulator)
 

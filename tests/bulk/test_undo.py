@@ -35,7 +35,7 @@ async def test_undo_restores_every_slot_and_a_second_undo_writes_nothing(
     assert {outcome.note for outcome in report.outcomes} == {""}
     assert told == report.outcomes
     assert held(emulator, ADDRESSES) == before
-    emulator.forget()
+    emulator.clear_history()
     again = await undo(session, tmp_path / "run.db")
     assert {(each.status, each.note) for each in again.outcomes} == {("skipped", "undone already, says the journal")}
     assert sorted(outcome.position for outcome in again.outcomes) == list(range(60))
@@ -47,7 +47,7 @@ async def test_undo_goes_from_the_newest_to_the_oldest(
 ) -> None:
     edits = [SlotEdit(1, slot, experiments=[slot]) for slot in (2, 1, 3)]
     await session.edit_slots(edits, journal=tmp_path / "run.db")
-    emulator.forget()
+    emulator.clear_history()
     await undo(session, tmp_path / "run.db", concurrency=1)
     assert [slot for _, slot, _ in landed(emulator)] == [3, 1, 2]
 
@@ -57,7 +57,7 @@ async def test_undo_writes_back_only_the_lists_the_run_wrote(
 ) -> None:
     await session.edit_slots([SlotEdit(1, 1, holdouts=[5])], journal=tmp_path / "run.db")
     emulator.groups["1"].slots[0].experiments = [77]
-    emulator.forget()
+    emulator.clear_history()
     report = await undo(session, tmp_path / "run.db")
     assert len(report.applied) == 1
     assert set(landed(emulator)[0][2]) == {"holdouts"}
@@ -160,7 +160,7 @@ async def test_a_refused_key_stops_an_undo_and_it_goes_on_later(
 ) -> None:
     before = held(emulator, ADDRESSES)
     await session.edit_slots(edits_for(60), journal=tmp_path / "run.db")
-    emulator.forget()
+    emulator.clear_history()
     emulator.fail_next(1_000, status=401)
     report = await undo(session, tmp_path / "run.db", concurrency=2)
     assert isinstance(report.stopped_by, AuthenticationError)
@@ -200,7 +200,7 @@ async def test_a_slot_that_holds_its_earlier_content_already_is_undone_without_a
 ) -> None:
     await session.edit_slots([SlotEdit(1, 1, experiments=[5])], journal=tmp_path / "run.db")
     emulator.groups["1"].slots[0].experiments = [101]
-    emulator.forget()
+    emulator.clear_history()
     for status, note in (
         ("applied", "it holds its earlier content already"),
         ("skipped", "undone already, says the journal"),
@@ -255,7 +255,7 @@ async def test_undo_with_a_tenth_of_all_requests_failing(tmp_path: Path) -> None
         before = held(emulator, ADDRESSES)
         await session.edit_slots(edits_for(60), journal=tmp_path / "run.db")
         assert_holds(emulator, after(edits_for(60)))
-        emulator.faults.drawn = MutexEmulator(faults=faults).faults.drawn
+        emulator.faults.random = MutexEmulator(faults=faults).faults.random
         report = await undo(session, tmp_path / "run.db")
         assert len(report.applied) == 60
         assert held(emulator, ADDRESSES) == before

@@ -81,7 +81,7 @@ def test_failures_never_overwrite_the_journal(
     if exists:
         assert aiomutex("slots", "bulk", "e.jsonl", "--journal", "run.db").exit_code == 1
     kept = (tmp_path / "run.db").read_bytes() if exists else b""
-    service.forget()
+    service.clear_history()
     done = aiomutex("slots", "bulk", "e.jsonl", "--journal", "run.db", "--failures", "./run.db")
     assert done.exit_code == 2
     assert "is the journal" in done.stderr

@@ -19,7 +19,7 @@ class Start(Protocol):
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts an emulator with the given options; it ends with the test."""
+    """A function that starts an emulator with the given options; it stops after the test."""
     async with AsyncExitStack() as stack:
 
         async def start(*, ssl: Any = True, **options: Any) -> Api:
@@ -30,5 +30,5 @@ async def start() -> AsyncIterator[Start]:
 
 @pytest.fixture
 async def api(start: Start) -> Api:
-    """An emulator with three generated groups that speaks the default dialect, and its client."""
+    """An emulator with three generated groups and the default dialect, and a client for it."""
     return await start(groups=3)

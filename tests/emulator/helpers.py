@@ -1,4 +1,4 @@
-"""A plain HTTP client for the emulator's tests: it sends what it is told to and understands nothing."""
+"""A plain HTTP client for the emulator's tests, which shares no code with aiomutex."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Reply:
 
 
 class Api:
-    """An emulator that is running and a client that talks to it."""
+    """A running emulator and a client for it."""
 
     def __init__(self, emulator: MutexEmulator, *, ssl: Any = True) -> None:
         self.emulator = emulator
@@ -48,16 +48,18 @@ class Api:
         await self.http.close()
         await self.emulator.__aexit__(None, None, None)
 
-    async def send(self, method: str, path: str, *, key: str | None = "key", timeout: float = 5, **how: Any) -> Reply:
+    async def send(
+        self, method: str, path: str, *, key: str | None = "key", timeout: float = 5, **options: Any
+    ) -> Reply:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        headers.update(how.pop("headers", {}))
+        headers.update(options.pop("headers", {}))
         async with self.http.request(
             method,
             self.url + path,
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=timeout),
             allow_redirects=False,
-            **how,
+            **options,
         ) as response:
             return Reply(response.status, response.headers, await response.read())
 
@@ -70,8 +72,8 @@ class Api:
     async def edit(self, group_id: str, body: Any) -> Reply:
         return await self.send("PATCH", f"{PATH}/{group_id}", json=body)
 
-    async def edit_slot(self, group_id: str, index: object, body: Any, **how: Any) -> Reply:
-        return await self.send("PATCH", f"{PATH}/{group_id}/slots/{index}", json=body, **how)
+    async def edit_slot(self, group_id: str, index: object, body: Any, **options: Any) -> Reply:
+        return await self.send("PATCH", f"{PATH}/{group_id}/slots/{index}", json=body, **options)
 
     async def create(self, body: Any) -> Reply:
         return await self.send("POST", PATH, json=body)

@@ -1,4 +1,4 @@
-"""Each unknown of the documentation is a knob, and each knob turns what it says."""
+"""Each knob of a dialect changes what it says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NEW = {"projectId": 1, "name": "n", "slots": [{"percentage": 100}]}
 
 
-def test_the_default_comes_first_among_a_knobs_values() -> None:
+def test_the_first_value_of_a_knob_is_the_default() -> None:
     default = Dialect()
     assert {name: values[0] for name, values in Dialect.knobs().items()} == {
         name: getattr(default, name) for name in Dialect.knobs()
@@ -28,32 +28,32 @@ def test_the_default_comes_first_among_a_knobs_values() -> None:
     assert all(len(values) > 1 for values in Dialect.knobs().values())
 
 
-def test_a_dialect_survives_json() -> None:
+def test_a_dialect_can_be_written_as_json_and_read() -> None:
     dialect = Dialect(ids="string", taken_key=409, daily_hint=True)
     assert Dialect.from_json(dialect.to_json()) == dialect
-    assert Dialect.from_json('{"dialect": {"ids": "string"}, "seen": {}}') == Dialect(ids="string")
+    assert Dialect.from_json('{"dialect": {"ids": "string"}, "observed": {}}') == Dialect(ids="string")
     assert Dialect.from_json(b"{}") == Dialect()
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"idz": "string"}', "'idz' is no knob of a dialect; the knobs are archived, "),
-        ('{"ids": "roman"}', "ids is 'roman'; it must be 'number' or 'string'"),
-        ('{"daily_hint": 1}', "daily_hint is 1; it must be False or True"),
-        ('{"taken_key": true}', "taken_key is True; it must be 400 or 409"),
-        ('{"ids": ["number"]}', "ids is ['number'];"),
+        ('{"idz": "string"}', "a dialect has no knob 'idz'; its knobs are archived, "),
+        ('{"ids": "roman"}', "ids must be 'number' or 'string', not 'roman' (str)"),
+        ('{"daily_hint": 1}', "daily_hint must be False or True, not 1 (int)"),
+        ('{"taken_key": true}', "taken_key must be 400 or 409, not True (bool)"),
+        ('{"ids": ["number"]}', "ids must be 'number' or 'string', not ['number'] (list)"),
         ("[]", "a dialect must be a JSON object, not list"),
         ("{", "a dialect must be a JSON object: "),
     ],
 )
-def test_a_wrong_dialect_is_told_what_is_wrong(text: str, message: str) -> None:
+def test_the_message_about_an_invalid_dialect_names_the_knob_and_its_values(text: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         Dialect.from_json(text)
     assert str(caught.value).startswith(message)
 
 
-async def test_a_dialect_may_change_while_running(api: Api) -> None:
+async def test_the_dialect_can_change_while_the_emulator_runs(api: Api) -> None:
     api.emulator.dialect = Dialect(ids="string")
     assert (await api.get("1")).json["id"] == "1"
     api.emulator.dialect = Dialect(ids="number")
@@ -102,7 +102,7 @@ async def test_over_limit(start: Start) -> None:
     api = await start(dialect=Dialect(over_limit="rejected"))
     assert (await api.list(limit=1000)).status == 200
     reply = await api.list(limit=1001)
-    assert (reply.status, reply.json["message"]) == (400, "limit is 1001; it must be 1 to 1000")
+    assert (reply.status, reply.json["message"]) == (400, "limit must be an integer from 1 to 1000, not 1001")
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ async def test_slot_patch(start: Start, value: Any, after: list[int]) -> None:
     group = api.emulator.add_group(
         "1", slots=[{"percentage": 100, "experiments": [1, 2], "holdouts": [1, 2], "individuals": ["1", "2"]}]
     )
-    texts = [str(number) for number in after]
+    strings = [str(number) for number in after]
     await api.edit_slot("1", 1, {"experiments": [2, 3], "holdouts": [2, 3], "individuals": ["2", "3"]})
     slot = group.slots[0]
-    assert (slot.experiments, slot.holdouts, slot.individuals) == (after, after, texts)
+    assert (slot.experiments, slot.holdouts, slot.individuals) == (after, after, strings)
 
 
 @pytest.mark.parametrize(("value", "lost"), [("atomic", 0), ("racy", 1)])
@@ -168,7 +168,7 @@ async def test_slot_writes(start: Start, value: Any, lost: int) -> None:
     assert [slot.experiments for slot in api.emulator.groups["1"].slots[:2]] == [[8], [8]]
 
 
-async def test_a_racing_edit_is_made_even_if_its_client_leaves(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_racing_edit_is_made_if_the_client_disconnects(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aiomutex.emulator.app.RACE_WINDOW", 0.15)
     api = await start(groups=1, dialect=Dialect(slot_writes="racy"))
     with pytest.raises(TimeoutError):
@@ -199,8 +199,8 @@ async def test_create_lists(start: Start) -> None:
     api = await start(dialect=Dialect(create_lists="loose"))
     slot = {"percentage": 100, "experiments": ["12", 13], "individuals": [5, "x"]}
     assert (await api.create({**NEW, "slots": [slot]})).status == 200
-    made = api.emulator.groups["1"].slots[0]
-    assert (made.experiments, made.individuals) == ([12, 13], ["5", "x"])
+    created = api.emulator.groups["1"].slots[0]
+    assert (created.experiments, created.individuals) == ([12, 13], ["5", "x"])
     assert (await api.create({**NEW, "slots": [{"percentage": 100, "experiments": ["x"]}]})).status == 400
     assert (await api.edit_slot("1", 1, {"experiments": ["12"]})).status == 400
 
@@ -258,7 +258,7 @@ async def test_retry_after(start: Start, value: Any) -> None:
     ("hint", "retry_after", "message"),
     [
         (False, "1", "too many requests"),
-        (True, "10800", "daily limit: 5 of 5 requests used today, which ends at midnight UTC"),
+        (True, "10800", "daily limit exceeded: 5 of 5 requests used until midnight UTC"),
     ],
 )
 async def test_daily_hint(start: Start, hint: bool, retry_after: str, message: str) -> None:
@@ -297,5 +297,7 @@ async def test_request_ids(start: Start) -> None:
     assert len(ids) == 3
 
 
-def test_no_knob_goes_untested() -> None:
-    assert [name for name in Dialect.knobs() if f"test_{name}" not in globals()] == ["offsets"], "tested with the pages"
+def test_every_knob_has_a_test() -> None:
+    assert [name for name in Dialect.knobs() if f"test_{name}" not in globals()] == ["offsets"], (
+        "test_pages.py tests it"
+    )

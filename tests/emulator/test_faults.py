@@ -1,4 +1,4 @@
-"""What goes wrong on demand: what the client sees of it, and what became of the change."""
+"""Injected faults: what the client sees, and whether the change was made."""
 
 from __future__ import annotations
 
@@ -19,80 +19,80 @@ if TYPE_CHECKING:
     from .helpers import Api
 
 
-async def edit(api: Api, **how: Any) -> Any:
-    return await api.edit_slot("1", 1, {"experiments": [7]}, **how)
+async def edit(api: Api, **options: Any) -> Any:
+    return await api.edit_slot("1", 1, {"experiments": [7]}, **options)
 
 
-def done(api: Api) -> bool:
-    """Whether the edit was made, by the state and by the record, which must agree."""
+def was_made(api: Api) -> bool:
+    """Whether the edit was made, according to the group and to the recorded commits, which must agree."""
     made = api.emulator.groups["1"].slots[0].experiments == [7]
     assert made == (api.emulator.writes["1", 1] == 1) == (len(api.emulator.commits) == 1)
     return made
 
 
-async def test_an_error_on_demand_changes_nothing_and_passes(api: Api) -> None:
+async def test_a_scheduled_error_changes_nothing_and_ends(api: Api) -> None:
     api.emulator.fail_next(2, status=503)
     assert [(await edit(api)).status for _ in range(2)] == [503, 503]
-    assert not done(api)
+    assert not was_made(api)
     assert (await edit(api)).status == 200
-    assert done(api)
+    assert was_made(api)
 
 
-async def test_an_error_may_come_after_the_change(api: Api) -> None:
+async def test_an_error_can_come_after_the_change(api: Api) -> None:
     api.emulator.fail_next(status=502, after_commit=True)
     assert (await edit(api)).status == 502
-    assert done(api)
+    assert was_made(api)
 
 
-async def test_an_answer_may_be_lost_after_the_change(api: Api) -> None:
+async def test_a_response_can_be_lost_after_the_change(api: Api) -> None:
     api.emulator.fail_next(after_commit=True)
     with pytest.raises(aiohttp.ClientOSError):
         await edit(api)
-    assert done(api)
+    assert was_made(api)
     assert api.emulator.requests[-1].status is None
 
 
-async def test_an_answer_may_be_lost_at_a_rate(start: Start) -> None:
+async def test_responses_can_be_lost_at_a_rate(start: Start) -> None:
     api = await start(groups=1, faults=["reset-after:100%"])
     with pytest.raises(aiohttp.ClientOSError):
         await edit(api)
-    assert done(api)
+    assert was_made(api)
 
 
-async def test_a_connection_may_be_reset_before_the_change(api: Api) -> None:
+async def test_a_connection_can_be_reset_before_the_change(api: Api) -> None:
     api.emulator.fail_next(kind="reset-before")
     with pytest.raises(aiohttp.ClientOSError):
         await edit(api)
-    assert not done(api)
+    assert not was_made(api)
 
 
 @pytest.mark.parametrize("patch_body", ["ok", "empty", "json"])
-async def test_an_answer_may_break_off(start: Start, patch_body: Any) -> None:
+async def test_a_response_can_be_truncated(start: Start, patch_body: Any) -> None:
     api = await start(groups=1, dialect=Dialect(patch_body=patch_body))
     api.emulator.fail_next(kind="truncate")
     with pytest.raises(aiohttp.ClientPayloadError):
         await edit(api)
-    assert done(api)
+    assert was_made(api)
 
 
-async def test_an_answer_may_be_garbage(api: Api) -> None:
+async def test_a_response_can_be_garbage(api: Api) -> None:
     api.emulator.fail_next(kind="garbage")
     reply = await edit(api)
     assert reply.status == 200
     with pytest.raises(ValueError):
         _ = reply.json
-    assert done(api)
+    assert was_made(api)
 
 
 @pytest.mark.parametrize("after_commit", [False, True])
-async def test_a_stalled_request_is_never_answered(api: Api, after_commit: bool) -> None:
+async def test_a_stalled_request_gets_no_response(api: Api, after_commit: bool) -> None:
     api.emulator.fail_next(kind="stall", after_commit=after_commit)
     with pytest.raises(TimeoutError):
         await edit(api, timeout=0.1)
-    assert done(api) == after_commit
+    assert was_made(api) == after_commit
 
 
-async def test_an_error_carries_the_headers_and_the_body_it_is_given(api: Api) -> None:
+async def test_an_error_has_the_given_headers_and_body(api: Api) -> None:
     api.emulator.fail_next(status=429, retry_after=7, body={"error": "slow down"})
     api.emulator.fail_next(status=301, headers={"Location": "http://elsewhere/"}, body="<html>")
     api.emulator.fail_next(status=500, body=b"\x00" * 10_000_000, retry_after="Wed, 21 Oct 2026 07:28:00 GMT")
@@ -105,26 +105,26 @@ async def test_an_error_carries_the_headers_and_the_body_it_is_given(api: Api) -
     assert (empty.status, empty.body) == (204, b"")
 
 
-async def test_a_fault_meets_only_requests_that_match(api: Api) -> None:
+async def test_a_fault_happens_only_to_matching_requests(api: Api) -> None:
     api.emulator.fail_next(method="patch", path=f"{PATH}/2*")
     assert (await api.get("2")).status == 200
     assert (await api.edit("1", {"name": "x"})).status == 200
-    assert api.emulator.faults.scripted == 1
+    assert api.emulator.faults.pending == 1
     assert (await api.edit_slot("2", 1, {"experiments": [7]})).status == 500
-    assert api.emulator.faults.scripted == 0
+    assert api.emulator.faults.pending == 0
 
 
-async def test_a_refused_request_uses_no_fault_up(start: Start) -> None:
+async def test_a_rejected_request_uses_up_no_fault(start: Start) -> None:
     api = await start(groups=1, per_second=1, key="right")
     api.emulator.clock.freeze()
     assert (await api.send("GET", PATH, key="right")).status == 200
     api.emulator.fail_next()
     assert (await api.send("GET", PATH, key="right")).status == 429
     assert (await api.send("GET", PATH, key="wrong")).status == 401
-    assert api.emulator.faults.scripted == 1
+    assert api.emulator.faults.pending == 1
 
 
-async def test_forgotten_faults_do_not_happen(start: Start) -> None:
+async def test_cleared_faults_do_not_happen(start: Start) -> None:
     api = await start(groups=1, faults=["500"])
     api.emulator.fail_next(3)
     api.emulator.storm(60)
@@ -132,7 +132,7 @@ async def test_forgotten_faults_do_not_happen(start: Start) -> None:
     assert (await api.list()).status == 200
 
 
-async def test_a_storm_refuses_everything_until_it_is_over(start: Start) -> None:
+async def test_a_storm_rejects_every_request_until_it_ends(start: Start) -> None:
     api = await start(groups=1, dialect=Dialect(retry_after="seconds"))
     api.emulator.clock.freeze()
     api.emulator.storm(5)
@@ -142,24 +142,24 @@ async def test_a_storm_refuses_everything_until_it_is_over(start: Start) -> None
     assert (await api.list()).status == 200
 
 
-async def test_a_storm_may_be_drawn(start: Start) -> None:
+async def test_a_storm_can_happen_at_a_rate(start: Start) -> None:
     api = await start(groups=1, faults=["storm:100%:3s"])
     api.emulator.clock.freeze()
     assert (await edit(api)).status == 429
-    api.emulator.faults.drawn.clear()
+    api.emulator.faults.random.clear()
     assert (await edit(api)).status == 429
     api.emulator.clock.advance(3)
     assert (await edit(api)).status == 200
-    assert done(api)
+    assert was_made(api)
 
 
-async def test_the_days_budget_may_be_nearly_gone(start: Start) -> None:
+async def test_the_daily_budget_can_be_nearly_used_up(start: Start) -> None:
     api = await start(used_today=99_999)
     assert [(await api.list()).status for _ in range(2)] == [200, 429]
     assert api.emulator.used_today == 100_000
 
 
-async def test_the_same_seed_draws_the_same_faults(start: Start) -> None:
+async def test_the_same_seed_gives_the_same_faults(start: Start) -> None:
     async def statuses(seed: int) -> list[int]:
         api = await start(faults=["503:30%", "500:20%"], seed=seed, limits=False)
         return [(await api.list()).status for _ in range(100)]
@@ -171,39 +171,39 @@ async def test_the_same_seed_draws_the_same_faults(start: Start) -> None:
     assert 8 < first.count(500) < 32
 
 
-async def test_an_answer_takes_as_long_as_told(start: Start) -> None:
+async def test_a_response_takes_as_long_as_its_latency(start: Start) -> None:
     api = await start(groups=1, latency="60ms±20ms")
-    took: list[float] = []
+    durations: list[float] = []
     for _ in range(5):
-        began = perf_counter()
+        started = perf_counter()
         await api.list()
-        took.append(perf_counter() - began)
-    assert min(took) >= 0.04
-    assert max(took) - min(took) > 0.001
+        durations.append(perf_counter() - started)
+    assert min(durations) >= 0.04
+    assert max(durations) - min(durations) > 0.001
     api.emulator.latency = 0
-    began = perf_counter()
+    started = perf_counter()
     await api.list()
-    assert perf_counter() - began < 0.04
+    assert perf_counter() - started < 0.04
 
 
-async def test_whoever_gives_up_waiting_has_made_the_change(start: Start) -> None:
+async def test_the_change_is_made_before_the_latency(start: Start) -> None:
     api = await start(groups=1, latency=5)
     with pytest.raises(TimeoutError):
         await edit(api, timeout=0.1)
-    assert done(api)
+    assert was_made(api)
 
 
-async def test_a_new_connection_waits_before_it_is_served(start: Start) -> None:
+async def test_a_new_connection_waits_for_the_handshake_delay(start: Start) -> None:
     api = await start(groups=1, handshake_delay=0.1)
-    took: list[float] = []
+    durations: list[float] = []
     for _ in range(2):
-        began = perf_counter()
+        started = perf_counter()
         assert (await edit(api)).status == 200
-        took.append(perf_counter() - began)
-    assert took[0] >= 0.1 > took[1]
+        durations.append(perf_counter() - started)
+    assert durations[0] >= 0.1 > durations[1]
 
 
-async def test_a_client_that_leaves_during_the_wait_harms_nobody(start: Start) -> None:
+async def test_a_client_can_disconnect_during_the_handshake_delay(start: Start) -> None:
     api = await start(groups=1, handshake_delay=0.1)
     with pytest.raises(TimeoutError):
         await edit(api, timeout=0.05)
@@ -221,29 +221,29 @@ async def test_a_client_that_leaves_during_the_wait_harms_nobody(start: Start) -
         ("storm:1%:5s", Fault(kind="storm", rate=0.01, seconds=5)),
     ],
 )
-def test_a_fault_is_read_from_text(text: str, fault: Fault) -> None:
+def test_a_fault_is_parsed(text: str, fault: Fault) -> None:
     assert Fault.parse(text) == fault
 
 
 @pytest.mark.parametrize(
     "text", ["reset:2%", "200:1%", "503:1", "stall:-1%", "stall:101%", "", "503:", "stall:1%:5s", "status:1%"]
 )
-def test_text_that_is_no_fault_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="fault"):
+def test_an_invalid_fault_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^fault must "):
         Fault.parse(text)
 
 
-def test_faults_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="add up to 120%"):
+def test_invalid_fields_of_faults_are_errors() -> None:
+    with pytest.raises(ValueError, match="at most 100%, not 120%"):
         Faults(["stall:60%", "503:60%"])
-    with pytest.raises(ValueError, match="rate is 2"):
+    with pytest.raises(ValueError, match="rate must be from 0 to 1, not 2"):
         Fault(kind="stall", rate=2)
-    with pytest.raises(ValueError, match="status is 99"):
+    with pytest.raises(ValueError, match="status must be from 200 to 599, not 99"):
         Fault(kind="status", status=99)
-    with pytest.raises(ValueError, match="kind is 'rest'"):
-        Fault(kind="rest")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - the point of the test
-    with pytest.raises(ValueError, match="n is 0"):
-        Faults().script(0, Fault(kind="stall"), method=None, path=None)
+    with pytest.raises(ValueError, match=r"kind must be one of status, .*, not 'rest'"):
+        Fault(kind="rest")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="n must be 1 or more, not 0"):
+        Faults().schedule(0, Fault(kind="stall"), method=None, path=None)
 
 
 @pytest.mark.parametrize(
@@ -259,13 +259,13 @@ def test_faults_that_cannot_be_are_refused() -> None:
         (Latency(1, 1), Latency(1, 1)),
     ],
 )
-def test_a_latency_is_read_from_text(text: Any, latency: Latency) -> None:
-    read = Latency.parse(text)
-    assert read.base == pytest.approx(latency.base)
-    assert read.jitter == pytest.approx(latency.jitter)
+def test_a_latency_is_parsed(text: Any, latency: Latency) -> None:
+    parsed = Latency.parse(text)
+    assert parsed.base == pytest.approx(latency.base)
+    assert parsed.jitter == pytest.approx(latency.jitter)
 
 
 @pytest.mark.parametrize("text", ["80", "80m", "ms", "-80ms", "80ms±", "80ms±90ms", "80ms40ms", -1])
-def test_text_that_is_no_latency_is_refused(text: Any) -> None:
-    with pytest.raises(ValueError, match="latency"):
+def test_an_invalid_latency_is_an_error(text: Any) -> None:
+    with pytest.raises(ValueError, match=r"^latency must "):
         Latency.parse(text)

@@ -1,6 +1,6 @@
-"""The page as people see it: in headless Chromium, driven over its debugging protocol.
+"""The page in headless Chromium, over the DevTools protocol.
 
-``AIOMUTEX_SCREENSHOTS`` names a folder that keeps the pictures.
+``AIOMUTEX_SCREENSHOTS`` is a directory for screenshots.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.deep
 
-EVIL = '<img src=x onerror="document.title=`broken into`"><b>bold</b>'
+EVIL = '<img src=x onerror="document.title=`injected`"><b>bold</b>'
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-port=0"),
 ]
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 class Browser:
@@ -38,21 +38,21 @@ class Browser:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self._numbers = itertools.count(1)
-        self.asked: list[str] = []
-        self.complaints: list[str] = []
+        self.requested: list[str] = []
+        self.errors: list[str] = []
 
     async def call(self, method: str, **params: Any) -> Any:
         number = next(self._numbers)
         await self._socket.send_json({"id": number, "method": method, "params": params})
         while True:
-            told = await self._socket.receive_json(timeout=PATIENCE)
-            if told.get("method") == "Network.requestWillBeSent":
-                self.asked.append(told["params"]["request"]["url"])
-            if told.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.complaints.append(str(told["params"]))
-            if told.get("id") == number:
-                assert "error" not in told, told
-                return told["result"]
+            message = await self._socket.receive_json(timeout=TIMEOUT)
+            if message.get("method") == "Network.requestWillBeSent":
+                self.requested.append(message["params"]["request"]["url"])
+            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.errors.append(str(message["params"]))
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
 
     async def run(self, script: str) -> Any:
         result = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
@@ -65,13 +65,13 @@ class Browser:
 
     async def until(self, script: str) -> None:
         """Wait until ``script`` is true."""
-        async with asyncio.timeout(PATIENCE):
-            while not await self.run(script):  # noqa: ASYNC110 - the page is another process
+        async with asyncio.timeout(TIMEOUT):
+            while not await self.run(script):  # noqa: ASYNC110  # the page is in another process
                 await asyncio.sleep(0.05)
 
-    async def picture(self, name: str) -> bytes:
+    async def screenshot(self, name: str) -> bytes:
         shot = base64.b64decode((await self.call("Page.captureScreenshot", format="png"))["data"])
-        keep(name, shot)
+        save(name, shot)
         return shot
 
     async def resize(self, width: int, height: int) -> None:
@@ -80,7 +80,7 @@ class Browser:
         )
 
 
-def keep(name: str, shot: bytes) -> None:
+def save(name: str, shot: bytes) -> None:
     folder = os.environ.get("AIOMUTEX_SCREENSHOTS")
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -91,31 +91,31 @@ def keep(name: str, shot: bytes) -> None:
 async def browser(folder: Path) -> AsyncGenerator[Browser]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
-        pytest.fail("Chromium is missing: apt-get install -y chromium")
-    nowhere = asyncio.subprocess.DEVNULL
+        pytest.fail("Chromium is not installed: apt-get install -y chromium")
+    devnull = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(
-        chromium, *FLAGS, f"--user-data-dir={folder}", "about:blank", stdout=nowhere, stderr=nowhere
+        chromium, *FLAGS, f"--user-data-dir={folder}", "about:blank", stdout=devnull, stderr=devnull
     )
     try:
         async with aiohttp.ClientSession() as http:
             port = await port_of(folder)
-            async with http.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                tab = next(each for each in await answer.json() if each["type"] == "page")
+            async with http.get(f"http://127.0.0.1:{port}/json/list") as response:
+                tab = next(each for each in await response.json() if each["type"] == "page")
             async with http.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                found = Browser(socket)
+                tab_browser = Browser(socket)
                 for domain in ("Page", "Network", "Runtime", "Log"):
-                    await found.call(f"{domain}.enable")
-                yield found
+                    await tab_browser.call(f"{domain}.enable")
+                yield tab_browser
     finally:
         process.terminate()
         await process.wait()
 
 
 async def port_of(folder: Path) -> str:
-    """The port Chromium listens on, which it tells by a file."""
+    """The port that Chromium listens on, which it writes to a file."""
     file = folder / "DevToolsActivePort"
-    async with asyncio.timeout(PATIENCE):
-        while not (file.exists() and file.read_text()):  # noqa: ASYNC110 - it tells in no other way
+    async with asyncio.timeout(TIMEOUT):
+        while not (file.exists() and file.read_text()):  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.05)
     return file.read_text().split()[0]
 
@@ -139,7 +139,7 @@ def seeds() -> list[dict[str, Any]]:
                 "percentage": share,
                 "experiments": [number * 100 + place] * ((number + place) % 3 != 0),
                 "holdouts": [7] * (place == 2),
-                "individuals": ["somebody"] * (place % 3),
+                "individuals": ["ada"] * (place % 3),
             }
             for place, share in enumerate(group["slots"], 1)
         ]
@@ -148,17 +148,17 @@ def seeds() -> list[dict[str, Any]]:
 
 @asynccontextmanager
 async def traffic(url: str) -> AsyncGenerator[None]:
-    """Requests, steadily, until the end."""
+    """Send requests until the block ends."""
 
-    async def ask() -> None:
+    async def send_requests() -> None:
         async with aiohttp.ClientSession(headers={"Authorization": "Bearer any"}) as http:
             for number in itertools.count():
                 for path in ("/api/1/mutexes?limit=3", f"/api/1/mutexes/{number % 9 + 1}", "/api/1/mutexes/none"):
-                    async with http.get(url + path) as answer:
-                        await answer.read()
+                    async with http.get(url + path) as response:
+                        await response.read()
                 await asyncio.sleep(0.02 + 0.03 * (number % 40 > 20))
 
-    task = asyncio.create_task(ask())
+    task = asyncio.create_task(send_requests())
     try:
         yield
     finally:
@@ -166,7 +166,7 @@ async def traffic(url: str) -> AsyncGenerator[None]:
         await asyncio.wait([task])
 
 
-async def test_the_page_shows_what_happens_as_it_happens(tmp_path: Path) -> None:
+async def test_the_page_updates_while_requests_arrive(tmp_path: Path) -> None:
     dialect = Dialect(ids="string", slot_patch="merge")
     async with (
         MutexEmulator(groups=seeds(), used_today=63_412, dialect=dialect) as emulator,
@@ -184,7 +184,7 @@ async def test_the_page_shows_what_happens_as_it_happens(tmp_path: Path) -> None
                                 ".map(part => part.getBoundingClientRect().width)")  # fmt: skip
         assert [round(100 * width / sum(widths)) for width in widths] == [40, 35, 25]
 
-        # Names are text, whatever they hold.
+        # Names are inserted as text.
         assert (
             await page.run("document.querySelectorAll('.group')[4].querySelector('h3').textContent")
             == f"Paywall {EVIL}"
@@ -192,7 +192,7 @@ async def test_the_page_shows_what_happens_as_it_happens(tmp_path: Path) -> None
         assert await page.run("document.querySelectorAll('.group b, .group img').length") == 0
         assert await page.run("document.title") == "aiomutex emulator"
 
-        # It updates by itself.
+        # It updates without a reload.
         emulator.groups["1"].name = "Checkout, renamed"
         await page.until("document.querySelector('.group h3').textContent === 'Checkout, renamed'")
         left = "+document.getElementById('left').textContent.replace(',', '')"
@@ -200,28 +200,28 @@ async def test_the_page_shows_what_happens_as_it_happens(tmp_path: Path) -> None
         await page.until(f"{left} < {before}")
         await page.until("rates.length > 6")
 
-        light = await page.picture("page-light")
+        light = await page.screenshot("page-light")
         await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
         assert await page.run("getComputedStyle(document.body).backgroundColor") == "rgb(15, 19, 28)"
-        dark = await page.picture("page-dark")
+        dark = await page.screenshot("page-dark")
         await page.resize(420, 1400)
-        assert await page.run("document.documentElement.scrollWidth") == 420, "nothing sticks out of a phone's screen"
-        narrow = await page.picture("page-narrow")
+        assert await page.run("document.documentElement.scrollWidth") == 420, "no horizontal scrolling on a phone"
+        narrow = await page.screenshot("page-narrow")
         assert len({light, dark, narrow}) == 3
         assert all(shot.startswith(b"\x89PNG") and len(shot) > 20_000 for shot in (light, dark, narrow))
 
-        assert page.complaints == []
+        assert page.errors == []
         assert {
-            asked.partition("/status.json")[0].rstrip("/") for asked in page.asked if not asked.startswith("data:")
+            url.partition("/status.json")[0].rstrip("/") for url in page.requested if not url.startswith("data:")
         } == {emulator.url}
 
 
-async def test_people_find_their_way_among_many_groups(tmp_path: Path) -> None:
+async def test_many_groups_can_be_paged_and_searched(tmp_path: Path) -> None:
     async with MutexEmulator(groups=seeds(), limits=False) as emulator, browser(tmp_path) as page:
         await page.open(emulator.url)
         await page.until("document.querySelectorAll('.group').length === 25")
         assert await page.run("document.getElementById('back').disabled") is True
-        await page.run("document.getElementById('on').click()")
+        await page.run("document.getElementById('next').click()")
         await page.until("document.getElementById('place').textContent.startsWith('26')")
         await page.run("search.value = 'pricing'; search.dispatchEvent(new Event('input'))")
         await page.until("document.querySelectorAll('.group').length === 1")
@@ -229,23 +229,23 @@ async def test_people_find_their_way_among_many_groups(tmp_path: Path) -> None:
         await page.run("search.value = 'no such group'; search.dispatchEvent(new Event('input'))")
         await page.until("document.getElementById('groups').textContent === 'No group matches.'")
 
-        # Whoever cannot see bars is told the same, and everything that can be pressed has a name.
+        # Bars have a text alternative, and every control has a name.
         await page.run("search.value = 'pricing'; search.dispatchEvent(new Event('input'))")
         await page.until("document.querySelectorAll('.bar').length === 1")
-        told = await page.run("document.querySelector('.bar').getAttribute('aria-label')")
-        assert told.startswith("Slot 1: 40 %")
+        label = await page.run("document.querySelector('.bar').getAttribute('aria-label')")
+        assert label.startswith("Slot 1: 40 %")
         nodes = (await page.call("Accessibility.getFullAXTree"))["nodes"]
-        pressed = [
+        controls = [
             node for node in nodes if node.get("role", {}).get("value") in ("button", "searchbox", "link", "meter")
         ]
-        assert len(pressed) >= 7
-        assert all(node["name"]["value"] for node in pressed)
-        assert page.complaints == []
+        assert len(controls) >= 7
+        assert all(node["name"]["value"] for node in controls)
+        assert page.errors == []
 
 
-async def test_the_page_says_when_the_emulator_is_gone(tmp_path: Path) -> None:
+async def test_the_page_shows_that_the_emulator_stopped(tmp_path: Path) -> None:
     async with browser(tmp_path) as page:
         async with MutexEmulator(groups=3) as emulator:
             await page.open(emulator.url)
-        await page.until("document.getElementById('state').textContent === 'the emulator does not answer'")
+        await page.until("document.getElementById('state').textContent === 'no connection to the emulator'")
         assert await page.run("document.querySelectorAll('.group').length") == 3

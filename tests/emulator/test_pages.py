@@ -1,4 +1,4 @@
-"""The list: pages, cursors, order, at any size."""
+"""The listing: pages, cursors and order, for any number of groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 async def walk(api: Api, limit: int) -> tuple[list[Any], list[int]]:
-    """All ids by following the cursors, and the size of each page."""
+    """Follow the cursors; return all IDs and the size of each page."""
     ids: list[Any] = []
     sizes: list[int] = []
     query: dict[str, Any] = {"limit": limit}
@@ -29,7 +29,7 @@ async def walk(api: Api, limit: int) -> tuple[list[Any], list[int]]:
         query["cursor"] = cursor
 
 
-async def test_the_cursors_lead_through_all_groups_in_order(start: Start) -> None:
+async def test_the_cursors_lead_to_all_groups_in_order(start: Start) -> None:
     api = await start(groups=7)
     assert await walk(api, 3) == ([1, 2, 3, 4, 5, 6, 7], [3, 3, 1])
     assert await walk(api, 7) == ([1, 2, 3, 4, 5, 6, 7], [7])
@@ -40,11 +40,11 @@ async def test_the_cursor_is_an_offset(api: Api) -> None:
     assert ([group["id"] for group in page["mutexes"]], page["nextCursor"]) == ([2], 2)
 
 
-async def test_a_cursor_past_the_end_finds_nothing(api: Api) -> None:
+async def test_a_cursor_after_the_end_gives_an_empty_page(api: Api) -> None:
     assert (await api.list(cursor=99)).json == {"mutexes": [], "nextCursor": None}
 
 
-async def test_a_page_holds_a_thousand_groups_at_most_and_by_default(start: Start) -> None:
+async def test_a_page_has_at_most_1000_groups_which_is_the_default(start: Start) -> None:
     api = await start(groups=1001)
     for query in ({}, {"limit": 5000}):
         page = (await api.list(**query)).json
@@ -52,18 +52,18 @@ async def test_a_page_holds_a_thousand_groups_at_most_and_by_default(start: Star
 
 
 @pytest.mark.parametrize("query", [{"limit": 0}, {"limit": "x"}, {"limit": -1}, {"limit": "1.0"}, {"limit": ""}])
-async def test_a_limit_that_is_no_number_from_1_is_refused(api: Api, query: dict[str, Any]) -> None:
+async def test_an_invalid_limit_is_rejected(api: Api, query: dict[str, Any]) -> None:
     reply = await api.list(**query)
-    assert (reply.status, "limit is " in reply.text) == (400, True)
+    assert (reply.status, "limit must be an integer of 1 or more, not " in reply.text) == (400, True)
 
 
 @pytest.mark.parametrize("query", [{"cursor": "x"}, {"cursor": -1}, {"cursor": ""}, {"cursor": "²"}])
-async def test_a_cursor_that_is_no_offset_is_refused(api: Api, query: dict[str, Any]) -> None:
+async def test_an_invalid_cursor_is_rejected(api: Api, query: dict[str, Any]) -> None:
     reply = await api.list(**query)
-    assert (reply.status, "cursor is " in reply.text) == (400, True)
+    assert (reply.status, "cursor must be an integer of 0 or more, not " in reply.text) == (400, True)
 
 
-async def test_groups_come_in_the_order_of_their_ids_however_they_were_added(start: Start) -> None:
+async def test_groups_are_sorted_by_id_not_by_insertion(start: Start) -> None:
     api = await start(groups=2)
     for group_id in ("30", "b", "4", "a", "10"):
         api.emulator.add_group(group_id)
@@ -71,7 +71,7 @@ async def test_groups_come_in_the_order_of_their_ids_however_they_were_added(sta
     assert list(api.emulator.groups) == ["1", "2", "4", "10", "30", "a", "b"]
 
 
-async def test_a_new_group_gets_the_next_number(start: Start) -> None:
+async def test_a_new_group_gets_the_next_integer_as_its_id(start: Start) -> None:
     api = await start(groups=2)
     assert api.emulator.add_group().id == "3"
     api.emulator.add_group("10")
@@ -79,7 +79,7 @@ async def test_a_new_group_gets_the_next_number(start: Start) -> None:
     assert api.emulator.add_group().id == "11"
 
 
-async def test_generated_groups_look_the_same_before_and_after_somebody_touched_them(start: Start) -> None:
+async def test_a_generated_group_is_the_same_after_it_was_accessed(start: Start) -> None:
     api = await start(groups=30, slots_per_group=20)
     before = [(await api.get(group_id)).body for group_id in ("7", "23")]
     for group_id in ("7", "23"):
@@ -90,24 +90,24 @@ async def test_generated_groups_look_the_same_before_and_after_somebody_touched_
     assert (len(group.slots), sum(slot.percentage for slot in group.slots)) == (20, 100)
 
 
-async def test_half_a_million_groups_cost_no_time_to_start_and_a_late_page_no_more_than_the_first(start: Start) -> None:
-    began = perf_counter()
+async def test_with_500_000_groups_the_start_and_the_last_page_are_fast(start: Start) -> None:
+    started = perf_counter()
     api = await start(groups=500_000, limits=False)
-    ready = perf_counter() - began
-    took: list[float] = []
+    ready = perf_counter() - started
+    durations: list[float] = []
     for cursor in (0, 499_000):
         await api.list(cursor=cursor)
-        began = perf_counter()
+        started = perf_counter()
         page = await api.list(cursor=cursor)
-        took.append(perf_counter() - began)
+        durations.append(perf_counter() - started)
         assert page.body.count(b'"variantKey"') == 3000
-    # A list that counts its way to the page would take hundreds of times as long.
-    assert took[1] < took[0] * 20
+    # Iterating up to the offset would take hundreds of times as long.
+    assert durations[1] < durations[0] * 20
     assert ready < 1
     assert (await api.list(cursor=499_000)).json["nextCursor"] is None
 
 
-async def test_a_removed_group_is_gone(api: Api) -> None:
+async def test_a_group_deleted_from_the_store_does_not_exist(api: Api) -> None:
     del api.emulator.groups["2"]
     assert (await walk(api, 10))[0] == [1, 3]
     assert (await api.get("2")).status == 404
@@ -115,14 +115,14 @@ async def test_a_removed_group_is_gone(api: Api) -> None:
     assert (await walk(api, 10))[0] == [1, 2, 3]
 
 
-async def test_hidden_groups_are_skipped_by_the_offset(start: Start) -> None:
+async def test_a_cursor_does_not_count_hidden_groups(start: Start) -> None:
     api = await start(groups=6, dialect=Dialect(archived="hidden"))
     for group_id in ("1", "2", "4"):
         await api.edit(group_id, {"archive": True})
     assert await walk(api, 2) == ([3, 5, 6], [2, 1])
 
 
-async def test_hidden_groups_that_the_offset_counts_leave_empty_pages_with_a_cursor(start: Start) -> None:
+async def test_hidden_groups_that_a_cursor_counts_leave_empty_pages_with_a_cursor(start: Start) -> None:
     api = await start(groups=6, dialect=Dialect(archived="hidden", offsets="all"))
     for group_id in ("1", "2", "4"):
         await api.edit(group_id, {"archive": True})

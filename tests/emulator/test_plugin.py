@@ -1,4 +1,4 @@
-"""The pytest plugin, in test suites of their own: plain, pytest-asyncio in both modes, anyio's plugin."""
+"""The pytest plugin in separate test suites: plain tests, pytest-asyncio in both modes, anyio's plugin."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ ROOT = Path(__file__).parents[2]
 PLAIN = """
 import json, urllib.request
 
-def ask(emulator):
+def group_ids(emulator):
     request = urllib.request.Request(emulator.url + "/api/1/mutexes", headers={"Authorization": "Bearer key"})
     with urllib.request.urlopen(request) as response:
         return [group["id"] for group in json.load(response)["mutexes"]]
 
 def test_one(mutex_emulator):
     mutex_emulator.add_group("7", slots=[{"percentage": 100, "experiments": [1]}])
-    assert ask(mutex_emulator) == [7]
+    assert group_ids(mutex_emulator) == [7]
 
-def test_two_starts_without_the_groups_of_one(mutex_emulator):
-    assert ask(mutex_emulator) == []
+def test_two_does_not_see_the_groups_of_test_one(mutex_emulator):
+    assert group_ids(mutex_emulator) == []
     assert [request.status for request in mutex_emulator.requests] == [200]
 """
 
 COROUTINES = """
 import aiohttp, pytest
 
-async def ask(emulator):
+async def group_ids(emulator):
     async with aiohttp.ClientSession(headers={{"Authorization": "Bearer key"}}) as http:
         async with http.get(emulator.url + "/api/1/mutexes") as response:
             return [group["id"] for group in (await response.json())["mutexes"]]
@@ -42,11 +42,11 @@ async def ask(emulator):
 {mark}
 async def test_one(mutex_emulator):
     mutex_emulator.add_group("7")
-    assert await ask(mutex_emulator) == [7]
+    assert await group_ids(mutex_emulator) == [7]
 
 {mark}
-async def test_two_starts_without_the_groups_of_one(mutex_emulator):
-    assert await ask(mutex_emulator) == []
+async def test_two_does_not_see_the_groups_of_test_one(mutex_emulator):
+    assert await group_ids(mutex_emulator) == []
 """
 
 LOOP_SCOPE = ("-o", "asyncio_default_fixture_loop_scope=function")
@@ -55,7 +55,7 @@ ASYNCIO_ONLY = '@pytest.fixture\ndef anyio_backend():\n    return "asyncio"\n'
 
 def run(tmp_path: Path, code: str, *options: str) -> None:
     (tmp_path / "test_suite.py").write_text(code)
-    # Installed or not, the plugin is loaded exactly once and from this tree.
+    # Load the plugin exactly once and from this tree, whether it is installed or not.
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -77,12 +77,12 @@ def test_the_fixture_works_under_pytest_asyncio(tmp_path: Path, mode: str) -> No
     run(tmp_path, COROUTINES.format(mark=mark), "-p", "pytest_asyncio.plugin", f"--asyncio-mode={mode}", *LOOP_SCOPE)
 
 
-def test_the_fixture_works_under_anyios_plugin(tmp_path: Path) -> None:
+def test_the_fixture_works_under_the_plugin_of_anyio(tmp_path: Path) -> None:
     code = COROUTINES.format(mark="@pytest.mark.anyio") + ASYNCIO_ONLY
     run(tmp_path, code, "-p", "anyio.pytest_plugin")
 
 
-def test_loading_the_plugin_imports_no_emulator() -> None:
+def test_the_plugin_does_not_import_the_emulator() -> None:
     code = (
         "import sys, aiomutex.testing as t; assert not any('emulator' in name for name in sys.modules);"
         "from aiomutex.testing import MutexEmulator; assert 'aiomutex.emulator' in sys.modules"
@@ -90,13 +90,13 @@ def test_loading_the_plugin_imports_no_emulator() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_the_plugin_has_the_emulator_and_nothing_else() -> None:
+def test_the_plugin_exports_only_the_emulator() -> None:
     assert aiomutex.testing.MutexEmulator is MutexEmulator
     with pytest.raises(AttributeError, match="no attribute 'Emulator'"):
-        _ = aiomutex.testing.Emulator  # pyright: ignore - the point of the test
+        _ = aiomutex.testing.Emulator  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
 
 
-def test_the_emulator_imports_nothing_of_the_client() -> None:
+def test_the_emulator_does_not_import_the_client() -> None:
     sources = sorted((ROOT / "aiomutex" / "emulator").glob("*.py"))
     lines = [line.strip() for source in sources for line in source.read_text().splitlines()]
     imports = [line for line in lines if line.startswith(("import aiomutex", "from aiomutex"))]

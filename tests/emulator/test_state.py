@@ -1,4 +1,4 @@
-"""State that is kept: snapshots, JSON files, and an SQLite file that outlives the process."""
+"""Snapshots, JSON files, and the SQLite state file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEW = {"projectId": 1, "name": "n", "key": "k", "slots": [{"percentage": 100}]}
 ROOT = Path(__file__).parents[2]
 
 
-async def test_a_snapshot_brings_everything_back_as_often_as_wished(start: Start) -> None:
+async def test_a_snapshot_can_be_restored_several_times(start: Start) -> None:
     api = await start(groups=3)
     api.emulator.groups["1"].slots[0].experiments = [5]
     before = (await api.list()).body
@@ -37,7 +37,7 @@ async def test_a_snapshot_brings_everything_back_as_often_as_wished(start: Start
         assert (await api.list()).body == before
 
 
-async def test_a_dump_loads_as_the_same_groups(start: Start, tmp_path: Path) -> None:
+async def test_a_dump_can_be_loaded(start: Start, tmp_path: Path) -> None:
     api = await start(groups=50_000)
     await api.edit_slot("1", 1, {"experiments": [6], "individuals": ["ü"]})
     await api.edit("2", {"archive": True})
@@ -51,7 +51,7 @@ async def test_a_dump_loads_as_the_same_groups(start: Start, tmp_path: Path) -> 
         assert (await other.list(**query)).body == (await api.list(**query)).body
 
 
-async def test_a_page_of_the_service_loads_as_groups(start: Start, tmp_path: Path) -> None:
+async def test_a_page_of_the_service_can_be_loaded(start: Start, tmp_path: Path) -> None:
     api = await start(groups=3)
     (tmp_path / "page.json").write_bytes((await api.list()).body)
     other = await start(dialect=Dialect())
@@ -63,7 +63,7 @@ async def test_a_page_of_the_service_loads_as_groups(start: Start, tmp_path: Pat
 
 
 @pytest.mark.parametrize("text", ['{"x": 1}', "5", "[5]", '{"groups": {}}'])
-def test_a_file_that_holds_no_groups_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_without_groups_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(ValueError, match="must be"):
         MutexEmulator().load(tmp_path / "state.json")
@@ -85,23 +85,23 @@ async def test_a_state_file_survives_a_restart(tmp_path: Path) -> None:
     assert len(MutexEmulator(state_file=path).groups) == 2
 
 
-async def test_a_group_that_was_added_is_in_the_file_at_once(start: Start, tmp_path: Path) -> None:
+async def test_an_added_group_is_saved_at_once(start: Start, tmp_path: Path) -> None:
     api = await start(state_file=tmp_path / "state.db")
     api.emulator.add_group("7")
     assert list(MutexEmulator(state_file=tmp_path / "state.db").groups) == ["7"]
 
 
-def test_a_state_file_nobody_wrote_to_is_no_state(tmp_path: Path) -> None:
+def test_an_empty_state_file_has_no_groups(tmp_path: Path) -> None:
     (tmp_path / "state.db").touch()
     assert len(MutexEmulator(groups=3, state_file=tmp_path / "state.db").groups) == 3
 
 
-async def test_a_state_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+async def test_the_error_names_a_state_file_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere/state\.db cannot be used as a state file: unable to open"):
         await MutexEmulator(state_file=tmp_path / "nowhere" / "state.db").__aenter__()
     path = tmp_path / "state.db"
     emulator = MutexEmulator(state_file=path)
-    path.write_text("made by another process meanwhile")
+    path.write_text("written by another process")
     with pytest.raises(ValueError, match=r"state\.db cannot be used as a state file: file is not a database"):
         await emulator.__aenter__()
     path.unlink()
@@ -117,14 +117,14 @@ asyncio.run(serve(emulator, on_ready=lambda emulator: print(emulator.url, flush=
 """
 
 
-async def test_whatever_was_confirmed_survives_a_kill(tmp_path: Path) -> None:
+async def test_confirmed_changes_survive_sigkill(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
-    process = subprocess.Popen([sys.executable, "-c", SERVER, path], stdout=subprocess.PIPE, text=True, cwd=ROOT)  # noqa: ASYNC220 - it lives beside the loop
+    process = subprocess.Popen([sys.executable, "-c", SERVER, path], stdout=subprocess.PIPE, text=True, cwd=ROOT)  # noqa: ASYNC220
     assert process.stdout is not None
     with process.stdout as output:
         url = output.readline().strip()
     async with Api(MutexEmulator()) as api:
-        # Only the client is wanted here; it talks to the other process.
+        # The client of this Api sends its requests to the other process.
         api.url = url
         replies = [await api.edit_slot(str(1 + n % 3), 1, {"experiments": [n]}) for n in range(30)]
         replies.append(await api.create(NEW))

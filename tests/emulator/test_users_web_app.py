@@ -1,9 +1,9 @@
-"""How somebody else would test a web app that uses this library: with the fixture ``mutex_emulator`` and nothing more.
+"""How users test a web app that uses this library: with the fixture ``mutex_emulator`` alone.
 
-The app is made up: a console in which a team puts its experiments on slots.
+The example is a console in which a team assigns its experiments to slots.
 """
 
-# ruff: noqa: TC001, TC003 - FastAPI reads the annotations of its routes
+# ruff: noqa: TC001, TC003  # FastAPI reads the annotations of its routes
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def make_app(**settings: Any) -> FastAPI:
 
     @app.exception_handler(MutexError)
     async def on_error(request: Request, error: MutexError) -> JSONResponse:
-        status = next(status for kind, status in STATUSES if isinstance(error, kind))
+        status = next(status for error_class, status in STATUSES if isinstance(error, error_class))
         headers: dict[str, str] = {}
         if isinstance(error, RateLimitedError) and error.retry_after is not None:
             headers["Retry-After"] = f"{error.retry_after:.0f}"
@@ -89,8 +89,8 @@ def make_app(**settings: Any) -> FastAPI:
 
     @app.get("/groups/{group_id}")
     async def group(group_id: str, session: Session) -> dict[str, Any]:
-        found = await session.get_group(group_id)
-        return {"name": found.name, "slots": [slot.experiments for slot in found.slots]}
+        result = await session.get_group(group_id)
+        return {"name": result.name, "slots": [slot.experiments for slot in result.slots]}
 
     @app.post("/groups", status_code=201)
     async def create(plan: Plan, session: Session) -> dict[str, str]:
@@ -107,7 +107,7 @@ def make_app(**settings: Any) -> FastAPI:
     return app
 
 
-# ------------------------------------------------------------------------------------------------ its tests
+# ------------------------------------------------------------------------------------------------ the tests
 
 
 @pytest.fixture
@@ -123,23 +123,23 @@ async def web(app: FastAPI) -> AsyncIterator[AsyncClient]:
         yield web
 
 
-async def test_groups_are_shown(mutex_emulator: MutexEmulator, web: AsyncClient) -> None:
+async def test_groups_are_listed(mutex_emulator: MutexEmulator, web: AsyncClient) -> None:
     mutex_emulator.add_group("7", name="Checkout", slots=[{"percentage": 40, "experiments": [123]}, 60])
     assert (await web.get("/groups")).json() == ["Checkout"]
     assert (await web.get("/groups/7")).json() == {"name": "Checkout", "slots": [[123], []]}
 
 
-async def test_a_group_is_created_once_though_the_answer_was_lost(
+async def test_a_group_is_created_once_even_if_the_response_is_lost(
     mutex_emulator: MutexEmulator, web: AsyncClient
 ) -> None:
     mutex_emulator.fail_next(1, after_commit=True, method="POST")
-    answer = await web.post("/groups", json={"name": "New", "key": "new", "shares": [30, 70]})
-    assert answer.status_code == 201
+    response = await web.post("/groups", json={"name": "New", "key": "new", "shares": [30, 70]})
+    assert response.status_code == 201
     assert [group.name for group in mutex_emulator.groups.values()] == ["New"]
-    assert [slot.percentage for slot in mutex_emulator.groups[answer.json()["id"]].slots] == [30, 70]
+    assert [slot.percentage for slot in mutex_emulator.groups[response.json()["id"]].slots] == [30, 70]
 
 
-async def test_a_placement_is_one_write_of_exactly_these_experiments(
+async def test_a_placement_is_one_write_with_exactly_these_experiments(
     mutex_emulator: MutexEmulator, web: AsyncClient
 ) -> None:
     mutex_emulator.add_group("7")
@@ -150,13 +150,13 @@ async def test_a_placement_is_one_write_of_exactly_these_experiments(
     assert mutex_emulator.groups["7"].slots[1].experiments == [5, 6]
 
 
-async def test_a_removal_the_service_did_not_make_is_a_conflict(
+async def test_a_removal_that_the_service_did_not_make_is_a_conflict(
     mutex_emulator: MutexEmulator, web: AsyncClient
 ) -> None:
     mutex_emulator.dialect = Dialect(slot_patch="merge")
     mutex_emulator.add_group("7", slots=[{"percentage": 100, "experiments": [5, 6]}])
-    answer = await web.put("/groups/7/slots/1", json={"experiments": [5]})
-    assert answer.status_code == 409
+    response = await web.put("/groups/7/slots/1", json={"experiments": [5]})
+    assert response.status_code == 409
 
 
 @pytest.mark.parametrize(
@@ -167,28 +167,28 @@ async def test_a_removal_the_service_did_not_make_is_a_conflict(
         ("/groups/a b", 422, "group_id"),
     ],
 )
-async def test_what_is_not_there_or_not_right_is_said(web: AsyncClient, path: str, status: int, words: str) -> None:
-    answer = await web.get(path)
-    assert answer.status_code == status
-    assert words in answer.text
+async def test_errors_have_a_status_and_a_message(web: AsyncClient, path: str, status: int, words: str) -> None:
+    response = await web.get(path)
+    assert response.status_code == status
+    assert words in response.text
 
 
-async def test_wrong_shares_never_reach_the_service(mutex_emulator: MutexEmulator, web: AsyncClient) -> None:
-    answer = await web.post("/groups", json={"name": "New", "key": "new", "shares": [30, 30]})
-    assert answer.status_code == 422
+async def test_invalid_percentages_are_not_sent(mutex_emulator: MutexEmulator, web: AsyncClient) -> None:
+    response = await web.post("/groups", json={"name": "New", "key": "new", "shares": [30, 30]})
+    assert response.status_code == 422
     assert not mutex_emulator.requests
 
 
-async def test_a_service_that_wants_to_be_left_alone_is_unavailable_and_says_until_when(
+async def test_a_429_is_reported_as_unavailable_with_retry_after(
     mutex_emulator: MutexEmulator, web: AsyncClient
 ) -> None:
     mutex_emulator.add_group("7")
     mutex_emulator.fail_next(1, status=429, retry_after=30)
-    answer = await web.get("/groups/7")
-    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "30")
+    response = await web.get("/groups/7")
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "30")
 
 
-async def test_a_short_trouble_is_not_seen_at_all(mutex_emulator: MutexEmulator, web: AsyncClient) -> None:
+async def test_transient_failures_are_retried(mutex_emulator: MutexEmulator, web: AsyncClient) -> None:
     mutex_emulator.add_group("7", name="Checkout")
     mutex_emulator.fail_next(1, status=503)
     mutex_emulator.fail_next(1, kind="reset-before")
@@ -196,36 +196,34 @@ async def test_a_short_trouble_is_not_seen_at_all(mutex_emulator: MutexEmulator,
     assert len(mutex_emulator.requests) == 3
 
 
-async def test_a_service_that_does_not_answer_is_a_timeout(mutex_emulator: MutexEmulator, app: FastAPI) -> None:
+async def test_a_stalled_service_is_a_gateway_timeout(mutex_emulator: MutexEmulator, app: FastAPI) -> None:
     mutex_emulator.fail_next(1, kind="stall")
     app.state.session = app.state.session.with_options(deadline=0.2)
     async with AsyncClient(transport=ASGITransport(app), base_url="http://app") as web:
         assert (await web.get("/groups/7")).status_code == 504
 
 
-async def test_a_visitor_who_leaves_holds_nothing_back(
-    mutex_emulator: MutexEmulator, web: AsyncClient, app: FastAPI
-) -> None:
+async def test_a_cancelled_request_leaks_nothing(mutex_emulator: MutexEmulator, web: AsyncClient, app: FastAPI) -> None:
     mutex_emulator.add_group("7")
     mutex_emulator.fail_next(1, kind="stall")
-    visit = asyncio.create_task(web.get("/groups/7"))
-    while not mutex_emulator.requests:  # noqa: ASYNC110 - the emulator tells nobody
+    request = asyncio.create_task(web.get("/groups/7"))
+    while not mutex_emulator.requests:  # noqa: ASYNC110  # the emulator has no event for it
         await asyncio.sleep(0.005)
-    visit.cancel()
+    request.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await visit
+        await request
     assert "0 in flight" in repr(app.state.session)
     assert (await web.get("/groups/7")).status_code == 200
 
 
-async def test_all_visitors_share_one_session_and_its_limit(mutex_emulator: MutexEmulator, web: AsyncClient) -> None:
+async def test_all_requests_share_one_session_and_its_limit(mutex_emulator: MutexEmulator, web: AsyncClient) -> None:
     mutex_emulator.add_group("7")
-    answers = await asyncio.gather(*(web.get("/groups/7") for _ in range(120)))
-    assert {answer.status_code for answer in answers} == {200}
+    responses = await asyncio.gather(*(web.get("/groups/7") for _ in range(120)))
+    assert {response.status_code for response in responses} == {200}
     assert mutex_emulator.limits.rejected == 0
     assert mutex_emulator.busiest_second() <= 100
 
 
-async def test_each_test_starts_with_an_empty_service(mutex_emulator: MutexEmulator, web: AsyncClient) -> None:
+async def test_each_test_starts_with_an_empty_emulator(mutex_emulator: MutexEmulator, web: AsyncClient) -> None:
     assert (await web.get("/groups")).json() == []
     assert len(mutex_emulator.requests) == 1

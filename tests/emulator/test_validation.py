@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is a yes or a reasoned no, and a no changes nothing."""
+"""Any request gets a success or a rejection with a message, and a rejection changes nothing."""
 
 from __future__ import annotations
 
@@ -55,32 +55,32 @@ REQUESTS = st.sampled_from([("POST", ""), ("PATCH", "/1"), ("PATCH", "/1/slots/1
 
 @settings(max_examples=100, deadline=None)
 @given(REQUESTS, ANY | CREATE, DIALECTS)
-def test_any_body_gets_a_yes_or_a_reasoned_no(request: tuple[str, str], body: Any, dialect: Dialect) -> None:
+def test_any_body_is_accepted_or_rejected_with_a_message(request: tuple[str, str], body: Any, dialect: Dialect) -> None:
     store = GroupStore(2)
     service = Service(store, dialect)
     before = [msgspec.json.encode(document_of(store)["groups"]) for _ in (store["1"], store["2"])][-1]
     method, path = request
-    answer = service.answer(method, COLLECTION + path, msgspec.json.encode(body), "application/json")
-    assert isinstance(answer, Response)
+    response = service.respond(method, COLLECTION + path, msgspec.json.encode(body), "application/json")
+    assert isinstance(response, Response)
     after = msgspec.json.encode(document_of(store)["groups"])
-    if answer.status == 200:
+    if response.status == 200:
         assert len(service.commits) == 1
-        # What was let in can be shown.
-        page = service.answer("GET", COLLECTION, b"", "")
+        # The listing can be encoded and is valid.
+        page = service.respond("GET", COLLECTION, b"", "")
         assert isinstance(page, Response)
         for group in msgspec.json.decode(page.body)["mutexes"]:
             assert sum(slot["percentage"] for slot in group["slots"]) == 100
             assert all(type(number) is int for slot in group["slots"] for number in slot["experiments"])
-            assert all(type(text) is str for slot in group["slots"] for text in slot["individuals"])
+            assert all(type(user) is str for slot in group["slots"] for user in slot["individuals"])
     else:
-        assert answer.status == 400
-        assert msgspec.json.decode(answer.body)["message"]
+        assert response.status == 400
+        assert msgspec.json.decode(response.body)["message"]
         assert (after, list(service.commits)) == (before, [])
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), max_size=20), st.sampled_from(["GET", "X"]))
-def test_any_path_gets_an_answer(rest: str, method: str) -> None:
-    answer = Service(GroupStore(2), Dialect()).answer(method, COLLECTION + rest, b"", "")
-    assert isinstance(answer, Response)
-    assert answer.status in {200, 400, 404, 405}
+def test_any_path_gets_a_response(rest: str, method: str) -> None:
+    response = Service(GroupStore(2), Dialect()).respond(method, COLLECTION + rest, b"", "")
+    assert isinstance(response, Response)
+    assert response.status in {200, 400, 404, 405}

@@ -47,7 +47,7 @@ def service_request(data: bytes) -> None:
     # More than ASCII gets past no parser of HTTP.
     method, _, target = head.decode("ascii", "ignore").partition(" ")
     service = Service(GroupStore(3, slots=2), DIALECTS[data[0] % len(DIALECTS) if data else 0], local_experiments=[5])
-    answer = service.answer(method, target, body, JSON)
+    answer = service.respond(method, target, body, JSON)
     if not isinstance(answer, Response):
         answer = answer()
     keep(answer.status in (200, 400, 404, 405, 409), f"status {answer.status}")
@@ -59,16 +59,16 @@ def service_request(data: bytes) -> None:
 def _sound(service: Service) -> None:
     """A client can read all there is, and a dump brings it back."""
     store = service.store
-    service.speak(Dialect(archived="flagged"))
-    listed = service.answer("GET", COLLECTION, b"", JSON)
+    service.dialect = Dialect(archived="flagged")
+    listed = service.respond("GET", COLLECTION, b"", JSON)
     assert isinstance(listed, Response)
     groups = read_page(listed.body, None).groups
     keep([group.id for group in groups] == list(store)[:1000], "groups that are not listed")
     for group_id in list(store)[:1000]:
-        answer = service.answer("GET", f"{COLLECTION}/{group_id}", b"", JSON)
+        answer = service.respond("GET", f"{COLLECTION}/{group_id}", b"", JSON)
         keep(isinstance(answer, Response) and (answer.status != 200 or read_group(answer.body).id == group_id), "lost")
     again = store_of(msgspec.json.decode(msgspec.json.encode(document_of(store))))
-    keep(again.touched() == store.touched() and list(again) == list(store), "a dump that loses something")
+    keep(again.materialized() == store.materialized() and list(again) == list(store), "a dump that loses something")
     keys = [group.key for group in store.values()]
     keep(len(set(keys)) == len(keys), "a key used twice")
 
@@ -149,7 +149,7 @@ def faults(data: bytes) -> None:
     with only(ValueError):
         fault = Fault.parse(text)
         keep(0 <= fault.rate <= 1 and fault.seconds < math.inf and 200 <= fault.status <= 599, "what cannot happen")
-        Faults([text]).meet("GET", "/")
+        Faults([text]).next_fault("GET", "/")
     with only(ValueError):
         latency = Latency.parse(text)
         keep(0 <= latency.jitter <= latency.base < math.inf, "what cannot happen")

@@ -102,7 +102,7 @@ def _send(service: Service, request: Request[Any]) -> None:
 
 
 def _asked(service: Service, method: str, path: str, body: bytes) -> EmulatorAnswer:
-    answer = service.answer(method, path, body, JSON)
+    answer = service.respond(method, path, body, JSON)
     return answer if isinstance(answer, EmulatorAnswer) else answer()
 
 

@@ -298,7 +298,7 @@ async def test_a_journal_of_something_else_is_refused_before_anything_is_written
     await session.edit_slots(edits, journal=tmp_path / "edits.db")
     await apply(session, await planned(session, only_slots("[3]", "[1, 2]")), journal=tmp_path / "undone.db")
     await undo(session, tmp_path / "undone.db")
-    emulator.forget()
+    emulator.clear_history()
     for name, told in (("done", "is done; give a new one"), ("edits", "of a run of edits"), ("undone", "was undone")):
         with pytest.raises(JournalError, match=told):
             await apply(session, next_plan, journal=tmp_path / f"{name}.db")

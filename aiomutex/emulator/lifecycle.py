@@ -1,14 +1,11 @@
-"""The life of an emulator: in the running event loop or in a thread of its own, from its port to its state file.
-
-It opens and closes; what is served, and what may be asked of it meanwhile, is the business of others.
-"""
+"""Start and stop the emulator, in the current event loop or in a thread: its listener and its state file."""
 
 from __future__ import annotations
 
 from random import Random
 from typing import TYPE_CHECKING, Self
 
-from aiomutex.emulator.background import Background
+from aiomutex.emulator.background import BackgroundLoop
 from aiomutex.emulator.controls import Controls
 from aiomutex.emulator.listener import Listener
 from aiomutex.emulator.state_file import StateFile
@@ -24,11 +21,11 @@ if TYPE_CHECKING:
     from aiomutex.emulator.service import Service
     from aiomutex.emulator.state import Group, GroupStore
 
-__all__ = ["Running"]
+__all__ = ["Lifecycle"]
 
 
-class Running(Controls):
-    """The part of an emulator that starts and ends. ``MutexEmulator`` describes the arguments."""
+class Lifecycle(Controls):
+    """The context managers of ``MutexEmulator``, its port and its URL."""
 
     def __init__(
         self,
@@ -45,15 +42,15 @@ class Running(Controls):
     ) -> None:
         super().__init__(app, service, clock)
         self.host = host
-        self._asked_port = port
+        self._requested_port = port
         self._port: int | None = None
         self._ssl_context = ssl_context
         self._handshake_delay = handshake_delay
         self._seed = seed
-        self._path = state_path
+        self._state_path = state_path
         self._state: StateFile | None = None
         self._listener: Listener | None = None
-        self._background: Background | None = None
+        self._background: BackgroundLoop | None = None
         service.on_commit = self._save if state_path else None
 
     async def __aenter__(self) -> Self:
@@ -66,12 +63,12 @@ class Running(Controls):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._end()
+        await self._stop()
 
     def __enter__(self) -> Self:
         if self._background is not None:
-            raise RuntimeError("this emulator is already running")
-        self._background = Background(self._start, self._end)
+            raise RuntimeError("the emulator is already running")
+        self._background = BackgroundLoop(self._start, self._stop)
         return self
 
     def __exit__(
@@ -86,17 +83,17 @@ class Running(Controls):
 
     async def _start(self) -> None:
         if self._listener is not None:
-            raise RuntimeError("this emulator is already running")
+            raise RuntimeError("the emulator is already running")
         listener = Listener(
             self._app.handle,
             host=self.host,
-            port=self._asked_port,
+            port=self._requested_port,
             ssl_context=self._ssl_context,
             handshake_delay=self._handshake_delay,
             rng=Random(self._seed),
         )
-        if self._path is not None:
-            self._state = StateFile(self._path)
+        if self._state_path is not None:
+            self._state = StateFile(self._state_path)
             self._state.save_all(self.groups)
         try:
             self._port = await listener.open()
@@ -106,7 +103,7 @@ class Running(Controls):
         self._listener = listener
         self._service.base_url = self.url
 
-    async def _end(self) -> None:
+    async def _stop(self) -> None:
         listener, self._listener = self._listener, None
         if listener is None:
             return
@@ -116,7 +113,7 @@ class Running(Controls):
             self._port = None
             try:
                 if self._state is not None:
-                    # Tests change groups directly, too.
+                    # Tests also change groups directly, which saves nothing.
                     self._state.save_all(self.groups)
             finally:
                 self._close_state()
@@ -132,18 +129,22 @@ class Running(Controls):
 
     @property
     def port(self) -> int:
-        """The port it listens on.
+        """The port that it listens on.
 
         Raises:
             RuntimeError: The emulator is not running.
         """
         if self._port is None:
-            raise RuntimeError("the emulator is not running; use it within `async with` or `with`")
+            raise RuntimeError("the emulator is not running; start it with `async with` or `with`")
         return self._port
 
     @property
     def url(self) -> str:
-        """The base URL to hand to a client, as ``http://127.0.0.1:54321``."""
+        """The base URL for clients, such as ``http://127.0.0.1:54321``.
+
+        Raises:
+            RuntimeError: The emulator is not running.
+        """
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self._ssl_context else 'http'}://{host}:{self.port}"
 
