@@ -1,8 +1,6 @@
-"""The queue of a fleet: taskiq's broker on Redis streams, made fit for runs that outlast a worker or a connection.
+"""The queue of a fleet: taskiq-redis's stream broker and result backend, with what runs that outlast a worker need.
 
-Upstream's broker looks for what a dead worker left behind only after it was given something new, so the last jobs of a
-run would wait for ever; it takes a job that runs long for one that was left behind; it never deletes what is done; it
-queues a job twice that is sent twice; and it lets go of a job whose answer could not be stored.
+Knows nothing of edits: a job is a taskiq message. Each override says what would go wrong with upstream's method.
 """
 
 from __future__ import annotations
@@ -10,64 +8,74 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from typing import TYPE_CHECKING, Any, Final
 
-try:
-    from redis.asyncio import Redis
-    from redis.exceptions import RedisError, ResponseError
-    from taskiq import AckableMessage, TaskiqEvents, TaskiqState
-    from taskiq.exceptions import SendTaskError
-    from taskiq.serializers import JSONSerializer
-    from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
-except ImportError as missing:
-    raise ImportError(
-        f"aiomutex.fleet.fleet needs taskiq and taskiq-redis ({missing}): pip install 'aiomutex[fleet]'"
-    ) from missing
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+from taskiq.serializers import JSONSerializer
+from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from taskiq import TaskiqResult
+    from taskiq import AckableMessage, TaskiqResult
     from taskiq.message import BrokerMessage
 
-__all__ = ["REDIS_ERRORS", "FleetBroker", "NotQueuedError", "SendTaskError", "TaskiqEvents", "TaskiqState"]
+__all__ = ["REDIS_ERRORS", "FleetBroker", "NotQueuedError"]
 
 logger = logging.getLogger("aiomutex.bulk")
 
 REDIS_ERRORS: Final = (RedisError, OSError)
-"""What comes out when Redis does not do as it was asked."""
-_BLOCK: Final = 1000
-"""Milliseconds that Redis holds a question for new jobs."""
+"""What redis-py raises when Redis is unreachable or rejects a command."""
 _DAY: Final = 86_400
 
-# The jobs that wait or are under way stand in a hash beside the stream, by their ids. A job is in neither or in both.
+# Each script gets KEYS: the stream of jobs, the hash that maps each unfinished job to its entry in the stream; and
+# ARGV: consumer group, consumer. A job is in both or in neither.
 _QUEUE: Final = """
-if redis.call('EXISTS', KEYS[3]) == 0 and redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
-    redis.call('XADD', KEYS[1], '*', 'id', ARGV[1], 'data', ARGV[2])
-    redis.call('HSET', KEYS[2], ARGV[1], '')
+if redis.call('EXISTS', KEYS[3]) == 0 and redis.call('HEXISTS', KEYS[2], ARGV[3]) == 0 then
+    redis.call('HSET', KEYS[2], ARGV[3], redis.call('XADD', KEYS[1], '*', 'id', ARGV[3], 'data', ARGV[4]))
 end
 """
-# Only the worker that has the job may answer: after an answer the group's next edits go out.
-_ANSWER: Final = """
-if #redis.call('XPENDING', KEYS[1], ARGV[2], ARGV[4], ARGV[4], 1, ARGV[3]) == 1 then
-    redis.call('SET', KEYS[3], ARGV[5], 'EX', ARGV[6])
-    redis.call('XACK', KEYS[1], ARGV[2], ARGV[4])
-    redis.call('XDEL', KEYS[1], ARGV[4])
-    redis.call('HDEL', KEYS[2], ARGV[1])
+_FINISH: Final = """
+local entry = redis.call('HGET', KEYS[2], ARGV[3])
+if entry and #redis.call('XPENDING', KEYS[1], ARGV[1], entry, entry, 1, ARGV[2]) == 1 then
+    redis.call('SET', KEYS[3], ARGV[4], 'EX', ARGV[5])
+    redis.call('XACK', KEYS[1], ARGV[1], entry)
+    redis.call('XDEL', KEYS[1], entry)
+    redis.call('HDEL', KEYS[2], ARGV[3])
+end
+"""
+# XCLAIM resets an entry's idle time; without the check it would take back a job that another worker has claimed.
+_KEEP: Final = """
+for i = 4, #ARGV do
+    local entry = redis.call('HGET', KEYS[2], ARGV[i])
+    if entry and #redis.call('XPENDING', KEYS[1], ARGV[1], entry, entry, 1, ARGV[2]) == 1 then
+        redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, entry, 'JUSTID')
+    end
+end
+for _, idle in ipairs(redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], '0')[2]) do
+    if idle then
+        redis.call('HSET', KEYS[2], idle[2][2], redis.call('XADD', KEYS[1], '*', unpack(idle[2])))
+        redis.call('XACK', KEYS[1], ARGV[1], idle[1])
+        redis.call('XDEL', KEYS[1], idle[1])
+    end
 end
 """
 
 
 class NotQueuedError(Exception):
-    """A job is certain not to be in the queue: it was not sent, or Redis refused it."""
+    """The job was certainly not queued: it was not sent, or Redis rejected it."""
 
 
 class FleetBroker(RedisStreamBroker):
-    """Gives each worker one job at a time, and the jobs of a worker that has died to the others.
+    """A taskiq broker that queues each job once, and requeues the jobs of workers that died.
 
-    A job is in the queue once, however often it is sent. It leaves the queue in the step that stores its answer, so
-    whoever waits for it never waits in vain.
+    A job leaves the queue in the step that stores its result, so a caller that waits for it always gets one.
+
+    Args:
+        url: The address of Redis.
+        name: Part of the names of all keys in Redis.
+        claim_timeout: Seconds without a sign of life after which a worker's jobs are requeued.
     """
 
     def __init__(self, url: str, name: str, claim_timeout: float) -> None:
@@ -75,136 +83,127 @@ class FleetBroker(RedisStreamBroker):
             url,
             queue_name=f"aiomutex:{name}:jobs",
             consumer_group_name="workers",
-            consumer_id="0",
+            consumer_id="0",  # jobs queued before the first worker started count too
             idle_timeout=round(claim_timeout * 1000),
+            # A worker that fetched more than it can start would keep the rest from the others.
+            xread_count=1,
+            unacknowledged_batch_size=1,
         )
-        self._open = f"aiomutex:{name}:open"
-        self._answers = f"aiomutex:{name}:answers"
-        self._held: dict[str, bytes] = {}
-        """What this worker is at: the jobs' places in the stream, by their ids."""
-        self._look_at = 0.0
-        self.with_result_backend(_Answers(self, url, self._answers))
+        self._unfinished = f"aiomutex:{name}:unfinished"
+        self._results = _ResultBackend(self, url, f"aiomutex:{name}:results")
+        self._held: set[str] = set()
+        """The jobs that this worker has fetched and not finished."""
+        self.with_result_backend(self._results)
 
     # The caller's side
 
     async def kick(self, message: BrokerMessage) -> None:
-        """Queue a job, unless it was queued before: to be sent again when nobody knows whether it arrived.
+        """Queue a job unless it was queued before, so that it may be sent again when the reply was lost.
+
+        Upstream adds to the stream unconditionally: a job sent twice would run twice, perhaps at the same time.
 
         Raises:
-            NotQueuedError: It is not in the queue by this call.
+            NotQueuedError: This call did not queue the job.
         """
         sent = False
         try:
             async with self._redis() as redis:
-                await redis.exists(self._open)
+                await redis.exists(self._unfinished)  # fails before anything is sent if Redis is unreachable
             sent = True
-            await self._run(_QUEUE, message.task_id, message.message)
+            await self._run(_QUEUE, message.task_id, message.message, job=message.task_id)
         except REDIS_ERRORS as error:
             if sent and not isinstance(error, ResponseError):
                 raise
             raise NotQueuedError(f"{type(error).__name__}: {error}") from error
 
-    async def answer_of(self, job: str) -> TaskiqResult[Any] | None:
-        """The answer to a job; ``None`` while it waits or is under way.
+    async def result_of(self, job: str) -> TaskiqResult[Any] | None:
+        """The result of a job, or ``None`` while it is unfinished.
 
         Raises:
-            ResultIsMissingError: There is no such job.
+            ResultIsMissingError: Redis has no such job.
         """
         async with self._redis() as redis:
-            waits: Any = redis.hexists(self._open, job)
-            if await waits:
+            unfinished: Any = redis.hexists(self._unfinished, job)
+            if await unfinished:
                 return None
-            return await self.result_backend.get_result(job)
+        return await self._results.get_result(job)
 
     async def forget(self, job: str) -> None:
-        """Delete an answer that has come through; what cannot be deleted expires."""
+        """Delete a result that the caller has received. One that cannot be deleted expires."""
         with contextlib.suppress(*REDIS_ERRORS):
             async with self._redis() as redis:
-                await redis.delete(f"{self._answers}:{job}")
+                await redis.delete(self._results.key(job))
 
     # The worker's side
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
-        """Jobs as they come, and those whose worker has given no sign of life for ``idle_timeout`` milliseconds."""
+        """Jobs as they come, also after Redis was away.
+
+        Upstream raises when Redis is away: taskiq would stop the worker and cancel its running jobs.
+        """
         while True:
             try:
-                found = await self._look()
+                async with contextlib.aclosing(super().listen()) as messages:
+                    async for message in messages:
+                        job = self.formatter.loads(message.data).task_id
+                        # A job that this worker could not keep was requeued, and may come back to it while it runs.
+                        if job not in self._held:
+                            self._held.add(job)
+                            yield message
             except REDIS_ERRORS as error:
-                # To go down with it would break off the jobs that are under way.
-                logger.warning("no jobs to be had from Redis: %s", error)
-                await asyncio.sleep(_BLOCK / 1000)
+                logger.warning("cannot fetch jobs from Redis: %s", error)
+                await asyncio.sleep(1)
                 with contextlib.suppress(*REDIS_ERRORS):
-                    await self._declare_consumer_group()  # a Redis that was started anew may not know it
-                continue
-            for place, fields in found:
-                job = fields[b"id"].decode()
-                if job not in self._held:  # as one is that this worker could not show to be alive, and now got again
-                    self._held[job] = place
-                    yield AckableMessage(data=fields[b"data"], ack=_by_its_answer)
+                    await self._declare_consumer_group()  # a restarted Redis may have lost it
 
-    async def _look(self) -> list[Any]:
-        async with self._redis() as redis:
-            if time.monotonic() >= self._look_at:
-                left: Any = await redis.xautoclaim(
-                    self.queue_name, self.consumer_group_name, self.consumer_name, self.idle_timeout, count=1
-                )
-                if left[1]:
-                    return list(left[1])
-                self._look_at = time.monotonic() + self.idle_timeout / 4000
-            fresh: Any = await redis.xreadgroup(
-                self.consumer_group_name, self.consumer_name, {self.queue_name: ">"}, block=_BLOCK, count=1
-            )
-            return [each for _, messages in fresh or () for each in messages]
+    async def finish(self, job: str, result: bytes) -> None:
+        """Store a job's result and remove the job from the queue, unless another worker has claimed it.
 
-    async def answer(self, job: str, text: bytes) -> None:
-        """Store the answer to a job and take the job from the queue, unless another worker has it by now.
-
-        If that fails the job is left behind, as by a worker that died: another one will do and answer it.
+        If this fails, the job is requeued as if its worker had died.
         """
-        place = self._held.pop(job)
-        await self._run(_ANSWER, job, self.consumer_group_name, self.consumer_name, place, text, _DAY)
+        self._held.discard(job)
+        await self._run(_FINISH, job, result, _DAY, job=job)
 
-    async def stay_alive(self) -> None:
-        """Show again and again that this worker still has its jobs, until cancelled."""
+    async def keep_jobs(self) -> None:
+        """Until cancelled, show that this worker is alive, and requeue the jobs of workers that are not.
+
+        Upstream would claim a job that merely takes long, and it looks for jobs of dead workers only after it fetched a
+        new one: the last jobs of a run would wait forever.
+        """
         while True:
             await asyncio.sleep(self.idle_timeout / 4000)
             try:
-                await self._show_held()
+                await self._run(_KEEP, self.idle_timeout, *self._held)
             except REDIS_ERRORS as error:
-                logger.warning("the jobs under way could not be shown to be alive: %s", error)
+                logger.warning("cannot show Redis that this worker is alive: %s", error)
 
-    async def _show_held(self) -> None:
+    async def _run(self, script: str, *arguments: Any, job: str = "") -> None:
+        keys = (self.queue_name, self._unfinished, self._results.key(job))
         async with self._redis() as redis:
-            pending: Any = await redis.xpending_range(
-                self.queue_name, self.consumer_group_name, "-", "+", 1000, consumername=self.consumer_name
-            )
-            # What Redis gave and never arrived here is for another to take.
-            held = set(self._held.values()).intersection(entry["message_id"] for entry in pending)
-            if held:
-                await redis.xclaim(
-                    self.queue_name, self.consumer_group_name, self.consumer_name, 0, list(held), justid=True
-                )
-
-    async def _run(self, script: str, job: str, *arguments: Any) -> None:
-        async with self._redis() as redis:
-            keys = (self.queue_name, self._open, f"{self._answers}:{job}")
-            done: Any = redis.eval(script, len(keys), *keys, job, *arguments)
+            done: Any = redis.eval(script, len(keys), *keys, self.consumer_group_name, self.consumer_name, *arguments)
             await done
 
     def _redis(self) -> Redis:
         return Redis(connection_pool=self.connection_pool)
 
 
-def _by_its_answer() -> None:
-    """Taskiq acknowledges a job whether or not its answer could be stored; here the answer itself does it."""
+class _ResultBackend(RedisAsyncResultBackend[Any]):
+    """Results as JSON: upstream's default, pickle, would run code of anyone who can write to Redis."""
 
-
-class _Answers(RedisAsyncResultBackend[Any]):
-    """Where taskiq puts answers. They stay for a day at most."""
-
-    def __init__(self, queue: FleetBroker, url: str, prefix: str) -> None:
+    def __init__(self, broker: FleetBroker, url: str, prefix: str) -> None:
+        # Results are kept when read, because the reply to the caller may get lost.
         super().__init__(url, prefix_str=prefix, serializer=JSONSerializer())
-        self._queue = queue
+        self._broker = broker
+
+    def key(self, job: str) -> str:
+        """The key of a job's result."""
+        return self._task_name(job)
 
     async def set_result(self, task_id: str, result: TaskiqResult[Any]) -> None:
-        await self._queue.answer(task_id, self.serializer.dumpb(result.model_dump(mode="json")))
+        """Store the result and finish the job in one step.
+
+        Upstream stores the result and acknowledges the job afterwards, also when storing failed. A worker that died
+        between the two would have its job done again after later edits of the same group, and a result that could not
+        be stored would never come.
+        """
+        await self._broker.finish(task_id, self.serializer.dumpb(result.model_dump(mode="json")))

@@ -12,7 +12,7 @@ from cancelling import Loop, cancel, on_leaping_clock, scope, storm, timeout
 from stopping import stopped_everywhere
 from support import until
 
-from aiomutex.fleet.fleet import Fleet
+from aiomutex.fleet import Fleet
 from aiomutex.limits.redis import RedisRateLimiter
 
 if TYPE_CHECKING:

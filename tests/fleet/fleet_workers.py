@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from aiomutex.fleet.fleet import Fleet
+from aiomutex.fleet import Fleet
 
 fleet = Fleet(os.environ["FLEET_REDIS"], name="project-1", claim_timeout=1.5, batch_size=20, max_jobs=12)
 broker = fleet.broker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from aiomutex import (
 )
 from aiomutex.bulk.options import Settings
 from aiomutex.bulk.stream import OutcomeStream
-from aiomutex.fleet.fleet import Fleet
+from aiomutex.fleet import Fleet
 from aiomutex.fleet.run import FleetRun
 from aiomutex.fleet.wire import answer_of
 
@@ -131,7 +132,7 @@ async def test_three_workers_and_one_is_killed_midway(redis_url: str) -> None:
     assert KEY not in written
     with client_of(redis_url) as client:
         assert client.xlen("aiomutex:project-1:jobs") == 0  # what is done is deleted
-        everything = [key for key in client.scan_iter() if b"answers" in key]
+        everything = [key for key in client.scan_iter() if b"results" in key]
         assert everything == []
 
 
@@ -218,19 +219,27 @@ async def test_leaving_early_tells_what_workers_had(redis_url: str) -> None:
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("aiomutex")]
 
 
-async def test_a_fleet_is_used_open_and_set_up_soundly() -> None:
+async def test_a_fleet_must_be_open_to_edit() -> None:
     fleet = Fleet("redis://127.0.0.1:1", name="project-1")
     assert repr(fleet) == "<Fleet 'project-1' · not open>"
     with pytest.raises(ConfigurationError, match="async with fleet"):
         await fleet.edit_slots([])
-    with pytest.raises(ConfigurationError, match="batch_size is 0"):
-        Fleet("redis://127.0.0.1:1", name="x", batch_size=0)
-    wrongs: list[dict[str, Any]] = [{"batch_size": 0.5}, {"max_jobs": 0.5}, {"max_jobs": True}, {"claim_timeout": 0}]
-    for wrong in wrongs:
-        with pytest.raises(ConfigurationError, match=rf"{next(iter(wrong))} is .*; it must be a (whole )?number"):
-            Fleet("redis://127.0.0.1:1", name="x", **wrong)
-    with pytest.raises(ConfigurationError, match="name is ''"):
-        Fleet("redis://127.0.0.1:1", name="")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be an integer from 1, not 0 (int)"),
+        ({"batch_size": 0.5}, "batch_size must be an integer from 1, not 0.5 (float)"),
+        ({"max_jobs": True}, "max_jobs must be an integer from 1, not True (bool)"),
+        ({"claim_timeout": 0}, "claim_timeout must be a number of seconds above 0, not 0 (int)"),
+        ({"claim_timeout": "1"}, "claim_timeout must be a number of seconds above 0, not '1' (str)"),
+        ({"name": ""}, "name must be a non-empty string, not '' (str)"),
+    ],
+)
+def test_invalid_options_are_rejected(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
+        Fleet("redis://127.0.0.1:1", **({"name": "x"} | options))
 
 
 def stream_over(
@@ -330,7 +339,7 @@ async def test_what_on_outcome_raises_at_the_end_comes_out_unless_something_else
 def test_without_the_extra_the_message_says_what_to_install_and_the_core_does_not_care() -> None:
     code = (
         "import sys; sys.modules['taskiq'] = None; import aiomutex, aiomutex.bulk; print('core')\n"
-        "try: import aiomutex.fleet.fleet\n"
+        "try: import aiomutex.fleet\n"
         "except ImportError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -13,13 +13,12 @@ from support import until
 from taskiq.api import run_receiver_task
 
 from aiomutex import LimiterUnavailableError, OutcomeUnknownError, SlotEdit
-from aiomutex.fleet.fleet import Fleet
+from aiomutex.fleet import Fleet
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from redis_server import RedisServer
-    from taskiq import AckableMessage
 
     from aiomutex.fleet.broker import FleetBroker
     from aiomutex.testing import MutexEmulator
@@ -114,7 +113,7 @@ async def worker(emulator: MutexEmulator, redis_url: str, **options: Any) -> Asy
     fleet = Fleet(redis_url, name=NAME, session=lambda: session_for(emulator.url), **options)
     task = asyncio.create_task(run_receiver_task(fleet.broker, run_startup=True))
     try:
-        await until(lambda: hasattr(fleet.broker.state, "alive"))
+        await until(lambda: hasattr(fleet.broker.state, "keeping"))
         yield fleet
     finally:
         task.cancel()
@@ -172,7 +171,7 @@ async def test_without_redis_the_run_stops_and_what_was_not_queued_is_skipped(re
             statuses = {outcome.status async for outcome in stream}
     assert statuses == {"skipped"}
     assert isinstance(stream.stopped_by, LimiterUnavailableError)
-    assert "has been away for 0.2 s" in str(stream.stopped_by)
+    assert "has been unavailable for 0.2 s" in str(stream.stopped_by)
     assert stream.pulled <= 2 * 12 * 5
 
 
@@ -234,31 +233,41 @@ async def test_a_worker_goes_on_when_redis_was_started_anew(emulator: MutexEmula
     assert str(report) == "1 edit: 1 applied"
 
 
-async def test_only_the_worker_that_has_a_job_may_answer_it(redis_url: str) -> None:
+async def test_only_the_worker_that_has_claimed_a_job_can_finish_it(redis_url: str) -> None:
     slow, quick = (Fleet(redis_url, name=NAME, claim_timeout=0.1).broker for _ in "ab")
-    jobs: dict[FleetBroker, AsyncGenerator[AckableMessage]] = {}
     async with Fleet(redis_url, name=NAME) as fleet:
         run = asyncio.create_task(fleet.edit_slots(edits_for(1)))
-        for broker in (slow, quick):
-            await broker.startup()
-            jobs[broker] = broker.listen()
-            await anext(jobs[broker])
-        (job,) = held(quick)
-        assert held(slow) == held(quick)
-        await slow.answer(job, b"an answer of who was taken for dead")
-        assert await quick.answer_of(job) is None
-        # Who has a job and is given it again does not begin it a second time.
-        again = asyncio.create_task(anext(jobs[quick]))
-        await asyncio.sleep(1.3)  # Redis holds the question for new jobs for a second
-        assert not again.done()
-        again.cancel()
-        await quick.answer(job, b'{"is_err": true, "return_value": null, "execution_time": 0, "error": null}')
+        await slow.startup()
+        await quick.startup()
+        jobs = quick.listen()
+        await anext(slow.listen())
+        async with keeping_jobs(quick):
+            await anext(jobs)
+            (job,) = held(quick)
+            assert held(slow) == held(quick)
+            await slow.finish(job, b"a result that comes too late")
+            assert await quick.result_of(job) is None
+        # A worker that gets its own job back does not start it again.
+        async with keeping_jobs(slow):
+            again = asyncio.create_task(anext(jobs))
+            await asyncio.sleep(1)
+            assert not again.done()
+            again.cancel()
+        await quick.finish(job, b'{"is_err": true, "return_value": null, "execution_time": 0, "error": null}')
         report = await asyncio.wait_for(run, 30)
-        for broker in (slow, quick):
-            await broker.shutdown()
-    assert str(report).startswith("1 edit: 0 applied, 1 unknown; stopped: a worker could not do it")
+        await slow.shutdown()
+        await quick.shutdown()
+    assert str(report).startswith("1 edit: 0 applied, 1 unknown; stopped: a worker failed to run the job")
+
+
+@contextlib.asynccontextmanager
+async def keeping_jobs(broker: FleetBroker) -> AsyncGenerator[None]:
+    task = asyncio.create_task(broker.keep_jobs())
+    yield
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def held(broker: Any) -> set[str]:
-    """The jobs a worker is at."""
+    """The jobs that a worker has fetched and not finished."""
     return set(broker._held)
