@@ -1,7 +1,7 @@
-# What is attacked lies inside, and what it is attacked with is of no known kind.
+# The targets are private, and their inputs have no types.
 # pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
-"""Attacks on what the emulator reads: requests, its page's questions, dialects, faults, seeds and state files."""
+"""Fuzz targets for the emulator: requests, its status page, dialects, faults, dumps and state files."""
 
 from __future__ import annotations
 
@@ -42,69 +42,69 @@ DIALECTS: Final = (
 
 
 def service_request(data: bytes) -> None:
-    """Every request has an answer, and what the service holds afterwards reads as groups, as a dump and as pages."""
+    """Every request gets a response, and the state afterwards can be listed, read and dumped."""
     head, _, body = data[1:].partition(b"\n")
-    # More than ASCII gets past no parser of HTTP.
+    # HTTP parsers let only ASCII through.
     method, _, target = head.decode("ascii", "ignore").partition(" ")
     service = Service(GroupStore(3, slots=2), DIALECTS[data[0] % len(DIALECTS) if data else 0], local_experiments=[5])
-    answer = service.respond(method, target, body, JSON)
-    if not isinstance(answer, Response):
-        answer = answer()
-    keep(answer.status in (200, 400, 404, 405, 409), f"status {answer.status}")
-    if answer.body and answer.content_type == JSON:
-        msgspec.json.decode(answer.body)
-    _sound(service)
+    response = service.respond(method, target, body, JSON)
+    if not isinstance(response, Response):
+        response = response()
+    keep(response.status in (200, 400, 404, 405, 409), f"status {response.status}")
+    if response.body and response.content_type == JSON:
+        msgspec.json.decode(response.body)
+    _check_state(service)
 
 
-def _sound(service: Service) -> None:
-    """A client can read all there is, and a dump brings it back."""
+def _check_state(service: Service) -> None:
+    """Check that a client can read every group, and that a dump restores the state."""
     store = service.store
     service.dialect = Dialect(archived="flagged")
     listed = service.respond("GET", COLLECTION, b"", JSON)
     assert isinstance(listed, Response)
     groups = read_page(listed.body, None).groups
-    keep([group.id for group in groups] == list(store)[:1000], "groups that are not listed")
+    keep([group.id for group in groups] == list(store)[:1000], "a group is not listed")
     for group_id in list(store)[:1000]:
-        answer = service.respond("GET", f"{COLLECTION}/{group_id}", b"", JSON)
-        keep(isinstance(answer, Response) and (answer.status != 200 or read_group(answer.body).id == group_id), "lost")
+        found = service.respond("GET", f"{COLLECTION}/{group_id}", b"", JSON)
+        keep(isinstance(found, Response) and (found.status != 200 or read_group(found.body).id == group_id), "lost")
     again = store_of(msgspec.json.decode(msgspec.json.encode(document_of(store))))
-    keep(again.materialized() == store.materialized() and list(again) == list(store), "a dump that loses something")
+    keep(again.materialized() == store.materialized() and list(again) == list(store), "the dump is incomplete")
     keys = [group.key for group in store.values()]
-    keep(len(set(keys)) == len(keys), "a key used twice")
+    keep(len(set(keys)) == len(keys), "two groups have the same key")
 
 
-class _Listening(logging.Handler):
-    """What the server's log says went wrong inside."""
+class _ErrorLog(logging.Handler):
+    """Collects the errors that the server logs."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.heard: list[logging.LogRecord] = []
+        self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.heard.append(record)
+        self.records.append(record)
 
 
 @functools.cache
-def _emulator() -> tuple[MutexEmulator, _Listening]:
+def _emulator() -> tuple[MutexEmulator, _ErrorLog]:
     emulator = MutexEmulator(groups=3, limits=False, keep_requests=20)
     in_loop(emulator.__aenter__())
-    listening = _Listening()
+    log = _ErrorLog()
     for name in ("aiohttp.server", "asyncio"):
-        logging.getLogger(name).addHandler(listening)
-    return emulator, listening
+        logging.getLogger(name).addHandler(log)
+    return emulator, log
 
 
 def http_wire(data: bytes) -> None:
-    """Whatever comes over the wire, the server answers in HTTP or hangs up, and nothing goes wrong inside."""
-    emulator, listening = _emulator()
-    listening.heard.clear()
-    told = in_loop(_exchange(emulator, data))
-    keep(not told or told.startswith(b"HTTP/"), "an answer that is no HTTP")
-    keep(told[8:12] != b" 500", "an accident inside")
-    for record in listening.heard:
+    """For any bytes the server responds with HTTP or closes the connection, without an internal error."""
+    emulator, log = _emulator()
+    log.records.clear()
+    received = in_loop(_exchange(emulator, data))
+    keep(not received or received.startswith(b"HTTP/"), "a response that is not HTTP")
+    keep(received[8:12] != b" 500", "an internal error")
+    for record in log.records:
         error = record.exc_info and record.exc_info[1]
         if isinstance(error, HttpProcessingError | web.RequestPayloadError):
-            continue  # aiohttp answers the first by itself, and tells the second when it looks for the body's rest
+            continue  # aiohttp responds to the first itself, and logs the second when it reads the rest of a body
         if error:
             raise error
         keep(promise=False, what=record.getMessage())
@@ -118,49 +118,49 @@ async def _exchange(emulator: MutexEmulator, data: bytes) -> bytes:
     ours.setblocking(False)
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_accepted_socket(listener._web, theirs)
-    told = bytearray()
+    received = bytearray()
     with ours, contextlib.suppress(ConnectionError):
         ours.send(data)
         for _ in range(25):
             await asyncio.sleep(0)
             with contextlib.suppress(BlockingIOError):
-                told += ours.recv(65_536)
+                received += ours.recv(65_536)
     transport.abort()
     for _ in range(3):
         await asyncio.sleep(0)
-    return bytes(told)
+    return bytes(received)
 
 
 def status_page(data: bytes) -> None:
-    """The page's questions are answered, whatever was asked before."""
+    """The data of the status page are served for any query."""
     http_wire(b"GET /status.json?" + data.replace(b"\r\n", b"") + b" HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
 def dialect(data: bytes) -> None:
-    """A dialect reads the same again, or is a ``ValueError``."""
+    """A dialect survives a round trip, or is a ``ValueError``."""
     with only(ValueError):
         read = Dialect.from_json(data)
-        keep(Dialect.from_json(read.to_json()) == read, "a dialect that changes")
+        keep(Dialect.from_json(read.to_json()) == read, "the dialect changed")
 
 
 def faults(data: bytes) -> None:
-    """A fault or a latency is what can happen in finite time, or a ``ValueError``."""
+    """A fault or a latency has finite, valid values, or is a ``ValueError``."""
     text = text_of(data)
     with only(ValueError):
         fault = Fault.parse(text)
-        keep(0 <= fault.rate <= 1 and fault.seconds < math.inf and 200 <= fault.status <= 599, "what cannot happen")
+        keep(0 <= fault.rate <= 1 and fault.seconds < math.inf and 200 <= fault.status <= 599, "an impossible value")
         Faults([text]).next_fault("GET", "/")
     with only(ValueError):
         latency = Latency.parse(text)
-        keep(0 <= latency.jitter <= latency.base < math.inf, "what cannot happen")
+        keep(0 <= latency.jitter <= latency.base < math.inf, "an impossible value")
 
 
 def state_json(data: bytes) -> None:
-    """A dump, a page of the service or a list of groups becomes a sound state, or a ``ValueError``."""
+    """A dump, a page of the service or a list of groups is a valid state, or a ``ValueError``."""
     with only(ValueError):
         store = store_of_json(data)
         if len(store) < 2000:
-            _sound(Service(store, Dialect()))
+            _check_state(Service(store, Dialect()))
 
 
 @functools.cache
@@ -176,7 +176,7 @@ def _state() -> bytes:
 
 
 def state_file(data: bytes) -> None:
-    """A state file with bytes or rows changed is a sound state, or a ``ValueError``."""
+    """A state file with changed bytes or rows is a valid state, or a ``ValueError``."""
     path = folder() / "changed-state.db"
     for more in ("-wal", "-shm"):
         (folder() / f"changed-state.db{more}").unlink(missing_ok=True)
@@ -191,8 +191,8 @@ def state_file(data: bytes) -> None:
     with only(ValueError):
         store = read_state(path)
         if store is not None and len(store) < 2000:
-            _sound(Service(store, Dialect()))
-            # Damage that only a writer meets is the disk's own.
+            _check_state(Service(store, Dialect()))
+            # Damage that only shows when writing is not the concern of reading.
             with contextlib.suppress(sqlite3.Error), contextlib.closing(StateFile(path)) as file:
                 file.save_all(store)
 
@@ -214,7 +214,7 @@ def _fill(path: Any, data: bytes) -> None:
                     file.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(columns))})", values)
 
 
-def _asked(line: str, body: bytes = b"", dialect: int = 0) -> bytes:
+def _request(line: str, body: bytes = b"", dialect: int = 0) -> bytes:
     return bytes([dialect]) + line.encode() + b"\n" + body
 
 
@@ -239,10 +239,10 @@ EMULATOR: Final[dict[str, Target]] = {
     "service_request": Target(
         service_request,
         (
-            _asked(f"GET {COLLECTION}?limit=2&cursor=1"), _asked(f"GET {COLLECTION}/2", dialect=3),
-            _asked(f"PATCH {COLLECTION}/1/slots/2", SLOT_EDIT, 1), _asked(f"PATCH {COLLECTION}/1", GROUP_EDIT, 4),
-            _asked(f"PATCH {COLLECTION}/1", b'{"archive":true}'), _asked(f"POST {COLLECTION}", CREATE, 2),
-            _asked(f"PATCH {COLLECTION}/%31/slots/1", b'{"experiments":[5,6]}', 4), _asked(f"PUT {COLLECTION}"),
+            _request(f"GET {COLLECTION}?limit=2&cursor=1"), _request(f"GET {COLLECTION}/2", dialect=3),
+            _request(f"PATCH {COLLECTION}/1/slots/2", SLOT_EDIT, 1), _request(f"PATCH {COLLECTION}/1", GROUP_EDIT, 4),
+            _request(f"PATCH {COLLECTION}/1", b'{"archive":true}'), _request(f"POST {COLLECTION}", CREATE, 2),
+            _request(f"PATCH {COLLECTION}/%31/slots/1", b'{"experiments":[5,6]}', 4), _request(f"PUT {COLLECTION}"),
         ),
         (*_KEYS, "holdouts", "%2f", "/slots/", "limit=", "cursor=", "evaluationMode", "bucketingSalt"),
     ),

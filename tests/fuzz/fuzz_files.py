@@ -1,7 +1,7 @@
-# What is attacked lies inside, and what it is attacked with is of no known kind.
+# The targets are private, and their inputs have no types.
 # pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
-"""Attacks on files of edits, on journals and on counts of a day."""
+"""Fuzz targets for files of edits, journals and day files."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ LIVE: Final = MutexGroup(
 
 
 def _edits(data: bytes, format_: str) -> None:
-    """Each line is an edit that may be sent and that reads the same again, or a bad line that can be written down."""
+    """Each line is a valid edit that survives a round trip, or a bad line that can be written to the failures file."""
     lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")
     for item in read_edits(lines, format_):
-        keep(item.line > 0, "no line")
+        keep(item.line > 0, "no line number")
         if isinstance(item, BadLine):
             str(item.problem)
             item.text.encode("utf-8", "surrogateescape")
             continue
         request_of(item)
         again = list(read_edits([to_json_line(item)], "jsonl"))
-        keep(len(again) == 1 and request_of(again[0]) == request_of(item), "an edit that changes in a file")  # type: ignore[arg-type]  # a bad line fails here, too
+        keep(len(again) == 1 and request_of(again[0]) == request_of(item), "the edit changed in a file")  # type: ignore[arg-type]  # a bad line fails here too
 
 
 def edits_jsonl(data: bytes) -> None:
-    """Slot edits in JSON Lines: each line an edit that may be sent, or a bad line."""
+    """Each line of JSON Lines is a valid edit or a bad line."""
     _edits(data, "jsonl")
 
 
 def edits_csv(data: bytes) -> None:
-    """Slot edits in CSV: each line an edit that may be sent, or a bad line."""
+    """Each row of CSV is a valid edit or a bad line."""
     _edits(data, "csv")
 
 
@@ -62,7 +62,7 @@ def edits_csv(data: bytes) -> None:
 
 @functools.cache
 def _journal() -> Path:
-    """A journal of a run: two slots written, one of unknown fate."""
+    """Create a journal of a run with two slots, one of them with an unknown outcome."""
     path = folder() / "journal.db"
     group = MutexGroup(id="7", slots=[Slot(index=1, percentage=50, experiments=[9]), Slot(index=2, percentage=50)])
     with Journal(path) as kept:
@@ -84,7 +84,10 @@ def _read_journal(path: Path) -> None:
     with only(JournalError), Journal(path) as kept:
         for position in (0, 1, 2, 3):
             with only(JournalError):
-                keep(kept.progress_of(position, edit) in ("new", "sent", "applied", "failed", "unknown"), "no progress")
+                keep(
+                    kept.progress_of(position, edit) in ("new", "sent", "applied", "failed", "unknown"),
+                    "an invalid status",
+                )
         with only(JournalError):
             kept.check_input([edit])
         with only(JournalError):
@@ -95,15 +98,15 @@ def _read_journal(path: Path) -> None:
             kept.sending([_item(0, edit)], LIVE)
             kept.finished([_item(0, edit)], "applied", confirmed=True)
         for record in kept.written_slots():
-            keep(type(record.group_id) is str and type(record.slot_index) is int, "a slot that is none")
+            keep(type(record.group_id) is str and type(record.slot_index) is int, "an invalid slot")
             for held in (record.before, record.after, *record.unsettled):
-                keep(content.unpacked(content.packed(held)) == held, "a content that changes")
+                keep(content.unpacked(content.packed(held)) == held, "the content changed")
             with only(JournalError):
                 kept.undoing(record, done=True)
 
 
 def journal_bytes(data: bytes) -> None:
-    """A journal with bytes changed: four for the place, the rest to be written there, again and again."""
+    """A journal with changed bytes is read or rejected. Each patch is three bytes of offset and the bytes to write."""
     path = folder() / "changed.db"
     whole = bytearray(_journal().read_bytes())
     for patch in data.split(b"|"):
@@ -116,7 +119,7 @@ def journal_bytes(data: bytes) -> None:
 
 
 def journal_rows(data: bytes) -> None:
-    """A journal whose rows hold anything SQLite can hold."""
+    """A journal whose rows have any value that SQLite allows is read or rejected."""
     path = folder() / "rows.db"
     shutil.copy(_journal(), path)
     try:
@@ -142,11 +145,11 @@ def _sql(value: Any) -> Any:
 
 
 def undo_of_a_journal(data: bytes) -> None:
-    """An undo of a changed journal that cannot be used ends with a ``JournalError`` before anything is sent."""
+    """An undo of an unusable journal raises ``JournalError`` before anything is sent."""
     path = folder() / "nothing.db"
     path.write_bytes(data)
     with only(JournalError):
-        in_loop(undo(_NoSession(), path))  # type: ignore[arg-type]  # nothing may be asked of it
+        in_loop(undo(_NoSession(), path))  # type: ignore[arg-type]  # no request may be sent
 
 
 class _NoSession:
@@ -155,18 +158,18 @@ class _NoSession:
 
 
 def day_file(data: bytes) -> None:
-    """A day file is a count or a ``ConfigurationError``, and is left as well formed as it was."""
+    """A day file is a count or a ``ConfigurationError``, and stays well formed."""
     path = folder() / "day"
     path.write_bytes(data)
     file = DayFile(path)
     with only(ConfigurationError):
         count = file.raise_to(TODAY, 5)
-        keep(count >= 5, "a count that fell")
+        keep(count >= 5, "the count decreased")
         before, size = file.take(TODAY, 100)
         keep(before == count and 0 <= size <= 50 and before + size <= max(100, count), "too many permits")
         file.give_back(TODAY, size)
-        # A count of tomorrow, by a clock that was set back since, is given nothing back.
-        keep(file.raise_to(TODAY, 0) in (count, count + size), "a count that does not add up")
+        # Nothing is given back to the count of a later day, which a clock that was set back leaves behind.
+        keep(file.raise_to(TODAY, 0) in (count, count + size), "the counts do not add up")
 
 
 _ROWS: Final = (

@@ -1,7 +1,7 @@
-# What is attacked lies inside, and what it is attacked with is of no known kind.
+# The targets are private, and their inputs have no types.
 # pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
-"""Inputs from inputs: where there is JSON inside, half of the changes keep it JSON."""
+"""Mutations of inputs. If an input contains JSON, half of the mutations keep it valid JSON."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ODD: Final[tuple[Any, ...]] = (
 def json_mutator(
     words: tuple[str, ...], otherwise: Callable[[bytes, int], bytes]
 ) -> Callable[[bytes, int, int], bytes]:
-    """A mutator for one format.
+    """Return a mutator for one format.
 
     Args:
-        words: The keys it knows.
-        otherwise: The fuzzer's own way with bytes.
+        words: The keys of the format.
+        otherwise: The fuzzer's own mutation of bytes.
     """
     keys = [*words, "id", ""]
 
@@ -54,7 +54,7 @@ def json_mutator(
 
 
 def _changed(tree: Any, rng: Random, keys: list[str]) -> Any:
-    """The tree with one place changed, which lies deeper the longer the dice say so."""
+    """Change one random place of a JSON tree, and return the tree."""
     inside = isinstance(tree, dict | list) and len(tree) > 0
     if not inside or rng.random() < 0.15:
         return _other(tree, rng)

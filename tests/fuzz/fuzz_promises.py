@@ -1,4 +1,4 @@
-"""What every target may count on: the key that must not show, a place on disk, an event loop, a bound on time."""
+"""What the fuzz targets share: checks, a temporary directory, an event loop, and a limit on time."""
 
 from __future__ import annotations
 
@@ -25,38 +25,41 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SLOWEST: Final = 2.0
-"""Seconds of this process that one input of a few kilobytes may cost."""
+"""Seconds of processor time that one input of a few kilobytes may take."""
 LONGEST_MESSAGE: Final = 32_768
 
 
 class BrokenPromiseError(AssertionError):
-    """A target's promise does not hold."""
+    """A promise of a target does not hold."""
 
 
 class Target(NamedTuple):
-    """One decoder, header or file parser under attack."""
+    """One decoder, header or file parser."""
 
     read: Callable[[bytes], None]
-    """Reads an input; raises what breaks the promise and nothing else."""
+    """Reads an input. It raises only if a promise is broken."""
     seeds: tuple[bytes, ...]
+    """Valid inputs to start from."""
     words: tuple[str, ...] = ()
-    """What the format is made of."""
+    """Words of the format, for mutations."""
     share: float = 1.0
-    """Of the inputs that others get; less where each touches a disk or a socket."""
+    """Its share of the inputs that other targets get, for targets that use a disk or a socket."""
     longest: int = 6144
 
 
 def keep(promise: object, what: str) -> None:
-    """Check one promise; unlike ``assert`` under every optimisation, and short to call."""
+    """Check one promise. Unlike ``assert``, it also works with ``python -O``."""
     if not promise:
         raise BrokenPromiseError(what)
 
 
 @contextlib.contextmanager
 def only(*documented: type[BaseException], keyless: bool = True) -> Generator[None]:
-    """Whatever is read inside may fail with one of the documented errors, and that error is harmless.
+    """Allow only the documented errors inside the block, and check that they are harmless.
 
-    Not ``keyless`` are errors that name what the service called after the key, of its own accord.
+    Args:
+        documented: The classes of the allowed errors.
+        keyless: Whether the error must not show the key. It may show a group that is named like the key.
     """
     try:
         yield
@@ -65,33 +68,33 @@ def only(*documented: type[BaseException], keyless: bool = True) -> Generator[No
 
 
 def harmless(error: BaseException, *, keyless: bool = True) -> None:
-    """The error shows no key, is of a readable length, can be printed, and survives a pickle and a copy."""
+    """Check that an error shows no key, has a readable length, can be printed, and survives a pickle and a copy."""
     facts = {name: value for name, value in vars(error).items() if name != "earlier"}
-    told = [str(error), repr(error), repr(facts), *traceback.format_exception_only(error)]
-    keep(not keyless or all(KEY not in text for text in told), "the key shows in an error")
-    keep(all(len(text) < LONGEST_MESSAGE for text in told[:1]), "an error too long to read")
-    told[0].encode()
+    texts = [str(error), repr(error), repr(facts), *traceback.format_exception_only(error)]
+    keep(not keyless or all(KEY not in text for text in texts), "an error shows the key")
+    keep(all(len(text) < LONGEST_MESSAGE for text in texts[:1]), "an error message that is too long")
+    texts[0].encode()
     if isinstance(error, MutexError):
-        keep(str(pickle.loads(pickle.dumps(error))) == str(error), "an error that changes in a pickle")
-        keep(str(copy.copy(error)) == str(error), "an error that changes in a copy")
+        keep(str(pickle.loads(pickle.dumps(error))) == str(error), "the error changed in a pickle")
+        keep(str(copy.copy(error)) == str(error), "the error changed in a copy")
 
 
-def watched(target: Target, data: bytes) -> None:
-    """Give a target one input, and hold it to its time."""
+def run_target(target: Target, data: bytes) -> None:
+    """Run a target with one input, and check its time."""
     before = time.process_time()
     target.read(data)
-    took = time.process_time() - before
-    keep(took < SLOWEST, f"{took:.1f} s for {len(data)} bytes")
+    seconds = time.process_time() - before
+    keep(seconds < SLOWEST, f"{seconds:.1f} s for {len(data)} bytes")
 
 
 def text_of(data: bytes) -> str:
-    """Bytes as Python hands them to programs: from arguments, files and headers, with halves of surrogate pairs."""
+    """Decode bytes as Python decodes arguments, files and headers, with surrogates for invalid bytes."""
     return data.decode("utf-8", "surrogateescape")
 
 
 @functools.cache
 def folder() -> Path:
-    """A place on disk of this process."""
+    """Return a temporary directory of this process."""
     path = Path(tempfile.mkdtemp(prefix="fuzz-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
@@ -105,5 +108,5 @@ def _runner() -> asyncio.Runner:
 
 
 def in_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in this process's own event loop."""
+    """Run a coroutine in the event loop of this process."""
     return _runner().run(work)

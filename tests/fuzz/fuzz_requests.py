@@ -1,7 +1,7 @@
-# What is attacked lies inside, and what it is attacked with is of no known kind.
+# The targets are private, and their inputs have no types.
 # pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
-"""Attacks on arguments, addresses and keys, and on what a ledger or a worker of a fleet tells."""
+"""Fuzz targets for arguments, URLs and keys, and for the messages of Redis and of a fleet's workers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from aiomutex._http.config import check_api_key, service_url
 from aiomutex._http.transport import Transport
 from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.responses import JSON
-from aiomutex.emulator.responses import Response as EmulatorAnswer
+from aiomutex.emulator.responses import Response as EmulatorResponse
 from aiomutex.emulator.service import COLLECTION, Service
 from aiomutex.emulator.state import GroupStore
 from aiomutex.fleet.wire import Job, outcomes_of
@@ -41,7 +41,7 @@ from aiomutex.limits.shared_budget import SharedBudget
 
 
 def ids(data: bytes) -> None:
-    """An id or a cursor leads to the one place it names, or nowhere."""
+    """An ID or a cursor leads to the path that it names, or is rejected."""
     text = text_of(data)
     for build, path in (
         (lambda: get_group(text), f"/api/1/mutexes/{text}"),
@@ -53,12 +53,12 @@ def ids(data: bytes) -> None:
             keep(URL("https://host" + request.path, encoded=True).raw_path == path, "another path")
     with only(InvalidRequestError):
         request = list_page(1000, text)
-        keep(request.path.isascii() and request.path.isprintable() and " " not in request.path, "a torn request line")
+        keep(request.path.isascii() and request.path.isprintable() and " " not in request.path, "a broken request line")
         keep(parse_qs(URL("https://host" + request.path, encoded=True).raw_query_string)["cursor"] == [text], "lost")
 
 
 def writes(data: bytes) -> None:
-    """Whatever the client lets go, the emulator's own rules accept too, and it holds what was wished."""
+    """Every request that the client sends is accepted by the rules of the emulator, which then holds what was sent."""
     try:
         given = json.loads(data)
     except (ValueError, RecursionError):
@@ -78,11 +78,11 @@ def writes(data: bytes) -> None:
     if isinstance(slots, list):
         slots = [NewSlot(**_known(NewSlot, each)) if isinstance(each, dict) else each for each in slots]
     with only(InvalidRequestError):
-        wish: dict[str, Any] = {"project_id": 1, "name": "n", "key": "new"}
-        wish |= _known(NewGroup, given) | {"slots": slots}
-        _send(service, create_group(NewGroup(**wish)))
-        made = read_group(_asked(service, "GET", f"{COLLECTION}/8", b"").body)
-        keep(made.key == wish["key"] and len(made.slots) == len(slots), "another group than was wished")
+        fields: dict[str, Any] = {"project_id": 1, "name": "n", "key": "new"}
+        fields |= _known(NewGroup, given) | {"slots": slots}
+        _send(service, create_group(NewGroup(**fields)))
+        created = read_group(_request(service, "GET", f"{COLLECTION}/8", b"").body)
+        keep(created.key == fields["key"] and len(created.slots) == len(slots), "another group than was requested")
 
 
 def _known(kind: type[msgspec.Struct], given: dict[str, Any]) -> dict[str, Any]:
@@ -96,47 +96,47 @@ def _send(service: Service, request: Request[Any]) -> None:
     path = request.path if "/slots/" not in request.path else f"{COLLECTION}/7/slots/{request.path.split('/')[-1]}"
     if request.method == "PATCH" and "/slots/" not in path:
         path = f"{COLLECTION}/7"
-    answer = _asked(service, request.method, path, request.body or b"")
-    beyond = answer.status == 404 and b"slot" in answer.body
-    keep(answer.status == 200 or beyond, f"the client sends what the rules refuse: {answer.body[:200]!r}")
+    response = _request(service, request.method, path, request.body or b"")
+    no_such_slot = response.status == 404 and b"slot" in response.body
+    keep(response.status == 200 or no_such_slot, f"the client sent an invalid request: {response.body[:200]!r}")
 
 
-def _asked(service: Service, method: str, path: str, body: bytes) -> EmulatorAnswer:
-    answer = service.respond(method, path, body, JSON)
-    return answer if isinstance(answer, EmulatorAnswer) else answer()
+def _request(service: Service, method: str, path: str, body: bytes) -> EmulatorResponse:
+    response = service.respond(method, path, body, JSON)
+    return response if isinstance(response, EmulatorResponse) else response()
 
 
 def endpoint(data: bytes) -> None:
-    """A base URL is a safe place, from which no path leads away, or it is refused."""
+    """A base URL is safe, and no path leads to another origin; otherwise it is rejected."""
     text = text_of(data)
     with only(ConfigurationError):
         service_url(text, None)
     with only(ConfigurationError):
         url, shown = service_url(None, text)
-        keep(url.user is None and url.password is None and (url.host or "") in shown, "no plain host")
-        keep(url.scheme == "https" or str(url.host).startswith(("localhost", "::1", "127.")), "in clear")
+        keep(url.user is None and url.password is None and (url.host or "") in shown, "not a plain host")
+        keep(url.scheme == "https" or str(url.host).startswith(("localhost", "::1", "127.")), "not encrypted")
         transport = Transport(url, KEY, fast_limiter(), max_connections=1, http=None)
         for path in ("/api/1/mutexes/7", "/api/1/mutexes?limit=1"):
-            asked = transport._url(path)
-            keep(asked.origin() == url.origin() and str(asked).endswith(path), "a path that leads elsewhere")
+            target = transport._url(path)
+            keep(target.origin() == url.origin() and str(target).endswith(path), "a path that leads elsewhere")
 
 
 def api_key(data: bytes) -> None:
-    """A key can stand in a header, or it is refused without being shown."""
+    """A key is a valid header value, or it is rejected without being shown."""
     text = text_of(data)
     try:
         key = check_api_key(text)
-        keep(key.isascii() and key.isprintable() and " " not in key and key, "a key that tears the header")
+        keep(key.isascii() and key.isprintable() and " " not in key and key, "a key that breaks the header")
     except ConfigurationError as error:
-        keep(len(text) < 8 or text not in str(error), "the key shows")
+        keep(len(text) < 8 or text not in str(error), "the key is shown")
         harmless(error)
 
 
-# ------------------------------------------------------------------------------------------------ ledger and fleet
+# ------------------------------------------------------------------------------------------------ Redis and fleet
 
 
 def lease(data: bytes) -> None:
-    """What the ledger answers is a lease with finite times, or the ledger counts as unavailable."""
+    """A response of Redis is a lease with finite times, or the limiter is unavailable."""
     reply, *instants = data.split(b"\n")
 
     async def script(**_: Any) -> list[Any]:
@@ -150,24 +150,24 @@ def lease(data: bytes) -> None:
                            spacing=1.0, fallback_grace=1.0)  # fmt: skip
     with only(LimiterUnavailableError):
         lease, _ = in_loop(SharedBudget(client, "n", 1.0).lease(request, lambda: 1.0))
-        keep(all(math.isfinite(instant) for instant in lease.send_times), "a send time that never comes")
+        keep(all(math.isfinite(instant) for instant in lease.send_times), "a send time that is not finite")
 
 
-_PLACES: Final = [(10, SlotEdit(7, 1, experiments=[1])), (11, SlotEdit(7, 2, experiments=[2]))]
+_POSITIONS: Final = [(10, SlotEdit(7, 1, experiments=[1])), (11, SlotEdit(7, 2, experiments=[2]))]
 
 
-def fleet_answer(data: bytes) -> None:
-    """A worker's answer tells of the edits of its job, each once, or it is none."""
+def fleet_result(data: bytes) -> None:
+    """The result of a job has at most one outcome for each of its edits, or is rejected."""
     with only(msgspec.MsgspecError, UnicodeDecodeError):
-        outcomes, reason = outcomes_of(data.decode(), _PLACES)
-        keep(len({outcome.position for outcome in outcomes}) == len(outcomes), "two outcomes of one edit")
-        keep(all((outcome.position, outcome.edit) in _PLACES for outcome in outcomes), "an outcome of another edit")
+        outcomes, reason = outcomes_of(data.decode(), _POSITIONS)
+        keep(len({outcome.position for outcome in outcomes}) == len(outcomes), "two outcomes for one edit")
+        keep(all((outcome.position, outcome.edit) in _POSITIONS for outcome in outcomes), "an outcome for another edit")
         for error in (reason, *(outcome.error for outcome in outcomes)):
             io.StringIO().write(f"{error} {error!r}")
 
 
 def fleet_job(data: bytes) -> None:
-    """A job is edits or an error, whatever lies in the queue."""
+    """A job is decoded or rejected, whatever is in the queue."""
     with only(msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidRequestError):
         for edit in msgspec.json.decode(data.decode(), type=Job).edits:
             edit_slot(edit.group_id, edit.slot_index, edit.experiments, edit.holdouts, edit.individuals)
@@ -178,14 +178,14 @@ _LEASE: Final = (
     b'"paused":false,"is_probe":false,"pause_left":0.0,"failed_probes":0,"since_first_429":0.0,"suspected":false,'
     b'"requested_wait":0.0}\n1000\n2000'
 )
-_TOLD: Final = (
+_RESULT: Final = (
     b'{"told":[[0,"applied",1,"",null],[1,"failed",2,"",{"kind":"NotFoundError","args":["no such"],"fields":{"status":'
     b'404,"method":"PATCH","path":"/","detail":"no such","request_id":null,"body":"","retry_after":null},"earlier":'
     b'[]}]],"stopped_by":{"kind":"DailyBudgetExhaustedError","args":["spent"],"fields":{"resets_at":"2026-11-24T00:00:'
     b'00Z","used":1,"limit":1,"suspected":false},"earlier":[]}}'
 )
 _JOB: Final = b'{"edits":[{"group_id":"7","slot_index":1,"experiments":[1]}],"verify":true,"on_budget":"wait"}'
-_WISH: Final = (
+_EDIT_AND_GROUP: Final = (
     b'{"group_id":"7","slot_index":1,"name":"n","description":null,'
     + SLOT_EDIT[1:-1]
     + b',"slots":[{"percentage":40},{"percentage":60,"holdouts":[1]}]}'
@@ -196,7 +196,7 @@ _KEYS: Final = ("group_id", "slot_index", "slots", "percentage", "experiments", 
 
 REQUESTS: Final[dict[str, Target]] = {
     "ids": Target(ids, (b"7", b"abc-1", b"..", b"a/b?c#d%2e"), longest=256),
-    "writes": Target(writes, (_WISH, CREATE, SLOT_EDIT, GROUP_EDIT), (*_KEYS, "NaN", "Infinity", "\\ud800")),
+    "writes": Target(writes, (_EDIT_AND_GROUP, CREATE, SLOT_EDIT, GROUP_EDIT), (*_KEYS, "NaN", "Infinity", "\\ud800")),
     "endpoint": Target(
         endpoint,
         (b"https://experiment.amplitude.com", b"http://127.0.0.1:8080/base/", b"http://[::1]:1", b"eu"),
@@ -205,6 +205,6 @@ REQUESTS: Final[dict[str, Target]] = {
     ),
     "api_key": Target(api_key, (KEY.encode(), b"a b", b"x\r\ny"), longest=256),
     "lease": Target(lease, (_LEASE,), ("NaN", "inf", "1e400")),
-    "fleet_answer": Target(fleet_answer, (_TOLD,), ("MutexError", "VerificationError", "earlier", "resets_at")),
+    "fleet_result": Target(fleet_result, (_RESULT,), ("MutexError", "VerificationError", "earlier", "resets_at")),
     "fleet_job": Target(fleet_job, (_JOB,), ("reserve", "stop_after")),
 }

@@ -1,7 +1,7 @@
-# What is attacked lies inside, and what it is attacked with is of no known kind.
+# The targets are private, and their inputs have no types.
 # pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
-"""Attacks on what the service answers: pages, groups, refusals, headers, and what a probe makes of them."""
+"""Fuzz targets for responses: pages, groups, errors, headers, and the findings of the probe."""
 
 from __future__ import annotations
 
@@ -49,33 +49,33 @@ WORDS: Final = ("mutexes", "nextCursor", "slots", "index", "percentage", "experi
 _POLICY: Final = RetryPolicy()
 
 
-_conceal: Final = redactor(KEY)
+_redact: Final = redactor(KEY)
 
 
-def _answer(data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(status, CIMultiDict(headers or {}), data, redact=_conceal)
+def _response(data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(status, CIMultiDict(headers or {}), data, redact=_redact)
 
 
 def page(data: bytes) -> None:
-    """A page reads as groups or not at all, and a pager comes to an end whatever the cursors are."""
+    """A page is decoded or rejected, and a pager ends whatever the cursors are."""
     with only(UnexpectedResponseError, PaginationError, InvalidRequestError):
-        read = decode_response(list_page(1000, None), _answer(data))
+        read = decode_response(list_page(1000, None), _response(data))
         keep(read.next_cursor is None or read.next_cursor, "an empty cursor")
-        keep(all(type(group.id) is str for group in read.groups), "an id that is no text")
+        keep(all(type(group.id) is str for group in read.groups), "an ID that is not a string")
 
         async def fetch(size: int, cursor: str | None) -> GroupPage:
-            return decode_response(list_page(size, cursor), _answer(data))
+            return decode_response(list_page(size, cursor), _response(data))
 
         collected = in_loop(GroupPager(fetch, page_size=1000, cursor=None).collect(concurrency=2))
-        keep({group.id for group in read.groups} == {group.id for group in collected}, "a pager that loses groups")
+        keep({group.id for group in read.groups} == {group.id for group in collected}, "the pager lost a group")
 
 
 def group(data: bytes) -> None:
-    """What reads as a group can be compared, described, planned with, bucketed and shown."""
+    """A decoded group can be encoded, compared, planned with, bucketed and shown."""
     with only(UnexpectedResponseError):
-        read = decode_response(get_group(7), _answer(data))
-        keep(type(read.id) is str and type(read.project_id) is str, "an id that is no text")
-        keep(read_group(msgspec.json.encode(read)) == read, "a group that changes on the wire")
+        read = decode_response(get_group(7), _response(data))
+        keep(type(read.id) is str and type(read.project_id) is str, "an ID that is not a string")
+        keep(read_group(msgspec.json.encode(read)) == read, "the group changed on the wire")
         _use(read)
 
 
@@ -84,11 +84,11 @@ def _use(group: MutexGroup) -> None:
 
     for slot in group.slots:
         held = content.content_of(slot)
-        keep(content.unpacked(content.packed(held)) == held, "a content that changes in the journal")
+        keep(content.unpacked(content.packed(held)) == held, "the content changed in the journal")
     for slot in group.slots[:1]:
-        if (found := content.check(group, slot.index, ([1], None, ["a"]), slot)) is not None:
-            str(found)
-    keep(len(fingerprint(group)) == 32, "a fingerprint of another length")
+        if (error := content.check(group, slot.index, ([1], None, ["a"]), slot)) is not None:
+            str(error)
+    keep(len(fingerprint(group)) == 32, "a fingerprint of the wrong length")
     desired = desired_from([group])
     for format_ in ("yaml", "json"):
         with only(DesiredFileError, keyless=False):
@@ -108,45 +108,45 @@ def _use(group: MutexGroup) -> None:
 
 
 def created(data: bytes) -> None:
-    """The answer to a create has an id, or is refused."""
-    wish = NewGroup(project_id=1, name="n", key="k", slots=[NewSlot(percentage=100)])
+    """The response to a create has an ID, or is rejected."""
+    new = NewGroup(project_id=1, name="n", key="k", slots=[NewSlot(percentage=100)])
     with only(UnexpectedResponseError):
-        made = decode_response(create_group(wish), _answer(data))
-        keep(type(made.id) is str and made.id, "no id")
-        keep(made.url is None or type(made.url) is str, "a URL that is no text")
+        response = decode_response(create_group(new), _response(data))
+        keep(type(response.id) is str and response.id, "no ID")
+        keep(response.url is None or type(response.url) is str, "a URL that is not a string")
 
 
-def refusal(data: bytes) -> None:
-    """Every refusal is an ``APIError`` that can be printed, sent to a caller of a fleet, and waited after."""
+def error_response(data: bytes) -> None:
+    """An error response is an ``APIError`` that can be printed and sent through a fleet, and has a finite wait."""
     head, _, body = data.partition(b"\n\n")
     first, *lines = text_of(head).split("\n")
     status = 300 + sum(first.encode("utf-8", "surrogateescape")) % 300
     pairs = (line.partition(":") for line in lines)
     headers = CIMultiDict({name: value for name, _, value in pairs})
-    answer = Response(status, headers, body, redact=_conceal)
+    response = Response(status, headers, body, redact=_redact)
     try:
-        decode_response(get_group(7), answer)
+        decode_response(get_group(7), response)
     except APIError as error:
-        keep(error.status == status and len(error.body) <= 4096, "a wrong status or a long body")
-        keep(len(str(error)) < 1500, "a long message")
+        keep(error.status == status and len(error.body) <= 4096, "a wrong status or a body that is too long")
+        keep(len(str(error)) < 1500, "a message that is too long")
         harmless(error)
         waits = wait_before_next(error, 1, _POLICY)
-        keep(0 <= waits <= max(_POLICY.cap, _POLICY.max_retry_after), "a wait without end")
+        keep(0 <= waits <= max(_POLICY.cap, _POLICY.max_retry_after), "a wait that is too long")
         sent = unpacked_error(msgspec.json.decode(msgspec.json.encode(packed_error(error)), type=PackedError))
-        keep(sent is not None and str(sent) == str(error), "an error that changes on its way")
+        keep(sent is not None and str(sent) == str(error), "the error changed on the wire")
     else:
-        keep(promise=False, what="a refusal that was read as a success")
+        keep(promise=False, what="an error response was decoded as a success")
     with only(UnexpectedResponseError):
-        decode_response(get_group(7), Response(200, headers, body, redact=_conceal))
+        decode_response(get_group(7), Response(200, headers, body, redact=_redact))
     found = Findings()
-    found.add_response("read", answer)
+    found.add_response("read", response)
     found.report(requests=1, wrote=False).to_json()
 
 
 def retry_after(data: bytes) -> None:
-    """``Retry-After`` is nothing or a finite number of seconds from 0, and a limiter can take it."""
+    """``Retry-After`` is ``None`` or a finite number of seconds from 0, and a limiter can use it."""
     seconds = retry_after_of({"Retry-After": text_of(data)})
-    keep(seconds is None or 0 <= seconds < math.inf, "no number of seconds")
+    keep(seconds is None or 0 <= seconds < math.inf, "not a finite number of seconds")
 
     async def hold() -> None:
         limiter = LocalRateLimiter()
@@ -158,32 +158,32 @@ def retry_after(data: bytes) -> None:
 
 
 def experiment(data: bytes) -> None:
-    """An experiment that cannot be told to rest counts as running or unknown."""
+    """An experiment is classified, and never as stopped by mistake."""
     with only(UnexpectedResponseError):
         request = Request("GET", "/api/1/experiments/7", experiments._decode)
-        verdict, why = experiments.verdict_of(decode_response(request, _answer(data)))
+        verdict, why = experiments.verdict_of(decode_response(request, _response(data)))
         keep(verdict in ("running", "resting", "unknown") and why, "no verdict")
 
 
 def probe(data: bytes) -> None:
-    """The probe makes a report of any page."""
+    """The probe can report on any page."""
     found = Findings()
-    found.add_page(_answer(data, headers={"Content-Type": text_of(data[:40])}))
+    found.add_page(_response(data, headers={"Content-Type": text_of(data[:40])}))
     found.report(requests=1, wrote=False).to_json()
 
 
-_REFUSED: Final = (
+_ERRORS: Final = (
     b'd\nRetry-After: 5\nX-Request-Id: 7f3a\n\n{"message":"slot 3 does not exist"}',
     b"\x81\nLocation: https://elsewhere/%b\nContent-Type: text/html\n\n<html><title>%b</title>"
     % (KEY.encode(), KEY.encode()),
     b'a\nRequest-Id: %b\n\n{"error":{"reason":"%b"}}' % (KEY.encode(), KEY.encode()),
 )
 
-ANSWERS: Final[dict[str, Target]] = {
+RESPONSES: Final[dict[str, Target]] = {
     "page": Target(page, (PAGE, b'{"mutexes":[],"nextCursor":"2"}', b'{"mutexes":null}'), WORDS),
     "group": Target(group, (GROUP, GROUP.replace(b"7", b'"7"')), (*WORDS, KEY)),
     "created": Target(created, (b'{"id":"7","url":"https://x/7"}', b'{"id":7}'), ("id", "url", KEY)),
-    "refusal": Target(refusal, _REFUSED, ("Retry-After: ", "message", "error", KEY, "<title>", "\n\n")),
+    "error_response": Target(error_response, _ERRORS, ("Retry-After: ", "message", "error", KEY, "<title>", "\n\n")),
     "retry_after": Target(
         retry_after,
         (b"5", b"1.5", b"Mon, 23 Nov 2026 12:00:30 GMT", b"Monday, 23-Nov-26 12:01:00 +0100", b"Mon Nov 23 12:01:00 1"),
