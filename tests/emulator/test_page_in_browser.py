@@ -173,7 +173,7 @@ async def test_the_page_updates_while_requests_arrive(tmp_path: Path) -> None:
         browser(tmp_path) as page,
         traffic(emulator.url),
     ):
-        await page.resize(1280, 1000)
+        await page.resize(1400, 1000)
         await page.open(emulator.url)
         await page.until("+document.getElementById('rate').textContent > 20")
         await page.until("document.querySelectorAll('.group').length === 25")
@@ -220,7 +220,7 @@ async def test_many_groups_can_be_paged_and_searched(tmp_path: Path) -> None:
     async with MutexEmulator(groups=seeds(), limits=False) as emulator, browser(tmp_path) as page:
         await page.open(emulator.url)
         await page.until("document.querySelectorAll('.group').length === 25")
-        assert await page.run("document.getElementById('back').disabled") is True
+        assert await page.run("document.getElementById('previous').disabled") is True
         await page.run("document.getElementById('next').click()")
         await page.until("document.getElementById('place').textContent.startsWith('26')")
         await page.run("search.value = 'pricing'; search.dispatchEvent(new Event('input'))")
