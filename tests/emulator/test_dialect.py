@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import aiomutex.emulator
 from aiomutex.emulator import Dialect
 
 from .helpers import PATH
@@ -301,3 +303,11 @@ def test_every_knob_has_a_test() -> None:
     assert [name for name in Dialect.knobs() if f"test_{name}" not in globals()] == ["offsets"], (
         "test_pages.py tests it"
     )
+
+
+def test_the_readme_describes_every_knob() -> None:
+    readme = (Path(aiomutex.emulator.__file__).parent / "README.md").read_text()
+    assumptions = readme.partition("## What is assumed about the service")[2]
+    for name, values in Dialect.knobs().items():
+        assert f"\n| `{name}` | {', '.join(f'`{value}`' for value in values)} | " in readme
+        assert f"`{name}`" in assumptions
