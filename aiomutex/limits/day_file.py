@@ -1,8 +1,7 @@
-"""The day's count in a file, for the processes of one machine.
+"""The count of the day in a file, for the processes of one machine.
 
-The file holds a line with the date and the count, and one of the day counted before. It is read and rewritten under a
-lock, in place, and permits are taken from it in blocks, so that a process that is killed loses the rest of its block
-and nothing else.
+The file has one line with the date and the count, and one for the previous day. It is rewritten in place under a lock.
+Permits are taken from it in blocks, so a process that is killed loses the rest of its block and nothing else.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from datetime import date, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from aiomutex._util.checks import describe
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError
 
 try:
@@ -29,8 +29,8 @@ __all__ = ["BLOCK", "DayFile"]
 
 BLOCK = 50
 """Permits that a process takes from the file at once."""
-_PATIENCE = 0.25
-"""Seconds to try for the lock. Its holder needs microseconds; one that was stopped may never let go."""
+_LOCK_TIMEOUT = 0.25
+"""Seconds. A holder needs the lock for microseconds; one that was stopped may never release it."""
 _EPOCH = date(1970, 1, 1)
 _LINE = re.compile(rb"requests on (\d{4}-\d\d-\d\d): ([0-9]{12})\n")
 _SIZE = len("requests on 1970-01-01: 000000000000\n")
@@ -38,22 +38,22 @@ _DAYS = 2
 _MODE = 0o600
 
 Counts = list[tuple[int, int]]
-"""Days and the requests counted on them: the latest day first, then the one before it, if there was any."""
+"""Days and their requests: the latest day, then the previous one, if there is one."""
 
 
 class DayFile:
-    """A count that outlives processes and is shared by them.
+    """A count that processes share, and that outlives them.
 
-    A clock that is set back by a day goes on with the later day's count, so it gives no budget back, and neither does
-    putting it right again. One that is further behind is refused.
+    A clock that is set back by a day continues with the later day's count, so it does not reset the budget, and neither
+    does setting it forward again. A clock that is further behind is an error.
 
     Args:
-        path: The file; made with the first count if it is absent. Its directory must exist.
+        path: The file. It is created with the first count; its directory must exist.
 
     Raises:
-        ConfigurationError: The file cannot be opened, does not read as a count, or this platform has no file locks.
-        LimiterUnavailableError: It cannot be locked in time, or not be read or written: a full disk, a quota, a network
-            file system that is gone. Nothing is counted then, so nothing may be sent.
+        ConfigurationError: The file cannot be opened, has other content, or this platform has no file locks.
+        LimiterUnavailableError: The file cannot be locked in time, read or written, for example because the disk is
+            full. Nothing is counted then, so nothing may be sent.
     """
 
     __slots__ = ("path",)
@@ -67,10 +67,10 @@ class DayFile:
         except (TypeError, UnicodeError):
             is_name = False
         if not is_name:
-            raise ConfigurationError(f"day_file is {path!r}; it must be the path of a file")
+            raise ConfigurationError(f"day_file must be the path of a file, not {describe(path)}")
 
     def raise_to(self, day: int, used: int) -> int:
-        """Count at least ``used`` requests on ``day``; return the count."""
+        """Raise the count of ``day`` to at least ``used`` and return it."""
         with self._locked() as file:
             counts = self._read(file, day)
             count = _on(day, counts)
@@ -79,10 +79,10 @@ class DayFile:
             return max(count, used)
 
     def take(self, day: int, limit: int) -> tuple[int, int]:
-        """Set a block of permits aside.
+        """Reserve a block of permits.
 
         Returns:
-            The count before it, and the permits in the block: fewer near the limit, none at it.
+            The count before the block, and its size: smaller near the limit, zero at the limit.
         """
         with self._locked() as file:
             counts = self._read(file, day)
@@ -93,7 +93,7 @@ class DayFile:
             return count, size
 
     def give_back(self, day: int, permits: int) -> None:
-        """Return permits that were set aside on ``day`` and not used."""
+        """Return permits that were reserved on ``day`` and not used."""
         with self._locked() as file:
             counts = self._read(file, day)
             dated, count = counts[0]
@@ -111,24 +111,24 @@ class DayFile:
                 self._lock(file)
                 yield file
             finally:
-                os.close(file)  # and with it goes the lock
+                os.close(file)  # also releases the lock
         except OSError as error:
             raise LimiterUnavailableError(
                 f"day_file {self.path} cannot be read or written: {error.strerror}"
             ) from error
 
     def _lock(self, file: int) -> None:
-        assert fcntl is not None  # noqa: S101 -- __init__ has refused; this tells the type checkers
-        give_up = time.monotonic() + _PATIENCE
+        assert fcntl is not None  # noqa: S101 -- __init__ has checked it; this is for the type checkers
+        give_up = time.monotonic() + _LOCK_TIMEOUT
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 if time.monotonic() > give_up:
                     raise LimiterUnavailableError(
-                        f"day_file {self.path} has been locked by another process for {_PATIENCE} s"
+                        f"another process has locked day_file {self.path} for {_LOCK_TIMEOUT} s"
                     ) from error
-                # The event loop stands still meanwhile, as it does for the read and the write: 20 µs as a rule.
+                # This blocks the event loop, as the read and the write do: usually for 20 µs.
                 time.sleep(0.0005)
             except OSError as error:
                 raise ConfigurationError(f"day_file {self.path} cannot be locked: {error.strerror}") from error
@@ -136,13 +136,13 @@ class DayFile:
                 return
 
     def _read(self, file: int, day: int) -> Counts:
-        """The counts as of ``day``, the latest first: of ``day``, or of the day after it if the clock was set back."""
+        """The counts, the latest first: that of ``day``, or of the day after it if the clock was set back."""
         text = os.pread(file, _DAYS * _SIZE + 1, 0)
         counts = _counts(text)
         if counts is None:
             raise ConfigurationError(
-                f"day_file {self.path} does not hold a day's count but {text[:40]!r}; "
-                "name another file, or delete this one to start counting at 0"
+                f"day_file {self.path} must contain the count of a day, not {text[:40]!r}; "
+                "use another file, or delete this one to start at 0"
             )
         if not counts or counts[0][0] < day:
             return [(day, 0), *counts[:1]]
@@ -150,32 +150,32 @@ class DayFile:
         if ahead > 1:
             raise ConfigurationError(
                 f"day_file {self.path} is dated {_date(day + ahead)}, {ahead} days ahead of this machine's clock; "
-                "set the clock right, or delete the file to start counting at 0"
+                "correct the clock, or delete the file to start at 0"
             )
         return counts
 
     def _add(self, file: int, counts: Counts, permits: int) -> None:
         (day, count), *before = counts
         lines = (f"requests on {_date(day)}: {count:012}\n" for day, count in ((day, count + permits), *before))
-        # One write, in place and never shorter than the last: there is no moment at which the file holds half a count,
-        # and no rename that would part the lock from the file.
+        # One write, in place and never shorter than the last: the file never contains half a count, and no rename
+        # separates the lock from the file.
         os.pwrite(file, "".join(lines).encode(), 0)
 
 
 def _counts(text: bytes) -> Counts | None:
-    """What a file of no line, one or two says; ``None`` if it is no such file."""
+    """The counts in a file of up to two lines; ``None`` if it has other content."""
     lines = text.splitlines(keepends=True)
     read = [_LINE.fullmatch(line) for line in lines]
     try:
         counts = [((date.fromisoformat(line[1].decode()) - _EPOCH).days, int(line[2])) for line in read if line]
-    except ValueError:  # a day that no month has
+    except ValueError:  # no such date
         return None
     in_order = all(before < day for (day, _), (before, _) in pairwise(counts))
     return counts if None not in read and in_order and len(counts) <= _DAYS else None
 
 
 def _on(day: int, counts: Counts) -> int:
-    """The count for a clock that shows ``day``. Set back to the day before, it may be right: both days count there."""
+    """The count for a clock that shows ``day``. If it was set back to the previous day, both days count."""
     return counts[0][1] + sum(count for before, count in counts[1:] if before == day)
 
 

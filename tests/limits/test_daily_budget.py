@@ -1,4 +1,4 @@
-# A few tests look inside, to set a clock or to assert that nothing leaked.
+# Some tests use private attributes, to set a clock or to assert that nothing leaked.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ def test_a_clock_set_back_does_not_reset_the_budget() -> None:
     clock = Clock()
     day = DailyBudget(100, clock=clock)
     spend(day, 60)
-    clock.now += 24 * HOUR  # somebody sets the clock wrong ...
+    clock.now += 24 * HOUR  # the clock is set to a wrong date …
     spend(day, 30)
-    clock.now -= 24 * HOUR  # ... and right again: all ninety were sent today
+    clock.now -= 24 * HOUR  # … and corrected: all ninety were sent today
     spend(day, 10)
     with pytest.raises(DailyBudgetExhaustedError):
         day.take()
-    clock.now += 24 * HOUR  # nobody can know that this time it is true: the forty count once more
+    clock.now += 24 * HOUR  # true this time, but unknowable: the forty count again
     spend(day, 60)
     with pytest.raises(DailyBudgetExhaustedError):
         day.take()
@@ -149,21 +149,21 @@ def used(day: DailyBudget) -> int:
     return day.used
 
 
-# Where the clock stands while the limiter works on one day: so many days behind, and so many requests asked for there.
-WANDERING = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), max_size=8)
+# What happens on one day: how many days the clock is set back, and how many requests are attempted then.
+SETBACKS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), max_size=8)
 
 
-@given(st.lists(WANDERING, max_size=6))
+@given(st.lists(SETBACKS, max_size=6))
 def test_no_day_exceeds_its_budget_if_the_clock_starts_each_day_right_and_is_set_back_later(
     days: list[list[tuple[int, int]]],
 ) -> None:
     clock = Clock()
     day = DailyBudget(10, clock=clock)
-    for number, wandering in enumerate(days):
+    for number, setbacks in enumerate(days):
         granted = 0
-        for behind, asked in [(0, 1), *wandering]:
-            clock.now = NOON + (number - behind) * 24 * HOUR
-            for _ in range(asked):
+        for days_back, attempts in [(0, 1), *setbacks]:
+            clock.now = NOON + (number - days_back) * 24 * HOUR
+            for _ in range(attempts):
                 with contextlib.suppress(DailyBudgetExhaustedError):
                     day.take()
                     granted += 1
@@ -177,7 +177,7 @@ def with_clock(limiter: LocalRateLimiter, clock: Callable[[], float]) -> LocalRa
 
 def test_the_limiter_follows_a_wall_clock_that_jumps() -> None:
     async def main() -> None:
-        import asyncio  # noqa: PLC0415 -- this test alone sleeps
+        import asyncio  # noqa: PLC0415 -- only this test sleeps
 
         clock = Clock()
         limiter = with_clock(LocalRateLimiter(per_day=50), clock)
@@ -189,7 +189,7 @@ def test_the_limiter_follows_a_wall_clock_that_jumps() -> None:
         assert limiter.state().resets_at == datetime(2026, 11, 25, tzinfo=UTC)
         for _ in range(9):
             await limiter.acquire()
-        # On the hot path too, within a second.
+        # The fast path notices within a second, too.
         clock.now += 24 * HOUR
         await asyncio.sleep(1.01)
         await limiter.acquire()

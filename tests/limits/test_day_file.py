@@ -1,4 +1,4 @@
-# A few tests look inside, to set a clock or to assert that nothing leaked.
+# Some tests use private attributes, to set a clock or to assert that nothing leaked.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -144,11 +144,11 @@ def test_no_day_exceeds_its_budget_if_the_clock_starts_each_day_right_and_return
     with tempfile.TemporaryDirectory() as folder:
         file = DayFile(f"{folder}/budget")
         day = DailyBudget(200, file=file, clock=clock)
-        for number, wandering in enumerate(days):
+        for number, setbacks in enumerate(days):
             granted = 0
-            for behind, asked, ends in [(0, 1, False), *wandering]:
-                now = noon + (number - behind) * 86_400
-                for _ in range(asked):
+            for days_back, attempts, ends in [(0, 1, False), *setbacks]:
+                now = noon + (number - days_back) * 86_400
+                for _ in range(attempts):
                     with contextlib.suppress(DailyBudgetExhaustedError):
                         day.take()
                         granted += 1
@@ -188,7 +188,7 @@ def test_a_file_from_the_future_is_a_clear_error(path: Path) -> None:
         DayFile(path).take(TODAY, 100_000)
     assert str(caught.value) == (
         f"day_file {path} is dated 2026-12-23, 30 days ahead of this machine's clock; "
-        "set the clock right, or delete the file to start counting at 0"
+        "correct the clock, or delete the file to start at 0"
     )
 
 
@@ -211,8 +211,8 @@ def test_a_corrupted_file_is_a_clear_error(path: Path, text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         LocalRateLimiter(day_file=path)
     assert str(caught.value) == (
-        f"day_file {path} does not hold a day's count but {text[:40].encode()!r}; "
-        "name another file, or delete this one to start counting at 0"
+        f"day_file {path} must contain the count of a day, not {text[:40].encode()!r}; "
+        "use another file, or delete this one to start at 0"
     )
 
 
@@ -232,7 +232,7 @@ def test_a_file_corrupted_later_fails_the_waiters(path: Path) -> None:
 
 
 class Disk:
-    """A disk that is full, or gone, until it is mended."""
+    """A disk that is full or unreachable while ``works`` is false."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, call: str, code: int = errno.ENOSPC) -> None:
         self._real = getattr(os, call)
@@ -281,7 +281,7 @@ def test_a_disk_that_fails_on_close_raises_the_same_error(path: Path, monkeypatc
     file = DayFile(path)
     real = os.close
 
-    def close(handle: int) -> None:  # as network file systems do, which write late
+    def close(handle: int) -> None:  # like a network file system, which writes late
         real(handle)
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
@@ -298,12 +298,12 @@ def test_any_other_failure_of_the_daily_budget_leaves_nobody_waiting(path: Path)
         limiter = LocalRateLimiter(per_second=2, day_file=path)
         first, second = (asyncio.ensure_future(limiter.acquire()) for _ in range(2))
         await first
-        told: list[object] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, about: told.append(about["exception"]))
+        reported: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
         limiter._daily_budget.clock = broken
         with pytest.raises(LimiterUnavailableError, match="the limiter failed: ZeroDivisionError"):
             await second
-        assert [type(error) for error in told] == [ZeroDivisionError]
+        assert [type(error) for error in reported] == [ZeroDivisionError]
         with pytest.raises(ZeroDivisionError):
             await limiter.acquire()
         assert len(limiter._waiters) == 0
@@ -330,7 +330,7 @@ def test_a_caller_whose_enqueueing_fails_is_removed(path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800", "", 5, b"a\0b"])
 def test_an_impossible_file_name_is_a_clear_error(name: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"^day_file is .*; it must be the path of a file$"):
+    with pytest.raises(ConfigurationError, match=r"^day_file must be the path of a file, not .* \(\w+\)$"):
         LocalRateLimiter(day_file=name)
 
 
@@ -353,7 +353,7 @@ def test_a_lock_that_is_never_released_is_an_error_not_a_hang(path: Path) -> Non
     holder = os.open(path, os.O_RDWR)
     try:
         fcntl.flock(holder, fcntl.LOCK_EX)
-        with pytest.raises(LimiterUnavailableError, match="has been locked by another process"):
+        with pytest.raises(LimiterUnavailableError, match="another process has locked day_file"):
             file.take(TODAY, 100)
     finally:
         os.close(holder)

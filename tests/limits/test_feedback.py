@@ -1,4 +1,4 @@
-# A few tests look inside, to set a clock or to assert that nothing leaked.
+# Some tests use private attributes, to set a clock or to assert that nothing leaked.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def test_a_429_pauses_every_caller_for_as_long_as_the_service_asks() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
         permit = await limiter.acquire()
-        waiting = wait_for_many(limiter, 3)  # the hot path has given these already
+        waiting = wait_for_many(limiter, 3)  # the fast path granted these already
         await asyncio.sleep(0)
         limiter.throttled(permit + 0.0, 7.0)
         start = now()
@@ -70,7 +70,7 @@ def test_late_429s_of_one_burst_do_not_add_up() -> None:
         assert limiter.state().per_window == 95  # one step down, not ninety
         assert await limiter.acquire() == pytest.approx(end)
         await asyncio.sleep(0.2)
-        limiter.throttled(permits[5], 5.0)  # even now it is old news
+        limiter.throttled(permits[5], 5.0)  # still from before the pause
         limiter.answered(now())
         assert limiter.state().paused_for == 0
 
@@ -121,7 +121,7 @@ def test_a_failed_probe_pauses_again() -> None:
         assert again == pytest.approx(probe + 2.1)
         limiter.answered(again)
         await tasks[2]
-        assert limiter.state().per_window == 95  # only the first refusal of a pause narrows the window
+        assert limiter.state().per_window == 95  # only the first 429 of a pause lowers the permits
 
     run(main())
 
@@ -133,7 +133,7 @@ def test_a_probe_without_a_reported_response_does_not_block_forever() -> None:
         first, second, third = wait_for_many(limiter, 3)
         lost = await first
         assert await second == pytest.approx(lost + PROBE_TIMEOUT)
-        # The lost one answers at last: as good a sign of life as any.
+        # A late response of the lost probe ends the pause, too.
         limiter.answered(lost)
         assert await third < lost + PROBE_TIMEOUT + 0.1
 
@@ -145,20 +145,20 @@ def test_a_probe_cancelled_before_it_was_sent_is_replaced_at_once() -> None:
         limiter = LocalRateLimiter()
         limiter.throttled(await limiter.acquire(), 1.0)
         first, second = wait_for_many(limiter, 2)
-        asyncio.get_running_loop().call_later(1.0, first.cancel)  # in the very turn that serves it
+        asyncio.get_running_loop().call_later(1.0, first.cancel)  # in the loop iteration that grants it
         start = now()
         assert await second == pytest.approx(start + 1.0, abs=0.01)
 
     run(main())
 
 
-@pytest.mark.parametrize("stall", [0.0, 500.0], ids=["the same clock", "another clock"])
+@pytest.mark.parametrize("stall", [0.0, 500.0], ids=["same clock", "another clock"])
 def test_a_pause_continues_on_a_loop_with_the_same_clock_and_otherwise_sends_a_probe_at_once(
     stall: float,
 ) -> None:
     limiter = LocalRateLimiter()
 
-    async def refused() -> None:
+    async def get_throttled() -> None:
         limiter.throttled(await limiter.acquire(), 100.0)
 
     async def waits() -> float:
@@ -168,7 +168,7 @@ def test_a_pause_continues_on_a_loop_with_the_same_clock_and_otherwise_sends_a_p
         start = now()
         return await limiter.acquire() - start
 
-    run(refused())
+    run(get_throttled())
     assert run(waits()) == (pytest.approx(WINDOW) if stall else pytest.approx(100.0, abs=0.1))
 
 
@@ -224,16 +224,16 @@ def test_a_response_changes_nothing_without_a_pause() -> None:
 def test_a_response_to_an_earlier_request_does_not_end_a_pause() -> None:
     async def main() -> None:
         limiter = LocalRateLimiter()
-        old, refused = await limiter.acquire(), await limiter.acquire()
+        old, new = await limiter.acquire(), await limiter.acquire()
         await asyncio.sleep(0.1)
-        limiter.throttled(refused, 3.0)
+        limiter.throttled(new, 3.0)
         limiter.answered(old)
         assert limiter.state().paused_for == 3.0
 
     run(main())
 
 
-# The day's budget, as the service shows it
+# The daily budget, as the service's responses show it
 
 
 async def throttle_single_requests(limiter: LocalRateLimiter) -> list[float]:
@@ -309,7 +309,7 @@ def test_a_probe_a_minute_can_lift_the_suspicion() -> None:
         probe, other = wait_for_many(limiter, 2)
         permit = await probe
         with pytest.raises(DailyBudgetExhaustedError):
-            await other  # one a minute, and no silent wait
+            await other  # one a minute; the others do not wait
         limiter.throttled(permit)
         await asyncio.sleep(61)
         limiter.answered(await limiter.acquire())

@@ -1,4 +1,4 @@
-# A few tests look inside, to set a clock or to assert that nothing leaked.
+# Some tests use private attributes, to set a clock or to assert that nothing leaked.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def test_an_interactive_call_goes_ahead_of_bulk_work() -> None:
         loop = asyncio.get_running_loop()
         bulk = [asyncio.ensure_future(limiter.acquire(Priority.BULK)) for _ in range(400)]
         waits: list[float] = []
-        # From the first moment of a bulk run on: its burst leaves room.
+        # From the start of a bulk run on, because its burst leaves room.
         for _ in range(60):
             await asyncio.sleep(0.05)
             asked = loop.time()
@@ -210,7 +210,7 @@ def test_a_storm_of_cancellations_loses_no_permit_and_keeps_the_order() -> None:
         assert most_in_a_second(times) <= 97
         assert limiter.state().waiting == 0
         assert limiter.state().used_today == len(served)
-        # No permit was lost on the way: the rate was full to the end.
+        # No permit was lost: the rate stayed full to the end.
         assert len(times) / (max(times) - min(times)) >= 0.97 * 97 / WINDOW
 
     run(main())
@@ -243,7 +243,7 @@ def test_the_next_waiter_gets_the_permit_of_a_task_cancelled_as_it_is_granted(mo
         start = await limiter.acquire()
         first, second, third = (asyncio.ensure_future(limiter.acquire()) for _ in range(3))
         await asyncio.sleep(0)
-        # Within the resolution of the loop's clock of the moment at which the permit is due.
+        # Within the resolution of the loop's clock around the time at which the permit is due.
         asyncio.get_running_loop().call_at(start + WINDOW + moment, first.cancel)
         assert await second == pytest.approx(start + WINDOW)
         assert first.cancelled()
@@ -287,8 +287,8 @@ arrivals = st.lists(
     st.tuples(
         st.floats(0, 0.4),  # pause before the arrivals
         st.booleans(),  # bulk
-        st.none() | st.floats(0, 0.5),  # cancelled after so long
-        st.integers(1, 60),  # so many at once
+        st.none() | st.floats(0, 0.5),  # cancelled after this long
+        st.integers(1, 60),  # how many at once
     ),
     max_size=25,
 )
@@ -297,7 +297,7 @@ arrivals = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(arrivals, st.sets(st.integers(0, 600), max_size=3), st.sampled_from([1, 3, 20, 100]))
 def test_no_window_exceeds_its_permits_and_every_caller_is_served(
-    pattern: list[Arrival], refused: set[int], per_second: int
+    pattern: list[Arrival], throttled: set[int], per_second: int
 ) -> None:
     async def main() -> None:
         limiter = LocalRateLimiter(per_second)
@@ -308,7 +308,7 @@ def test_no_window_exceeds_its_permits_and_every_caller_is_served(
             permit = await limiter.acquire(priority)
             granted.append(permit)
             served[priority].append(number)
-            if len(granted) in refused:
+            if len(granted) in throttled:
                 limiter.throttled(permit)
             else:
                 limiter.answered(permit)
@@ -429,7 +429,7 @@ def test_it_works_on_uvloop_whose_clock_counts_milliseconds() -> None:
     assert len(times) == 160
 
 
-# What is said
+# Log records and errors
 
 
 def test_long_waits_are_logged_once_not_per_call(caplog: pytest.LogCaptureFixture) -> None:
@@ -450,7 +450,7 @@ def test_waiters_get_an_error_when_the_budget_runs_out() -> None:
         errors = [r for r in results if isinstance(r, DailyBudgetExhaustedError)]
         assert len(errors) == 30
         assert len({id(e) for e in errors}) == 30
-        # Before anything is sent, and at once.
+        # At once, before anything is sent.
         with pytest.raises(DailyBudgetExhaustedError, match=r"^100 of 100 requests used today; the budget resets at "):
             await limiter.acquire()
 

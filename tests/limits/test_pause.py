@@ -1,4 +1,4 @@
-"""The rules of a pause as numbers: no clock, no loop."""
+"""The rules of a pause, as numbers without a clock or event loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from aiomutex.limits.pause import MAX_PAUSE, PROBE_TIMEOUT, Pause
 
 
-def refused(pause: Pause, permit: float, retry_after: float | None, now: float, today: int = 7) -> bool:
+def throttle(pause: Pause, permit: float, retry_after: float | None, now: float, today: int = 7) -> bool:
     return pause.throttled(permit, retry_after, now, window=1.0, today=today)
 
 
@@ -17,7 +17,7 @@ def facts(pause: Pause) -> tuple[bool, float, int, float, int | None, float | No
     return pause.active, pause.until, pause.failed_probes, pause.next_probe_at, pause.suspected_on, pause.requested_wait
 
 
-AT_REST = (False, -math.inf, 0, -math.inf, None, None)
+NO_PAUSE = (False, -math.inf, 0, -math.inf, None, None)
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def pause() -> Pause:
 
 
 def test_without_a_429_there_is_no_pause(pause: Pause) -> None:
-    assert facts(pause) == AT_REST
+    assert facts(pause) == NO_PAUSE
     assert pause.ends_after == math.inf
 
 
 def test_a_429_to_a_permit_from_before_the_pause_is_ignored(pause: Pause) -> None:
-    assert refused(pause, 10.0, 2.0, 11.0)
-    assert not refused(pause, 11.0, 50.0, 12.0)
-    assert refused(pause, 11.001, 50.0, 12.0)
+    assert throttle(pause, 10.0, 2.0, 11.0)
+    assert not throttle(pause, 11.0, 50.0, 12.0)
+    assert throttle(pause, 11.001, 50.0, 12.0)
     assert pause.failed_probes == 1
 
 
@@ -41,7 +41,7 @@ def test_the_wait_doubles_three_times_and_up_to_a_quarter_is_random(pause: Pause
     waits: list[float] = []
     now = 0.0
     for _ in range(6):
-        refused(pause, now, None, now + 0.5)
+        throttle(pause, now, None, now + 0.5)
         waits.append(pause.until - now - 0.5)
         now = pause.until
         if pause.suspected_on is not None:
@@ -50,28 +50,28 @@ def test_the_wait_doubles_three_times_and_up_to_a_quarter_is_random(pause: Pause
 
 
 def test_four_failed_probes_over_fifteen_windows_mean_an_exhausted_daily_budget(pause: Pause) -> None:
-    refused(pause, 0.0, 1.0, 0.5)
+    throttle(pause, 0.0, 1.0, 0.5)
     for number in range(1, 4):
-        refused(pause, number, 1.0, number + 0.5)
+        throttle(pause, number, 1.0, number + 0.5)
     assert facts(pause)[4] is None
-    refused(pause, 15.0, 1.0, 15.4)
+    throttle(pause, 15.0, 1.0, 15.4)
     assert facts(pause)[2:5:2] == (4, None)
-    refused(pause, 15.45, 1.0, 15.5, today=8)
+    throttle(pause, 15.45, 1.0, 15.5, today=8)
     assert facts(pause)[2:5:2] == (5, 8)
     assert pause.until == 75.5  # a probe a minute from now on
 
 
 def test_only_a_retry_after_above_the_maximum_pause_means_an_exhausted_daily_budget(pause: Pause) -> None:
-    refused(pause, 0.0, MAX_PAUSE, 1.0)
+    throttle(pause, 0.0, MAX_PAUSE, 1.0)
     assert (pause.until, pause.suspected_on, pause.requested_wait) == (1.0 + MAX_PAUSE, None, None)
-    refused(pause, 2.0, MAX_PAUSE + 1, 3.0)
+    throttle(pause, 2.0, MAX_PAUSE + 1, 3.0)
     assert (pause.until, pause.suspected_on, pause.requested_wait) == (4.0 + MAX_PAUSE, 7, MAX_PAUSE + 1)
-    refused(pause, 4.0, 1.0, 5.0)
-    assert pause.requested_wait is None  # the last refusal named no such wait
+    throttle(pause, 4.0, 1.0, 5.0)
+    assert pause.requested_wait is None  # the last 429 asked for a short wait
 
 
 def test_a_probe_holds_back_the_next_one_until_it_times_out(pause: Pause) -> None:
-    refused(pause, 0.0, 1.0, 1.0)
+    throttle(pause, 0.0, 1.0, 1.0)
     assert pause.next_probe_at == 2.0
     pause.probe_sent(3.0)
     assert pause.next_probe_at == 3.0 + PROBE_TIMEOUT
@@ -80,40 +80,40 @@ def test_a_probe_holds_back_the_next_one_until_it_times_out(pause: Pause) -> Non
 
 
 def test_a_failed_probe_holds_back_nothing(pause: Pause) -> None:
-    refused(pause, 0.0, 1.0, 1.0)
+    throttle(pause, 0.0, 1.0, 1.0)
     pause.probe_sent(3.0)
-    refused(pause, 3.0, 0.5, 3.1)
+    throttle(pause, 3.0, 0.5, 3.1)
     assert pause.next_probe_at == pytest.approx(3.6)
 
 
 @pytest.mark.parametrize("retry_after", [1.0, 400.0])
 def test_ending_a_pause_resets_everything(pause: Pause, retry_after: float) -> None:
-    refused(pause, 0.0, retry_after, 1.0)
+    throttle(pause, 0.0, retry_after, 1.0)
     pause.probe_sent(2.0)
-    refused(pause, 2.0, retry_after, 3.0)
+    throttle(pause, 2.0, retry_after, 3.0)
     pause.probe_sent(500.0)
     pause.end()
-    assert facts(pause) == AT_REST
+    assert facts(pause) == NO_PAUSE
 
 
 def test_a_new_clock_allows_a_probe_at_once(pause: Pause) -> None:
-    refused(pause, 1e6, 400.0, 1e6)
-    refused(pause, 1e6 + 1, None, 1e6 + 2)
+    throttle(pause, 1e6, 400.0, 1e6)
+    throttle(pause, 1e6 + 1, None, 1e6 + 2)
     pause.probe_sent(1e6 + 3)
     pause.restart(5.0)
     assert facts(pause) == (True, -math.inf, 0, -math.inf, None, None)
     assert pause.ends_after == 5.0
-    assert not refused(pause, 5.0, 1.0, 6.0)
-    assert refused(pause, 5.5, 1.0, 6.0)
+    assert not throttle(pause, 5.0, 1.0, 6.0)
+    assert throttle(pause, 5.5, 1.0, 6.0)
 
 
 def test_a_new_clock_starts_no_pause(pause: Pause) -> None:
-    refused(pause, 1e6, 1.0, 1e6)
+    throttle(pause, 1e6, 1.0, 1e6)
     pause.end()
     pause.restart(5.0)
-    assert facts(pause) == AT_REST
-    # Whatever the old clock said of earlier pauses, a refusal on the new one is news.
-    assert refused(pause, 1.0, 1.0, 5.5)
+    assert facts(pause) == NO_PAUSE
+    # Times of the old clock do not hide a 429 on the new one.
+    assert throttle(pause, 1.0, 1.0, 5.5)
 
 
 def test_a_shared_pause_is_mirrored(pause: Pause) -> None:
@@ -121,12 +121,12 @@ def test_a_shared_pause_is_mirrored(pause: Pause) -> None:
         10.0, asked_at=9.0, until=30.0, first_429_at=8.0, failed_probes=2, suspected_on=6, requested_wait=500.0
     )
     assert facts(pause) == (True, 30.0, 2, 30.0, 6, 500.0)
-    assert pause.ends_after == 9.0 - 0.001  # a permit of the moment of asking is news, on clocks of milliseconds too
-    assert not refused(pause, 10.0, 1.0, 11.0)  # sent before we knew of it
+    assert pause.ends_after == 9.0 - 0.001  # permits of the same millisecond can end the pause
+    assert not throttle(pause, 10.0, 1.0, 11.0)  # sent before the pause was known
     pause.mirror(
         12.0, asked_at=11.0, until=40.0, first_429_at=8.0, failed_probes=3, suspected_on=None, requested_wait=None
     )
     assert facts(pause) == (True, 40.0, 3, 40.0, None, None)
-    assert pause.ends_after == 9.0 - 0.001  # it is the same pause still
-    refused(pause, 10.5, 1.0, 23.0)  # 15 windows after the first refusal, the fourth in a row
+    assert pause.ends_after == 9.0 - 0.001  # still the same pause
+    throttle(pause, 10.5, 1.0, 23.0)  # the fourth in a row, 15 windows after the first 429
     assert (pause.failed_probes, pause.suspected_on) == (4, 7)

@@ -1,4 +1,4 @@
-# A few tests look inside, to set a clock or to assert that nothing leaked.
+# Some tests use private attributes, to set a clock or to assert that nothing leaked.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     StartRedis = Callable[..., RedisServer]
     Make = Callable[..., RedisRateLimiter]
 
-# All but a few need a real server, and tests that need one are chosen apart: pytest -m redis
+# Most tests here need a real server. They run with: pytest -m redis
 pytestmark = pytest.mark.redis
 
 
@@ -49,7 +49,7 @@ def own_server(start_redis: StartRedis) -> RedisServer:
 
 @pytest.fixture
 async def make() -> AsyncIterator[Make]:
-    """Make limiters that are closed at the end; then no task may be left over."""
+    """Create limiters. They are closed at the end, and must then leave no task behind."""
     limiters: list[RedisRateLimiter] = []
 
     def make(server: RedisServer | str, **options: Any) -> RedisRateLimiter:
@@ -81,7 +81,7 @@ async def test_it_is_a_rate_limiter_and_its_repr_states_facts(server: RedisServe
 async def test_fifty_from_idle_do_not_wait_for_their_turn(server: RedisServer, make: Make) -> None:
     limiter = make(server)
     times = await take(limiter, 48)
-    assert max(times) - min(times) < 0.25  # paced, they would take half a second
+    assert max(times) - min(times) < 0.25  # evenly spaced, they would take half a second
     assert limiter.state().used_today >= 48
 
 
@@ -90,7 +90,7 @@ async def test_two_workers_share_the_second_and_the_day(server: RedisServer, mak
     times = [t for part in await asyncio.gather(take(first, 75), take(second, 75)) for t in part]
     assert most_in_a_second(times) <= 97
     await first.acquire()
-    assert first.state().used_today >= 151  # a send time missed on a slow machine counts too
+    assert first.state().used_today >= 151  # more if a slow machine missed send times
 
 
 async def test_budgets_with_different_names_are_independent(server: RedisServer, make: Make) -> None:
@@ -155,14 +155,14 @@ async def test_a_new_budget_assumes_that_the_last_window_was_full(server: RedisS
 
 
 @pytest.mark.parametrize(
-    "accident",
+    "event",
     ["DEL {aiomutex:x}:log", "HSET {aiomutex:x}:state run_id 0123456789ab"],
     ids=["lost log", "fail-over"],
 )
-async def test_a_log_that_may_be_incomplete_is_not_trusted(server: RedisServer, make: Make, accident: str) -> None:
+async def test_a_log_that_may_be_incomplete_is_not_trusted(server: RedisServer, make: Make, event: str) -> None:
     limiter = make(server, name="x")
     before = await limiter.acquire()
-    server.send(accident)
+    server.send(event)
     assert await limiter.acquire() - before > 1.02
 
 
@@ -191,10 +191,10 @@ async def test_a_new_day_on_the_servers_clock_starts_at_zero(server: RedisServer
 
 async def test_a_429_pauses_all_workers_until_one_probe_succeeds(server: RedisServer, make: Make) -> None:
     first, second = make(server), make(server)
-    refused, _ = await asyncio.gather(first.acquire(), second.acquire())
+    throttled, _ = await asyncio.gather(first.acquire(), second.acquire())
     start = time.monotonic()
-    first.throttled(refused, 1.0)
-    await asyncio.sleep(0.15)  # what was leased before the news spread is gone
+    first.throttled(throttled, 1.0)
+    await asyncio.sleep(0.15)  # until send times leased before the 429 have passed
     waiting = {limiter: [asyncio.ensure_future(limiter.acquire()) for _ in range(20)] for limiter in (first, second)}
     tasks = [task for part in waiting.values() for task in part]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -212,8 +212,8 @@ async def test_a_429_pauses_all_workers_until_one_probe_succeeds(server: RedisSe
 
 async def test_a_suspected_exhaustion_is_shared(server: RedisServer, make: Make) -> None:
     first, second = make(server), make(server)
-    refused, _ = await asyncio.gather(first.acquire(), second.acquire())
-    first.throttled(refused, 80_000.0)
+    throttled, _ = await asyncio.gather(first.acquire(), second.acquire())
+    first.throttled(throttled, 80_000.0)
     await asyncio.sleep(0.15)
     for limiter in (first, second):
         with pytest.raises(DailyBudgetExhaustedError, match="the service asked to wait 22 h 13 min") as caught:
@@ -257,7 +257,7 @@ async def test_a_hanging_server_is_an_error_within_the_timeout_until_it_responds
     assert 0.4 < time.monotonic() - start < 2
     own_server.signal(signal.SIGCONT)
     after = await limiter.acquire()
-    assert after - before > 1.02  # whatever the last question brought, it is taken for granted
+    assert after - before > 1.02  # the lease of the failed exchange counts as used
 
 
 async def test_a_killed_server_is_an_error_and_after_its_restart_the_limiter_waits_a_window(
@@ -338,9 +338,9 @@ async def test_a_slow_server_wastes_no_permits(server: RedisServer, make: Make) 
 
     async def slow(**kwargs: Any) -> Any:
         await asyncio.sleep(0.05)
-        answer = await ask(**kwargs)
+        response = await ask(**kwargs)
         await asyncio.sleep(0.05)
-        return answer
+        return response
 
     limiter._budget._script = slow
     times = await take(limiter, 100)
@@ -348,7 +348,7 @@ async def test_a_slow_server_wastes_no_permits(server: RedisServer, make: Make) 
     assert limiter.state().used_today <= 150
 
 
-# Alone
+# Without Redis
 
 
 async def test_without_redis_a_worker_continues_with_its_share_after_one_silent_window(
@@ -387,7 +387,7 @@ def test_three_processes_stay_below_the_limit_and_use_most_of_it(server: RedisSe
     assert [e for report in reports for e in report.errors] == []
     assert most_in_a_second(times) <= 97
     assert len(times) / (times[-1] - times[0]) >= 80
-    assert sum(report.questions for report in reports) / len(times) <= 0.4
+    assert sum(report.exchanges for report in reports) / len(times) <= 0.4
     assert min(len(report.permits) for report in reports) >= len(times) / 6
 
 
@@ -396,9 +396,9 @@ def test_three_processes_need_a_third_of_a_round_trip_per_permit(server: RedisSe
     reports = WorkerProcesses(server.url, 3, 22.0).reports()
     times = sorted(t for report in reports for t in report.permits)
     assert most_in_a_second(times) <= 97
-    # An idle machine reaches 93 (python -m benchmarks shared); one that is busy with other things may cost some.
+    # An idle machine reaches 93 (python -m benchmarks shared), a busy one less.
     assert len(times) / (times[-1] - times[0]) >= 85
-    assert sum(report.questions for report in reports) / len(times) <= 0.3
+    assert sum(report.exchanges for report in reports) / len(times) <= 0.3
 
 
 @pytest.mark.deep
@@ -406,7 +406,7 @@ def test_ten_processes_need_no_more_round_trips_per_permit(server: RedisServer) 
     reports = WorkerProcesses(server.url, 10, 12.0, tasks=20).reports()
     times = sorted(t for report in reports for t in report.permits)
     assert most_in_a_second(times) <= 97
-    assert sum(report.questions for report in reports) / len(times) <= 0.35
+    assert sum(report.exchanges for report in reports) / len(times) <= 0.35
 
 
 @pytest.mark.deep
@@ -431,10 +431,10 @@ def test_a_fault_during_a_run_never_exceeds_the_limit(
     times = sorted(t for report in reports for t in report.permits)
     assert most_in_a_second(times) <= 97
     assert len(times) > 300
-    assert all(report.permits[-1] > times[-1] - 1.5 for report in reports)  # all came back
+    assert all(report.permits[-1] > times[-1] - 1.5 for report in reports)  # all of them continued
 
 
-# Arguments, loops, ends
+# Arguments, event loops, closing
 
 
 async def test_a_borrowed_client_is_not_closed(server: RedisServer) -> None:
@@ -472,7 +472,7 @@ def test_one_limiter_serves_one_loop_after_another(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
         ({"name": ""}, "name must be a non-empty string, not "),
         ({"name": 7}, "name must be a non-empty string, not "),
@@ -489,9 +489,9 @@ def test_one_limiter_serves_one_loop_after_another(server: RedisServer) -> None:
         ({"url_or_client": 7}, "must be a Redis URL or a redis.asyncio client, not int"),
     ],
 )
-def test_invalid_arguments_are_errors(options: dict[str, Any], complaint: str) -> None:
+def test_invalid_arguments_are_errors(options: dict[str, Any], message: str) -> None:
     make_limiter: Any = RedisRateLimiter
-    with pytest.raises(ConfigurationError, match=complaint) as caught:
+    with pytest.raises(ConfigurationError, match=message) as caught:
         make_limiter(**{"url_or_client": "redis://127.0.0.1", "name": "x", **options})
     assert "hunter2" not in str(caught.value)
 

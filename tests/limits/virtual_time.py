@@ -1,4 +1,4 @@
-"""An event loop whose time jumps to the next timer, so that tests of waiting wait for nothing."""
+"""An event loop whose time jumps to the next timer, so that tests of waiting need no time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _JumpingSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise RuntimeError("everybody waits, and no timer is set: nothing will ever happen")
+            raise RuntimeError("deadlock: every task waits, and no timer is set")
         self.now += max(0.0, timeout)
         return super().select(0)
 
@@ -32,7 +32,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self.jumping.now
 
     def stall(self, seconds: float) -> None:
-        """Let time pass without a turn of the loop, as a long computation would."""
+        """Let time pass without an iteration of the loop, as a long computation does."""
         self.jumping.now += seconds
 
 
@@ -42,6 +42,6 @@ def run(main: Coroutine[object, object, T]) -> T:
 
 
 def most_in_a_second(times: Iterable[float], length: float = 1.0) -> int:
-    """The largest number of times in any half-open interval of ``length`` seconds, exactly."""
+    """The largest number of times in any half-open interval of ``length`` seconds."""
     ordered = sorted(times)
     return max((bisect.bisect_left(ordered, t + length) - i for i, t in enumerate(ordered)), default=0)

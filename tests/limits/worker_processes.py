@@ -1,6 +1,6 @@
 """Processes that take permits from one shared budget."""
 
-# The requests to Redis are counted from inside.
+# Counts the exchanges with Redis through a private attribute.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ spawn = multiprocessing.get_context("spawn")
 class Report:
     permits: list[float] = field(default_factory=list[float])
     errors: list[str] = field(default_factory=list[str])
-    questions: int = 0
+    exchanges: int = 0
 
 
 async def _work(url: str, options: dict[str, Any], tasks: int, seconds: float) -> Report:
     limiter = RedisRateLimiter(url, name="fleet", **options)
     report = Report()
-    ask = limiter._budget.lease
+    lease = limiter._budget.lease
 
     async def counted(*args: Any) -> Any:
-        report.questions += 1
-        return await ask(*args)
+        report.exchanges += 1
+        return await lease(*args)
 
-    setattr(limiter._budget, "lease", counted)  # noqa: B010 -- type checkers refuse the assignment
+    setattr(limiter._budget, "lease", counted)  # noqa: B010 -- type checkers reject the assignment
     end = time.monotonic() + seconds
 
     async def one() -> None:
@@ -57,7 +57,7 @@ def work(results: Queue[Report], url: str, options: dict[str, Any], tasks: int, 
 
 
 class WorkerProcesses:
-    """Workers of one budget. Their permits are moments of the clock that all processes of the machine share."""
+    """Workers that share one budget. Their permits are times of the monotonic clock, which all processes share."""
 
     def __init__(self, url: str, size: int, seconds: float, *, tasks: int = 70, **options: Any) -> None:
         self._results: Queue[Report] = spawn.Queue()

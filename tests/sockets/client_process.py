@@ -1,4 +1,4 @@
-"""A worker of its own process: sends so many requests through a session, and prints what came back as JSON.
+"""A worker process: sends requests through a session and prints what happened as JSON.
 
 Arguments, as one JSON object: ``url``, ``requests``, ``tasks``, and ``redis`` (a URL) for a shared limiter.
 """
@@ -19,7 +19,7 @@ async def main(options: dict[str, Any]) -> None:
     async with contextlib.AsyncExitStack() as stack:
         limiter: Any = LocalRateLimiter()
         if redis := options.get("redis"):
-            from aiomutex.limits.redis import RedisRateLimiter  # noqa: PLC0415  # only this one needs it
+            from aiomutex.limits.redis import RedisRateLimiter  # noqa: PLC0415  # only this branch needs it
 
             limiter = RedisRateLimiter(redis, name="project")
             stack.push_async_callback(limiter.aclose)
@@ -27,20 +27,20 @@ async def main(options: dict[str, Any]) -> None:
             MutexSession("a-key-of-some-length", base_url=options["url"], rate_limiter=limiter)
         )
         once = session.with_options(retry=RetryPolicy(max_attempts=1))
-        left = iter(range(options["requests"]))
-        refused = 0
+        remaining = iter(range(options["requests"]))
+        throttled = 0
 
         async def work() -> None:
-            nonlocal refused
-            for number in left:
+            nonlocal throttled
+            for number in remaining:
                 try:
                     await once.edit_slot(1 + number % 10, 1, experiments=[number])
                 except RateLimitedError:
-                    refused += 1
+                    throttled += 1
 
         started = time.monotonic()
         await asyncio.gather(*(work() for _ in range(options["tasks"])))
-        json.dump({"refused": refused, "started": started, "ended": time.monotonic()}, sys.stdout)
+        json.dump({"throttled": throttled, "started": started, "ended": time.monotonic()}, sys.stdout)
 
 
 if __name__ == "__main__":

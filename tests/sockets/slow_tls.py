@@ -1,4 +1,4 @@
-"""A proxy in front of the emulator, as slow as the internet: late TLS handshakes, jitter, no kept connections."""
+"""A proxy in front of the emulator that is as slow as the internet: late TLS handshakes, jitter, no keep-alive."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["SlowTls"]
 
 
 class SlowTls:
-    """Listens with TLS; each connection serves one request.
+    """Listens with TLS. Each connection serves one request.
 
     Args:
         upstream: Port of the emulator on loopback.
-        context: Certificate and key to show.
-        handshake: Seconds, from and to, that pass before the handshake begins.
-        jitter: Seconds at the most that pass before a request is handed on.
-        seed: Repeats the same delays.
+        context: The certificate and key.
+        handshake: Minimum and maximum seconds before the handshake begins.
+        jitter: Maximum seconds before a request is forwarded.
+        seed: Seed of the random delays.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class SlowTls:
             inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
             try:
                 inner_writer.write(request)
-                answer = await _message(inner_reader)
+                response = await _message(inner_reader)
             finally:
                 inner_writer.close()
-            writer.write(answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+            writer.write(response.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
