@@ -27,7 +27,7 @@ from aiomutex._util.checks import check_integer, type_name
 from aiomutex.bulk import slot_changes
 from aiomutex.bulk.engine import Engine
 from aiomutex.bulk.options import Settings
-from aiomutex.bulk.slot_changes import GroupLocks
+from aiomutex.bulk.slot_changes import GroupChange, GroupLocks
 from aiomutex.bulk.stream import OutcomeStream, collect_report
 from aiomutex.errors import ConfigurationError, PaginationError
 from aiomutex.limits import LocalRateLimiter, Priority
@@ -590,7 +590,7 @@ class MutexSession:
             [7]
         """
         return await slot_changes.change_slot(
-            self._turn(),
+            self._group_change(),
             group_id,
             slot_index,
             {
@@ -628,7 +628,7 @@ class MutexSession:
             >>> [slot.experiments for slot in group.slots]
             [[], [102, 101], [103]]
         """
-        return await slot_changes.move_experiment(self._turn(), group_id, experiment, from_slot, to_slot)
+        return await slot_changes.move_experiment(self._group_change(), group_id, experiment, from_slot, to_slot)
 
     # ------------------------------------------------------------------ inside
 
@@ -638,11 +638,11 @@ class MutexSession:
     async def _send_counted(self, request: Request[Any], ends_at: float | None = None) -> CallResult[Any]:
         return await send(self._transport, request, self._options, ends_at)
 
-    def _turn(self) -> slot_changes.Turn:
+    def _group_change(self) -> GroupChange:
         deadline = self._options.deadline
         ends_at = asyncio.get_running_loop().time() + deadline
         send = functools.partial(self._send_counted, ends_at=ends_at)
-        return slot_changes.Turn(send, self._locks, ends_at, deadline)
+        return GroupChange(send, self._locks, ends_at, deadline)
 
     async def _fetch_page(self, limit: int, cursor: str | int | None, ends_at: float | None = None) -> GroupPage:
         page = await self._send(requests.list_page(limit, cursor), ends_at)

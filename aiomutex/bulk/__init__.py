@@ -1,6 +1,6 @@
-"""Bulk edits: fan-out with an outcome for each edit, a journal to resume from, and the way back.
+"""Bulk edits: many slots at once, an outcome for each edit, a journal to resume from, and ``undo``.
 
-``MutexSession.edit_slots`` and ``MutexSession.stream_slot_edits`` are the way in; ``undo`` is the way back.
+Start a run with ``MutexSession.edit_slots`` or ``MutexSession.stream_slot_edits``. The guide is this folder's README.
 """
 
 from aiomutex.bulk.undo import undo

@@ -1,6 +1,6 @@
-"""The day's requests, as a run sees them: a reserve for others, and the wait for the next day.
+"""The daily budget, as a run sees it: a reserve for others, and the wait for the next day.
 
-Asks the limiter how much is left; knows no edits.
+Asks the limiter how much is left; knows nothing of edits.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ __all__ = ["DayBudget"]
 
 logger = logging.getLogger("aiomutex.bulk")
 
-_NAP: Final = 30.0
-"""Seconds; how often a wait for midnight looks at the clock, which may be set meanwhile."""
-_SUSPICION: Final = timedelta(seconds=60)
-"""How long a budget that only seems to be gone is left alone before the limiter is asked again."""
-_LEAST: Final = timedelta(seconds=1)
-"""How long to wait where the next day should have begun already."""
+_MAX_SLEEP: Final = 30.0
+"""Seconds between two looks at the clock, because the machine's clock may be changed during the wait."""
+_SUSPECTED_WAIT: Final = timedelta(seconds=60)
+"""The wait after a response that only suggests an exhausted budget, before the limiter is asked again."""
+_MIN_WAIT: Final = timedelta(seconds=1)
+"""The wait if the next day should have begun already."""
 
 
 class DayBudget:
     """What a run may still use today.
 
     Args:
-        limiter: Asked how much of the day is left, where a reserve is kept.
-        reserve: Requests to leave to others.
+        limiter: Asked how much is left, if there is a reserve.
+        reserve: The number of requests to leave to others.
         stopped: Ends a wait for the next day.
     """
 
@@ -44,11 +44,11 @@ class DayBudget:
         self._reserve = reserve
         self._stopped = stopped
         self.waiting_until: datetime | None = None
-        """When a run that waits for more budget goes on."""
-        self._told: date | None = None
+        """When a run that waits for the next day's budget continues."""
+        self._logged: date | None = None
 
     def check(self) -> None:
-        """Do nothing while there is more left than the reserve.
+        """Check that more is left than the reserve.
 
         Raises:
             DailyBudgetExhaustedError: The rest is reserved for others.
@@ -65,20 +65,20 @@ class DayBudget:
                 limit=state.per_day,
             )
 
-    async def renewed(self, error: DailyBudgetExhaustedError) -> None:
-        """Wait until the budget that ``error`` missed is there again, or the run is stopped."""
+    async def wait_for_reset(self, error: DailyBudgetExhaustedError) -> None:
+        """Wait until the budget of ``error`` is reset, or the run is stopped."""
         if self._stopped.is_set():
             return
         now = datetime.now(UTC)
-        until = min(error.resets_at, now + _SUSPICION) if error.suspected else error.resets_at
+        until = min(error.resets_at, now + _SUSPECTED_WAIT) if error.suspected else error.resets_at
         if until <= now:
-            # The limiter's day ends by another clock than this machine's. It is asked again, but not in a circle.
-            until = now + _LEAST
-        if self._told != error.resets_at.date():
-            self._told = error.resets_at.date()
+            # The limiter's day ends by a different clock. Without a minimum, asking again would be a busy loop.
+            until = now + _MIN_WAIT
+        if self._logged != error.resets_at.date():
+            self._logged = error.resets_at.date()
             logger.warning("%s; the run waits", error)
         self.waiting_until = until
         while not self._stopped.is_set() and (left := (until - datetime.now(UTC)).total_seconds()) > 0:
-            with anyio.move_on_after(min(left, _NAP)):
+            with anyio.move_on_after(min(left, _MAX_SLEEP)):
                 await self._stopped.wait()
         self.waiting_until = None

@@ -76,7 +76,7 @@ class Engine(Run):
 
         self._journal = self._writer.journal = Journal(self._journal_path)
         try:
-            self._journal.begin_run()
+            self._journal.check_not_undone()
             if not isinstance(edits, AsyncIterable | Iterator):
                 self._journal.check_input(edits)
         except BaseException:
@@ -102,7 +102,7 @@ class Engine(Run):
         """
         await super().run(edits)
         if self._journal is not None and not self.stopped.is_set():
-            self._journal.ended(self.pulled)
+            self._journal.record_end(self.pulled)
 
     def _progress_of(self, item: Item) -> Progress:
         return "new" if self._journal is None else self._journal.progress_of(item.position, item.edit)
@@ -150,7 +150,7 @@ class Engine(Run):
         if self.settings.on_budget == "stop":
             self.stop(error)
         else:
-            await self._budget.renewed(error)
+            await self._budget.wait_for_reset(error)
 
     def _conclude(self, result: WriteResult) -> None:
         batch, status, error, attempts = result

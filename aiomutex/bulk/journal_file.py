@@ -1,6 +1,6 @@
-"""The file under a journal: opened for one process alone, checked before it is touched, each change whole or not there.
+"""The SQLite file of a journal: opened by one process at a time, checked before it is changed, written in transactions.
 
-Knows SQLite and what can be wrong with a file; not what a journal tells.
+Knows SQLite and what can be wrong with a file, but not what a journal records.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ _TABLES: Final = {_plain(statement) for statement in _SCHEMA.split(";") if "CREA
 
 
 class JournalFile:
-    """An open file, held by one process at a time.
+    """An open file, used by one process at a time.
 
     Args:
-        path: The file; made if it is absent.
-        must_exist: Refuse to make a new one, for an undo.
+        path: The file; created if it does not exist.
+        must_exist: Do not create a file, for an undo.
 
     Raises:
-        JournalError: The file is no journal, is damaged, is of another version, or another process has it open.
+        JournalError: The file is not a journal, is damaged, has a different version, or is in use by another process.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = False) -> None:
         self.path = os.fspath(path)
         if must_exist and not Path(self.path).exists():
-            raise JournalError(f"there is no journal {self.path}")
+            raise JournalError(f"journal {self.path} does not exist")
         self._db: sqlite3.Connection | None = None
         with self._translating():
-            # Absolute, as some other names, such as ":memory:", are none of a file to SQLite.
+            # SQLite gives some names, such as ":memory:", another meaning. An absolute path is always a file.
             file = Path(os.fsdecode(self.path)).absolute()
             self._db = sqlite3.connect(file, isolation_level=None, timeout=0.2, check_same_thread=False)
             try:
@@ -72,12 +72,12 @@ class JournalFile:
                 raise
 
     def _prepare(self, db: sqlite3.Connection, *, must_exist: bool) -> None:
-        # A file from elsewhere may hold triggers and views; none of their functions shall run.
+        # A hostile file may hold triggers and views. This keeps their functions from running.
         db.execute("PRAGMA trusted_schema = OFF")
-        # Looked at before anything is changed: what is no journal stays as it is, to the last byte.
+        # Checked before anything is changed: a file that is not a journal must not be modified.
         is_new = self._is_new(db)
         if is_new and (must_exist or self._has_other_bytes()):
-            raise JournalError(f"{self.path} is no journal of aiomutex")
+            raise JournalError(f"{self.path} is not an aiomutex journal")
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
@@ -92,18 +92,18 @@ class JournalFile:
         if not application and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             return True
         if application != _APPLICATION_ID:
-            raise JournalError(f"{self.path} is an SQLite file, but no journal of aiomutex")
+            raise JournalError(f"{self.path} is an SQLite file, but not an aiomutex journal")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version != _VERSION:
-            raise JournalError(f"journal {self.path} is of version {version}; this library reads version {_VERSION}")
-        # A view in a table's place may have no end, and a trigger may do anything on the way.
+            raise JournalError(f"journal {self.path} has version {version}; this library reads version {_VERSION}")
+        # A view in place of a table may be endless, and a trigger may do anything.
         schema = {_plain(sql) for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
         if schema != _TABLES:
-            raise JournalError(f"journal {self.path} has not the tables of a journal")
+            raise JournalError(f"journal {self.path} does not have the tables of a journal")
         return False
 
     def _has_other_bytes(self) -> bool:
-        """Whether the file holds something that SQLite would take for nothing: fewer bytes than a page has."""
+        """Whether the file holds data that SQLite would treat as an empty database: fewer bytes than one page."""
         with Path(os.fsdecode(self.path)).open("rb") as file:
             start = file.read(len(_MAGIC))
         return bool(start) and start != _MAGIC
@@ -117,7 +117,7 @@ class JournalFile:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file. Closing again does nothing."""
+        """Close the file. Closing it again does nothing."""
         db, self._db = self._db, None
         if db is not None:
             db.close()
@@ -145,7 +145,7 @@ class JournalFile:
                 yield db
                 db.execute("COMMIT")
             except BaseException:
-                # After some failures, such as a full disk, SQLite has rolled back by itself.
+                # After some errors, such as a full disk, SQLite has already rolled back, and ROLLBACK would fail.
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
@@ -159,5 +159,5 @@ class JournalFile:
         else:
             return
         if "locked" in problem:
-            raise JournalError(f"journal {self.path}: it is in use by another process")
-        raise JournalError(f"journal {self.path}: it cannot be used, or is no journal: {problem}")
+            raise JournalError(f"journal {self.path} is in use by another process")
+        raise JournalError(f"journal {self.path} cannot be used, or is not a journal: {problem}")

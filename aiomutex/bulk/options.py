@@ -1,4 +1,4 @@
-"""What a run of bulk edits is given: the edits, checked, and how to go about them."""
+"""The input of a bulk run: edits, how to check them, and the run's settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from aiomutex._api import requests
+from aiomutex._util.checks import check_integer, describe
 from aiomutex.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -25,13 +26,16 @@ __all__ = ["FATAL", "Edits", "OnBudget", "Settings", "check_all", "request_of"]
 Edits = Iterable[SlotEdit] | AsyncIterable[SlotEdit]
 OnBudget = Literal["stop", "wait"]
 
-
-# These concern the whole run, not one edit: to go on would fail every edit there is.
 FATAL: Final = (AuthenticationError, ConfigurationError, DailyBudgetExhaustedError, LimiterUnavailableError)
+"""Errors that concern the whole run. Without a stop, every remaining edit would fail with them."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run goes about it."""
+    """The settings of a run.
+
+    Raises:
+        InvalidRequestError: A setting breaks a rule.
+    """
 
     concurrency: int
     stop_after: int | None = None
@@ -39,32 +43,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reserve: int = 0
 
     def __post_init__(self) -> None:
-        for field, least in (("concurrency", 1), ("stop_after", 1), ("reserve", 0)):
-            value: object = getattr(self, field)
-            if type(value) is int and value >= least:
-                continue
-            if value is not None or field != "stop_after":
-                raise InvalidRequestError(f"{field} is {value!r}; it must be a whole number from {least}")
+        check_integer("concurrency", self.concurrency, least=1)
+        if self.stop_after is not None:
+            check_integer("stop_after", self.stop_after, least=1)
+        check_integer("reserve", self.reserve, least=0)
         if self.on_budget not in ("stop", "wait"):
-            raise InvalidRequestError(f"on_budget is {self.on_budget!r}; it must be 'stop' or 'wait'")
+            raise InvalidRequestError(f"on_budget must be 'stop' or 'wait', not {describe(self.on_budget)}")
 
 
 def request_of(edit: SlotEdit) -> Request[None]:
-    """The request an edit stands for.
+    """The request that makes an edit.
 
     Raises:
-        InvalidRequestError: It is no ``SlotEdit``, or breaks a rule.
+        InvalidRequestError: It is not a ``SlotEdit``, or breaks a rule.
     """
     if not isinstance(edit, SlotEdit):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
-        raise InvalidRequestError(f"an edit is of kind {type(edit).__name__}; it must be a SlotEdit")
+        raise InvalidRequestError(f"an edit must be a SlotEdit, not {describe(edit)}")
     return requests.edit_slot(edit.group_id, edit.slot_index, edit.experiments, edit.holdouts, edit.individuals)
 
 
 def check_all(edits: Iterable[SlotEdit]) -> None:
-    """Check each edit of a collection, so that a wrong one stops the run before it begins.
+    """Check each edit of a collection, so that an invalid one stops the run before it begins.
 
     Raises:
-        InvalidRequestError: It names the first wrong edit.
+        InvalidRequestError: An edit is invalid. The message names the first one.
     """
     for position, edit in enumerate(edits):
         try:

@@ -1,4 +1,4 @@
-"""What became of each edit, and of a run as a whole."""
+"""The outcome of each edit, and of a run as a whole."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ Status = Literal["applied", "failed", "skipped", "unknown"]
 
 
 class SlotOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one edit."""
+    """The outcome of one edit."""
 
     edit: SlotEdit
-    """The edit, as it was given."""
+    """The edit, as passed in."""
     status: Status
-    """``applied``: the service confirmed it. ``failed``: it is known not to hold. ``skipped``: it was not sent, because
-    a journal shows it done or the run stopped. ``unknown``: it was sent, and no answer told its fate."""
+    """``applied``: the service confirmed it. ``failed``: it is known not to be in effect. ``skipped``: it was not sent,
+    because it is applied according to the journal, or because the run stopped. ``unknown``: it was sent, and whether it
+    was applied is unknown."""
     position: int
-    """Its place in the input, from 0."""
+    """Its position in the input, counted from 0."""
     error: MutexError | None = None
-    """Why it failed, or why its fate is unknown."""
+    """Why it failed, or why its outcome is unknown."""
     attempts: int = 0
-    """Requests started for it."""
+    """The number of requests started for it."""
     note: str = ""
-    """Why it was skipped."""
+    """Why it was skipped, or why there is no error although its outcome is unknown."""
 
 
 class BulkReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A run's outcomes, in the order in which they came."""
+    """The outcomes of a run, in the order in which they became known."""
 
     outcomes: list[SlotOutcome]
     stopped_by: MutexError | None = None
-    """What ended the run before its input did: a wrong key, the day's budget, too many failures; else ``None``."""
+    """What ended the run before its input did, such as a rejected API key or too many failures; ``None`` if nothing."""
 
     @property
     def applied(self) -> list[SlotOutcome]:
@@ -47,7 +48,7 @@ class BulkReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> list[SlotOutcome]:
-        """Edits known not to hold."""
+        """Edits known not to be in effect."""
         return self._of("failed")
 
     @property
@@ -57,18 +58,18 @@ class BulkReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def unknown(self) -> list[SlotOutcome]:
-        """Edits that were sent and whose fate no answer told."""
+        """Edits that were sent, and of which it is unknown whether they were applied."""
         return self._of("unknown")
 
     def _of(self, status: Status) -> list[SlotOutcome]:
         return [outcome for outcome in self.outcomes if outcome.status == status]
 
     def raise_for_failures(self) -> None:
-        """Do nothing if every edit was applied, or skipped because it was done already.
+        """Do nothing if no edit failed and nothing stopped the run.
 
         Raises:
-            ExceptionGroup: With the error of each failed or unknown edit, each carrying a note that names the edit, and
-                with what stopped the run.
+            ExceptionGroup: The errors of all failed or unknown edits, each with a note that names the edit, and what
+                stopped the run.
         """
         errors: list[MutexError] = []
         for outcome in self.outcomes:

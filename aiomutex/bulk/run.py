@@ -155,7 +155,7 @@ class Run(abc.ABC):
         if progress == "applied":
             self._skip(item, "already applied, according to the journal")
             return
-        item.settle = progress in ("sent", "unknown")
+        item.was_sent = progress in ("sent", "unknown")
         if (group := self._queues.add(item)) is not None:
             self._ready.put_nowait(group)
 
@@ -183,7 +183,7 @@ class Run(abc.ABC):
 
     def _release(self, group: GroupQueue) -> None:
         """Let other workers serve the group if edits are left."""
-        if self._queues.done_with(group):
+        if self._queues.release(group):
             self._ready.put_nowait(group)
 
     def _dismiss_workers(self) -> None:

@@ -26,13 +26,13 @@ class ApplyJournal(Journal):
         Raises:
             JournalError: It is of an apply that is done or was undone, or of a run of edits.
         """
-        self.begin_run()
+        self.check_not_undone()
         state = self._number("SELECT value FROM facts WHERE name = 'apply'")
         if state == _DONE:
             raise JournalError(
                 f"journal {self.path} is of an apply that is done; give a new one, so that each can be undone by itself"
             )
-        if state is None and not (self._known is None and self._total is None):
+        if state is None and not (self._max_position is None and self._total is None):
             raise JournalError(f"journal {self.path} is of a run of edits, not of an apply; give a new one")
         with self._writing() as db:
             db.execute("INSERT OR REPLACE INTO facts VALUES ('apply', ?)", (_BEGUN,))

@@ -129,7 +129,7 @@ async def test_a_suspicion_is_looked_into_after_a_minute_and_a_fact_is_waited_fo
     stopped = asyncio.Event()
     budget = DayBudget(LocalRateLimiter(), 0, stopped)
     told_at = datetime.now(UTC)
-    waits = [asyncio.create_task(budget.renewed(gone(in_seconds(7_200), suspected=suspected))) for _ in range(3)]
+    waits = [asyncio.create_task(budget.wait_for_reset(gone(in_seconds(7_200), suspected=suspected))) for _ in range(3)]
     await asyncio.sleep(0)
     waits_until = budget.waiting_until
     assert waits_until is not None
@@ -142,7 +142,7 @@ async def test_a_suspicion_is_looked_into_after_a_minute_and_a_fact_is_waited_fo
 
 async def test_a_suspicion_that_ends_with_the_day_is_not_waited_for_any_longer() -> None:
     async with asyncio.timeout(5):
-        await DayBudget(LocalRateLimiter(), 0, asyncio.Event()).renewed(gone(in_seconds(0.01), suspected=True))
+        await DayBudget(LocalRateLimiter(), 0, asyncio.Event()).wait_for_reset(gone(in_seconds(0.01), suspected=True))
 
 
 async def test_a_run_that_is_stopped_already_waits_for_no_day() -> None:
@@ -150,7 +150,7 @@ async def test_a_run_that_is_stopped_already_waits_for_no_day() -> None:
     stopped.set()
     budget = DayBudget(LocalRateLimiter(), 0, stopped)
     async with asyncio.timeout(5):
-        await budget.renewed(gone(in_seconds(3_600), suspected=False))
+        await budget.wait_for_reset(gone(in_seconds(3_600), suspected=False))
     assert budget.waiting_until is None
 
 
@@ -188,21 +188,19 @@ async def test_a_day_that_ends_later_by_another_clock_is_asked_for_once_a_second
     stopped = asyncio.Event()
     budget = DayBudget(LocalRateLimiter(), 0, stopped)
     midnight = in_seconds(-1)
-    waits = [asyncio.create_task(budget.renewed(gone(midnight, suspected=False))) for _ in range(3)]
+    waits = [asyncio.create_task(budget.wait_for_reset(gone(midnight, suspected=False))) for _ in range(3)]
     await asyncio.sleep(0)
     assert budget.waiting_until is not None
     assert 0.5 < (budget.waiting_until - datetime.now(UTC)).total_seconds() <= 1
     assert not any(wait.done() for wait in waits)
     await asyncio.gather(*waits)
     stopped.set()
-    await budget.renewed(gone(midnight, suspected=False))
+    await budget.wait_for_reset(gone(midnight, suspected=False))
     assert len(caplog.messages) == 1
 
 
 async def test_a_reserve_that_leaves_nothing_is_refused(emulator: MutexEmulator) -> None:
     async with session_for(emulator.url, rate_limiter=LocalRateLimiter(5_000, 100)) as session:
-        with pytest.raises(
-            InvalidRequestError, match="reserve must be below the limiter's 100 requests a day, not 100"
-        ):
+        with pytest.raises(InvalidRequestError, match="reserve must be below the limiter's 100 requests a day"):
             await session.edit_slots(edits_for(5), reserve=100, on_budget="wait")
     assert not emulator.requests

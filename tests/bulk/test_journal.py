@@ -83,7 +83,7 @@ async def test_an_edit_of_unknown_fate_is_settled_by_the_next_run(emulator: Mute
         await session.get_group(1)
         with Journal(tmp_path / "run.db") as journal:
             item = Item(0, SlotEdit(1, 1, experiments=[7]), request_of(SlotEdit(1, 1, experiments=[7])))
-            journal.sending([item], await session.get_group(1))
+            journal.record_sent([item], await session.get_group(1))
         emulator.groups["1"].slots[0].experiments = [7]  # it had arrived before the process died
         emulator.faults.clear()
         report = await session.edit_slots([item.edit], journal=tmp_path / "run.db")
@@ -202,11 +202,11 @@ def a_directory(path: Path) -> None:
     ("make", "told"),
     [
         (nothing_of_sqlite, "not a database"),
-        (a_byte, "no journal of aiomutex"),
-        (another_database, "no journal of aiomutex"),
+        (a_byte, "not an aiomutex journal"),
+        (another_database, "not an aiomutex journal"),
         (truncated, "cannot be used"),
-        (of_a_later_version, "of version 99"),
-        (without_its_tables, "has not the tables"),
+        (of_a_later_version, "has version 99"),
+        (without_its_tables, "does not have the tables"),
         (a_directory, "unable to open"),
     ],
 )
@@ -229,7 +229,7 @@ async def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(
 
 @pytest.mark.parametrize("path", ["/proc/run.db", "/nowhere/at/all/run.db"])
 async def test_a_place_that_cannot_be_written_is_named(session: MutexSession, path: str) -> None:
-    with pytest.raises(JournalError, match=f"journal {path}: .*unable to open"):
+    with pytest.raises(JournalError, match=f"journal {path} .*unable to open"):
         await session.edit_slots(edits_for(5), journal=path)
 
 
@@ -255,7 +255,7 @@ async def test_a_full_disk_ends_the_run_with_the_reason_and_nothing_unnoted_is_s
     edits = edits_for(1_200)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
     try:
-        with pytest.raises(JournalError, match=r"run\.db: .*(disk|full)"):
+        with pytest.raises(JournalError, match=r"run\.db .*(disk|full)"):
             await session.edit_slots(edits, journal=tmp_path / "run.db", on_outcome=told.append)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -294,8 +294,8 @@ def test_a_million_edits_fit_in_300_megabytes(tmp_path: Path, edits: int) -> Non
                     group.id, slot, experiments=[100_000 + n, 200_000, 300_000], individuals=["a@b.example"]
                 )
                 item = Item(n + slot - 1, edit, request_of(edit))
-                journal.sending([item], group)
-                journal.finished([item], "applied", confirmed=True)
+                journal.record_sent([item], group)
+                journal.record_outcome([item], "applied", confirmed=True)
         beside = sum(each.stat().st_size for each in tmp_path.iterdir() if each != path)
     assert beside < 12e6
     assert path.stat().st_size / edits * 1_000_000 < 290e6
@@ -316,7 +316,7 @@ def test_a_closed_journal_says_so(tmp_path: Path) -> None:
     journal.close()
     assert repr(journal) == f"<Journal {tmp_path / 'run.db'} · closed>"
     with pytest.raises(JournalError, match="is closed"):
-        journal.begin_run()
+        journal.check_not_undone()
 
 
 async def test_lists_that_were_sets_are_the_same_in_whatever_order_they_come(

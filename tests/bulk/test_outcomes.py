@@ -186,11 +186,11 @@ async def test_of_a_stream_a_wrong_edit_fails_in_its_turn(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"concurrency": 0}, "concurrency is 0"),
-        ({"stop_after": 0}, "stop_after is 0"),
-        ({"stop_after": True}, "stop_after is True"),
-        ({"reserve": -1}, "reserve is -1"),
-        ({"on_budget": "later"}, "on_budget is 'later'"),
+        ({"concurrency": 0}, r"^concurrency must be an integer from 1, not 0 \(int\)$"),
+        ({"stop_after": 0}, r"^stop_after must be an integer from 1, not 0 \(int\)$"),
+        ({"stop_after": True}, r"^stop_after must be an integer from 1, not True \(bool\)$"),
+        ({"reserve": -1}, r"^reserve must be an integer from 0, not -1 \(int\)$"),
+        ({"on_budget": "later"}, r"^on_budget must be 'stop' or 'wait', not 'later' \(str\)$"),
     ],
 )
 async def test_a_wrong_option_is_named(

@@ -37,7 +37,9 @@ async def test_undo_restores_every_slot_and_a_second_undo_writes_nothing(
     assert held(emulator, ADDRESSES) == before
     emulator.clear_history()
     again = await undo(session, tmp_path / "run.db")
-    assert {(each.status, each.note) for each in again.outcomes} == {("skipped", "undone already, says the journal")}
+    assert {(each.status, each.note) for each in again.outcomes} == {
+        ("skipped", "already undone, according to the journal")
+    }
     assert sorted(outcome.position for outcome in again.outcomes) == list(range(60))
     assert not emulator.requests
 
@@ -72,7 +74,7 @@ async def test_a_slot_that_somebody_changed_since_is_left_alone_unless_forced(
     emulator.groups["4"].slots[1].experiments = [4242]
     report = await undo(session, tmp_path / "run.db")
     assert [(outcome.edit.group_id, outcome.edit.slot_index) for outcome in report.skipped] == [("4", 2)]
-    assert "somebody changed it" in report.skipped[0].note
+    assert "changed since the run" in report.skipped[0].note
     assert sorted(outcome.position for outcome in report.outcomes) == list(range(60))
     assert emulator.groups["4"].slots[1].experiments == [4242]
     forced = await undo(session, tmp_path / "run.db", force=True)
@@ -83,7 +85,7 @@ async def test_a_slot_that_somebody_changed_since_is_left_alone_unless_forced(
 async def test_what_somebody_wrote_before_the_run_came_to_a_slot_is_what_undo_restores(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiomutex.bulk.writer._FRESH", -1.0)
+    monkeypatch.setattr("aiomutex.bulk.writer._MAX_AGE", -1.0)
     emulator.latency = 0.02
     edits = [SlotEdit(1, 1, experiments=[5]), SlotEdit(1, 1, experiments=[6]), SlotEdit(1, 2, experiments=[7])]
     run = asyncio.create_task(session.edit_slots(edits, journal=tmp_path / "run.db"))
@@ -202,8 +204,8 @@ async def test_a_slot_that_holds_its_earlier_content_already_is_undone_without_a
     emulator.groups["1"].slots[0].experiments = [101]
     emulator.clear_history()
     for status, note in (
-        ("applied", "it holds its earlier content already"),
-        ("skipped", "undone already, says the journal"),
+        ("applied", "it already holds its earlier content"),
+        ("skipped", "already undone, according to the journal"),
     ):
         report = await undo(session, tmp_path / "run.db")
         assert [(each.position, each.status, each.note) for each in report.outcomes] == [(0, status, note)]
@@ -231,18 +233,18 @@ async def test_a_slot_that_is_gone_is_left_alone(
     await session.edit_slots([SlotEdit(1, 3, experiments=[5])], journal=tmp_path / "run.db")
     del emulator.groups["1"].slots[2]
     report = await undo(session, tmp_path / "run.db")
-    assert "somebody changed it" in report.skipped[0].note
+    assert "changed since the run" in report.skipped[0].note
 
 
 async def test_undo_makes_no_journal_of_an_empty_file(session: MutexSession, tmp_path: Path) -> None:
     (tmp_path / "run.db").touch()
-    with pytest.raises(JournalError, match="no journal of aiomutex"):
+    with pytest.raises(JournalError, match="not an aiomutex journal"):
         await undo(session, tmp_path / "run.db")
     assert (tmp_path / "run.db").read_bytes() == b""
 
 
 async def test_undo_needs_a_journal_and_sound_arguments(session: MutexSession, tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match="there is no journal"):
+    with pytest.raises(JournalError, match="does not exist"):
         await undo(session, tmp_path / "none.db")
     assert not (tmp_path / "none.db").exists()
     with pytest.raises(InvalidRequestError, match=r"^concurrency must be an integer from 1, not 0 \(int\)$"):

@@ -105,7 +105,7 @@ async def test_an_edit_found_to_hold_after_a_lost_answer_does_not_fail_its_neigh
 async def test_what_is_known_of_a_group_is_read_again_when_it_is_old(
     emulator: MutexEmulator, session: MutexSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiomutex.bulk.writer._FRESH", -1.0)
+    monkeypatch.setattr("aiomutex.bulk.writer._MAX_AGE", -1.0)
     report = await session.edit_slots([SlotEdit(1, slot, experiments=[slot]) for slot in (1, 2, 3)], verify=True)
     assert len(report.applied) == 3
     methods = "".join(request.method[0] for request in emulator.requests)

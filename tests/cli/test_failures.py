@@ -102,7 +102,7 @@ def test_a_run_that_does_not_start_keeps_earlier_failures(
     (tmp_path / "other.jsonl").write_text(LOST)
     done = aiomutex("slots", "bulk", "other.jsonl", "--failures", "failed.jsonl", "--journal", "run.db")
     assert done.exit_code == 2
-    assert "of another input" in done.stderr
+    assert "belongs to a different input" in done.stderr
     assert (tmp_path / "failed.jsonl").read_text() == LOST
 
 

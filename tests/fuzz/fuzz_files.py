@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 from fuzz_promises import Target, folder, in_loop, keep, only
 
 from aiomutex import ConfigurationError, JournalError, MutexGroup, Slot, SlotEdit
-from aiomutex.bulk import content, undo
+from aiomutex.bulk import undo
 from aiomutex.bulk.group_queues import Item
 from aiomutex.bulk.journal import Journal
 from aiomutex.bulk.options import request_of
+from aiomutex.bulk.slot_lists import SlotLists
 from aiomutex.cli.edits_file import BadLine, read_edits, to_json_line
 from aiomutex.limits.day_file import DayFile
 
@@ -68,10 +69,10 @@ def _journal() -> Path:
     with Journal(path) as kept:
         for position, slot in enumerate((1, 2, 1)):
             items = [_item(position, SlotEdit("7", slot, experiments=[position], individuals=["ada"]))]
-            kept.sending(items, group)
+            kept.record_sent(items, group)
             if position < 2:
-                kept.finished(items, "applied", confirmed=True)
-        kept.ended(3)
+                kept.record_outcome(items, "applied", confirmed=True)
+        kept.record_end(3)
     return path
 
 
@@ -91,18 +92,18 @@ def _read_journal(path: Path) -> None:
         with only(JournalError):
             kept.check_input([edit])
         with only(JournalError):
-            kept.begin_run()
+            kept.check_not_undone()
         with only(JournalError):
-            kept.knows_before("7", [1, 2])
+            kept.has_before("7", [1, 2])
         with only(JournalError):
-            kept.sending([_item(0, edit)], LIVE)
-            kept.finished([_item(0, edit)], "applied", confirmed=True)
+            kept.record_sent([_item(0, edit)], LIVE)
+            kept.record_outcome([_item(0, edit)], "applied", confirmed=True)
         for record in kept.written_slots():
             keep(type(record.group_id) is str and type(record.slot_index) is int, "an invalid slot")
-            for held in (record.before, record.after, *record.unsettled):
-                keep(content.unpacked(content.packed(held)) == held, "the content changed")
+            for held in (record.before, record.after, *record.unconfirmed):
+                keep(SlotLists.decode(held.encode()) == held, "the content changed")
             with only(JournalError):
-                kept.undoing(record, done=True)
+                kept.record_undo(record, done=True)
 
 
 def journal_bytes(data: bytes) -> None:
