@@ -9,13 +9,16 @@ import importlib
 import inspect
 import io
 import pkgutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import aiomutex
 from aiomutex import MutexSession
 from aiomutex.testing import MutexEmulator
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MODULES = sorted(
     found.name for found in pkgutil.walk_packages(aiomutex.__path__, "aiomutex.") if not found.name.endswith("__main__")
@@ -30,8 +33,11 @@ CHECKER = doctest.OutputChecker()
 
 
 @pytest.mark.parametrize("test", EXAMPLES, ids=[test.name for test in EXAMPLES])
-async def test_an_example_prints_what_it_says(test: doctest.DocTest) -> None:
+async def test_an_example_prints_what_it_says(
+    test: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Examples may use ``await``, ``MutexSession``, and ``url`` and ``session`` of an emulator with three groups."""
+    monkeypatch.chdir(tmp_path)
     async with MutexEmulator(groups=3) as emulator, MutexSession("key", base_url=emulator.url) as session:
         names = test.globs | {"MutexSession": MutexSession, "session": session, "url": emulator.url}
         for example in test.examples:

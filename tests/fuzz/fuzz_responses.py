@@ -29,7 +29,7 @@ from aiomutex import (
 from aiomutex._api.redaction import redactor
 from aiomutex._api.requests import Request, create_group, decode_response, get_group, list_page
 from aiomutex._api.responses import Response, read_group, retry_after_of
-from aiomutex.bulk import content
+from aiomutex.bulk.slot_lists import SlotLists, find_difference
 from aiomutex.fleet.wire import PackedError, packed_error, unpacked_error
 from aiomutex.paging import GroupPager
 from aiomutex.plan import after, desired_from, dump_desired, fingerprint, lint, parse_desired, plan, render
@@ -83,10 +83,10 @@ def _use(group: MutexGroup) -> None:
     from aiomutex.cli.common import group_table  # noqa: PLC0415  # rich is heavy
 
     for slot in group.slots:
-        held = content.content_of(slot)
-        keep(content.unpacked(content.packed(held)) == held, "the content changed in the journal")
+        held = SlotLists.of_slot(slot)
+        keep(SlotLists.decode(held.encode()) == held, "the content changed in the journal")
     for slot in group.slots[:1]:
-        if (error := content.check(group, slot.index, ([1], None, ["a"]), slot)) is not None:
+        if (error := find_difference(group, slot.index, SlotLists([1], None, ["a"]), slot)) is not None:
             str(error)
     keep(len(fingerprint(group)) == 32, "a fingerprint of the wrong length")
     desired = desired_from([group])
