@@ -1,4 +1,4 @@
-"""What the commands on groups as code share: their exit codes, their options, a session around their work."""
+"""What the commands for groups as code share: exit code 1 for wrong usage, reading the file, and a session."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class ExitOneCommand(click.Command):
-    """A command whose wrong usage exits with 1, because 2 means changes here."""
+    """A command that exits with 1 on wrong usage, because 2 means changes here."""
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         """Parse the arguments."""
@@ -32,7 +32,7 @@ class ExitOneCommand(click.Command):
 
 
 def run_with_session(work: Callable[[MutexSession], Awaitable[T]]) -> T:
-    """Do some work with a session; each of the library's errors ends in exit code 1."""
+    """Return the result of ``work(session)``; an error of this library ends the program with exit code 1."""
     from aiomutex.errors import MutexError
 
     async def main() -> T:
@@ -46,7 +46,7 @@ def run_with_session(work: Callable[[MutexSession], Awaitable[T]]) -> T:
 
 
 def load(file: str) -> Desired:
-    """The desired state a file holds; each of its faults ends in exit code 1."""
+    """Read a desired state; if the file is not valid, the program ends with exit code 1."""
     from aiomutex.errors import MutexError
     from aiomutex.plan import load_desired
 
@@ -57,5 +57,5 @@ def load(file: str) -> Desired:
 
 
 async def live_groups(session: MutexSession) -> list[MutexGroup]:
-    """All groups of the project, as they are now."""
+    """Return all groups of the project."""
     return await session.list_groups().collect()

@@ -1,7 +1,7 @@
-"""``aiomutex pull``, ``plan``, ``apply`` and ``lint``: mutex groups as code.
+"""The commands ``aiomutex pull``, ``plan``, ``apply`` and ``lint``: mutex groups as code.
 
-Exit codes here are 0 nothing to do or done, 1 an error (wrong usage too), 2 changes (or findings of ``lint``), and 3
-blocked: something must be decided by a person first.
+Exit codes: 0 nothing to do, or done; 1 an error, or wrong usage; 2 changes, or findings of ``lint``; 3 blocked, because
+a person has to decide first.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from aiomutex._util.wording import counted
 from aiomutex.cli.common import console, echo, fail, json_option, print_json, printable
 from aiomutex.cli.desired import ExitOneCommand, live_groups, load, run_with_session
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from aiomutex import MutexSession
-    from aiomutex.plan import ApplyReport, Desired, Plan, Step, TouchedExperiment
+    from aiomutex.plan import AffectedExperiment, ApplyReport, Desired, Plan, Step
     from aiomutex.plan.render import Line
 
 __all__ = ["apply", "lint", "plan", "pull"]
@@ -28,14 +29,17 @@ __all__ = ["apply", "lint", "plan", "pull"]
 CHANGES = 2
 BLOCKED = 3
 _COLOURS = {"+": "green", "-": "red", "~": "yellow", "!": "bold red", "?": "cyan", " ": ""}
-_FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False))
-_CHECK = click.option(
-    "--check-running", is_flag=True, help="Read each experiment the plan touches, and block it if one runs."
+
+_file_argument = click.argument("file", type=click.Path(exists=True, dir_okay=False))
+_check_running_option = click.option(
+    "--check-running",
+    is_flag=True,
+    help="Read each experiment that the plan affects; block the plan if one is running.",
 )
-_ALLOW = click.option("--allow-running", is_flag=True, help="Show running experiments, but do not block.")
+_allow_running_option = click.option("--allow-running", is_flag=True, help="Show running experiments without blocking.")
 
 
-def _leave(code: int) -> NoReturn:
+def _exit(code: int) -> NoReturn:
     raise click.exceptions.Exit(code)
 
 
@@ -46,7 +50,7 @@ def _print_lines(lines: Iterable[Line]) -> None:
     for mark, text in lines:
         safe = printable(text, keep="")
         if screen.is_terminal:
-            # Names may hold what rich takes for markup, too.
+            # As a Text, because names may contain what rich reads as markup.
             screen.print(Text(safe, style=_COLOURS[mark]), soft_wrap=True)
         else:
             echo(safe)
@@ -57,14 +61,14 @@ def _print_lines(lines: Iterable[Line]) -> None:
 
 @click.command(cls=ExitOneCommand)
 @click.argument("file", type=click.Path(dir_okay=False))
-@click.option("--project", "projects", multiple=True, help="Only groups of this project; may be given several times.")
-@click.option("--archived", is_flag=True, help="Write archived groups too.")
-@click.option("--overwrite", is_flag=True, help="Write although comments in the file would be lost.")
+@click.option("--project", "projects", multiple=True, help="Only groups of this project. Can be repeated.")
+@click.option("--archived", is_flag=True, help="Include archived groups.")
+@click.option("--overwrite", is_flag=True, help="Overwrite FILE even if it has comments, which are lost.")
 def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) -> None:
-    """Write the live groups to FILE (.yaml or .json), sorted; a second pull changes nothing.
+    """Write the live groups to FILE (.yaml or .json), sorted.
 
-    Archived groups are written if FILE has them already, or with --archived. Thresholds and silenced lint rules of an
-    existing FILE are kept. A FILE that describes the live groups already is left alone, comments and all.
+    Archived groups are written if FILE already has them, or with --archived. An existing FILE keeps its thresholds and
+    disabled lint rules. If it describes the live groups already, it is not changed.
 
     \b
     Examples:
@@ -80,25 +84,26 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
     if format_ is None:
         fail(f"{file}: the name must end in one of {', '.join(FORMATS)}")
     existing = load(file) if path.exists() and path.stat().st_size else None
-    live = run_with_session(live_groups)
     known = {group.identity for group in existing.groups} if existing else set[tuple[str, str]]()
     groups = [
         group
-        for group in live
+        for group in run_with_session(live_groups)
         if (archived or not group.deleted or (group.project_id, group.key) in known)
         and (not projects or group.project_id in projects)
     ]
-    unnamed = sum(not (group.key and group.project_id) for group in groups)
-    if unnamed:
-        echo(f"aiomutex: {unnamed:,} groups without a key or project cannot be written to a file", err=True)
+    if unnamed := sum(not (group.key and group.project_id) for group in groups):
+        echo(f"aiomutex: skipped {counted(unnamed, 'group')} without a key or project", err=True)
     desired = desired_from(groups, settings=existing)
+    count = counted(len(desired.groups), "live group")
     if existing is not None and same_content(existing, desired):
-        echo(f"{file} describes the {len(desired.groups):,} live groups already")
+        echo(f"{file} already describes the {count}")
         return
     if existing is not None and not overwrite and _has_comments(path, format_):
-        fail(f"{file} differs from the live groups, and its comments would be lost; give --overwrite to write it anew")
+        fail(
+            f"{file} differs from the live groups and has comments, which would be lost; pass --overwrite to lose them"
+        )
     path.write_text(dump_desired(desired, format_, sort=True), encoding="utf-8", newline="\n")
-    echo(f"Wrote {len(desired.groups):,} groups to {file}")
+    echo(f"Wrote {count} to {file}")
 
 
 def _has_comments(path: Path, format_: str) -> bool:
@@ -110,16 +115,16 @@ def _has_comments(path: Path, format_: str) -> bool:
 
 
 @click.command(cls=ExitOneCommand)
-@_FILE
-@click.option("--out", type=click.Path(dir_okay=False), help="Save the plan here, for 'aiomutex apply'.")
+@_file_argument
+@click.option("--out", type=click.Path(dir_okay=False), help="Save the plan to this file, for 'aiomutex apply'.")
 @json_option
-@_CHECK
-@_ALLOW
+@_check_running_option
+@_allow_running_option
 def plan(file: str, out: str | None, as_json: bool, check_running: bool, allow_running: bool) -> None:
-    """Show what it takes to bring the live groups to FILE. Nothing is written.
+    """Show how the live groups would change to match FILE. Writes nothing.
 
-    Exit codes: 0 nothing to do, 2 changes, 1 an error, 3 blocked (something immutable differs, a threshold is exceeded,
-    or a running experiment is touched).
+    Exit codes: 0 no changes, 1 an error, 2 changes, 3 blocked (a field that is fixed at creation differs, a threshold
+    is exceeded, or a running experiment is affected).
 
     \b
     Examples:
@@ -132,32 +137,32 @@ def plan(file: str, out: str | None, as_json: bool, check_running: bool, allow_r
 
     desired = load(file)
 
-    async def work(session: MutexSession) -> tuple[Plan, list[TouchedExperiment]]:
-        made = make_plan(desired, await live_groups(session))
-        return made, await _touched(session, made) if check_running else []
+    async def work(session: MutexSession) -> tuple[Plan, list[AffectedExperiment]]:
+        changes = make_plan(desired, await live_groups(session))
+        return changes, await _running(session, changes) if check_running else []
 
-    made, running = run_with_session(work)
+    changes, running = run_with_session(work)
     if out is not None:
-        save_plan(made, out)
-    _show(made, running, as_json=as_json)
-    if made.errors or made.excesses or (running and not allow_running):
-        _leave(BLOCKED)
-    _leave(0 if made.empty else CHANGES)
+        save_plan(changes, out)
+    _show(changes, running, as_json=as_json)
+    if changes.errors or changes.exceeded_thresholds or (running and not allow_running):
+        _exit(BLOCKED)
+    _exit(0 if changes.empty else CHANGES)
 
 
-async def _touched(session: MutexSession, made: Plan) -> list[TouchedExperiment]:
+async def _running(session: MutexSession, changes: Plan) -> list[AffectedExperiment]:
     from aiomutex.plan import check_running, experiment_reader
 
-    return await check_running(made, experiment_reader(session))
+    return await check_running(changes, experiment_reader(session))
 
 
-def _show(made: Plan, running: Sequence[TouchedExperiment], *, as_json: bool = False) -> None:
+def _show(changes: Plan, running: Sequence[AffectedExperiment], *, as_json: bool = False) -> None:
     from aiomutex.plan.render import lines, plan_json, summary
 
     if as_json:
-        print_json(plan_json(made, running=running))
+        print_json(plan_json(changes, running=running))
         return
-    _print_lines([*lines(made), *(("!", f"! {each}") for each in running), (" ", summary(made))])
+    _print_lines([*lines(changes), *(("!", f"! {each}") for each in running), (" ", summary(changes))])
 
 
 # ---------------------------------------------------------------------- apply
@@ -165,12 +170,12 @@ def _show(made: Plan, running: Sequence[TouchedExperiment], *, as_json: bool = F
 
 @click.command(cls=ExitOneCommand)
 @click.argument("file_or_plan", type=click.Path(exists=True, dir_okay=False))
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--force", is_flag=True, help="Apply although a threshold of the file is exceeded.")
-@click.option("--journal", type=click.Path(dir_okay=False), help="Remember here what each slot held before, to undo.")
-@click.option("--no-verify", is_flag=True, help="Do not read groups back after writing.")
-@_CHECK
-@_ALLOW
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--force", is_flag=True, help="Apply even if a threshold of the file is exceeded.")
+@click.option("--journal", type=click.Path(dir_okay=False), help="Record what each slot held before, for an undo.")
+@click.option("--no-verify", is_flag=True, help="Do not read the groups back after writing.")
+@_check_running_option
+@_allow_running_option
 def apply(
     file_or_plan: str,
     yes: bool,
@@ -180,13 +185,13 @@ def apply(
     check_running: bool,
     allow_running: bool,
 ) -> None:
-    """Bring the live groups to a desired state, or carry out a saved plan.
+    """Change the live groups to match a file, or apply a saved plan.
 
-    On a terminal it shows the plan and asks; elsewhere it wants --yes. A saved plan is refused if a group changed since
-    it was made. An apply that broke off is simply run again, with the same journal if it had one: 'aiomutex slots bulk
-    --undo' then takes back the slots of all its runs. The next apply wants a new journal.
+    Shows the plan and asks for confirmation; without a terminal, --yes is required. A saved plan is rejected if someone
+    else changed one of its groups. To resume an interrupted apply, run it again with the same journal:
+    'aiomutex slots bulk --undo' then undoes the slots of all runs. Use a new journal for each apply.
 
-    Exit codes: 0 done or nothing to do, 1 an error or a failed step, 3 blocked.
+    Exit codes: 0 done, or no changes; 1 an error or a failed step; 3 blocked.
 
     \b
     Examples:
@@ -199,41 +204,43 @@ def apply(
     saved = is_saved_plan(file_or_plan)
     desired = None if saved else load(file_or_plan)
 
-    async def look(session: MutexSession) -> tuple[Plan, Plan, list[TouchedExperiment]]:
+    async def look(session: MutexSession) -> tuple[Plan, Plan, list[AffectedExperiment]]:
         from aiomutex.plan import load_plan, remaining
         from aiomutex.plan import plan as make_plan
 
         live = await live_groups(session)
-        made = load_plan(file_or_plan) if desired is None else make_plan(desired, live)
-        left = remaining(made, live) if saved and not made.errors else made
-        return made, left, await _touched(session, left) if check_running else []
+        changes = load_plan(file_or_plan) if desired is None else make_plan(desired, live)
+        left = remaining(changes, live) if saved and not changes.errors else changes
+        return changes, left, await _running(session, left) if check_running else []
 
-    made, left, running = run_with_session(look)
+    changes, left, running = run_with_session(look)
     _show(left, running)
-    if made.errors or (running and not allow_running):
+    if changes.errors or (running and not allow_running):
         fail("the plan is blocked; nothing was written", BLOCKED)
     if not left.changes:
         return
-    if left.excesses and not force:
-        fail("the plan exceeds a threshold; give --force to apply it all the same", BLOCKED)
+    if left.exceeded_thresholds and not force:
+        fail("the plan exceeds a threshold; pass --force to apply it anyway", BLOCKED)
     if not yes:
         if not sys.stdin.isatty():
-            fail("there is no terminal to ask on; give --yes to apply the plan")
+            fail("no terminal to ask for confirmation; pass --yes to apply the plan")
         click.confirm("Apply?", abort=True)
 
     async def work(session: MutexSession) -> ApplyReport:
-        from aiomutex.plan import apply as carry_out
+        from aiomutex.plan import apply as apply_plan
 
-        return await carry_out(session, made, force=force, journal=journal, verify=not no_verify, on_step=_tell_failure)
+        return await apply_plan(
+            session, changes, force=force, journal=journal, verify=not no_verify, on_step=_report_failure
+        )
 
     report = run_with_session(work)
-    done = sum(step.status == "applied" for step in report.steps)
-    echo(f"{done:,} of {len(report.steps):,} steps done")
+    applied = sum(step.status == "applied" for step in report.steps)
+    echo(f"{applied:,} of {counted(len(report.steps), 'step')} applied")
     if not report.complete:
-        fail(f"{len(report.failed):,} failed, {len(report.skipped):,} not sent; run it again when the cause is gone")
+        fail(f"{len(report.failed):,} failed, {len(report.skipped):,} not sent; run the command again to resume")
 
 
-def _tell_failure(step: Step) -> None:
+def _report_failure(step: Step) -> None:
     if step.status != "applied":
         echo(f"aiomutex: {step}", err=True)
 
@@ -242,57 +249,54 @@ def _tell_failure(step: Step) -> None:
 
 
 @click.command(cls=ExitOneCommand)
-@_FILE
+@_file_argument
 @json_option
-@click.option("--strict", is_flag=True, help="Let warnings fail too.")
+@click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--check-modes", is_flag=True, help="Read the experiments' evaluation modes from the service (AM108).")
 def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
-    """Check FILE for what is allowed but seldom meant. Needs neither key nor network.
+    """Check FILE for what is allowed but probably not intended. Needs no key and no network.
 
-    Silence a rule for a group with 'ignore: [AM105]' beside its key, for the file under 'lint: {ignore: [AM105]}'.
+    Disable a rule for a group with 'ignore: [AM105]', and for the file with 'lint: {ignore: [AM105]}'.
 
-    Exit codes: 0 fine (warnings may be shown), 1 the file cannot be read, 2 an error (with --strict: any finding).
+    Exit codes: 0 no errors (perhaps warnings), 1 the file is not valid, 2 an error, or with --strict any finding.
 
     \b
     Example:
       aiomutex lint groups.yaml --strict
     """  # noqa: D301  # click's own escape
-    from aiomutex.plan import lint as find
+    from aiomutex.plan import lint as check
 
     desired = load(file)
-    findings = find(desired, modes=_modes(desired) if check_modes else None)
+    findings = check(desired, modes=_modes(desired) if check_modes else None)
     if as_json:
-        print_json(
-            [
-                {"code": each.code, "severity": each.severity, "line": each.line, "group": each.group}
-                | {"text": each.text, "why": each.why}
-                for each in findings
-            ]
-        )
+        fields = ("code", "severity", "line", "group", "message", "reason")
+        print_json([{name: getattr(finding, name) for name in fields} for finding in findings])
     else:
         _print_lines(
             (
-                "!" if each.severity == "error" else "~",
-                f"{file}:{each.line}: {each}" if each.line else f"{file}: {each}",
+                "!" if finding.severity == "error" else "~",
+                f"{file}:{finding.line}: {finding}" if finding.line else f"{file}: {finding}",
             )
-            for each in findings
+            for finding in findings
         )
         if not findings:
-            echo(f"{file}: {len(desired.groups):,} groups, nothing to remark")
-    if any(strict or each.severity == "error" for each in findings):
-        _leave(CHANGES)
+            echo(f"{file}: {counted(len(desired.groups), 'group')}, no findings")
+    if any(strict or finding.severity == "error" for finding in findings):
+        _exit(CHANGES)
 
 
 def _modes(desired: Desired) -> dict[int, str]:
     from aiomutex.plan.running_experiments import experiment_reader, read_experiments
 
-    wanted = {
+    experiments = {
         experiment for group in desired.groups for slot in group.slots or () for experiment in slot.experiments or ()
     }
 
     async def work(session: MutexSession) -> dict[int, str]:
-        read = await read_experiments(wanted, experiment_reader(session))
-        modes = {number: told.get("evaluationMode") for number, told in read.items() if not isinstance(told, Exception)}
+        results = await read_experiments(experiments, experiment_reader(session))
+        modes = {
+            number: read.get("evaluationMode") for number, read in results.items() if not isinstance(read, Exception)
+        }
         return {number: mode for number, mode in modes.items() if isinstance(mode, str)}
 
     return run_with_session(work)

@@ -1,16 +1,18 @@
-"""Carrying a plan out: out of the archive, creates, texts, slots through the bulk engine, archives last.
+"""Applies a plan: unarchives groups, creates groups, edits names and descriptions, edits slots, archives groups.
 
-Every step is safe to repeat, so an apply that broke off is simply run again. One failing group does not stop the rest.
+Every write can be repeated safely, so an interrupted apply is run again. A group that fails does not stop the others.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET
 
 from aiomutex._util.tasks import run_workers
+from aiomutex._util.wording import counted
 from aiomutex.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from aiomutex.bulk.report import SlotOutcome
     from aiomutex.models import SlotEdit
-    from aiomutex.plan.diff import GroupPlan, Plan
+    from aiomutex.plan.changes import GroupPlan, Plan
     from aiomutex.plan.journal import ApplyJournal
     from aiomutex.session import MutexSession
 
@@ -36,51 +38,56 @@ __all__ = ["ApplyReport", "PlanBlockedError", "Step", "apply"]
 StepKind = Literal["create", "unarchive", "edit", "slot", "archive"]
 StepStatus = Literal["applied", "failed", "skipped", "unknown"]
 
-_CONCURRENCY = 8
-# These concern the whole run: to go on would fail every step there is.
+_CONCURRENCY: Final = 8
+# Errors that concern the whole run: every further step would fail with the same one.
 _FATAL: TypeAlias = AuthenticationError | ConfigurationError | DailyBudgetExhaustedError | LimiterUnavailableError
 
 
 class PlanBlockedError(MutexError):
-    """A plan must not be applied as it is; nothing was sent.
+    """A plan cannot be applied as it is. Nothing was sent.
 
     Attributes:
         reasons: Why, one line each.
-        forceable: Whether ``force`` would let it through: thresholds yes, errors no.
+        forceable: Whether ``force`` applies it anyway: true for thresholds, false for errors.
     """
 
     def __init__(self, reasons: Sequence[str], *, forceable: bool) -> None:
-        hint = " (force lets it through)" if forceable else ""
+        hint = " (pass force=True to apply it anyway)" if forceable else ""
         super().__init__(f"the plan is blocked{hint}: {'; '.join(reasons)}")
         self.reasons = tuple(reasons)
         self.forceable = forceable
 
+    def __reduce__(self) -> tuple[Callable[..., PlanBlockedError], tuple[tuple[str, ...]]]:
+        """Pickle by the arguments; the message alone would lose them."""
+        return partial(PlanBlockedError, forceable=self.forceable), (self.reasons,)
+
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One write of an apply, and what became of it."""
+    """One write of an apply, and its outcome."""
 
     kind: StepKind
     group: str
-    """The group as messages show it."""
+    """The group's name in messages."""
     slot_index: int | None = None
     status: StepStatus = "applied"
     error: MutexError | None = None
     note: str = ""
+    """Why the step was skipped."""
 
     def __str__(self) -> str:
         slot = f", slot {self.slot_index}" if self.slot_index is not None else ""
-        tail = f": {self.error or self.note}" if self.error or self.note else ""
-        return f"{self.kind} {self.group}{slot}: {self.status}{tail}"
+        detail = f": {self.error or self.note}" if self.error or self.note else ""
+        return f"{self.kind} {self.group}{slot}: {self.status}{detail}"
 
 
 class ApplyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a plan."""
+    """The outcome of an apply."""
 
     steps: list[Step]
 
     @property
     def failed(self) -> list[Step]:
-        """Steps that failed, or whose fate is unknown."""
+        """Steps that failed, or whose outcome is unknown."""
         return [step for step in self.steps if step.status in ("failed", "unknown")]
 
     @property
@@ -90,30 +97,30 @@ class ApplyReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def complete(self) -> bool:
-        """Whether all of the plan holds now."""
+        """Whether every step was applied."""
         return all(step.status == "applied" for step in self.steps)
 
     def raise_for_failures(self) -> None:
-        """Do nothing if no step failed.
+        """Raise the errors of failed steps; do nothing if there are none.
 
         Raises:
             ExceptionGroup: With the error of each failed step.
         """
         errors = [step.error for step in self.steps if step.error is not None]
         if errors:
-            raise ExceptionGroup(f"{len(errors)} of {len(self.steps)} steps failed", errors)
+            raise ExceptionGroup(f"{len(errors)} of {counted(len(self.steps), 'step')} failed", errors)
 
 
 def check_blocked(plan: Plan, *, force: bool) -> None:
     """Do nothing if a plan may be applied.
 
     Raises:
-        PlanBlockedError: It has errors, or exceeds a threshold and ``force`` is not given.
+        PlanBlockedError: The plan has errors, or exceeds a threshold and ``force`` is false.
     """
     if plan.errors:
         raise PlanBlockedError(plan.errors, forceable=False)
-    if plan.excesses and not force:
-        raise PlanBlockedError(plan.excesses, forceable=True)
+    if plan.exceeded_thresholds and not force:
+        raise PlanBlockedError(plan.exceeded_thresholds, forceable=True)
 
 
 async def apply(
@@ -125,114 +132,128 @@ async def apply(
     verify: bool = True,
     on_step: Callable[[Step], object] | None = None,
 ) -> ApplyReport:
-    """Carry a plan out.
+    """Apply a plan.
 
-    The groups are listed first: what somebody else changed since the plan was made is refused, what an earlier apply
-    of the same plan has done already is not done again.
+    The groups are listed first. If one of them was changed by someone else since the plan was made, nothing is written.
+    What an earlier apply of the same plan has done is not repeated.
 
     Args:
         session: An open session.
-        plan: From :func:`aiomutex.plan.plan` or :func:`aiomutex.plan.load_plan`.
-        force: Apply although a threshold is exceeded. Errors cannot be forced.
-        journal: A file that remembers what each slot held, for ``aiomutex.bulk.undo``. After an apply that broke off,
-            apply again with the same file, the same plan or a new one of what is left: undone is what all runs wrote,
-            up to the one that completes a plan. After that, the next apply needs a new file.
+        plan: The plan, from ``plan`` or ``load_plan``.
+        force: Apply although a threshold is exceeded. Errors of the plan cannot be forced.
+        journal: A file that records what each slot held before, for ``aiomutex.bulk.undo``. To resume an interrupted
+            apply, pass the same file with the same plan, or with a new plan for the rest: an undo then covers all runs.
+            After a plan is complete, the next one needs a new file.
         verify: Read each group before and after its slots are written.
-        on_step: Called with each step as its fate is known; it must not block.
+        on_step: Called with each step once its outcome is known. It must not block.
+
+    Returns:
+        A report with a step for each write; empty if there was nothing to do.
 
     Raises:
-        PlanBlockedError: The plan has errors or exceeds a threshold. Nothing was sent.
-        StalePlanError: A group is not as it was when the plan was made. Nothing was written.
-        JournalError: The journal is of an apply that is done or undone, or of a run of edits, or is no journal.
-            Nothing was written.
+        PlanBlockedError: The plan has errors, or exceeds a threshold. Nothing was sent.
+        StalePlanError: A group has changed since the plan was made. Nothing was written.
+        JournalError: The journal belongs to an apply that is complete or was undone, or to a bulk run, or is not a
+            journal. Nothing was written.
+
+    Example:
+        >>> from aiomutex.plan import parse_desired
+        >>> async def rename(session):
+        ...     desired = parse_desired("groups: [{projectId: 1, key: checkout, name: Checkout}]")
+        ...     changes = plan(desired, await session.list_groups().collect())
+        ...     (await apply(session, changes, journal="apply.db")).raise_for_failures()
     """
     check_blocked(plan, force=force)
-    todo = remaining(plan, await session.list_groups().collect())
-    if not todo.changes:
+    todo = remaining(plan, await session.list_groups().collect()).changes
+    if not todo:
         return ApplyReport(steps=[])
     if journal is not None:
-        with _journal(journal) as kept:
-            kept.begin_apply()
+        with _open_journal(journal) as opened:
+            opened.begin_apply()
     run = _Run(session, on_step)
-    await run.each("unarchive", [step for step in todo.changes if step.action == "unarchive"], run.unarchive)
-    await run.each("create", [step for step in todo.changes if step.new is not None], run.create)
-    await run.each("edit", [step for step in todo.changes if step.fields], run.edit)
-    await run.slots(todo.changes, journal, verify=verify)
-    await run.each("archive", [step for step in todo.changes if step.action == "archive"], run.archive)
+    await run.write_all("unarchive", [change for change in todo if change.action == "unarchive"], run.unarchive)
+    await run.write_all("create", [change for change in todo if change.new is not None], run.create)
+    await run.write_all("edit", [change for change in todo if change.fields], run.edit)
+    await run.edit_slots(todo, journal, verify=verify)
+    # Archives come last, so that experiments join their new groups before they lose the old one.
+    await run.write_all("archive", [change for change in todo if change.action == "archive"], run.archive)
     report = ApplyReport(steps=run.steps)
     if journal is not None and report.complete:
-        with _journal(journal) as kept:
-            kept.end_apply()
+        with _open_journal(journal) as opened:
+            opened.end_apply()
     return report
 
 
-def _journal(path: str | os.PathLike[str]) -> ApplyJournal:
-    from aiomutex.plan.journal import ApplyJournal  # noqa: PLC0415  # SQLite is imported where it is used only
+def _open_journal(path: str | os.PathLike[str]) -> ApplyJournal:
+    from aiomutex.plan.journal import ApplyJournal  # noqa: PLC0415  # imports SQLite only if a journal is used
 
     return ApplyJournal(path)
 
 
 class _Run:
-    """One apply on its way."""
+    """The state of one apply."""
 
     def __init__(self, session: MutexSession, on_step: Callable[[Step], object] | None) -> None:
         self.session = session
         self.on_step = on_step
         self.steps: list[Step] = []
         self.stopped = ""
-        self.held: dict[str | None, str] = {}
-        """By a group's id, why nothing more is to be sent for it."""
+        """Why no more steps are sent at all."""
+        self.blocked: dict[str | None, str] = {}
+        """By group ID, why no more steps are sent for the group."""
 
-    def tell(self, step: Step) -> None:
+    def record(self, step: Step) -> None:
         self.steps.append(step)
         if self.on_step is not None:
             self.on_step(step)
 
-    async def each(
-        self, kind: StepKind, steps: list[GroupPlan], write: Callable[[GroupPlan], Awaitable[object]]
+    async def write_all(
+        self, kind: StepKind, changes: list[GroupPlan], write: Callable[[GroupPlan], Awaitable[object]]
     ) -> None:
-        """Write side by side, a few at a time; each write gets its outcome."""
+        """Make one write for each change, a few at a time, and record the outcomes."""
 
-        async def take(step: GroupPlan) -> None:
-            if note := self.stopped or self.held.get(step.group_id):
-                self.tell(Step(kind=kind, group=step.name, status="skipped", note=note))
+        async def write_one(change: GroupPlan) -> None:
+            if note := self.stopped or self.blocked.get(change.group_id):
+                self.record(Step(kind=kind, group=change.name, status="skipped", note=note))
                 return
             try:
-                await write(step)
+                await write(change)
             except MutexError as error:
                 status: StepStatus = "unknown" if error.maybe_applied else "failed"
-                self.tell(Step(kind=kind, group=step.name, status=status, error=error))
+                self.record(Step(kind=kind, group=change.name, status=status, error=error))
                 if kind == "unarchive":
-                    self.held[step.group_id] = "not sent: the group is not known to have left the archive"
+                    self.blocked[change.group_id] = "not sent: the group may still be archived"
                 if isinstance(error, _FATAL):
                     self.stopped = f"not sent: {error}"
             else:
-                self.tell(Step(kind=kind, group=step.name))
+                self.record(Step(kind=kind, group=change.name))
 
-        await run_workers(take, steps, _CONCURRENCY)
+        await run_workers(write_one, changes, _CONCURRENCY)
 
-    async def unarchive(self, step: GroupPlan) -> None:
-        await self.session.unarchive_group(step.group_id or "")
+    async def unarchive(self, change: GroupPlan) -> None:
+        await self.session.unarchive_group(change.group_id or "")
 
-    async def archive(self, step: GroupPlan) -> None:
-        await self.session.archive_group(step.group_id or "")
+    async def archive(self, change: GroupPlan) -> None:
+        await self.session.archive_group(change.group_id or "")
 
-    async def create(self, step: GroupPlan) -> None:
-        if step.new is not None:
-            await self.session.create_group(step.new)
+    async def create(self, change: GroupPlan) -> None:
+        if change.new is not None:
+            await self.session.create_group(change.new)
 
-    async def edit(self, step: GroupPlan) -> None:
-        texts: dict[str, Any] = {change.field: change.after for change in step.fields}
+    async def edit(self, change: GroupPlan) -> None:
+        fields: dict[str, Any] = {each.field: each.after for each in change.fields}
         await self.session.edit_group(
-            step.group_id or "", name=texts.get("name", UNSET), description=texts.get("description", UNSET)
+            change.group_id or "", name=fields.get("name", UNSET), description=fields.get("description", UNSET)
         )
 
-    async def slots(self, steps: Sequence[GroupPlan], journal: str | os.PathLike[str] | None, *, verify: bool) -> None:
-        names = {step.group_id: step.name for step in steps}
-        for edits in edit_rounds(steps):
-            await self.round(names, edits, journal, verify=verify)
+    async def edit_slots(
+        self, changes: Sequence[GroupPlan], journal: str | os.PathLike[str] | None, *, verify: bool
+    ) -> None:
+        names = {change.group_id: change.name for change in changes}
+        for edits in edit_rounds(changes):
+            await self.edit_round(names, edits, journal, verify=verify)
 
-    async def round(
+    async def edit_round(
         self,
         names: dict[str | None, str],
         edits: list[SlotEdit],
@@ -240,40 +261,33 @@ class _Run:
         *,
         verify: bool,
     ) -> None:
-        """Send one round of slot edits; a group in which one of them fails is left alone from then on."""
+        """Send one round of slot edits. If an edit fails, its group gets no more edits in later rounds."""
+
+        def record(edit: SlotEdit, status: StepStatus, *, error: MutexError | None = None, note: str = "") -> None:
+            group, slot_index = names[str(edit.group_id)], edit.slot_index
+            self.record(Step(kind="slot", group=group, slot_index=slot_index, status=status, error=error, note=note))
+
+        def record_outcome(outcome: SlotOutcome) -> None:
+            if outcome.status != "applied":
+                # A later edit may remove a member that this one was to add to another slot.
+                self.blocked[str(outcome.edit.group_id)] = "not sent: an earlier edit of the group failed"
+            record(outcome.edit, outcome.status, error=outcome.error, note=outcome.note)
+
         ready: list[SlotEdit] = []
         for edit in edits:
-            if note := self.stopped or self.held.get(str(edit.group_id)):
-                self.tell(_slot_step(names, edit, "skipped", note=note))
+            if note := self.stopped or self.blocked.get(str(edit.group_id)):
+                record(edit, "skipped", note=note)
             else:
                 ready.append(edit)
         if not ready:
             return
         if journal is not None:
-            with _journal(journal) as kept:
-                kept.begin_apply()
-
-        def told(outcome: SlotOutcome) -> None:
-            if outcome.status != "applied":
-                self.held[str(outcome.edit.group_id)] = "not sent: an edit before it failed, and may have to come first"
-            self.tell(_slot_step(names, outcome.edit, outcome.status, error=outcome.error, note=outcome.note))
-
-        so_far = len(self.steps)
-        report = await self.session.edit_slots(ready, journal=journal, verify=verify, on_outcome=told)
-        # Those that a stopped run did not come to are in the report alone, after the others.
-        for outcome in report.outcomes[len(self.steps) - so_far :]:
-            told(outcome)
+            with _open_journal(journal) as opened:
+                opened.begin_apply()
+        recorded = len(self.steps)
+        report = await self.session.edit_slots(ready, journal=journal, verify=verify, on_outcome=record_outcome)
+        # A run that stops early does not call on_outcome for the edits it skips; the report lists them last.
+        for outcome in report.outcomes[len(self.steps) - recorded :]:
+            record_outcome(outcome)
         if report.stopped_by is not None:
             self.stopped = f"not sent: {report.stopped_by}"
-
-
-def _slot_step(
-    names: dict[str | None, str],
-    edit: SlotEdit,
-    status: StepStatus,
-    *,
-    error: MutexError | None = None,
-    note: str = "",
-) -> Step:
-    name = names[str(edit.group_id)]
-    return Step(kind="slot", group=name, slot_index=edit.slot_index, status=status, error=error, note=note)

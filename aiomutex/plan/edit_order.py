@@ -1,6 +1,6 @@
-"""The slot edits of a plan, in an order in which no member that stays in a group is in none of its slots on the way.
+"""Orders the slot edits of a plan so that a member that stays in a group is in one of its slots at all times. Pure.
 
-Pure. An edit writes whole lists of one slot, so to move a member takes two edits, and their order matters.
+An edit writes whole lists of one slot. To move a member takes two edits, and the new slot must come first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from aiomutex.plan.members import unique
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from aiomutex.plan.diff import GroupPlan
+    from aiomutex.plan.changes import GroupPlan
 
 __all__ = ["edit_rounds"]
 
@@ -21,18 +21,21 @@ _Members = set[tuple[str, int | str]]
 """Members of a slot, each with the name of its list."""
 
 
-def edit_rounds(steps: Iterable[GroupPlan]) -> list[list[SlotEdit]]:
-    """The slot edits of a plan, in rounds; no edit takes out of a slot what another of its round puts into one.
+def edit_rounds(changes: Iterable[GroupPlan]) -> list[list[SlotEdit]]:
+    """Return the slot edits of a plan, in rounds to be sent one after another.
 
-    A member that moves to another slot so enters the new one in an earlier round than it leaves the old one, and can
-    stay there if the new one does not take it. Where slots pass members round in a circle, one of them holds its old
-    members and its new ones for a round, and has two edits.
+    No edit removes a member that another edit of the same round adds. So a member that moves enters its new slot in an
+    earlier round than it leaves the old one, and it stays in the old one if the edit of the new one fails. Where slots
+    exchange members in a cycle, one of them is edited twice: it holds its old and its new members in between.
+
+    Args:
+        changes: The plan's changes of groups.
     """
     rounds: list[list[SlotEdit]] = []
-    for step in steps:
+    for change in changes:
         number = 0
         entered: _Members = set()
-        for edit, entering, leaving in _ordered(step):
+        for edit, entering, leaving in _ordered(change):
             if leaving & entered:
                 number += 1
                 entered.clear()
@@ -43,37 +46,39 @@ def edit_rounds(steps: Iterable[GroupPlan]) -> list[list[SlotEdit]]:
     return rounds
 
 
-def _ordered(step: GroupPlan) -> Iterator[tuple[SlotEdit, _Members, _Members]]:
-    """The edits of one group, each with the members that enter its slot and those that leave it."""
-    wishes: dict[int, dict[str, Any]] = {}
+def _ordered(group: GroupPlan) -> Iterator[tuple[SlotEdit, _Members, _Members]]:
+    """Yield the edits of one group in order, each with the members that enter its slot and those that leave it."""
+    targets: dict[int, dict[str, Any]] = {}
     gains: dict[int, _Members] = {}
     losses: dict[int, _Members] = {}
-    for change in sorted(step.lists, key=lambda change: change.slot_index):
-        wishes.setdefault(change.slot_index, {})[change.field] = change.after
+    for change in sorted(group.lists, key=lambda change: change.slot_index):
+        targets.setdefault(change.slot_index, {})[change.field] = change.after
         gains.setdefault(change.slot_index, set()).update((change.field, member) for member in change.added)
         losses.setdefault(change.slot_index, set()).update((change.field, member) for member in change.removed)
 
-    def awaited(index: int) -> int | None:
-        """A slot that is still to gain what this one is to lose."""
-        return next((other for other in wishes if other != index and gains[other] & losses[index]), None)
+    def must_wait_for(index: int) -> int | None:
+        """A slot that is yet to gain a member that this one loses."""
+        return next((other for other in targets if other != index and gains[other] & losses[index]), None)
 
-    while wishes:
+    while targets:
         path: list[int] = []
-        index: int | None = next(iter(wishes))
+        index: int | None = next(iter(targets))
         while index is not None and index not in path:
             path.append(index)
-            index = awaited(index)
+            index = must_wait_for(index)
         if index is None:
             index = path[-1]
-            yield SlotEdit(step.group_id or "", index, **wishes.pop(index)), gains[index], losses[index]
+            yield SlotEdit(group.group_id or "", index, **targets.pop(index)), gains[index], losses[index]
             continue
-        # The path bites its tail: this slot waits for one that waits for it.
-        others = set[tuple[str, int | str]]().union(*(gains[other] for other in wishes if other != index))
+        # Cycle: these slots wait for each other. This one keeps for now the members that others are yet to gain.
+        others = set[tuple[str, int | str]]().union(*(gains[other] for other in targets if other != index))
         kept = losses[index] & others
-        both = {
+        combined = {
             field: list(unique([*after, *(member for name, member in kept if name == field)]))
-            for field, after in wishes[index].items()
+            for field, after in targets[index].items()
         }
-        yield SlotEdit(step.group_id or "", index, **both), gains[index], losses[index] - kept
+        yield SlotEdit(group.group_id or "", index, **combined), gains[index], losses[index] - kept
         gains[index], losses[index] = set(), kept
-        wishes[index] = {field: after for field, after in wishes[index].items() if both[field] != list(unique(after))}
+        targets[index] = {
+            field: after for field, after in targets[index].items() if combined[field] != list(unique(after))
+        }

@@ -1,4 +1,4 @@
-"""A short text that stands for everything known of a group, so that a saved plan can tell what changed since."""
+"""A digest of all fields of a group, by which a saved plan recognizes groups that changed since."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ABSENT: Final = "absent"
 
 
 def fingerprint(group: MutexGroup | None) -> str:
-    """The fingerprint of a group, the same however the service orders its lists; ``absent`` for none.
+    """Return the fingerprint of a group, whatever the order of its lists; ``absent`` for ``None``.
 
     Example:
         >>> fingerprint(None)
@@ -37,8 +37,8 @@ def fingerprint(group: MutexGroup | None) -> str:
         )
         for slot in sorted(group.slots, key=lambda slot: slot.index)
     ]
-    facts = (
+    fields = (
         *(group.id, group.project_id, group.key, group.name, group.description, group.evaluation_mode),
         *(group.bucketing_key, group.bucketing_salt, bool(group.deleted), slots),
     )
-    return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
+    return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()[:32]

@@ -1,11 +1,11 @@
-"""Rules that a desired state should keep although nothing enforces them: each has a code and a reason.
+"""Checks a desired state for what is allowed but probably not intended. Each rule has a code and a reason.
 
-Silence a rule for a group with ``ignore: [AM105]`` beside its key, for a file under ``lint: {ignore: [...]}``.
+Disable a rule for a group with ``ignore: [AM105]``, and for a file with ``lint: {ignore: [AM105]}``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -22,59 +22,62 @@ Severity = Literal["error", "warning"]
 RULES: Final[dict[str, tuple[Severity, str]]] = {
     "AM101": (
         "warning",
-        "Percentages below 100 leave users in no slot; such a group can be described, but not created.",
+        "Percentages below 100 leave users without a slot. Such a group can exist, but the API cannot create it.",
     ),
-    "AM102": ("error", "A slot of 0 % gets no users but its individuals; the service accepts 1 to 100."),
+    "AM102": ("error", "A slot of 0 % gets no users except its individuals. The service accepts 1 to 100."),
     "AM103": (
         "warning",
-        "Local evaluation usually cannot see amplitude_id, so nobody would land in a slot; use device_id or user_id.",
+        "Local evaluation usually does not have amplitude_id, so no user would get a slot. Use device_id or user_id.",
     ),
-    "AM104": ("warning", "An individual listed in two slots lands in the first; the second listing has no effect."),
-    "AM105": ("warning", "A slot without members takes traffic and gives it to nobody; it may be a reserve."),
+    "AM104": ("warning", "An individual in two slots gets the first one; the second has no effect."),
+    "AM105": ("warning", "A slot without members takes traffic from the others. It may be a reserve."),
     "AM106": (
         "warning",
-        "An experiment in several groups gets the product of its shares: a half of a half is a quarter.",
+        "The traffic shares of an experiment in several groups multiply: half of a half is a quarter.",
     ),
     "AM107": (
         "warning",
-        "Keys that differ only in case, or that two projects share, are easily taken for one another.",
+        "Keys that differ only in case, or that are used in two projects, are easily confused.",
     ),
     "AM108": ("error", "An experiment with local evaluation can only join groups with local evaluation."),
-    "AM109": ("warning", "Cohorts are shown in a plan and never written, because the service documents no way to."),
+    "AM109": ("warning", "Cohorts are compared and never written, because the service does not document a way."),
 }
-"""Severity and reason of each rule, by code."""
+"""By code, the severity of each rule and the reason for it."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One place where a rule is not kept."""
+    """A violation of a rule."""
 
     code: str
     line: int
-    """In the file; 0 where it is not known."""
+    """The line in the file; 0 if it is unknown."""
     group: str
-    text: str
-    """What was found."""
+    message: str
+    """What is wrong."""
 
     @property
     def severity(self) -> Severity:
-        """``error`` for what cannot work, ``warning`` for what may be meant."""
+        """``error`` for what cannot work, ``warning`` for what may be intended."""
         return RULES[self.code][0]
 
     @property
-    def why(self) -> str:
+    def reason(self) -> str:
         """The reason for the rule."""
         return RULES[self.code][1]
 
     def __str__(self) -> str:
-        return f"{self.code} {self.severity}: {self.group}: {self.text}. {self.why}"
+        return f"{self.code} {self.severity}: {self.group}: {self.message}. {self.reason}"
 
 
 def lint(desired: Desired, *, modes: Mapping[int, str] | None = None) -> list[Finding]:
-    """Every place of a desired state where a rule is not kept and not silenced, in the order of the file.
+    """Check a desired state.
 
     Args:
-        desired: The state.
-        modes: The evaluation mode of experiments by id, where known; without it AM108 has nothing to say.
+        desired: The desired state.
+        modes: The evaluation modes of experiments by ID, as far as known. AM108 checks only these experiments.
+
+    Returns:
+        The violations of rules that are not disabled, in the order of the file.
 
     Example:
         >>> from aiomutex.plan import parse_desired
@@ -82,72 +85,75 @@ def lint(desired: Desired, *, modes: Mapping[int, str] | None = None) -> list[Fi
         >>> [finding.code for finding in lint(parse_desired(text))]
         ['AM105']
     """
-    live = [group for group in desired.groups if group.archived is not True]
-    findings = [
-        finding
-        for group in live
-        for finding in _group(group, modes or {})
-        if finding.code not in (*group.ignore, *desired.ignore)
+    groups = [group for group in desired.groups if group.archived is not True]
+    violations = [violation for group in groups for violation in _check_group(group, modes or {})]
+    violations += _check_shared_experiments(groups)
+    violations += _check_similar_keys(groups)
+    order = {group.identity: position for position, group in enumerate(groups)}
+    violations.sort(key=lambda each: (order[each.group.identity], each.line, each.code))
+    return [
+        Finding(code=code, line=line, group=group.key, message=message)
+        for group, code, message, line in violations
+        if code not in (*group.ignore, *desired.ignore)
     ]
-    findings += [
-        finding
-        for group, finding in (*_several_groups(live), *_clashes(live))
-        if finding.code not in (*group.ignore, *desired.ignore)
-    ]
-    return sorted(findings, key=lambda finding: (finding.line, finding.code))
+
+
+class _Violation(NamedTuple):
+    group: DesiredGroup
+    code: str
+    message: str
+    line: int
 
 
 def _members(given: Any) -> tuple[Any, ...]:
     return () if given is UNSET else given
 
 
-def _group(group: DesiredGroup, modes: Mapping[int, str]) -> Iterator[Finding]:
-    def found(code: str, text: str, line: int = 0) -> Finding:
-        return Finding(code=code, line=line or group.line, group=group.key, text=text)
-
+def _check_group(group: DesiredGroup, modes: Mapping[int, str]) -> Iterator[_Violation]:
     bucketing_key = "amplitude_id" if group.bucketing_key is UNSET else group.bucketing_key
     if group.evaluation_mode == "local" and bucketing_key == "amplitude_id":
-        given = "by default" if group.bucketing_key is UNSET else "as written"
-        yield found("AM103", f"evaluationMode is local and bucketingKey is amplitude_id {given}")
+        default = " (the default)" if group.bucketing_key is UNSET else ""
+        message = f"evaluationMode is local and bucketingKey is amplitude_id{default}"
+        yield _Violation(group, "AM103", message, group.line)
     if group.slots is UNSET:
         return
     total = sum(slot.percentage for slot in group.slots)
     if total < 99.999:  # noqa: PLR2004  # three thirds may be written 33.333
-        yield found("AM101", f"the slots add up to {total:g} %, so {100 - total:g} % of the users are in no slot")
+        message = f"the slots add up to {total:g} %, so {100 - total:g} % of the users get no slot"
+        yield _Violation(group, "AM101", message, group.line)
     first: dict[str, int] = {}
     for index, slot in enumerate(group.slots, 1):
         if slot.percentage == 0:
-            yield found("AM102", f"slot {index} has 0 %", slot.line)
+            yield _Violation(group, "AM102", f"slot {index} has 0 %", slot.line)
         for individual in _members(slot.individuals):
             if first.setdefault(individual, index) != index:
-                text = f"individual {individual!r} is listed in slot {index} and in slot {first[individual]} before it"
-                yield found("AM104", text, slot.line)
+                message = f"individual {individual!r} is in slot {first[individual]} and again in slot {index}"
+                yield _Violation(group, "AM104", message, slot.line)
         if not any(_members(each) for each in (slot.experiments, slot.holdouts, slot.individuals)):
-            yield found("AM105", f"slot {index} has no members", slot.line)
+            yield _Violation(group, "AM105", f"slot {index} has no members", slot.line)
         if _members(slot.cohorts):
-            yield found("AM109", f"slot {index} lists cohorts", slot.line)
+            yield _Violation(group, "AM109", f"slot {index} has cohorts", slot.line)
         for experiment in _members(slot.experiments):
             if modes.get(experiment) == "local" and group.evaluation_mode != "local":
                 mode = "remote" if group.evaluation_mode is UNSET else group.evaluation_mode
-                yield found("AM108", f"experiment {experiment} is local, the group is {mode}", slot.line)
+                message = f"experiment {experiment} has local evaluation, but the group has {mode} evaluation"
+                yield _Violation(group, "AM108", message, slot.line)
 
 
-def _several_groups(groups: list[DesiredGroup]) -> Iterator[tuple[DesiredGroup, Finding]]:
-    homes: dict[int, list[DesiredGroup]] = {}
+def _check_shared_experiments(groups: list[DesiredGroup]) -> Iterator[_Violation]:
+    first: dict[int, DesiredGroup] = {}
     for group in groups:
         slots = () if group.slots is UNSET else group.slots
         for experiment in sorted({each for slot in slots for each in _members(slot.experiments)}):
-            homes.setdefault(experiment, []).append(group)
-    for experiment, home in homes.items():
-        for group in home[1:]:
-            text = f"experiment {experiment} is in {home[0].key} too"
-            yield group, Finding(code="AM106", line=group.line, group=group.key, text=text)
+            other = first.setdefault(experiment, group)
+            if other is not group:
+                yield _Violation(group, "AM106", f"experiment {experiment} is also in {other.key}", group.line)
 
 
-def _clashes(groups: list[DesiredGroup]) -> Iterator[tuple[DesiredGroup, Finding]]:
+def _check_similar_keys(groups: list[DesiredGroup]) -> Iterator[_Violation]:
     first: dict[str, DesiredGroup] = {}
     for group in groups:
         other = first.setdefault(group.key.casefold(), group)
         if other is not group:
-            text = f"there is {other.key} in project {other.project_id} too"
-            yield group, Finding(code="AM107", line=group.line, group=group.key, text=text)
+            message = f"project {other.project_id} has a group with the key {other.key}"
+            yield _Violation(group, "AM107", message, group.line)

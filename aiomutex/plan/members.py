@@ -1,4 +1,4 @@
-"""The order of a slot's members: the service documents none, so one is chosen for files, plans and fingerprints."""
+"""The order of a slot's members in files, plans and fingerprints. The service documents none, so they are sorted."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["sort_key", "unique"]
 
 
 def sort_key(member: str | int) -> tuple[bool, str | int]:
-    """Numbers by size, then texts."""
+    """Sort numbers before strings."""
     return isinstance(member, str), member
 
 
 def unique(members: Iterable[Any]) -> tuple[Any, ...]:
-    """Members in a stable order, each once: the service documents no order inside a list."""
+    """Return the members sorted, without duplicates."""
     return tuple(sorted(set(members), key=sort_key))

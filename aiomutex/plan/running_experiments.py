@@ -1,39 +1,40 @@
-"""A guard for running experiments: changes that touch one damage its data.
+"""Finds the running experiments that a plan affects, because changing their groups damages their data.
 
-The Management API's answer about an experiment is not part of what this library models, so it is read tolerantly: what
-cannot be told to be at rest counts as running.
+This library does not model experiments, so their description is read tolerantly: an experiment that is not clearly
+stopped counts as possibly running.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import msgspec
 
-from aiomutex._api.requests import Request
 from aiomutex._util.tasks import run_workers
 from aiomutex.errors import APIError, AuthenticationError, NotFoundError, UnexpectedResponseError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from aiomutex.plan.diff import Plan
+    from aiomutex._api.responses import Response
+    from aiomutex.plan.changes import Plan
     from aiomutex.session import MutexSession
 
 __all__ = [
+    "AffectedExperiment",
     "ExperimentState",
-    "TouchedExperiment",
     "check_running",
+    "describe_experiment",
     "experiment_reader",
     "read_experiments",
-    "verdict_of",
+    "state_of",
 ]
 
-ExperimentState = Literal["running", "resting", "unknown"]
+ExperimentState = Literal["running", "stopped", "unknown"]
 
 _CONCURRENCY: Final = 8
 _RUNNING: Final = ("running", "active", "started", "live", "in-progress")
-_RESTING: Final = (
+_STOPPED: Final = (
     "planning",
     "draft",
     "decision-made",
@@ -45,111 +46,127 @@ _RESTING: Final = (
 )
 
 
-class TouchedExperiment(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """An experiment that a plan touches and that is, or may be, running."""
+class AffectedExperiment(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """An experiment that a plan affects and that is running, or may be."""
 
     experiment: int
-    verdict: ExperimentState
+    state: ExperimentState
     groups: list[str]
-    """The groups whose change touches it."""
-    why: str
+    """The groups whose changes affect it."""
+    reason: str
+    """What is known of its state."""
 
     def __str__(self) -> str:
-        return f"experiment {self.experiment} {self.why}; touched by {', '.join(self.groups)}"
+        return f"experiment {self.experiment} {self.reason}; affected by {', '.join(self.groups)}"
 
 
-def verdict_of(experiment: Mapping[str, Any]) -> tuple[ExperimentState, str]:
-    """Whether an experiment runs, and how one knows, from the service's description of it.
+def state_of(experiment: Mapping[str, Any]) -> tuple[ExperimentState, str]:
+    """Decide whether an experiment is running.
 
-    A known ``state`` decides; without one, an experiment that is disabled, deleted or archived rests. Anything else is
-    unknown.
+    A known ``state`` decides. Without one, an experiment is stopped if it is disabled, deleted or archived, and unknown
+    otherwise.
+
+    Args:
+        experiment: The service's description of the experiment.
+
+    Returns:
+        The state, and the reason for it as the end of a sentence.
 
     Example:
-        >>> verdict_of({"state": "running"})[0], verdict_of({"enabled": False})[0], verdict_of({})[0]
-        ('running', 'resting', 'unknown')
+        >>> state_of({"state": "running"})[0], state_of({"enabled": False})[0], state_of({})[0]
+        ('running', 'stopped', 'unknown')
     """
     if experiment.get("deleted") is True or experiment.get("archived") is True:
-        return "resting", "is archived"
+        return "stopped", "is archived"
     state = experiment.get("state")
     if isinstance(state, str):
         word = state.strip().lower().replace("_", "-").replace(" ", "-")
         if word in _RUNNING:
             return "running", f"is {word}"
-        if word in _RESTING:
-            return "resting", f"is {word}"
+        if word in _STOPPED:
+            return "stopped", f"is {word}"
     if experiment.get("enabled") is False:
-        return "resting", "is disabled"
+        return "stopped", "is disabled"
     return "unknown", f"may be running (state {state!r})"
 
 
 async def read_experiments(
     experiments: Iterable[int], read_experiment: Callable[[int], Awaitable[Mapping[str, Any]]]
 ) -> dict[int, Mapping[str, Any] | APIError]:
-    """Read experiments side by side; an experiment that the service does not tell about comes with its error.
+    """Read experiments concurrently.
+
+    Returns:
+        By ID, the description of each experiment, or the error with which the service rejected its read.
 
     Raises:
-        MutexError: The service cannot be reached, or the key is refused.
+        MutexError: The service cannot be reached, or it rejects the key.
     """
-    read: dict[int, Mapping[str, Any] | APIError] = {}
+    results: dict[int, Mapping[str, Any] | APIError] = {}
 
     async def read_one(experiment: int) -> None:
         try:
-            read[experiment] = await read_experiment(experiment)
+            results[experiment] = await read_experiment(experiment)
         except AuthenticationError:
             raise
         except APIError as error:
-            read[experiment] = error
+            results[experiment] = error
 
     await run_workers(read_one, sorted(set(experiments)), _CONCURRENCY)
-    return read
+    return results
 
 
 async def check_running(
     plan: Plan, read_experiment: Callable[[int], Awaitable[Mapping[str, Any]]]
-) -> list[TouchedExperiment]:
-    """The experiments a plan touches that run, or that cannot be told to rest.
+) -> list[AffectedExperiment]:
+    """Find the experiments affected by a plan that are running, or not clearly stopped.
 
-    Costs one request for each experiment that joins or leaves a slot or is in a group to be archived.
+    Costs one request for each experiment that joins or leaves a slot, or is in a group to be archived.
 
     Args:
         plan: The plan.
         read_experiment: Reads one experiment, for example ``experiment_reader(session)``.
+
+    Returns:
+        The experiments, sorted by ID.
+
+    Raises:
+        MutexError: The service cannot be reached, or it rejects the key.
     """
-    touched: dict[int, list[str]] = {}
-    for group in plan.changes:
-        for experiment in group.experiments:
-            touched.setdefault(experiment, []).append(group.name)
-    findings: list[TouchedExperiment] = []
-    for experiment, told in sorted((await read_experiments(touched, read_experiment)).items()):
-        verdict: ExperimentState
-        if isinstance(told, NotFoundError):
-            verdict, why = "unknown", "is not known to the service"
-        elif isinstance(told, APIError):
-            verdict, why = "unknown", f"could not be read ({told})"
+    affected: dict[int, list[str]] = {}
+    for change in plan.changes:
+        for experiment in change.experiments:
+            affected.setdefault(experiment, []).append(change.name)
+    findings: list[AffectedExperiment] = []
+    for experiment, result in sorted((await read_experiments(affected, read_experiment)).items()):
+        state: ExperimentState
+        if isinstance(result, NotFoundError):
+            state, reason = "unknown", "does not exist, as far as the service says"
+        elif isinstance(result, APIError):
+            state, reason = "unknown", f"could not be read ({result})"
         else:
-            verdict, why = verdict_of(told)
-        if verdict != "resting":
-            findings.append(
-                TouchedExperiment(experiment=experiment, verdict=verdict, groups=touched[experiment], why=why)
-            )
+            state, reason = state_of(result)
+        if state != "stopped":
+            groups = affected[experiment]
+            findings.append(AffectedExperiment(experiment=experiment, state=state, groups=groups, reason=reason))
     return findings
 
 
-def _decode(body: bytes) -> Mapping[str, Any]:
-    return msgspec.json.decode(body, type=dict[str, Any])
-
-
 def experiment_reader(session: MutexSession) -> Callable[[int], Awaitable[Mapping[str, Any]]]:
-    """A reader of experiments over a session's connections and limiter.
+    """Make a reader of experiments that uses the connections and the limiter of a session.
 
     Source: Experiment Management API, "Get experiment details".
     """
 
     async def read_experiment(experiment: int) -> Mapping[str, Any]:
-        request = Request("GET", f"/api/1/experiments/{experiment:d}", _decode)
-        try:
-            return await session._send(request)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # our own session
-        except UnexpectedResponseError:
-            return {}
+        return describe_experiment(await session.request("GET", f"/api/1/experiments/{experiment:d}"))
 
     return read_experiment
+
+
+def describe_experiment(response: Response) -> Mapping[str, Any]:
+    """Decode a description of an experiment; empty if the body is not a JSON object."""
+    try:
+        decoded = response.json()
+    except UnexpectedResponseError:
+        return {}
+    return cast("dict[str, Any]", decoded) if isinstance(decoded, dict) else {}

@@ -1,7 +1,7 @@
-"""Plans in files, and what is left of a plan once somebody else, or an interrupted apply, has written.
+"""Saves plans to files, and finds what remains to be done of a plan after an interrupted apply.
 
-A saved plan carries the fingerprint of every group it touches. It is applied only to groups that are as they were, or
-that stand between there and the plan's end: then the rest is done.
+A plan has the fingerprint of every group it changes. It is applied only if each group is unchanged, or has some of the
+plan's changes and no others: then the remaining ones are made.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from aiomutex._util.wording import counted
 from aiomutex.errors import MutexError
-from aiomutex.models import find_slot
-from aiomutex.plan.diff import GroupPlan, ListChange, Plan, apply_to, concerning
+from aiomutex.models import SLOT_LISTS, find_slot
+from aiomutex.plan.after import apply_to
+from aiomutex.plan.changes import GroupPlan, ListChange, Plan
+from aiomutex.plan.diff import with_affected
 from aiomutex.plan.document import DesiredFileError, Problem, read_file
 from aiomutex.plan.fingerprint import ABSENT, fingerprint
 from aiomutex.plan.members import unique
@@ -31,33 +34,33 @@ _VERSION: Final = 1
 
 
 class _SavedPlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The file: a version that tells it from a desired state in JSON, and the plan."""
+    """The content of the file: a version, which also distinguishes it from a desired state in JSON, and the plan."""
 
     aiomutex_plan: int
     plan: Plan
 
 
 class StalePlanError(MutexError):
-    """Groups of a plan are no longer as they were when it was made; nothing was sent. Plan again.
+    """Groups have changed since the plan was made. Nothing was written. Make a new plan.
 
     Attributes:
-        groups: The groups that changed, with what is known.
+        groups: The groups that changed, each with what is different.
     """
 
     def __init__(self, groups: list[str]) -> None:
         super().__init__(
-            f"{len(groups)} group{'s' if len(groups) != 1 else ''} changed since the plan was made, so nothing was "
-            f"written; make a new plan: {'; '.join(groups)}"
+            f"{counted(len(groups), 'group')} changed since the plan was made, so nothing was written; "
+            f"make a new plan: {'; '.join(groups)}"
         )
         self.groups = groups
 
     def __reduce__(self) -> tuple[type[StalePlanError], tuple[list[str]]]:
-        """Pickle by the argument, not by the message."""
+        """Pickle by the argument; the message alone would lose it."""
         return StalePlanError, (self.groups,)
 
 
 def save_plan(plan: Plan, path: str | Path) -> None:
-    """Write a plan to a file, for :func:`load_plan`. The same plan makes the same bytes.
+    """Save a plan to a file, for ``load_plan``. Equal plans make equal files.
 
     Raises:
         OSError: The file cannot be written.
@@ -69,7 +72,7 @@ def save_plan(plan: Plan, path: str | Path) -> None:
 def is_saved_plan(path: str | Path) -> bool:
     """Whether a file is a saved plan rather than a desired state."""
     if not Path(path).is_file():
-        return False  # to look into a pipe would wait for its other end
+        return False  # reading from a pipe would wait for its writer
     with Path(path).open("rb") as file:
         return b'"aiomutexPlan"' in file.read(64)
 
@@ -78,25 +81,29 @@ def load_plan(path: str | Path) -> Plan:
     """Read a saved plan.
 
     Raises:
-        DesiredFileError: The file is no saved plan, or one of another version.
+        DesiredFileError: The file is not a saved plan, or has another version.
         OSError: The file cannot be read.
     """
     data = read_file(Path(path))
     try:
         saved = msgspec.json.decode(data, type=_SavedPlan)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DesiredFileError(str(path), [Problem(0, f"no saved plan: {error}")]) from None
+        raise DesiredFileError(str(path), [Problem(0, f"not a saved plan: {error}")]) from None
     if saved.aiomutex_plan != _VERSION:
-        problem = f"a plan of version {saved.aiomutex_plan}; this program reads version {_VERSION}. Make a new plan"
+        problem = f"the plan has version {saved.aiomutex_plan}, not {_VERSION}; make a new plan"
         raise DesiredFileError(str(path), [Problem(0, problem)])
     return saved.plan
 
 
 def remaining(plan: Plan, live: Iterable[MutexGroup]) -> Plan:
-    """What is left to do of a plan, now that the groups are as ``live`` says.
+    """Return what remains to be done of a plan.
+
+    Args:
+        plan: The plan.
+        live: The groups as they are now.
 
     Raises:
-        StalePlanError: A group was changed by somebody else since.
+        StalePlanError: A group has changes that are not the plan's.
     """
     by_id: dict[str, MutexGroup] = {}
     by_identity: dict[tuple[str, str], MutexGroup] = {}
@@ -106,13 +113,12 @@ def remaining(plan: Plan, live: Iterable[MutexGroup]) -> Plan:
             by_identity[group.project_id, group.key] = group
     left: list[GroupPlan] = []
     stale: list[str] = []
-    for step in plan.groups:
-        identity = step.project_id, step.key
-        is_ = by_identity.get(identity) if step.action == "create" else by_id.get(step.group_id or "")
-        rest = step if step.action == "none" else _rest(step, is_)
+    for change in plan.groups:
+        creates = change.action == "create"
+        actual = by_identity.get((change.project_id, change.key)) if creates else by_id.get(change.group_id or "")
+        rest = change if change.action == "none" else _remaining_change(change, actual)
         if rest is None:
-            gone = "is gone" if is_ is None else "exists already" if step.action == "create" else "differs"
-            stale.append(f"{step.name} {gone}")
+            stale.append(f"{change.name} {'is gone' if actual is None else 'exists already' if creates else 'differs'}")
         else:
             left.append(rest)
     if stale:
@@ -120,72 +126,70 @@ def remaining(plan: Plan, live: Iterable[MutexGroup]) -> Plan:
     return replace(plan, groups=left)
 
 
-def _rest(step: GroupPlan, live: MutexGroup | None) -> GroupPlan | None:
-    """What is left of one step; ``None`` if the group is neither as it was nor on the way to where it shall be."""
-    if step.new is not None:
+def _remaining_change(change: GroupPlan, live: MutexGroup | None) -> GroupPlan | None:
+    """Return what remains of one change; ``None`` if the group has changes that are not the plan's."""
+    if change.new is not None:
         if live is None:
-            return concerning(step, None)
-        return replace(step, action="none", new=None) if _is_created(step, live) else None
+            return with_affected(change, None)
+        return replace(change, action="none", new=None) if _is_created(change, live) else None
     if live is None:
-        # Archived groups may be hidden from the listing, so a group that is gone may have been archived by us.
-        return replace(step, action="none") if step.action == "archive" and step.fingerprint != ABSENT else None
-    if (live.project_id, live.key) != (step.project_id, step.key):
+        # The listing may hide archived groups, so a group that is gone may be the one that an earlier apply archived.
+        return replace(change, action="none") if change.action == "archive" and change.fingerprint != ABSENT else None
+    if (live.project_id, live.key) != (change.project_id, change.key):
         return None
-    # The plan's word for how things were is not taken: put back to it, the group must be the one the plan was made for.
-    if fingerprint(apply_to(step, live, back=True)) != step.fingerprint or not _is_on_the_way(step, live):
+    # The file's word for what the group was like is not trusted: with the changes reverted, the fingerprint must match.
+    if fingerprint(apply_to(change, live, revert=True)) != change.fingerprint or not _is_in_progress(change, live):
         return None
-    fields = [each for each in step.fields if getattr(live, each.field) != each.after]
+    fields = [each for each in change.fields if getattr(live, each.field) != each.after]
     lists = [
-        replace(each, before=list(unique(is_)))
-        for each in step.lists
-        if set(is_ := _list_of(live, each) or ()) != set(each.after)
+        replace(each, before=list(unique(actual)))
+        for each in change.lists
+        if set(actual := _list_of(live, each) or ()) != set(each.after)
     ]
-    action = step.action
+    action = change.action
     if action == "archive" and live.deleted:
         action = "none"
     elif action == "unarchive" and not live.deleted:
         action = "update"
     if action == "update" and not fields and not lists:
         action = "none"
-    rest = replace(step, action=action, fields=fields, lists=lists, fingerprint=fingerprint(live))
-    return concerning(rest, live)
+    rest = replace(change, action=action, fields=fields, lists=lists, fingerprint=fingerprint(live))
+    return with_affected(rest, live)
 
 
 def _list_of(live: MutexGroup, change: ListChange) -> list[Any] | None:
-    """What a list holds now; ``None`` if the group has no such slot."""
+    """The current members of a list; ``None`` if the group has no such slot."""
     slot = find_slot(live, change.slot_index)
     return None if slot is None else getattr(slot, change.field)
 
 
-def _is_on_the_way(step: GroupPlan, live: MutexGroup) -> bool:
-    """Whether all that a step changes is as it was, as it shall be, or as an edit on the way there leaves it."""
-    if any(getattr(live, each.field) not in (each.before, each.after) for each in step.fields):
+def _is_in_progress(change: GroupPlan, live: MutexGroup) -> bool:
+    """Whether everything to be changed is as before, as planned, or as an edit in between leaves it."""
+    if any(getattr(live, each.field) not in (each.before, each.after) for each in change.fields):
         return False
-    arriving = {(each.field, member) for each in step.lists for member in each.added}
-    for each in step.lists:
-        is_, before, after = _list_of(live, each), set(each.before), set(each.after)
-        # A slot may hold its new members and old ones, too, until another slot has taken those.
-        moving = {member for member in each.removed if (each.field, member) in arriving}
-        if is_ is None or not (set(is_) == before or after <= set(is_) <= after | moving):
+    added = {(each.field, member) for each in change.lists for member in each.added}
+    for each in change.lists:
+        actual, before, after = _list_of(live, each), set(each.before), set(each.after)
+        # In between, a slot may hold its new members and those old ones that another slot is yet to gain.
+        moving = {member for member in each.removed if (each.field, member) in added}
+        if actual is None or not (set(actual) == before or after <= set(actual) <= after | moving):
             return False
     return True
 
 
-def _is_created(step: GroupPlan, live: MutexGroup) -> bool:
-    """Whether a live group is the one a step wanted to create."""
-    new = step.new
+def _is_created(change: GroupPlan, live: MutexGroup) -> bool:
+    """Whether a live group is like the one that the change creates."""
+    new = change.new
     if new is None or live.deleted or len(live.slots) != len(new.slots):
         return False
-    wished: list[tuple[Any, object]] = [
+    pairs: list[tuple[Any, object]] = [
         (new.name, live.name),
         (new.description, live.description),
         (new.evaluation_mode, live.evaluation_mode),
         (new.bucketing_key, live.bucketing_key),
         (new.bucketing_salt, live.bucketing_salt),
     ]
-    for slot, is_ in zip(new.slots, sorted(live.slots, key=lambda slot: slot.index), strict=True):
-        wished.append((slot.percentage, is_.percentage))
-        for name in ("experiments", "holdouts", "individuals"):
-            wanted = getattr(slot, name)
-            wished.append((set(wanted or ()), set(getattr(is_, name))))
-    return all(wanted is UNSET or wanted == shown for wanted, shown in wished)
+    for slot, actual in zip(new.slots, sorted(live.slots, key=lambda slot: slot.index), strict=True):
+        pairs.append((slot.percentage, actual.percentage))
+        pairs += [(set(getattr(slot, name) or ()), set(getattr(actual, name))) for name in SLOT_LISTS]
+    return all(expected is UNSET or expected == actual for expected, actual in pairs)

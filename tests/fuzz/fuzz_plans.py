@@ -152,7 +152,7 @@ _TREE: Final = json.dumps(
     ]}
 ).encode()  # fmt: skip
 _SAVED: Final = json.dumps(
-    {"aiomutexPlan": 1, "plan": {"file": "f", "excesses": ["e"], "groups": [
+    {"aiomutexPlan": 1, "plan": {"file": "f", "exceededThresholds": ["e"], "groups": [
         {"projectId": "1", "key": "a", "action": "update", "groupId": "7", "fingerprint": "f", "members": 1,
          "fields": [{"field": "name", "before": "n", "after": None}], "experiments": [1],
          "lists": [{"slotIndex": 1, "field": "experiments", "before": [1, 2], "after": [1, 3]},

@@ -41,8 +41,8 @@ def group() -> MutexGroup:
 
 
 @pytest.fixture
-def never_written(emulator: MutexEmulator) -> Iterator[None]:
-    """The promise of the whole package: no write ever carries what is fixed at creation."""
+def nothing_immutable_written(emulator: MutexEmulator) -> Iterator[None]:
+    """Checks after the test that no write contained a field that is fixed at creation."""
     yield
     for request in emulator.requests:
         if request.method == "PATCH":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,7 @@ from aiomutex.plan import (
     plan,
     remaining,
 )
-from aiomutex.plan.running_experiments import verdict_of
+from aiomutex.plan.running_experiments import state_of
 
 from .strategies import states
 
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
     from aiomutex import MutexGroup
     from aiomutex.plan import Desired, Plan
 
-pytestmark = pytest.mark.usefixtures("never_written")
+pytestmark = pytest.mark.usefixtures("nothing_immutable_written")
 
-WISH = parse_desired(
+DESIRED = parse_desired(
     "groups:\n"
     "- {projectId: 1, key: checkout, name: Till, description: new, slots: [{percentage: 40, experiments: [5]}, "
     "{percentage: 60, experiments: [1, 2]}]}\n"
@@ -58,17 +59,17 @@ def only_slots(first: str, second: str) -> Desired:
     return parse_desired(f"groups: [{{projectId: 1, key: checkout, slots: {slots}}}]")
 
 
-async def planned(session: MutexSession, desired: Desired = WISH) -> Plan:
+async def planned(session: MutexSession, desired: Desired = DESIRED) -> Plan:
     return plan(desired, await session.list_groups().collect())
 
 
-async def test_everything_a_file_can_ask_for_comes_true(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_every_kind_of_change_is_applied(emulator: MutexEmulator, session: MutexSession) -> None:
     fill(emulator)
-    told: list[str] = []
-    report = await apply(session, await planned(session), on_step=lambda step: told.append(str(step)))
+    steps: list[str] = []
+    report = await apply(session, await planned(session), on_step=lambda step: steps.append(str(step)))
     assert report.complete
     report.raise_for_failures()
-    assert sorted(told) == [
+    assert sorted(steps) == [
         "archive old (project 1): applied",
         "create new (project 1): applied",
         "edit checkout (project 1): applied",
@@ -82,7 +83,7 @@ async def test_everything_a_file_can_ask_for_comes_true(emulator: MutexEmulator,
     assert (await apply(session, await planned(session))).steps == []
 
 
-async def test_an_experiment_enters_its_new_slot_before_it_leaves_the_old_one(
+async def test_an_experiment_joins_its_new_slot_before_it_leaves_the_old_one(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     fill(emulator)
@@ -94,7 +95,7 @@ async def test_an_experiment_enters_its_new_slot_before_it_leaves_the_old_one(
 
 @given(state=states())
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_any_plan_applied_leaves_nothing_to_do(
+async def test_after_any_plan_is_applied_no_changes_remain(
     emulator: MutexEmulator, session: MutexSession, state: tuple[list[MutexGroup], Desired]
 ) -> None:
     live, desired = state
@@ -116,22 +117,22 @@ async def test_any_plan_applied_leaves_nothing_to_do(
             bucketing_salt=group.bucketing_salt,
             deleted=bool(group.deleted),
         )
-    made = await planned(session, desired)
-    if made.errors:
+    changes = await planned(session, desired)
+    if changes.errors:
         with pytest.raises(PlanBlockedError):
-            await apply(session, made)
+            await apply(session, changes)
         return
-    report = await apply(session, made)
+    report = await apply(session, changes)
     report.raise_for_failures()
     assert (await planned(session, desired)).empty
 
 
 async def test_a_blocked_plan_sends_nothing(emulator: MutexEmulator, session: MutexSession) -> None:
     fill(emulator)
-    wrong = await planned(session, parse_desired("groups: [{projectId: 1, key: checkout, bucketingSalt: other}]"))
+    blocked = await planned(session, parse_desired("groups: [{projectId: 1, key: checkout, bucketingSalt: other}]"))
     emulator.requests.clear()
     with pytest.raises(PlanBlockedError, match="bucketingSalt") as caught:
-        await apply(session, wrong, force=True)
+        await apply(session, blocked, force=True)
     assert not caught.value.forceable
     assert not emulator.requests
 
@@ -140,56 +141,57 @@ async def test_a_threshold_needs_force(emulator: MutexEmulator, session: MutexSe
     fill(emulator)
     slots = "[{percentage: 40, experiments: []}, {percentage: 60}]"
     text = f"thresholds: {{removals: 0.4}}\ngroups: [{{projectId: 1, key: checkout, slots: {slots}}}]"
-    made = await planned(session, parse_desired(text))
-    with pytest.raises(PlanBlockedError, match=r"\(force lets it through\): 1 of 2 members leave") as caught:
-        await apply(session, made)
-    assert caught.value.forceable
-    assert (await apply(session, made, force=True)).complete
+    changes = await planned(session, parse_desired(text))
+    with pytest.raises(PlanBlockedError, match=r"\(pass force=True to apply it anyway\): 1 of 2") as caught:
+        await apply(session, changes)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.reasons, copy.forceable) == (caught.value.reasons, True)
+    assert (await apply(session, changes, force=True)).complete
 
 
-async def test_what_changed_since_is_refused_before_anything_is_written(
+async def test_a_group_changed_since_the_plan_is_rejected_before_anything_is_written(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     fill(emulator)
-    made = await planned(session)
+    changes = await planned(session)
     emulator.groups["7"].slots[1].holdouts = [9]
     with pytest.raises(StalePlanError, match=r"checkout \(project 1\) differs"):
-        await apply(session, made)
+        await apply(session, changes)
     assert not emulator.commits
 
 
-async def test_an_apply_that_broke_off_is_simply_run_again(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_an_apply_with_failures_can_be_run_again(emulator: MutexEmulator, session: MutexSession) -> None:
     fill(emulator)
-    made = await planned(session)
+    changes = await planned(session)
     emulator.fail_next(1, status=400, method="PATCH", path="*/7/slots/1")
     emulator.fail_next(1, status=404, method="PATCH", path="*/mutexes/8")
-    report = await apply(session, made)
+    report = await apply(session, changes)
     assert sorted(str(step.kind) for step in report.failed) == ["archive", "slot"]
     assert not report.complete
     with pytest.raises(ExceptionGroup, match="2 of 6 steps failed") as caught:
         report.raise_for_failures()
     assert caught.value.subgroup(NotFoundError) is not None
-    left = remaining(made, await session.list_groups().collect())
+    left = remaining(changes, await session.list_groups().collect())
     assert (left.counts.archives, left.counts.creates, len(left.groups[0].lists)) == (1, 0, 1)
-    again = await apply(session, made)
+    again = await apply(session, changes)
     assert sorted(str(step.kind) for step in again.steps) == ["archive", "slot"]
     assert (await planned(session)).empty
     assert emulator.writes["7", 2] == 1
 
 
-async def test_a_member_that_its_new_slot_refuses_stays_in_the_old_one(
+async def test_a_member_stays_in_its_old_slot_if_the_edit_of_the_new_one_fails(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     fill(emulator)
-    made = await planned(session, only_slots("[5]", "[1, 404]"))
+    changes = await planned(session, only_slots("[5]", "[1, 404]"))
     emulator.fail_next(1, status=400, method="PATCH", path="*/7/slots/2")
-    report = await apply(session, made)
+    report = await apply(session, changes)
     assert [(step.slot_index, step.status) for step in report.steps] == [(2, "failed"), (1, "skipped")]
-    assert report.skipped[0].note == "not sent: an edit before it failed, and may have to come first"
+    assert report.skipped[0].note == "not sent: an earlier edit of the group failed"
     assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2]]
 
 
-async def test_a_key_refused_among_the_slots_stops_the_other_slots_and_the_archives(
+async def test_a_key_rejected_during_slot_edits_stops_the_other_edits_and_the_archives(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     fill(emulator)
@@ -199,12 +201,12 @@ async def test_a_key_refused_among_the_slots_stops_the_other_slots_and_the_archi
         f"\n- {{projectId: 1, key: g{number}, slots: [{{percentage: 100, experiments: [1]}}]}}"
         for number in range(10, 1200)
     )
-    made = await planned(
+    changes = await planned(
         session,
         parse_desired(f"groups:\n- {{projectId: 1, key: old, archived: true}}{others}"),
     )
     emulator.fail_next(1200, status=401, method="PATCH")
-    report = await apply(session, made, verify=False)
+    report = await apply(session, changes, verify=False)
     assert len(report.steps) == 1191
     assert {step.status for step in report.steps} == {"failed", "skipped"}
     assert report.steps[-1].kind == "archive"
@@ -215,80 +217,80 @@ async def test_a_key_refused_among_the_slots_stops_the_other_slots_and_the_archi
 @pytest.mark.parametrize(
     ("fault", "status"), [({"n": 1, "status": 403}, "failed"), ({"n": 9, "kind": "reset-before"}, "unknown")]
 )
-async def test_a_group_that_stays_in_the_archive_is_not_written_to(
+async def test_a_group_that_stays_archived_is_not_edited(
     emulator: MutexEmulator, session: MutexSession, fault: dict[str, Any], status: str
 ) -> None:
     fill(emulator)
     slots = "[{percentage: 100, experiments: [5]}]"
-    wish = parse_desired(
+    desired = parse_desired(
         f"groups: [{{projectId: 1, key: sleeping, name: Awake, archived: false, slots: {slots}}}, "
         f"{{projectId: 1, key: old, name: New, slots: {slots}}}]"
     )
-    made = await planned(session, wish)
+    changes = await planned(session, desired)
     emulator.fail_next(method="PATCH", path="*/mutexes/9", **fault)
-    report = await apply(session.with_options(retry=ONCE), made)
+    report = await apply(session.with_options(retry=ONCE), changes)
     sleeping = [(step.kind, step.status) for step in report.steps if step.group.startswith("sleeping")]
     assert sleeping == [("unarchive", status), ("edit", "skipped"), ("slot", "skipped")]
-    assert {step.note for step in report.skipped} == {"not sent: the group is not known to have left the archive"}
+    assert {step.note for step in report.skipped} == {"not sent: the group may still be archived"}
     assert {commit.group_id for commit in emulator.commits} == {"8"}
     emulator.faults.clear()
-    assert (await apply(session, made)).complete
-    assert (await planned(session, wish)).empty
+    assert (await apply(session, changes)).complete
+    assert (await planned(session, desired)).empty
 
 
-async def test_a_refused_key_stops_the_rest(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_a_rejected_key_stops_the_rest(emulator: MutexEmulator, session: MutexSession) -> None:
     fill(emulator)
-    made = await planned(session)
+    changes = await planned(session)
     emulator.fail_next(100, status=401, method="P*")
     emulator.fail_next(100, status=401, method="PATCH")
-    report = await apply(session, made)
+    report = await apply(session, changes)
     assert [step.status for step in report.steps].count("failed") <= 2
     assert len(report.skipped) >= 3
     assert "not sent: " in report.skipped[0].note
 
 
-@pytest.mark.parametrize("saved", [True, False], ids=["the same plan", "a plan made anew"])
-@pytest.mark.parametrize("way", ["failed", "cancelled"])
-async def test_an_apply_that_broke_off_goes_on_with_its_journal_and_all_of_it_can_be_undone(
-    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, way: str, saved: bool
+@pytest.mark.parametrize("saved", [True, False], ids=["same plan", "new plan"])
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+async def test_an_interrupted_apply_resumes_with_its_journal_and_all_of_it_can_be_undone(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, end: str, saved: bool
 ) -> None:
     fill(emulator)
-    made, journal = await planned(session), tmp_path / "apply.db"
-    if way == "failed":
+    changes, journal = await planned(session), tmp_path / "apply.db"
+    if end == "failed":
         emulator.fail_next(1, status=400, method="PATCH", path="*/7/slots/1")
-        assert not (await apply(session, made, journal=journal)).complete
+        assert not (await apply(session, changes, journal=journal)).complete
     else:
         emulator.fail_next(1, kind="stall", method="PATCH", path="*/7/slots/1")
-        task = asyncio.create_task(apply(session, made, journal=journal))
+        task = asyncio.create_task(apply(session, changes, journal=journal))
         await until(lambda: any(request.path.endswith("/7/slots/1") for request in emulator.requests))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
     assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [1, 2]]
-    again = await apply(session, made if saved else await planned(session), journal=journal)
+    again = await apply(session, changes if saved else await planned(session), journal=journal)
     assert again.complete
-    assert sorted(step.kind for step in again.steps) == (["slot"] if way == "failed" else ["archive", "slot"])
+    assert sorted(step.kind for step in again.steps) == (["slot"] if end == "failed" else ["archive", "slot"])
     assert [slot.experiments for slot in emulator.groups["7"].slots] == [[5], [1, 2]]
     assert (await planned(session)).empty
     (await undo(session, journal)).raise_for_failures()
     assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2]]
 
 
-async def test_a_journal_keeps_the_earliest_content_of_what_was_written_and_of_nothing_else(
+async def test_a_journal_keeps_the_earliest_content_of_written_slots_only(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     fill(emulator)
     journal = tmp_path / "apply.db"
     emulator.fail_next(1, status=400, method="PATCH", path="*/7/slots/2")
     await apply(session, await planned(session, only_slots("[5]", "[404]")), journal=journal)
-    # The file is mended, and somebody else changes the slot that has not been written yet.
+    # The file is corrected, and someone else changes the slot that was not written yet.
     emulator.groups["7"].slots[1].experiments = [2, 9]
     assert (await apply(session, await planned(session, only_slots("[6]", "[4]")), journal=journal)).complete
     (await undo(session, journal)).raise_for_failures()
     assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2, 9]]
 
 
-async def test_a_journal_of_something_else_is_refused_before_anything_is_written(
+async def test_a_journal_of_something_else_is_rejected_before_anything_is_written(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     fill(emulator)
@@ -299,33 +301,35 @@ async def test_a_journal_of_something_else_is_refused_before_anything_is_written
     await apply(session, await planned(session, only_slots("[3]", "[1, 2]")), journal=tmp_path / "undone.db")
     await undo(session, tmp_path / "undone.db")
     emulator.clear_history()
-    for name, told in (("done", "is done; give a new one"), ("edits", "of a run of edits"), ("undone", "was undone")):
-        with pytest.raises(JournalError, match=told):
+    for name, message in (("done", "a completed apply; use a new"), ("edits", "a bulk run, not"), ("undone", "undone")):
+        with pytest.raises(JournalError, match=message):
             await apply(session, next_plan, journal=tmp_path / f"{name}.db")
     assert not emulator.writes
-    # What was refused is as it was.
+    # The rejected journals are unchanged.
     assert len((await session.edit_slots(edits, journal=tmp_path / "edits.db")).skipped) == 2
     await undo(session, tmp_path / "done.db")
     assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2]]
 
 
-async def test_nothing_to_do_needs_no_journal(emulator: MutexEmulator, session: MutexSession, tmp_path: Path) -> None:
+async def test_a_plan_without_changes_needs_no_journal(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
     fill(emulator)
-    made, journal = await planned(session), tmp_path / "apply.db"
-    await apply(session, made, journal=journal)
-    assert (await apply(session, made, journal=journal)).steps == []
+    changes, journal = await planned(session), tmp_path / "apply.db"
+    await apply(session, changes, journal=journal)
+    assert (await apply(session, changes, journal=journal)).steps == []
     assert (await apply(session, await planned(session), journal=tmp_path / "other.db")).complete
     assert not (tmp_path / "other.db").exists()
 
 
-async def test_a_service_that_merges_is_found_out(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_verification_detects_a_service_that_merges_lists(emulator: MutexEmulator, session: MutexSession) -> None:
     fill(emulator)
     emulator.dialect = Dialect(slot_patch="merge")
     report = await apply(session, await planned(session))
     assert [(step.kind, step.slot_index) for step in report.failed] == [("slot", 1)]
 
 
-async def test_running_experiments_are_told_with_the_groups_that_touch_them(
+async def test_running_experiments_are_reported_with_the_groups_that_affect_them(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     from aiohttp import web  # noqa: PLC0415  # as the emulator's pages want it
@@ -339,51 +343,51 @@ async def test_running_experiments_are_told_with_the_groups_that_touch_them(
     }
 
     def page(body: str) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
-        async def answer(_: web.BaseRequest) -> web.Response:
+        async def handler(_: web.BaseRequest) -> web.Response:
             return web.Response(text=body, content_type="application/json")
 
-        return answer
+        return handler
 
     for number, body in bodies.items():
         emulator.pages[f"/api/1/experiments/{number}"] = page(body)
     findings = await check_running(await planned(session), experiment_reader(session))
     assert [str(each) for each in findings] == [
-        "experiment 1 is running; touched by checkout (project 1)",
-        "experiment 6 may be running (state None); touched by old (project 1)",
+        "experiment 1 is running; affected by checkout (project 1)",
+        "experiment 6 may be running (state None); affected by old (project 1)",
     ]
 
 
-async def test_an_unknown_experiment_counts_as_running_and_a_refused_key_ends_the_check(
+async def test_an_unknown_experiment_counts_as_running_and_a_rejected_key_ends_the_check(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     fill(emulator)
-    made = await planned(session)
-    findings = await check_running(made, experiment_reader(session))
-    assert [(each.experiment, each.verdict, each.why) for each in findings] == [
-        (1, "unknown", "is not known to the service"),
-        (5, "unknown", "is not known to the service"),
+    changes = await planned(session)
+    findings = await check_running(changes, experiment_reader(session))
+    assert [(each.experiment, each.state, each.reason) for each in findings] == [
+        (1, "unknown", "does not exist, as far as the service says"),
+        (5, "unknown", "does not exist, as far as the service says"),
     ]
     emulator.fail_next(1, status=403, path="*/experiments/1")
-    findings = await check_running(made, experiment_reader(session))
-    assert findings[0].why.startswith("could not be read (GET /api/1/experiments/1 answered 403")
+    findings = await check_running(changes, experiment_reader(session))
+    assert findings[0].reason.startswith("could not be read (GET /api/1/experiments/1 answered 403")
     emulator.fail_next(2, status=401, path="*/experiments/*")
     with pytest.raises(AuthenticationError):
-        await check_running(made, experiment_reader(session))
+        await check_running(changes, experiment_reader(session))
 
 
 @pytest.mark.parametrize(
-    ("told", "verdict"),
+    ("described", "state"),
     [
         ({"state": "running"}, "running"),
         ({"state": "RUNNING", "enabled": False}, "running"),
-        ({"state": "Decision Made"}, "resting"),
-        ({"state": "rolled_out"}, "resting"),
-        ({"state": "running", "deleted": True}, "resting"),
+        ({"state": "Decision Made"}, "stopped"),
+        ({"state": "rolled_out"}, "stopped"),
+        ({"state": "running", "deleted": True}, "stopped"),
         ({"state": "whatever"}, "unknown"),
         ({"state": 3, "enabled": True}, "unknown"),
-        ({"enabled": False}, "resting"),
+        ({"enabled": False}, "stopped"),
         ({}, "unknown"),
     ],
 )
-def test_what_cannot_be_told_to_rest_counts_as_running(told: dict[str, object], verdict: str) -> None:
-    assert verdict_of(told)[0] == verdict
+def test_an_experiment_that_is_not_clearly_stopped_counts_as_running(described: dict[str, object], state: str) -> None:
+    assert state_of(described)[0] == state

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from aiomutex.emulator import MutexEmulator
 
-pytestmark = pytest.mark.usefixtures("never_written", "environment")
+pytestmark = pytest.mark.usefixtures("nothing_immutable_written", "environment")
 
 
 @pytest.fixture
@@ -43,11 +43,11 @@ def run() -> Callable[..., Result]:
     return invoke
 
 
-def test_the_ci_script_of_the_readme(run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator) -> None:
+def test_the_ci_recipe_of_the_readme(run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator) -> None:
     assert run("pull", "groups.yaml").exit_code == 0
     assert run("lint", "groups.yaml").exit_code == 0
     assert run("plan", "groups.yaml").exit_code == 0
-    # A branch: experiment 9 joins slot 1.
+    # On a branch, experiment 9 joins slot 1.
     file = tmp_path / "groups.yaml"
     file.write_text("# reviewed\n" + file.read_text().replace("    - 1\n", "    - 1\n    - 9\n"))
     pull_request = run("plan", "groups.yaml", "--out", "changes.plan")
@@ -55,29 +55,29 @@ def test_the_ci_script_of_the_readme(run: Callable[..., Result], tmp_path: Path,
     assert pull_request.output == (
         "~ checkout (project 1): update\n"
         "    slot 1 experiments: + 9\n"
-        "0 to create, 1 to update, 0 to archive; 1 members join slots, 0 leave\n"
+        "0 to create, 1 to update, 0 to archive; 1 member added, 0 removed\n"
     )
     merge = run("apply", "changes.plan", "--yes", "--journal", "apply.db")
     assert merge.exit_code == 0, merge.output
-    assert merge.output.endswith("1 of 1 steps done\n")
+    assert merge.output.endswith("1 of 1 step applied\n")
     assert emulator.groups["7"].slots[0].experiments == [1, 9]
-    assert run("plan", "groups.yaml").output == "nothing to do\n"
+    assert run("plan", "groups.yaml").output == "no changes\n"
     assert run("apply", "changes.plan", "--yes").exit_code == 0
 
 
-def test_pull_is_stable_keeps_comments_and_loses_none_unasked(
+def test_pull_is_stable_and_does_not_lose_comments_unless_asked(
     run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
 ) -> None:
     file = tmp_path / "groups.yaml"
-    assert run("pull", "groups.yaml").output == "Wrote 1 groups to groups.yaml\n"
+    assert run("pull", "groups.yaml").output == "Wrote 1 live group to groups.yaml\n"
     file.write_text("# ours\n" + file.read_text().replace("groups:", "thresholds: {removals: 0.3}\ngroups:"))
     before = file.read_bytes()
-    assert run("pull", "groups.yaml").output == "groups.yaml describes the 1 live groups already\n"
+    assert run("pull", "groups.yaml").output == "groups.yaml already describes the 1 live group\n"
     assert file.read_bytes() == before
     emulator.groups["7"].name = "Till"
-    refused = run("pull", "groups.yaml")
-    assert refused.exit_code == 1
-    assert "comments would be lost; give --overwrite" in refused.output
+    rejected = run("pull", "groups.yaml")
+    assert rejected.exit_code == 1
+    assert "comments, which would be lost; pass --overwrite" in rejected.output
     assert file.read_bytes() == before
     assert run("pull", "groups.yaml", "--overwrite").exit_code == 0
     assert "removals: 0.3" in file.read_text()
@@ -85,7 +85,7 @@ def test_pull_is_stable_keeps_comments_and_loses_none_unasked(
 
 
 @pytest.mark.parametrize(("file", "comment"), [("g.yaml", "name: a\t# ours"), ("g.yml", "# ours")])
-def test_pull_leaves_a_file_alone_that_says_the_same_and_sees_each_comment(
+def test_pull_does_not_change_a_file_that_is_up_to_date_and_recognizes_comments(
     run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator, file: str, comment: str
 ) -> None:
     emulator.groups["7"].name = "a"
@@ -94,12 +94,12 @@ def test_pull_leaves_a_file_alone_that_says_the_same_and_sees_each_comment(
     name = comment.partition("#")[0].rstrip()
     assert name in text
     (tmp_path / file).write_text(text.replace(name, comment, 1) if name else f"{comment}\n{text}")
-    assert run("pull", file).output == f"{file} describes the 1 live groups already\n"
+    assert run("pull", file).output == f"{file} already describes the 1 live group\n"
     emulator.groups["7"].name = "b"
-    assert "comments would be lost" in run("pull", file).output
+    assert "comments, which would be lost" in run("pull", file).output
 
 
-def test_pull_chooses_projects_archived_groups_and_formats(run: Callable[..., Result], tmp_path: Path) -> None:
+def test_pull_filters_by_project_and_archived_and_writes_json(run: Callable[..., Result], tmp_path: Path) -> None:
     assert run("pull", "groups.json", "--archived", "--project", "2").exit_code == 0
     assert '"archived": true' in (tmp_path / "groups.json").read_text()
     assert "checkout" not in (tmp_path / "groups.json").read_text()
@@ -107,14 +107,18 @@ def test_pull_chooses_projects_archived_groups_and_formats(run: Callable[..., Re
     assert run("pull", "groups.txt").exit_code == 1
 
 
-def test_plan_blocks_on_what_is_fixed_and_tells_json(run: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_plan_with_an_immutable_difference_is_blocked_and_is_shown_as_json(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
     (tmp_path / "g.json").write_text('{"groups": [{"projectId": 1, "key": "checkout", "bucketingSalt": "x"}]}')
     blocked = run("plan", "g.json", "--json")
     assert blocked.exit_code == 3
-    assert json.loads(blocked.stdout)["errors"][0].startswith("checkout (project 1): bucketingSalt: abcd live, x in")
-    refused = run("apply", "g.json", "--yes", "--force")
-    assert refused.exit_code == 3
-    assert "the plan is blocked; nothing was written" in refused.output
+    assert json.loads(blocked.stdout)["errors"][0].startswith(
+        "checkout (project 1): bucketingSalt cannot change from abcd"
+    )
+    rejected = run("apply", "g.json", "--yes", "--force")
+    assert rejected.exit_code == 3
+    assert "the plan is blocked; nothing was written" in rejected.output
 
 
 def test_errors_are_one_line_and_exit_with_1(
@@ -130,12 +134,12 @@ def test_errors_are_one_line_and_exit_with_1(
     assert run("plan", "bad.yaml", "--nonsense").exit_code == 1
     (tmp_path / "good.yaml").write_text("groups: []")
     emulator.fail_next(1, status=401)
-    refused = run("plan", "good.yaml")
-    assert refused.exit_code == 1
-    assert refused.output.startswith("aiomutex: GET /api/1/mutexes")
+    rejected = run("plan", "good.yaml")
+    assert rejected.exit_code == 1
+    assert rejected.output.startswith("aiomutex: GET /api/1/mutexes")
 
 
-def test_apply_asks_only_on_a_terminal_and_thresholds_need_force(
+def test_apply_without_a_terminal_needs_yes_and_thresholds_need_force(
     run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
 ) -> None:
     (tmp_path / "g.yaml").write_text(
@@ -143,10 +147,10 @@ def test_apply_asks_only_on_a_terminal_and_thresholds_need_force(
         "{percentage: 60, experiments: []}]}]"
     )
     assert run("plan", "g.yaml").exit_code == 3
-    assert "give --force" in run("apply", "g.yaml", "--yes").output
-    unasked = run("apply", "g.yaml", "--force")
-    assert unasked.exit_code == 1
-    assert "there is no terminal to ask on; give --yes" in unasked.output
+    assert "pass --force" in run("apply", "g.yaml", "--yes").output
+    unconfirmed = run("apply", "g.yaml", "--force")
+    assert unconfirmed.exit_code == 1
+    assert "no terminal to ask for confirmation; pass --yes" in unconfirmed.output
     assert not emulator.commits
     assert run("apply", "g.yaml", "--force", "--yes").exit_code == 0
     assert emulator.groups["7"].slots[1].experiments == []
@@ -161,14 +165,14 @@ def test_a_stale_plan_and_a_failed_step_exit_with_1(
     failed = run("apply", "c.plan", "--yes")
     assert failed.exit_code == 1
     assert "aiomutex: edit checkout (project 1): failed: " in failed.output
-    assert "1 failed, 0 not sent; run it again when the cause is gone" in failed.output
+    assert "1 failed, 0 not sent; run the command again to resume" in failed.output
     emulator.groups["7"].description = "theirs"
     stale = run("apply", "c.plan", "--yes")
     assert stale.exit_code == 1
     assert "1 group changed since the plan was made" in stale.output
 
 
-def test_the_same_apply_again_goes_on_and_its_journal_undoes_both_runs(
+def test_the_same_apply_resumes_and_its_journal_undoes_both_runs(
     run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
 ) -> None:
     file = tmp_path / "g.yaml"
@@ -176,14 +180,14 @@ def test_the_same_apply_again_goes_on_and_its_journal_undoes_both_runs(
     file.write_text(f"groups: [{{projectId: 1, key: checkout, slots: {slots}}}]")
     command = ("apply", "g.yaml", "--yes", "--journal", "apply.db")
     emulator.fail_next(1, status=400, method="PATCH", path="*/slots/2")
-    broken_off = run(*command)
-    assert (broken_off.exit_code, emulator.groups["7"].slots[0].experiments) == (1, [5])
-    assert run(*command).output.endswith("1 of 1 steps done\n")
-    assert run(*command).output == "nothing to do\n"
+    interrupted = run(*command)
+    assert (interrupted.exit_code, emulator.groups["7"].slots[0].experiments) == (1, [5])
+    assert run(*command).output.endswith("1 of 1 step applied\n")
+    assert run(*command).output == "no changes\n"
     file.write_text(file.read_text().replace("[5]", "[8]"))
     another = run(*command)
     assert another.exit_code == 1
-    assert "journal apply.db is of an apply that is done; give a new one" in another.output
+    assert "journal apply.db belongs to a completed apply; use a new file" in another.output
     assert run("slots", "bulk", "--undo", "apply.db").exit_code == 0
     assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2]]
 
@@ -202,14 +206,14 @@ def test_running_experiments_block_unless_allowed(
     )
     blocked = run("plan", "g.yaml", "--check-running")
     assert blocked.exit_code == 3
-    assert "! experiment 1 is running; touched by checkout (project 1)" in blocked.output
+    assert "! experiment 1 is running; affected by checkout (project 1)" in blocked.output
     assert run("plan", "g.yaml", "--check-running", "--allow-running").exit_code == 2
     assert run("apply", "g.yaml", "--yes", "--check-running").exit_code == 3
     assert not emulator.commits
     assert run("apply", "g.yaml", "--yes", "--check-running", "--allow-running").exit_code == 0
 
 
-def test_lint_tells_file_and_line(run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator) -> None:
+def test_lint_reports_file_and_line(run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator) -> None:
     (tmp_path / "g.yaml").write_text("groups:\n- {projectId: 1, key: a, slots: [{percentage: 100}]}")
     warned = run("lint", "g.yaml")
     assert warned.exit_code == 0
@@ -217,11 +221,11 @@ def test_lint_tells_file_and_line(run: Callable[..., Result], tmp_path: Path, em
     assert run("lint", "g.yaml", "--strict").exit_code == 2
     assert json.loads(run("lint", "g.yaml", "--json").stdout)[0]["code"] == "AM105"
     (tmp_path / "fine.yaml").write_text("groups: []")
-    assert run("lint", "fine.yaml").output == "fine.yaml: 0 groups, nothing to remark\n"
+    assert run("lint", "fine.yaml").output == "fine.yaml: 0 groups, no findings\n"
     assert not emulator.requests
 
 
-def test_lint_can_ask_for_the_modes_of_experiments(
+def test_lint_can_read_the_modes_of_experiments(
     run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
 ) -> None:
     from aiohttp import web  # noqa: PLC0415  # as the emulator's pages want it
@@ -235,18 +239,18 @@ def test_lint_can_ask_for_the_modes_of_experiments(
     )
     found = run("lint", "g.yaml", "--check-modes")
     assert found.exit_code == 2
-    assert "AM108 error: a: experiment 5 is local, the group is remote" in found.output
+    assert "AM108 error: a: experiment 5 has local evaluation, but the group has remote" in found.output
 
 
-def test_traffic_tells_shares_places_counts_and_moves(run: Callable[..., Result], tmp_path: Path) -> None:
+def test_traffic_shows_shares_slots_counts_and_moves(run: Callable[..., Result], tmp_path: Path) -> None:
     assert run("traffic", "show").output == (
         "experiment 1: 40.00% of all users (checkout 40.0%)\nexperiment 2: 60.00% of all users (checkout 60.0%)\n"
     )
     assert run("traffic", "show", "1", "--held-out", "5").output.startswith("experiment 1: 38.00% of all users")
     for percentage in ("200", "nan", "inf"):
-        refused = run("traffic", "show", "1", "--held-out", percentage)
-        assert refused.exit_code == 1
-        assert refused.output.startswith("aiomutex: held_out must be ")
+        rejected = run("traffic", "show", "1", "--held-out", percentage)
+        assert rejected.exit_code == 1
+        assert rejected.output.startswith("aiomutex: held_out must be ")
     assert json.loads(run("traffic", "show", "9", "--json").stdout) == [{"experiment": 9, "share": 1, "groups": {}}]
     assert run("traffic", "where", "ada").output == "checkout (by device_id): slot 2, experiment 2\n"
     assert json.loads(run("traffic", "where", "x", "--json", "--id", "ada").stdout)[0]["slot"] == 2
@@ -265,7 +269,9 @@ def test_traffic_tells_shares_places_counts_and_moves(run: Callable[..., Result]
     assert json.loads(as_json.stdout)["users"] == 1000
 
 
-def test_names_are_shown_and_not_obeyed(run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator) -> None:
+def test_names_with_control_characters_or_markup_are_shown_as_text(
+    run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
+) -> None:
     emulator.groups["7"].name = "a\x1b[31m"
     (tmp_path / "g.yaml").write_text('groups: [{projectId: 1, key: checkout, name: "[b]x"}]')
     shown = run("plan", "g.yaml").output
@@ -279,7 +285,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert not {"yaml", "mmh3", "rich", "aiomutex.plan", "aiomutex.traffic"} & set(done.stdout.split())
 
 
-def test_users_come_through_a_pipe_too(tmp_path: Path) -> None:
+def test_users_can_be_read_from_a_pipe(tmp_path: Path) -> None:
     code = "from aiomutex.cli.traffic import traffic; traffic()"
     done = subprocess.run(
         [sys.executable, "-c", code, "simulate", "-"], input="ada\neve\n", capture_output=True, text=True, check=True

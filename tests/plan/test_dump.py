@@ -22,7 +22,7 @@ FORMATS = ["yaml", "json"]
 @pytest.mark.parametrize("format_", FORMATS)
 @given(live=live_groups())
 @settings(max_examples=20)
-def test_the_plan_of_a_pull_is_empty_and_a_second_pull_writes_the_same(format_: str, live: list[MutexGroup]) -> None:
+def test_a_pulled_file_has_no_changes_and_a_second_pull_writes_the_same(format_: str, live: list[MutexGroup]) -> None:
     text = dump_desired(desired_from(live), format_, sort=True)
     read = parse_desired(text, format_=format_)
     assert plan(read, live).empty
@@ -34,22 +34,22 @@ def test_the_plan_of_a_pull_is_empty_and_a_second_pull_writes_the_same(format_: 
 @pytest.mark.parametrize("format_", FORMATS)
 @given(state=states())
 @settings(max_examples=20)
-def test_whatever_is_written_reads_the_same(format_: str, state: tuple[list[MutexGroup], Desired]) -> None:
+def test_what_is_written_is_read_back_unchanged(format_: str, state: tuple[list[MutexGroup], Desired]) -> None:
     live, desired = state
     read = parse_desired(dump_desired(desired, format_), format_=format_)
     assert replace(plan(read, live), file="") == plan(desired, live)
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_settings_without_groups_and_a_group_without_slots_can_be_written_too(format_: str, group: MutexGroup) -> None:
-    alone = parse_desired("thresholds: {updates: 0.5}\nlint: {ignore: [AM105]}")
-    assert replace(parse_desired(dump_desired(alone, format_), format_=format_), file=alone.file) == alone
+def test_settings_without_groups_and_a_group_without_slots_can_be_written(format_: str, group: MutexGroup) -> None:
+    settings_ = parse_desired("thresholds: {updates: 0.5}\nlint: {ignore: [AM105]}")
+    assert replace(parse_desired(dump_desired(settings_, format_), format_=format_), file=settings_.file) == settings_
     slotless = replace(group, slots=[])
     read = parse_desired(dump_desired(desired_from([slotless]), format_), format_=format_)
     assert plan(read, [slotless]).empty
 
 
-def test_yaml_reads_well(group: MutexGroup) -> None:
+def test_the_yaml_of_a_pull(group: MutexGroup) -> None:
     settings_ = parse_desired(
         "thresholds: {removals: 0.5}\nlint: {ignore: [AM105]}\n"
         "groups: [{projectId: 1, key: checkout, ignore: [AM104]}, {projectId: 1, key: old, ignore: [AM101]}]"
@@ -129,10 +129,10 @@ def test_invisible_characters_are_escaped_and_letters_are_not(format_: str, grou
         assert plan(parse_desired(text, format_=format_), [live]).empty
 
 
-def test_nameless_groups_are_left_out_and_a_live_twin_wins_over_an_archived_one(group: MutexGroup) -> None:
+def test_groups_without_key_or_project_are_left_out_and_live_groups_precede_archived_ones(group: MutexGroup) -> None:
     archived = replace(group, id="6", name="Old", deleted=True)
-    nameless = [replace(group, key=""), replace(group, project_id="")]
-    (pulled,) = desired_from([archived, group, *nameless]).groups
+    unnamed = [replace(group, key=""), replace(group, project_id="")]
+    (pulled,) = desired_from([archived, group, *unnamed]).groups
     assert pulled.name == "Checkout"
     (pulled,) = desired_from([group, archived]).groups
     assert pulled.name == "Checkout"

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from aiomutex.plan import DesiredGroup, DesiredSlot, after, plan
 from aiomutex.plan.edit_order import edit_rounds
 
-from .strategies import LISTS, fillings, moving, states, written
+from .strategies import LISTS, moves, moving, states, written
 
 if TYPE_CHECKING:
     from aiomutex import MutexGroup, SlotEdit
@@ -33,46 +33,46 @@ def members(group: MutexGroup) -> set[tuple[str, object]]:
 
 
 def assert_all_stay(live: list[MutexGroup], desired: Desired, failing: int | None = None) -> None:
-    """Write what a plan writes; the edit of a group at place ``failing`` is refused, and ends the group's round."""
-    made = plan(desired, live)
-    ends = {group.id: group for group in after(made, live)}
-    for step in made.changes:
+    """Send the edits of a plan; edit number ``failing`` of a group fails, and the group's later rounds are skipped."""
+    changes = plan(desired, live)
+    ends = {group.id: group for group in after(changes, live)}
+    for change in changes.changes:
         for group in live:
-            if group.id != step.group_id or step.action == "archive":
+            if group.id != change.group_id or change.action == "archive":
                 continue
             staying = members(group) & members(ends[group.id])
-            place, moment = 0, group
-            for edits in edit_rounds([step]):
-                refused = range(place, place + len(edits))
+            number, current = 0, group
+            for edits in edit_rounds([change]):
+                numbers = range(number, number + len(edits))
                 for edit in edits:
-                    if place != failing:
-                        moment = written(moment, edit)
-                    assert staying <= members(moment)
-                    place += 1
-                if failing in refused:
+                    if number != failing:
+                        current = written(current, edit)
+                    assert staying <= members(current)
+                    number += 1
+                if failing in numbers:
                     break
             else:
-                assert not plan(desired, [moment]).counts.added
+                assert not plan(desired, [current]).counts.added
 
 
-@given(state=states() | fillings.map(lambda filling: moving(*filling)), failing=st.none() | st.integers(0, 6))
+@given(state=states() | moves.map(lambda move: moving(*move)), failing=st.none() | st.integers(0, 6))
 @example(state=moving([[7], []], [[8], [7]]), failing=None)
 @example(state=moving([[7], []], [[8], [7]]), failing=0)
 @example(state=moving([[1], [2], [3]], [[2], [3], [1]]), failing=None)
-def test_who_stays_in_a_group_is_in_one_of_its_slots_all_the_while_and_after_a_refusal(
+def test_a_member_that_stays_in_a_group_is_always_in_one_of_its_slots_even_after_a_failure(
     state: tuple[list[MutexGroup], Desired], failing: int | None
 ) -> None:
     assert_all_stay(*state, failing)
 
 
-def test_a_slot_that_gains_and_loses_waits_for_the_one_that_takes_its_member() -> None:
+def test_a_slot_is_edited_after_the_slot_that_gains_its_member() -> None:
     assert shown(edits_of(moving([[7], []], [[8], [7]]))) == [(2, [7]), (1, [8])]
     assert shown(edits_of(moving([[1], [2], []], [[9], [1], [2]]))) == [(3, [2]), (2, [1]), (1, [9])]
 
 
-def test_a_circle_is_broken_by_one_slot_that_holds_both_for_a_moment() -> None:
+def test_in_a_cycle_one_slot_holds_old_and_new_members_in_between() -> None:
     assert shown(edits_of(moving([[7], [8]], [[8], [7]]))) == [(1, [7, 8]), (2, [7]), (1, [8])]
-    # Slot 1 waits for the circle and is no part of it, so it is written once.
+    # Slot 1 waits for the cycle and is not part of it, so it is edited once.
     assert shown(edits_of(moving([[5], [7], [8]], [[6], [8, 5], [7]]))) == [
         (2, [5, 7, 8]),
         (1, [6]),
@@ -81,7 +81,7 @@ def test_a_circle_is_broken_by_one_slot_that_holds_both_for_a_moment() -> None:
     ]
 
 
-def test_what_a_round_takes_out_an_earlier_one_has_put_in() -> None:
+def test_a_round_removes_only_members_that_an_earlier_round_added() -> None:
     live, desired = moving([[1], [2], []], [[9], [1], [2]])
     other = replace(live[0], id="8", key="b")
     both = replace(desired, groups=(*desired.groups, DesiredGroup(project_id="1", key="b", slots=OTHER)))
@@ -93,5 +93,5 @@ def test_what_a_round_takes_out_an_earlier_one_has_put_in() -> None:
     ]
 
 
-def test_slots_that_pass_nothing_on_are_written_once_each_in_their_order() -> None:
+def test_slots_that_do_not_exchange_members_are_edited_once_in_order() -> None:
     assert shown(edits_of(moving([[1], [2], [3]], [[4], [], [3, 5]]))) == [(1, [4]), (2, []), (3, [3, 5])]

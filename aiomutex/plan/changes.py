@@ -1,0 +1,139 @@
+"""What a plan consists of: for each group, the changes to make, errors that block it, and notes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from aiomutex.models import NewGroup, SlotListName
+from aiomutex.plan.desired import identity_of
+from aiomutex.plan.fingerprint import ABSENT
+from aiomutex.plan.members import sort_key
+
+__all__ = ["Action", "Counts", "FieldChange", "GroupPlan", "ListChange", "Plan"]
+
+Action = Literal["create", "update", "archive", "unarchive", "none"]
+
+
+class FieldChange(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A change of a group's name or description."""
+
+    field: Literal["name", "description"]
+    before: str | None
+    after: str | None
+
+
+class ListChange(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A change of one list of a slot; ``before`` and ``after`` are whole lists."""
+
+    slot_index: int
+    field: SlotListName
+    before: list[int | str]
+    after: list[int | str]
+
+    def __post_init__(self) -> None:
+        member_type = str if self.field == "individuals" else int
+        if not all(type(member) is member_type for member in (*self.before, *self.after)):
+            raise ValueError(f"{self.field} must contain only members of type {member_type.__name__}")
+
+    @property
+    def added(self) -> list[int | str]:
+        """Members that join the slot, sorted."""
+        return sorted(set(self.after) - set(self.before), key=sort_key)
+
+    @property
+    def removed(self) -> list[int | str]:
+        """Members that leave the slot, sorted."""
+        return sorted(set(self.before) - set(self.after), key=sort_key)
+
+
+class GroupPlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """The plan for one group."""
+
+    project_id: str
+    key: str
+    action: Action
+    """``unarchive`` may include changes of fields and lists, ``archive`` does not."""
+    group_id: str | None = None
+    """The ID of the live group; ``None`` for a create."""
+    fingerprint: str = ABSENT
+    """The fingerprint of the live group when the plan was made; ``absent`` for a create."""
+    new: NewGroup | None = None
+    """The group to create."""
+    fields: list[FieldChange] = []
+    lists: list[ListChange] = []
+    members: int = 0
+    """For an archive: how many members the group's slots have."""
+    experiments: list[int] = []
+    """The experiments affected: those that join or leave a slot, or are in a group that is (un)archived."""
+    errors: list[str] = []
+    """Why the group cannot be changed as desired, for example because a field is fixed at creation."""
+    notes: list[str] = []
+    """Differences that are shown and never written."""
+
+    def __post_init__(self) -> None:
+        if (self.action == "create") is not (self.new is not None):
+            raise ValueError("only the action 'create' creates a group, and it needs the group to create")
+        if self.new is not None and (str(self.new.project_id), self.new.key) != (self.project_id, self.key):
+            raise ValueError(f"the group to create must be {self.name}")
+
+    @property
+    def name(self) -> str:
+        """How messages name the group."""
+        return identity_of(self.project_id, self.key)
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The size of a plan."""
+
+    creates: int = 0
+    updates: int = 0
+    archives: int = 0
+    unarchives: int = 0
+    added: int = 0
+    """Members added to slots of existing groups."""
+    removed: int = 0
+    """Members removed from slots, without those of archived groups."""
+    errors: int = 0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """The changes that lead from the live groups to a desired state."""
+
+    groups: list[GroupPlan] = []
+    """Groups with a change, an error or a note, in the order of the file."""
+    exceeded_thresholds: list[str] = []
+    """Thresholds of the file that the plan exceeds. Applying it then needs ``force``."""
+    file: str = ""
+    """The name of the file with the desired state."""
+
+    @property
+    def changes(self) -> list[GroupPlan]:
+        """The groups to change."""
+        return [group for group in self.groups if group.action != "none"]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there are neither changes nor errors."""
+        return not self.changes and not self.errors
+
+    @property
+    def errors(self) -> list[str]:
+        """All errors, each with its group."""
+        return [f"{group.name}: {error}" for group in self.groups for error in group.errors]
+
+    @property
+    def counts(self) -> Counts:
+        """The size of the plan."""
+        actions = [group.action for group in self.groups]
+        lists = [change for group in self.groups for change in group.lists]
+        return Counts(
+            creates=actions.count("create"),
+            updates=actions.count("update"),
+            archives=actions.count("archive"),
+            unarchives=actions.count("unarchive"),
+            added=sum(len(change.added) for change in lists),
+            removed=sum(len(change.removed) for change in lists),
+            errors=sum(len(group.errors) for group in self.groups),
+        )
