@@ -21,13 +21,12 @@ from aiomutex.bulk.stream import OutcomeStream, collect_report
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError, OutcomeUnknownError
 from aiomutex.fleet.broker import REDIS_ERRORS, FleetBroker, NotQueuedError
 from aiomutex.fleet.run import FleetRun
-from aiomutex.fleet.wire import Job, answer_of
+from aiomutex.fleet.wire import Job, encode_report
 from aiomutex.limits.redis import RedisRateLimiter
 from aiomutex.session import MutexSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from aiomutex.bulk.options import Edits, OnBudget
     from aiomutex.bulk.report import BulkReport, SlotOutcome
@@ -125,9 +124,7 @@ class Fleet:
         self._is_open = True
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._is_open = False
         await run_to_completion(self._broker.shutdown())
 
@@ -171,10 +168,10 @@ class Fleet:
         if not self._is_open:
             raise ConfigurationError("the fleet is not open; use it inside 'async with fleet'")
         settings = Settings(concurrency=self._max_jobs, stop_after=stop_after, on_budget=on_budget, reserve=reserve)
-        run = FleetRun(self._ask, settings, batch_size=self._batch_size, verify=verify)
+        run = FleetRun(self._run_job, settings, batch_size=self._batch_size, verify=verify)
         return OutcomeStream(run, edits, on_outcome)
 
-    async def _ask(self, job: Job) -> str:
+    async def _run_job(self, job: Job) -> str:
         """Queue a job and wait for its result, also across short absences of Redis.
 
         Raises:
@@ -200,8 +197,8 @@ class Fleet:
                 maybe_queued = maybe_queued or not isinstance(cause, NotQueuedError)
                 away_since = now() if away_since is None else away_since
                 if now() - away_since >= self._claim_timeout:
-                    problem = f"the fleet's Redis has been unavailable for {self._claim_timeout:g} s: {cause}"
-                    raise LimiterUnavailableError(problem).with_attempts(0, maybe_applied=maybe_queued) from None
+                    message = f"the fleet's Redis has been unavailable for {self._claim_timeout:g} s: {cause}"
+                    raise LimiterUnavailableError(message).with_attempts(0, maybe_applied=maybe_queued) from None
             if result is None:
                 await asyncio.sleep(_POLL if away_since is None else 10 * _POLL)
         await self._broker.forget(job_id)
@@ -236,4 +233,4 @@ class Fleet:
         report = await session.edit_slots(
             job.edits, verify=job.verify, stop_after=job.stop_after, on_budget=job.on_budget, reserve=job.reserve
         )
-        return answer_of(report)
+        return encode_report(report)

@@ -8,7 +8,7 @@ from aiomutex.bulk.options import FATAL
 from aiomutex.bulk.report import SlotOutcome
 from aiomutex.bulk.run import NOT_SENT, Run
 from aiomutex.errors import LimiterUnavailableError, OutcomeUnknownError
-from aiomutex.fleet.wire import Job, outcomes_of
+from aiomutex.fleet.wire import Job, decode_outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -75,7 +75,7 @@ class FleetRun(Run):
             reserve=settings.reserve,
         )
         try:
-            outcomes, reason = outcomes_of(await self._send(job), places)
+            outcomes, reason = decode_outcomes(await self._send(job), places)
         except Exception as error:  # noqa: BLE001  # whatever taskiq and Redis raise, each edit gets an outcome
             outcomes, reason = _without_response(error, places)
             # A worker may still be editing these groups, so no further edit of them may be sent.

@@ -1,7 +1,7 @@
-"""What travels between a caller and the workers of a fleet: edits one way, what became of them the other way.
+"""What a caller and the workers of a fleet exchange: jobs of edits one way, reports of outcomes the other way.
 
-Plain JSON. Errors travel by name and fields and come out as what they were; nothing is pickled, because whoever can
-write to the queue could then run code. The API key is in none of it.
+All of it is JSON. Errors travel by class name and fields and are rebuilt on arrival. Nothing is pickled, because anyone
+who can write to the queue could then run code. The API key is not part of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aiomutex.models import SlotEdit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Job", "PackedError", "Place", "answer_of", "outcomes_of", "packed_error", "unpacked_error"]
+__all__ = ["Job", "PackedError", "Place", "decode_outcomes", "encode_report", "pack_error", "unpack_error"]
 
 
 Place = tuple[int, SlotEdit]
@@ -29,7 +29,7 @@ Place = tuple[int, SlotEdit]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A few groups' edits, and how to go about them."""
+    """Edits of a few groups, and the options of their run."""
 
     edits: list[SlotEdit]
     verify: bool = False
@@ -39,15 +39,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PackedError(msgspec.Struct, frozen=True):
-    """An error by its name and fields."""
+    """An error as its class name, arguments and fields."""
 
-    kind: str
+    type: str
     args: list[Any]
     fields: dict[str, Any]
     earlier: list[PackedError]
 
 
-class _Told(msgspec.Struct, frozen=True, array_like=True):
+class _Outcome(msgspec.Struct, frozen=True, array_like=True):
     position: int
     status: Status
     attempts: int
@@ -55,67 +55,71 @@ class _Told(msgspec.Struct, frozen=True, array_like=True):
     error: PackedError | None
 
 
-class _Answer(msgspec.Struct, frozen=True):
-    told: list[_Told]
+class _Report(msgspec.Struct, frozen=True):
+    outcomes: list[_Outcome]
     stopped_by: PackedError | None
 
 
-_answers = msgspec.json.Decoder(_Answer)
+_reports = msgspec.json.Decoder(_Report)
 
 
-def answer_of(report: BulkReport) -> str:
-    """A worker's report as text."""
-    told = [
-        _Told(each.position, each.status, each.attempts, each.note, packed_error(each.error))
+def encode_report(report: BulkReport) -> str:
+    """Encode the report of a job as JSON."""
+    outcomes = [
+        _Outcome(each.position, each.status, each.attempts, each.note, pack_error(each.error))
         for each in report.outcomes
     ]
-    return msgspec.json.encode(_Answer(told, packed_error(report.stopped_by))).decode()
+    return msgspec.json.encode(_Report(outcomes, pack_error(report.stopped_by))).decode()
 
 
-def outcomes_of(text: str, places: Sequence[Place]) -> tuple[list[SlotOutcome], MutexError | None]:
-    """The outcomes in a worker's answer, at the places their edits have with the caller; and what stopped the job.
+def decode_outcomes(text: str, places: Sequence[Place]) -> tuple[list[SlotOutcome], MutexError | None]:
+    """Decode a job's report: its outcomes with the caller's edits and positions, and the error that stopped the job.
+
+    Args:
+        text: The report, as ``encode_report`` returned it.
+        places: The job's edits and their positions in the caller's input.
 
     Raises:
-        msgspec.MsgspecError: The text is no answer, or not one to this job.
+        msgspec.MsgspecError: The text is not a report, or not one of this job.
     """
-    answer = _answers.decode(text)
-    if sorted(each.position for each in answer.told) != list(range(len(places))):
-        raise msgspec.ValidationError("it does not tell of each edit of the job once")
+    report = _reports.decode(text)
+    if sorted(each.position for each in report.outcomes) != list(range(len(places))):
+        raise msgspec.ValidationError("the report does not have one outcome for each edit of the job")
     outcomes = [
         SlotOutcome(
             edit=places[each.position][1],
             status=each.status,
             position=places[each.position][0],
-            error=unpacked_error(each.error),
+            error=unpack_error(each.error),
             attempts=each.attempts,
             note=each.note,
         )
-        for each in answer.told
+        for each in report.outcomes
     ]
-    return outcomes, unpacked_error(answer.stopped_by)
+    return outcomes, unpack_error(report.stopped_by)
 
 
-def packed_error(error: MutexError | None) -> PackedError | None:
-    """An error by its name and fields."""
+def pack_error(error: MutexError | None) -> PackedError | None:
+    """Take an error apart, with the errors of earlier attempts."""
     if error is None:
         return None
     fields = {name: value for name, value in vars(error).items() if name != "earlier"}
-    earlier = [packed for each in error.earlier if (packed := packed_error(each)) is not None]
+    earlier = [packed for each in error.earlier if (packed := pack_error(each)) is not None]
     return PackedError(type(error).__name__, list(error.args), fields, earlier)
 
 
-def unpacked_error(packed: PackedError | None) -> MutexError | None:
-    """The error that was packed; a plain ``MutexError`` if this version of the library does not know its kind."""
+def unpack_error(packed: PackedError | None) -> MutexError | None:
+    """Rebuild an error. One that this version of the library cannot rebuild becomes a plain ``MutexError``."""
     if packed is None:
         return None
-    kind = getattr(errors, packed.kind, None) if packed.kind in errors.__all__ else None
-    if isinstance(kind, type) and issubclass(kind, MutexError):
-        error: MutexError = kind.__new__(kind, *packed.args)
+    error_type = getattr(errors, packed.type, None) if packed.type in errors.__all__ else None
+    if isinstance(error_type, type) and issubclass(error_type, MutexError):
+        error: MutexError = error_type.__new__(error_type, *packed.args)
         error.__dict__.update(packed.fields)
-        error.earlier = tuple(each for each in map(unpacked_error, packed.earlier) if each is not None)
+        error.earlier = tuple(each for each in map(unpack_error, packed.earlier) if each is not None)
         with contextlib.suppress(ValueError, TypeError, AttributeError):
             if "resets_at" in packed.fields:
                 error.__dict__["resets_at"] = datetime.fromisoformat(packed.fields["resets_at"])
-            str(error)  # which another version's fields may not be enough for
+            str(error)  # raises if another version's fields do not suffice for the message
             return error
-    return MutexError(f"{packed.kind}: {' '.join(map(str, packed.args))}")
+    return MutexError(f"{packed.type}: {' '.join(map(str, packed.args))}")

@@ -70,4 +70,4 @@ def test_a_fleet_that_is_left_leaves_nothing_wherever_it_stops(redis_server: Red
 
         return await stopped_everywhere(loop, call, way, after)
 
-    assert on_leaping_clock(main) >= {"tasks.run_in_task", "broker.kick", "broker._run", "fleet._ask", "end"}
+    assert on_leaping_clock(main) >= {"tasks.run_in_task", "broker.kick", "broker._run", "fleet._run_job", "end"}

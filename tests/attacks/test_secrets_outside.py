@@ -14,7 +14,7 @@ from support import GROUP, KEY, session_for
 
 from aiomutex import APIError, SlotEdit, retry
 from aiomutex.bulk.report import BulkReport, SlotOutcome
-from aiomutex.fleet.wire import Job, answer_of
+from aiomutex.fleet.wire import Job, encode_report
 from aiomutex.limits.redis import RedisRateLimiter
 from aiomutex.testing import MutexEmulator
 
@@ -124,7 +124,7 @@ def test_what_workers_tell_each_other_holds_no_key() -> None:
     edit = SlotEdit("7", 1, experiments=[5])
     error = APIError("you sent ***", status=400, method="PATCH", path="/api/1/mutexes/7/slots/1", body="***")
     outcome = SlotOutcome(edit=edit, status="failed", position=0, error=error)
-    told = answer_of(BulkReport(outcomes=[outcome]))
+    told = encode_report(BulkReport(outcomes=[outcome]))
     assert KEY not in told + repr(Job(edits=[edit]))
 
 

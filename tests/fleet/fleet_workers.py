@@ -1,4 +1,4 @@
-"""What a user's module looks like: ``taskiq worker fleet_workers:broker``."""
+"""The module of the workers: ``taskiq worker fleet_workers:broker``."""
 
 from __future__ import annotations
 

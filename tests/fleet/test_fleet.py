@@ -1,4 +1,4 @@
-"""Real workers of taskiq, a real Redis, and the emulator in a process of its own."""
+"""A fleet of ``taskiq worker`` processes with a real Redis, and the emulator in its own process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from aiomutex.bulk.options import Settings
 from aiomutex.bulk.stream import OutcomeStream
 from aiomutex.fleet import Fleet
 from aiomutex.fleet.run import FleetRun
-from aiomutex.fleet.wire import answer_of
+from aiomutex.fleet.wire import encode_report
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -57,7 +57,7 @@ def redis_url(redis_server: RedisServer) -> str:
 
 
 class Worker:
-    """``taskiq worker`` as a user starts it, in a process group of its own."""
+    """A ``taskiq worker`` command in its own process group."""
 
     def __init__(self, url: str, redis_url: str, key: str = KEY) -> None:
         self.env = os.environ | {
@@ -78,8 +78,8 @@ class Worker:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def end(self) -> str:
-        """Stop it politely, and return what it wrote."""
+    def terminate(self) -> str:
+        """Send SIGTERM, wait for the end, and return the output."""
         self.process.terminate()
         return self.process.communicate(timeout=15)[0].decode()
 
@@ -96,10 +96,10 @@ async def stream_of(edits: list[SlotEdit]) -> AsyncIterator[SlotEdit]:
 
 @pytest.mark.deep
 @pytest.mark.redis
-async def test_three_workers_and_one_is_killed_midway(redis_url: str) -> None:
+async def test_a_killed_worker_loses_no_edit(redis_url: str) -> None:
     edits = edits_for(900, groups=60)
-    wished = after(edits)
-    told: list[SlotOutcome] = []
+    expected = after(edits)
+    reported: list[SlotOutcome] = []
     with (
         EmulatorProcess(groups=60, latency="10ms±5ms", keep_requests=50_000) as emulator,
         Worker(emulator.url, redis_url) as first,
@@ -107,43 +107,42 @@ async def test_three_workers_and_one_is_killed_midway(redis_url: str) -> None:
         Worker(emulator.url, redis_url) as third,
     ):
 
-        async def assassin() -> None:
+        async def kill_first() -> None:
             while await asyncio.to_thread(emulator.ask, "count") < 300:  # noqa: ASYNC110  # another process
                 await asyncio.sleep(0.05)
             first.kill()
 
         async with Fleet(redis_url, name="project-1", claim_timeout=1.5, batch_size=20, max_jobs=12) as fleet:
-            killing = asyncio.create_task(assassin())
-            report = await asyncio.wait_for(fleet.edit_slots(stream_of(edits), on_outcome=told.append), 60)
+            killing = asyncio.create_task(kill_first())
+            report = await asyncio.wait_for(fleet.edit_slots(stream_of(edits), on_outcome=reported.append), 60)
             await killing
         slots = emulator.ask("slots")
-        busiest, _, refused = emulator.ask("limits")
+        busiest, _, rejected = emulator.ask("limits")
         commits = emulator.ask("commits")
-        written = third.end()
+        output = third.terminate()
     assert str(report) == "900 edits: 900 applied"
-    assert sorted(outcome.position for outcome in told) == list(range(900))
-    assert all(outcome.edit is edits[outcome.position] for outcome in told)
-    assert {address: slots["{}/{}".format(*address)][0] for address in wished} == {
-        address: lists["experiments"] for address, lists in wished.items()
+    assert sorted(outcome.position for outcome in reported) == list(range(900))
+    assert all(outcome.edit is edits[outcome.position] for outcome in reported)
+    assert {address: slots["{}/{}".format(*address)][0] for address in expected} == {
+        address: lists["experiments"] for address, lists in expected.items()
     }
-    assert len(commits) - 900 <= 12 * 20  # only what the dead worker had was done again
+    assert len(commits) - 900 <= 12 * 20  # only jobs of the dead worker were repeated
     assert busiest <= 100
-    assert refused == 0
-    assert KEY not in written
+    assert rejected == 0
+    assert KEY not in output
     with client_of(redis_url) as client:
-        assert client.xlen("aiomutex:project-1:jobs") == 0  # what is done is deleted
-        everything = [key for key in client.scan_iter() if b"results" in key]
-        assert everything == []
+        assert client.xlen("aiomutex:project-1:jobs") == 0  # finished jobs are deleted
+        assert [key for key in client.scan_iter() if b"results" in key] == []
 
 
 @pytest.mark.redis
-async def test_outcomes_come_back_as_on_one_machine(redis_url: str) -> None:
+async def test_outcomes_are_the_same_as_on_one_machine(redis_url: str) -> None:
     edits = [
         SlotEdit(1, 1, experiments=[5]),
         SlotEdit(999, 1, experiments=[6]),
         SlotEdit("2", 3, holdouts=[7], individuals=["x"]),
     ]
-    # Queued before the first worker is there.
+    # The job is queued before the first worker starts.
     with EmulatorProcess(groups=5, limits=False) as emulator:
         async with Fleet(redis_url, name="project-1") as fleet:
             assert repr(fleet) == "<Fleet 'project-1' · open>"
@@ -168,31 +167,31 @@ async def test_outcomes_come_back_as_on_one_machine(redis_url: str) -> None:
 
 @pytest.mark.deep
 @pytest.mark.redis
-async def test_a_refused_key_stops_the_run_and_does_not_travel(redis_url: str) -> None:
+async def test_a_revoked_key_stops_the_run_and_never_reaches_redis(redis_url: str) -> None:
     key = "mgmt-revoked-77aa12"
     command = [shutil.which("redis-cli") or "valkey-cli", "-u", redis_url, "monitor"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as monitor:  # noqa: ASYNC220  # read at the end
         with (
             EmulatorProcess(groups=60, key="another", limits=False) as server,
-            Worker(server.url, redis_url, key) as one,
+            Worker(server.url, redis_url, key) as worker,
         ):
             async with Fleet(redis_url, name="project-1") as fleet:
                 report = await asyncio.wait_for(fleet.edit_slots(edits_for(2_000, groups=60)), 60)
-            written = one.end()
+            output = worker.terminate()
         monitor.terminate()
-        seen = monitor.communicate()[0]
+        commands = monitor.communicate()[0]
     assert isinstance(report.stopped_by, AuthenticationError)
     assert report.stopped_by.status == 401
     assert len(report.outcomes) == 2_000
     assert len(report.skipped) > 1_000
-    assert "aiomutex.edit_slots" in seen
-    assert key not in seen
-    assert key not in written
+    assert "aiomutex.edit_slots" in commands
+    assert key not in commands
+    assert key not in output
 
 
 @pytest.mark.deep
 @pytest.mark.redis
-async def test_stop_after_so_many_failures(redis_url: str) -> None:
+async def test_a_run_stops_after_the_given_number_of_failures(redis_url: str) -> None:
     many = [SlotEdit(900 + n, 1, experiments=[1]) for n in range(2_000)]
     with EmulatorProcess(groups=5, limits=False) as emulator, Worker(emulator.url, redis_url):
         async with Fleet(redis_url, name="project-1") as fleet:
@@ -205,15 +204,15 @@ async def test_stop_after_so_many_failures(redis_url: str) -> None:
 
 @pytest.mark.deep
 @pytest.mark.redis
-async def test_leaving_early_tells_what_workers_had(redis_url: str) -> None:
+async def test_leaving_early_reports_the_edits_that_workers_have(redis_url: str) -> None:
     with EmulatorProcess(groups=60, latency="5ms", limits=False) as emulator, Worker(emulator.url, redis_url):
         async with Fleet(redis_url, name="project-1", batch_size=10, max_jobs=4) as fleet:
-            told: list[SlotOutcome] = []
-            stream = fleet.stream_slot_edits(stream_of(edits_for(500, groups=60)), on_outcome=told.append)
+            reported: list[SlotOutcome] = []
+            stream = fleet.stream_slot_edits(stream_of(edits_for(500, groups=60)), on_outcome=reported.append)
             async with stream as outcomes:
                 async for _ in outcomes:
                     break
-            assert len({outcome.position for outcome in told}) == len(told)
+            assert len({outcome.position for outcome in reported}) == len(reported)
             assert {outcome.status for outcome in stream.unfinished} <= {"applied", "unknown"}
             assert 0 < len(stream.unfinished) <= 64 + 10 * 4  # nothing is started beyond 64 unconsumed outcomes
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("aiomutex")]
@@ -252,7 +251,7 @@ def stream_over(
 async def answered(job: Job) -> str:
     """What a worker answers."""
     outcomes = [SlotOutcome(edit=edit, status="applied", position=n) for n, edit in enumerate(job.edits)]
-    return answer_of(BulkReport(outcomes=outcomes))
+    return encode_report(BulkReport(outcomes=outcomes))
 
 
 @pytest.mark.parametrize(
@@ -336,7 +335,7 @@ async def test_what_on_outcome_raises_at_the_end_comes_out_unless_something_else
         await task
 
 
-def test_without_the_extra_the_message_says_what_to_install_and_the_core_does_not_care() -> None:
+def test_without_the_extra_the_error_names_it_and_the_core_works() -> None:
     code = (
         "import sys; sys.modules['taskiq'] = None; import aiomutex, aiomutex.bulk; print('core')\n"
         "try: import aiomutex.fleet\n"

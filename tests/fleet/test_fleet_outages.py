@@ -1,4 +1,4 @@
-"""Redis goes away for a moment, or for good, from the caller or from a worker: what a fleet makes of it."""
+"""Redis is unreachable for a moment or for good, for the caller or for a worker."""
 
 from __future__ import annotations
 
@@ -38,78 +38,83 @@ def redis_of(url: str) -> Any:
     return Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]  # untyped upstream
 
 
-class Line:
-    """The way to Redis, which can be cut, and can lose an answer."""
+class Proxy:
+    """A proxy before Redis that can cut connections, and lose a reply."""
 
     def __init__(self, redis_url: str) -> None:
         self._port = int(redis_url.rpartition(":")[2].partition("/")[0])
-        self._ends: set[asyncio.StreamWriter] = set()
-        self._visits: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._clients: set[asyncio.Task[None]] = set()
         self.is_up = True
-        self._fatal: tuple[bytes, bool] | None = None
+        self._cut_at: tuple[bytes, bool] | None = None
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._meet, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
         return self
 
     async def __aexit__(self, *error: object) -> None:
         self.cut()
         self._server.close()
-        await asyncio.gather(*self._visits, return_exceptions=True)
+        await asyncio.gather(*self._clients, return_exceptions=True)
         await self._server.wait_closed()
 
     def cut(self) -> None:
         self.is_up = False
-        for end in self._ends:
-            end.close()
+        for writer in self._writers:
+            writer.close()
 
     def cut_at(self, passing: bytes, *, for_good: bool = False) -> None:
-        """Cut it when this passes: Redis gets it and cannot answer, or it is lost with an answer."""
-        self._fatal = passing, for_good
+        """Cut all connections when these bytes pass. Redis gets a request, but a reply is lost.
+
+        Args:
+            passing: Bytes of a request or a reply.
+            for_good: Whether to reject new connections as well.
+        """
+        self._cut_at = passing, for_good
 
     @property
     def has_been_cut(self) -> bool:
-        """Whether what ``cut_at`` waited for has passed."""
-        return self._fatal is None
+        """Whether the bytes passed to ``cut_at`` have passed."""
+        return self._cut_at is None
 
     async def cut_for(self, seconds: float) -> None:
         self.cut()
         await asyncio.sleep(seconds)
         self.is_up = True
 
-    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._visits.add(task)
+        self._clients.add(task)
         if not self.is_up:
             writer.close()
             return
-        there, back = await asyncio.open_connection("127.0.0.1", self._port)
-        self._ends |= {writer, back}
-        await asyncio.gather(self._pass_on(reader, back), self._pass_on(there, writer, answers=True))
+        upstream, back = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers |= {writer, back}
+        await asyncio.gather(self._relay(reader, back), self._relay(upstream, writer, is_reply=True))
 
-    async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False
+    async def _relay(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_reply: bool = False
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
-                fatal = self._fatal
-                if fatal is None or fatal[0] not in data:
+                cut_at = self._cut_at
+                if cut_at is None or cut_at[0] not in data:
                     writer.write(data)
                     continue
-                self._fatal = None
-                if not answers:
+                self._cut_at = None
+                if not is_reply:
                     writer.write(data)
                     await writer.drain()
                 self.cut()
-                self.is_up = not fatal[1]
+                self.is_up = not cut_at[1]
         writer.close()
 
 
 @contextlib.asynccontextmanager
 async def worker(emulator: MutexEmulator, redis_url: str, **options: Any) -> AsyncGenerator[Fleet]:
-    """A worker in this process."""
+    """Run a worker in this process."""
     fleet = Fleet(redis_url, name=NAME, session=lambda: session_for(emulator.url), **options)
     task = asyncio.create_task(run_receiver_task(fleet.broker, run_startup=True))
     try:
@@ -126,46 +131,46 @@ async def nothing_left(redis_url: str) -> bool:
         return await redis.xlen(f"aiomutex:{NAME}:jobs") == 0 and len(await redis.keys("*")) == 1
 
 
-async def test_edits_stay_in_order_when_the_callers_connections_break(emulator: MutexEmulator, redis_url: str) -> None:
+async def test_edits_stay_in_order_when_the_caller_reconnects(emulator: MutexEmulator, redis_url: str) -> None:
     emulator.latency = 0.05
     edits = [SlotEdit(1, 1, experiments=[n]) for n in range(1, 12)]
     async with (
         worker(emulator, redis_url),
         worker(emulator, redis_url),
-        Line(redis_url) as line,
-        Fleet(line.url, name=NAME, batch_size=5) as fleet,
+        Proxy(redis_url) as proxy,
+        Fleet(proxy.url, name=NAME, batch_size=5) as fleet,
     ):
         run = asyncio.create_task(fleet.edit_slots(edits))
         await until(lambda: emulator.commits)
-        await line.cut_for(0.01)
+        await proxy.cut_for(0.01)
         report = await asyncio.wait_for(run, 30)
     assert str(report) == "11 edits: 11 applied"
     assert_in_order(emulator, edits)
     assert await nothing_left(redis_url)
 
 
-async def test_a_job_is_done_once_when_nobody_heard_that_it_is_queued(emulator: MutexEmulator, redis_url: str) -> None:
-    async with worker(emulator, redis_url), Line(redis_url) as line, Fleet(line.url, name=NAME) as fleet:
-        line.cut_at(b"XADD")
+async def test_a_job_is_queued_once_when_the_reply_is_lost(emulator: MutexEmulator, redis_url: str) -> None:
+    async with worker(emulator, redis_url), Proxy(redis_url) as proxy, Fleet(proxy.url, name=NAME) as fleet:
+        proxy.cut_at(b"XADD")
         report = await asyncio.wait_for(fleet.edit_slots(edits_for(1)), 30)
-    assert line.has_been_cut
+    assert proxy.has_been_cut
     assert str(report) == "1 edit: 1 applied"
     assert len(emulator.commits) == 1
     assert await nothing_left(redis_url)
 
 
-async def test_an_answer_is_fetched_again_when_it_was_lost(emulator: MutexEmulator, redis_url: str) -> None:
-    async with worker(emulator, redis_url), Line(redis_url) as line, Fleet(line.url, name=NAME) as fleet:
-        line.cut_at(b"stopped_by")  # as it stands in an answer
+async def test_a_result_is_fetched_again_when_the_reply_is_lost(emulator: MutexEmulator, redis_url: str) -> None:
+    async with worker(emulator, redis_url), Proxy(redis_url) as proxy, Fleet(proxy.url, name=NAME) as fleet:
+        proxy.cut_at(b"stopped_by")  # a part of every result
         report = await asyncio.wait_for(fleet.edit_slots(edits_for(1)), 30)
-    assert line.has_been_cut
+    assert proxy.has_been_cut
     assert str(report) == "1 edit: 1 applied"
 
 
-async def test_without_redis_the_run_stops_and_what_was_not_queued_is_skipped(redis_url: str) -> None:
+async def test_without_redis_the_run_stops_and_skips_its_edits(redis_url: str) -> None:
     edits = iter(edits_for(20_000, groups=5_000))
-    async with Line(redis_url) as line, Fleet(line.url, name=NAME, claim_timeout=0.2, batch_size=5) as fleet:
-        line.cut()
+    async with Proxy(redis_url) as proxy, Fleet(proxy.url, name=NAME, claim_timeout=0.2, batch_size=5) as fleet:
+        proxy.cut()
         stream = fleet.stream_slot_edits(edits)
         async with stream:
             statuses = {outcome.status async for outcome in stream}
@@ -175,24 +180,24 @@ async def test_without_redis_the_run_stops_and_what_was_not_queued_is_skipped(re
     assert stream.pulled <= 2 * 12 * 5
 
 
-async def test_what_may_have_been_queued_when_redis_went_is_unknown(redis_url: str) -> None:
-    async with Line(redis_url) as line, Fleet(line.url, name=NAME, claim_timeout=0.2, batch_size=2) as fleet:
-        line.cut_at(b"XADD", for_good=True)
+async def test_edits_that_may_have_been_queued_when_redis_went_away_are_unknown(redis_url: str) -> None:
+    async with Proxy(redis_url) as proxy, Fleet(proxy.url, name=NAME, claim_timeout=0.2, batch_size=2) as fleet:
+        proxy.cut_at(b"XADD", for_good=True)
         report = await fleet.edit_slots([SlotEdit(1, 1, experiments=[n]) for n in (1, 2, 3)])
     assert [outcome.status for outcome in report.outcomes] == ["unknown", "unknown", "skipped"]
     assert report.stopped_by is report.outcomes[0].error
 
 
-async def test_a_job_that_redis_refuses_is_skipped(redis_url: str) -> None:
+async def test_a_job_that_redis_rejects_is_skipped(redis_url: str) -> None:
     async with redis_of(redis_url) as redis, Fleet(redis_url, name=NAME, claim_timeout=0.2) as fleet:
         await redis.delete(f"aiomutex:{NAME}:jobs")
-        await redis.set(f"aiomutex:{NAME}:jobs", "no stream")
+        await redis.set(f"aiomutex:{NAME}:jobs", "not a stream")
         report = await fleet.edit_slots(edits_for(1))
     assert str(report).startswith("1 edit: 0 applied, 1 skipped; stopped: the fleet's Redis")
     assert "WRONGTYPE" in str(report)
 
 
-async def test_a_job_that_redis_lost_is_unknown_and_ends_the_run(redis_url: str) -> None:
+async def test_a_job_that_redis_lost_is_unknown_and_stops_the_run(redis_url: str) -> None:
     async with redis_of(redis_url) as redis, Fleet(redis_url, name=NAME, batch_size=1) as fleet:
         run = asyncio.create_task(fleet.edit_slots([SlotEdit(1, 1, experiments=[n]) for n in (1, 2)]))
         while not await redis.xlen(f"aiomutex:{NAME}:jobs"):  # noqa: ASYNC110  # another process
@@ -203,29 +208,41 @@ async def test_a_job_that_redis_lost_is_unknown_and_ends_the_run(redis_url: str)
     assert isinstance(report.stopped_by, OutcomeUnknownError)
 
 
-async def test_a_worker_goes_on_after_an_outage_and_its_lost_answer_is_made_anew(
-    emulator: MutexEmulator, redis_url: str
-) -> None:
+async def test_a_job_whose_result_could_not_be_stored_is_done_again(emulator: MutexEmulator, redis_url: str) -> None:
     edits = [SlotEdit(1, 1, experiments=[n]) for n in range(1, 5)]
     async with (
-        Line(redis_url) as line,
-        worker(emulator, line.url, claim_timeout=1) as one,
+        Proxy(redis_url) as proxy,
+        worker(emulator, proxy.url, claim_timeout=1) as one,
         Fleet(redis_url, name=NAME, batch_size=2) as fleet,
     ):
         emulator.latency = 0.1
         run = asyncio.create_task(fleet.edit_slots(edits))
         await until(lambda: emulator.commits)
-        line.cut()
+        proxy.cut()
         await until(lambda: not held(one.broker))
-        await asyncio.sleep(0.3)  # the answer is not stored, and the worker looks for jobs and shows itself in vain
-        line.is_up = True
+        await asyncio.sleep(0.3)  # the worker can neither store its result, nor fetch jobs, nor show that it is alive
+        proxy.is_up = True
         report = await asyncio.wait_for(run, 30)
     assert str(report) == "4 edits: 4 applied"
     assert [body["experiments"][0] for _, _, body in landed(emulator)] == [1, 2, 1, 2, 3, 4]
     assert await nothing_left(redis_url)
 
 
-async def test_a_worker_goes_on_when_redis_was_started_anew(emulator: MutexEmulator, redis_url: str) -> None:
+async def test_a_job_that_takes_longer_than_the_claim_timeout_is_done_once(
+    emulator: MutexEmulator, redis_url: str
+) -> None:
+    emulator.latency = 0.3
+    async with (
+        worker(emulator, redis_url, claim_timeout=0.2),
+        worker(emulator, redis_url, claim_timeout=0.2),
+        Fleet(redis_url, name=NAME) as fleet,
+    ):
+        report = await asyncio.wait_for(fleet.edit_slots(edits_for(3, groups=1)), 30)
+    assert str(report) == "3 edits: 3 applied"
+    assert len(landed(emulator)) == 3
+
+
+async def test_a_worker_continues_when_redis_restarts_empty(emulator: MutexEmulator, redis_url: str) -> None:
     async with worker(emulator, redis_url), Fleet(redis_url, name=NAME) as fleet:
         async with redis_of(redis_url) as redis:
             await redis.flushall()

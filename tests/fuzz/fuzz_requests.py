@@ -35,7 +35,7 @@ from aiomutex.emulator.responses import JSON
 from aiomutex.emulator.responses import Response as EmulatorResponse
 from aiomutex.emulator.service import COLLECTION, Service
 from aiomutex.emulator.state import GroupStore
-from aiomutex.fleet.wire import Job, outcomes_of
+from aiomutex.fleet.wire import Job, decode_outcomes
 from aiomutex.limits.lease import LeaseRequest
 from aiomutex.limits.shared_budget import SharedBudget
 
@@ -159,7 +159,7 @@ _POSITIONS: Final = [(10, SlotEdit(7, 1, experiments=[1])), (11, SlotEdit(7, 2, 
 def fleet_result(data: bytes) -> None:
     """The result of a job has at most one outcome for each of its edits, or is rejected."""
     with only(msgspec.MsgspecError, UnicodeDecodeError):
-        outcomes, reason = outcomes_of(data.decode(), _POSITIONS)
+        outcomes, reason = decode_outcomes(data.decode(), _POSITIONS)
         keep(len({outcome.position for outcome in outcomes}) == len(outcomes), "two outcomes for one edit")
         keep(all((outcome.position, outcome.edit) in _POSITIONS for outcome in outcomes), "an outcome for another edit")
         for error in (reason, *(outcome.error for outcome in outcomes)):
@@ -179,10 +179,10 @@ _LEASE: Final = (
     b'"requested_wait":0.0}\n1000\n2000'
 )
 _RESULT: Final = (
-    b'{"told":[[0,"applied",1,"",null],[1,"failed",2,"",{"kind":"NotFoundError","args":["no such"],"fields":{"status":'
-    b'404,"method":"PATCH","path":"/","detail":"no such","request_id":null,"body":"","retry_after":null},"earlier":'
-    b'[]}]],"stopped_by":{"kind":"DailyBudgetExhaustedError","args":["spent"],"fields":{"resets_at":"2026-11-24T00:00:'
-    b'00Z","used":1,"limit":1,"suspected":false},"earlier":[]}}'
+    b'{"outcomes":[[0,"applied",1,"",null],[1,"failed",2,"",{"type":"NotFoundError","args":["no such"],"fields":'
+    b'{"status":404,"method":"PATCH","path":"/","detail":"no such","request_id":null,"body":"","retry_after":null},'
+    b'"earlier":[]}]],"stopped_by":{"type":"DailyBudgetExhaustedError","args":["spent"],"fields":'
+    b'{"resets_at":"2026-11-24T00:00:00Z","used":1,"limit":1,"suspected":false},"earlier":[]}}'
 )
 _JOB: Final = b'{"edits":[{"group_id":"7","slot_index":1,"experiments":[1]}],"verify":true,"on_budget":"wait"}'
 _EDIT_AND_GROUP: Final = (

@@ -30,7 +30,7 @@ from aiomutex._api.redaction import redactor
 from aiomutex._api.requests import create_group, decode_response, get_group, list_page
 from aiomutex._api.responses import Response, read_group, retry_after_of
 from aiomutex.bulk.slot_lists import SlotLists, find_difference
-from aiomutex.fleet.wire import PackedError, packed_error, unpacked_error
+from aiomutex.fleet.wire import PackedError, pack_error, unpack_error
 from aiomutex.paging import GroupPager
 from aiomutex.plan import after, desired_from, dump_desired, fingerprint, lint, parse_desired, plan, render
 from aiomutex.plan import running_experiments as experiments
@@ -132,7 +132,7 @@ def error_response(data: bytes) -> None:
         harmless(error)
         waits = wait_before_next(error, 1, _POLICY)
         keep(0 <= waits <= max(_POLICY.cap, _POLICY.max_retry_after), "a wait that is too long")
-        sent = unpacked_error(msgspec.json.decode(msgspec.json.encode(packed_error(error)), type=PackedError))
+        sent = unpack_error(msgspec.json.decode(msgspec.json.encode(pack_error(error)), type=PackedError))
         keep(sent is not None and str(sent) == str(error), "the error changed on the wire")
     else:
         keep(promise=False, what="an error response was decoded as a success")
