@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
+import pytest
 from aioresponses import aioresponses
 
 from aiomutex import LocalRateLimiter, MutexSession, RetryPolicy
+from aiomutex._http.internals import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -26,6 +28,10 @@ ROOT: Final = "/api/1/mutexes"
 US: Final = "https://experiment.amplitude.com"
 FAST: Final = RetryPolicy(base=0.001, cap=0.01)
 ONCE: Final = RetryPolicy(max_attempts=1)
+
+permit_at_connection = pytest.mark.skipif(
+    bool(MISSING), reason="without aiohttp's internals, permits are taken before connections"
+)
 
 # The documented examples, as the documentation writes them.
 GROUP: Final = (

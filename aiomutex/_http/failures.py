@@ -40,8 +40,13 @@ def timed_out(request: Request[Any], context: AttemptContext) -> MutexError:
 
 def connection_failed(request: Request[Any], context: AttemptContext, error: BaseException) -> ConnectionFailedError:
     """Return the error of an attempt whose connection could not be made, or broke."""
+    # A permit may be taken before the connection is made, but nothing is sent without a connection.
+    is_connected = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
     return ConnectionFailedError(
-        _describe(error), method=request.method, path=request.path, sent=context.permit is not None
+        _describe(error),
+        method=request.method,
+        path=request.path,
+        sent=context.permit is not None and is_connected,
     )
 
 

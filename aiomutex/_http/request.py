@@ -46,6 +46,6 @@ class InlineRequest(aiohttp.ClientRequest):
             request_info=self.request_info,
             traces=self._traces,
             loop=loop,
-            session=self._session,
+            session=self.session,
             stream_writer=writer,
         )

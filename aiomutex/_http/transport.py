@@ -17,11 +17,10 @@ from yarl import URL
 from aiomutex._api import responses
 from aiomutex._api.redaction import SecretStr, redactor
 from aiomutex._http.borrowed import NETRC_ERROR, borrowed_headers, check_borrowed
-from aiomutex._http.connector import PermitConnector
 from aiomutex._http.context import AttemptContext, current_attempt
 from aiomutex._http.deadlines import DeadlineTimer
 from aiomutex._http.failures import connection_failed, timed_out
-from aiomutex._http.request import InlineRequest
+from aiomutex._http.pool import create_http
 from aiomutex.errors import ConfigurationError, UnexpectedResponseError
 
 if TYPE_CHECKING:
@@ -121,12 +120,7 @@ class Transport:
         if self._borrowed is not None:
             check_borrowed(self._borrowed, self._loop)
         self._timer = DeadlineTimer(self._loop)
-        self._http = self._borrowed or aiohttp.ClientSession(
-            connector=PermitConnector(limit=self.max_connections),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            request_class=InlineRequest,
-            headers=self._headers,
-        )
+        self._http = self._borrowed or create_http(self._headers, self.max_connections)
 
     async def aclose(self) -> None:
         """End the attempts in progress and close the pool. Further calls do nothing."""

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cancelling import on_leaping_clock
-from support import GROUP, ONCE, RawServer, connector_of, fast_limiter, http, idle, say_nothing, session_for, until
+from support import (
+    GROUP,
+    ONCE,
+    RawServer,
+    connector_of,
+    fast_limiter,
+    http,
+    idle,
+    permit_at_connection,
+    say_nothing,
+    session_for,
+    until,
+)
 
 from aiomutex import ConnectionFailedError, DeadlineExceededError, LocalRateLimiter, NewGroup, NewSlot, Priority
 
@@ -28,6 +40,7 @@ def hang_up(visits: list[Visit]) -> None:
         visit.writer.close()
 
 
+@permit_at_connection
 def test_permits_are_not_saved_up_while_lost_connections_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main(loop: Loop) -> None:
         arrivals: list[float] = []
@@ -93,6 +106,7 @@ async def test_connections_lost_in_a_pause_use_up_no_probes(raw: RawServer) -> N
     assert limiter.state().used_today == 1 + len(raw.requests) == 17
 
 
+@permit_at_connection
 async def test_a_server_that_drops_connections_is_not_stormed_by_those_who_wait(raw: RawServer) -> None:
     limiter = LocalRateLimiter(per_second=1)
     made: list[float] = []
@@ -131,6 +145,7 @@ class Unlucky(LocalRateLimiter):
         return permit
 
 
+@permit_at_connection
 async def test_a_permit_whose_connection_goes_in_that_turn_is_used_for_no_other(raw: RawServer) -> None:
     limiter = Unlucky()
     async with session_for(raw.url, rate_limiter=limiter, retry=ONCE, max_connections=1) as session:
@@ -140,6 +155,7 @@ async def test_a_permit_whose_connection_goes_in_that_turn_is_used_for_no_other(
     assert (len(raw.requests), limiter.state().used_today) == (1, 2)
 
 
+@permit_at_connection
 async def test_no_permit_is_asked_for_with_a_connection_that_is_dead_already(
     raw: RawServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +175,7 @@ async def test_no_permit_is_asked_for_with_a_connection_that_is_dead_already(
     assert len(raw.requests) == limiter.state().used_today == 1
 
 
+@permit_at_connection
 async def test_a_write_whose_server_dies_while_it_waits_for_its_permit_was_not_sent() -> None:
     limiter = fast_limiter()
     async with RawServer() as raw, session_for(raw.url, rate_limiter=limiter, retry=ONCE) as session:

@@ -1,0 +1,149 @@
+"""Without one of aiohttp's internals, a session says so once and keeps its promises with documented aiohttp only.
+
+The copies of aiohttp are as a future version may be: an internal has another name or signature, and all else works.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import pytest
+from aiohttp import client_proto
+
+from aiomutex._http import internals
+from aiomutex._http.internals import INTERNALS
+
+ROOT = Path(__file__).parents[2]
+ALTERED = "altered" in Path(aiohttp.__file__).parts
+
+
+class Edit(NamedTuple):
+    """Replace ``pattern`` in the modules that match ``files``."""
+
+    pattern: str
+    replacement: str
+    files: str = "*.py"
+
+
+def renamed(name: str) -> tuple[Edit, ...]:
+    return (Edit(rf"\b{name}\b", f"{name}_by_another_name"),)
+
+
+def another_parameter(file: str, definition: str) -> tuple[Edit, ...]:
+    """Give a method one more parameter, which aiohttp never passes."""
+    return (Edit(rf"({definition}[^)]*?),?\s*\)(?= ->)", r"\1, more: object = None)", file),)
+
+
+EDITS: dict[str, tuple[Edit, ...]] = {
+    "connector.TCPConnector.connect": another_parameter("connector.py", r"async def connect\(\s*self, req"),
+    "connector.TCPConnector._wait_for_available_connection": renamed("_wait_for_available_connection"),
+    "connector.TCPConnector._release_waiter": renamed("_release_waiter"),
+    "connector.TCPConnector._factory": renamed("_factory"),
+    "connector.Connection.protocol": (
+        Edit(r"def protocol\(self", "def handler(self", "connector.py"),
+        Edit(r"(conn|connection)\.protocol\b", r"\1.handler", "client*.py"),
+    ),
+    "client_proto.ResponseHandler.__init__": another_parameter("client_proto.py", r"def __init__\(self, loop"),
+    "client_proto.ResponseHandler.is_connected": renamed("is_connected"),
+    "client_proto.ResponseHandler.connection_lost": another_parameter("client_proto.py", r"def connection_lost\(self"),
+    "client_proto.ResponseHandler.data_received": another_parameter("client_proto.py", r"def data_received\(self"),
+    "client_proto.ResponseHandler._payload": renamed("_payload"),
+    "client_proto.ResponseHandler._waiter": renamed("_waiter"),
+    "client_proto.ResponseHandler._buffer": renamed("_buffer"),
+    "client_proto.ResponseHandler.feed_data": another_parameter("streams.py", r"def feed_data\(self, data: _T"),
+    "client_proto.ResponseHandler.close": another_parameter("client_proto.py", r"def close\(self"),
+    "client_proto.ResponseHandler.force_close": another_parameter("client_proto.py", r"def force_close\(self"),
+    "client_proto.ResponseHandler.start_timeout": renamed("start_timeout"),
+    "client_proto.ResponseHandler.writing_paused": renamed("writing_paused"),
+    "client_reqrep.ClientRequest.send": another_parameter("client_reqrep.py", r"async def send\(self"),
+    "client_reqrep.ClientRequest._continue": renamed("_continue"),
+    "client_reqrep.ClientRequest._traces": renamed("_traces"),
+    "client_reqrep.ClientRequest._timer": renamed("_timer"),
+    "client_reqrep.ClientRequest.request_info": (
+        Edit(r"def request_info(?=\(self\) -> RequestInfo:\s+headers)", "def as_info", "client_reqrep.py"),
+        Edit(r"request_info=self\.request_info", "request_info=self.as_info", "client_reqrep.py"),
+    ),
+    "client_reqrep.ClientResponse.__init__": renamed("stream_writer"),
+    "http.StreamWriter.__init__": (Edit(r"\bloop\b", "event_loop", "http_writer.py"),),
+    "http.StreamWriter.write_headers": renamed("write_headers"),
+    "http.StreamWriter.write_eof": another_parameter("http_writer.py", r"async def write_eof\(self"),
+    "http.StreamWriter.set_eof": renamed("set_eof"),
+    "payload.BytesPayload.as_bytes": renamed("as_bytes"),
+    "client.ClientSession._loop": (
+        Edit(r"self\._loop\b", "self._event_loop", "client.py"),
+        Edit(r'"_loop"', '"_event_loop"', "client.py"),
+    ),
+}
+
+
+def write_altered(directory: Path, path: str) -> None:
+    """Write a copy of the installed aiohttp into ``directory``, without the internal at ``path``."""
+    copy = shutil.copytree(Path(aiohttp.__file__).parent, directory / "aiohttp", dirs_exist_ok=True)
+    for pattern, replacement, files in EDITS[path]:
+        changed = 0
+        for file in copy.glob(files):
+            text, count = re.subn(pattern, replacement, file.read_text(encoding="utf-8"))
+            if count:
+                file.write_text(text, encoding="utf-8")
+                changed += count
+        assert changed, f"this aiohttp has no {pattern!r} in {files}"
+
+
+def run_without(path: str | None, directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with a copy of aiohttp in which ``path`` is missing."""
+    paths = [str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    if path is not None:
+        write_altered(directory / "altered", path)
+        paths.insert(0, str(directory / "altered"))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=False, cwd=ROOT, env=environment, timeout=300
+    )
+
+
+@pytest.mark.skipif(ALTERED, reason="this aiohttp lacks an internal")
+def test_the_installed_aiohttp_has_every_internal() -> None:
+    assert internals.MISSING == ()
+
+
+def test_each_internal_is_taken_away_by_a_test_and_has_a_purpose() -> None:
+    paths = [internal.path for internal in INTERNALS]
+    assert len(set(paths)) == len(paths)
+    assert set(paths) == set(EDITS)
+    assert all(internal.purpose for internal in INTERNALS)
+
+
+def test_a_class_that_is_gone_is_found_missing_with_all_its_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(client_proto, "ResponseHandler")
+    handler = [internal.path for internal in INTERNALS if ".ResponseHandler." in internal.path]
+    assert set(handler) <= set(internals.find_missing())
+
+
+def test_with_every_internal_there_is_no_warning(tmp_path: Path) -> None:
+    done = run_without(None, tmp_path, "tests/_http/without_internal.py")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("path", EDITS)
+def test_without_an_internal_one_warning_names_it_and_the_promises_are_kept(path: str, tmp_path: Path) -> None:
+    done = run_without(path, tmp_path, "tests/_http/without_internal.py")
+    assert done.returncode == 0, done.stderr
+    (warning,) = done.stdout.splitlines()
+    assert warning.startswith(f"RuntimeWarning: aiohttp {aiohttp.__version__} lacks internals that aiomutex uses")
+    assert f"another signature: {path}. Sessions use documented aiohttp only" in warning
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("path", EDITS)
+def test_without_an_internal_the_tests_of_the_core_pass(path: str, tmp_path: Path) -> None:
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore:aiohttp:RuntimeWarning"]
+    files = ["tests/_http", "tests/test_session.py", "tests/test_laws.py", "--ignore=tests/_http/test_internals.py"]
+    done = run_without(path, tmp_path, "-m", "pytest", *options, *files)
+    assert done.returncode == 0, done.stdout
