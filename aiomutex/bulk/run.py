@@ -44,6 +44,8 @@ class Run(abc.ABC):
         look_ahead: The maximum number of edits pulled and without an outcome.
     """
 
+    task_name = "aiomutex bulk run"
+
     def __init__(self, settings: Settings, look_ahead: int) -> None:
         self.settings = settings
         self.outcomes: asyncio.Queue[SlotOutcome | None] = asyncio.Queue()

@@ -31,6 +31,8 @@ class FleetRun(Run):
         verify: Whether workers read writes back.
     """
 
+    task_name = "aiomutex fleet run"
+
     def __init__(
         self, send: Callable[[Job], Awaitable[str]], settings: Settings, *, batch_size: int, verify: bool
     ) -> None:

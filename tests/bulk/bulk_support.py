@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import support
 from support import idle
 
-from aiomutex import UNSET, LocalRateLimiter, SlotEdit
+from aiomutex import UNSET, LocalRateLimiter, MutexSession, SlotEdit
 from aiomutex.limits import LimiterState, Priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
-    from aiomutex import MutexError, MutexSession, SlotOutcome
+    from aiomutex import MutexError, SlotOutcome
+    from aiomutex.fleet import Fleet
     from aiomutex.testing import MutexEmulator
 
 HERE: Final = Path(__file__).parent
@@ -29,6 +30,9 @@ ROOT: Final = HERE.parent.parent
 LISTS: Final = ("experiments", "holdouts", "individuals")
 
 Slots = dict[tuple[str, int], dict[str, list[Any]]]
+if TYPE_CHECKING:
+    Editor = MutexSession | Fleet
+    """What edits slots."""
 
 
 def session_for(url: str, **options: Any) -> MutexSession:
@@ -105,11 +109,13 @@ def _number(lists: dict[str, Any]) -> tuple[Any, ...]:
     return next(tuple(lists[field]) for field in LISTS if lists.get(field, UNSET) is not UNSET)
 
 
-def left_over(session: MutexSession) -> list[str]:
-    """What a run left behind in this loop, in words; nothing if it ended well."""
-    left = [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("aiomutex")]
-    if not idle(session):
-        left.append(repr(session))
+def left_over(editor: Editor) -> list[str]:
+    """The tasks, and the session if it is not idle, that a run left behind in this event loop."""
+    # The worker of a fleet lives in this event loop, too, and goes on with its jobs.
+    prefix = "aiomutex" if isinstance(editor, MutexSession) else "aiomutex fleet run"
+    left = [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith(prefix)]
+    if isinstance(editor, MutexSession) and not idle(editor):
+        left.append(repr(editor))
     return left
 
 

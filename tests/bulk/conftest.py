@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 from bulk_support import left_over, session_for
+from support import until
 
 from aiomutex.testing import MutexEmulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from bulk_support import Editor
+    from redis_server import RedisServer
 
     from aiomutex import MutexSession
 
@@ -22,7 +27,33 @@ async def emulator() -> AsyncIterator[MutexEmulator]:
 
 @pytest.fixture
 async def session(emulator: MutexEmulator) -> AsyncIterator[MutexSession]:
-    """An open session that is never held up. After the test nothing of a run may be left."""
+    """An open session that never waits for a permit. After the test, nothing of a run may be left."""
     async with session_for(emulator.url) as session:
         yield session
         assert not left_over(session)
+
+
+@pytest.fixture(params=["session", pytest.param("fleet", marks=pytest.mark.redis)])
+async def editor(request: pytest.FixtureRequest, emulator: MutexEmulator) -> AsyncIterator[Editor]:
+    """What edits slots: a session, or a fleet with one worker in this process. Both keep the same promises."""
+    if request.param == "session":
+        async with session_for(emulator.url) as session:
+            yield session
+            assert not left_over(session)
+        return
+    from taskiq.api import run_receiver_task  # noqa: PLC0415  # only tests marked redis need taskiq
+
+    from aiomutex.fleet import Fleet  # noqa: PLC0415
+
+    server: RedisServer = request.getfixturevalue("redis_server")
+    worker = Fleet(server.url, name="project-1", session=lambda: session_for(emulator.url))
+    task = asyncio.create_task(run_receiver_task(worker.broker, run_startup=True))
+    try:
+        await until(lambda: hasattr(worker.broker.state, "session"))
+        async with Fleet(server.url, name="project-1", batch_size=20, max_jobs=8) as fleet:
+            yield fleet
+            assert not left_over(fleet)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await worker.broker.shutdown()

@@ -15,6 +15,8 @@ from aiomutex.testing import MutexEmulator
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from bulk_support import Editor
+
     from aiomutex import MutexSession
 
 
@@ -34,22 +36,22 @@ async def crowd(emulator: MutexEmulator, most: Counter[str]) -> None:
 
 @pytest.mark.parametrize("verify", [False, True])
 async def test_one_write_is_in_flight_for_a_group_and_groups_go_side_by_side(
-    emulator: MutexEmulator, session: MutexSession, verify: bool
+    emulator: MutexEmulator, editor: Editor, verify: bool
 ) -> None:
     emulator.latency = "3ms±3ms"
     most: Counter[str] = Counter()
     watch = asyncio.create_task(crowd(emulator, most))
-    report = await session.edit_slots(edits_for(300, groups=10), verify=verify)
+    report = await editor.edit_slots(edits_for(300, groups=10), verify=verify)
     watch.cancel()
     assert len(report.applied) == 300
     assert most.pop("all") > 3
     assert set(most.values()) == {1}
 
 
-async def test_edits_of_a_slot_land_in_the_order_given(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_edits_of_a_slot_land_in_the_order_given(emulator: MutexEmulator, editor: Editor) -> None:
     emulator.latency = "1ms±1ms"
     edits = edits_for(400, groups=5)
-    report = await session.edit_slots(edits)
+    report = await editor.edit_slots(edits)
     report.raise_for_failures()
     assert_in_order(emulator, edits)
     by_group: dict[Any, list[int]] = {}
@@ -69,18 +71,16 @@ async def test_identical_edits_in_a_row_share_a_request_and_each_has_its_outcome
     assert landed(emulator)[-1][2] == {"experiments": [6]}
 
 
-async def test_identical_edits_with_another_between_them_are_all_sent(
-    emulator: MutexEmulator, session: MutexSession
-) -> None:
+async def test_identical_edits_with_another_between_them_are_all_sent(emulator: MutexEmulator, editor: Editor) -> None:
     edits = [SlotEdit(1, 1, experiments=[5 + n % 2]) for n in range(20)]
-    await session.edit_slots(edits)
+    await editor.edit_slots(edits)
     assert [body["experiments"][0] for _, _, body in landed(emulator)] == [5 + n % 2 for n in range(20)]
 
 
-async def test_ids_as_number_and_as_text_are_one_group(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_ids_as_number_and_as_text_are_one_group(emulator: MutexEmulator, editor: Editor) -> None:
     emulator.latency = 0.003
     edits = [SlotEdit(7 if n % 2 else "7", 1, experiments=[n]) for n in range(20)]
-    await session.edit_slots(edits)
+    await editor.edit_slots(edits)
     assert_in_order(emulator, edits)
 
 

@@ -27,6 +27,8 @@ from aiomutex.testing import MutexEmulator
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from bulk_support import Editor
+
     from aiomutex import SlotOutcome
 
 
@@ -39,11 +41,9 @@ async def test_an_edit_whose_answer_was_lost_lands_once_more_and_says_so(
     assert emulator.groups["7"].slots[0].experiments == [123]
 
 
-async def test_each_edit_has_an_outcome_that_names_what_became_of_it(
-    emulator: MutexEmulator, session: MutexSession
-) -> None:
+async def test_each_edit_has_an_outcome_that_names_what_became_of_it(emulator: MutexEmulator, editor: Editor) -> None:
     edits = [SlotEdit(1, 1, experiments=[1]), SlotEdit(999, 1, experiments=[2]), SlotEdit(2, 9, experiments=[3])]
-    report = await session.edit_slots(edits)
+    report = await editor.edit_slots(edits)
     by_position = {outcome.position: outcome for outcome in report.outcomes}
     assert [by_position[n].status for n in range(3)] == ["applied", "failed", "failed"]
     assert isinstance(by_position[1].error, NotFoundError)
@@ -74,23 +74,23 @@ async def test_what_stopped_a_run_is_raised_with_the_failures_and_once(emulator:
         assert report.stopped_by is caught.value.exceptions[-1]
 
 
-async def test_a_report_without_failures_raises_nothing(emulator: MutexEmulator, session: MutexSession) -> None:
-    report = await session.edit_slots(edits_for(3))
+async def test_a_report_without_failures_raises_nothing(emulator: MutexEmulator, editor: Editor) -> None:
+    report = await editor.edit_slots(edits_for(3))
     report.raise_for_failures()
     assert str(report) == "3 edits: 3 applied"
-    assert str(await session.edit_slots([])) == "0 edits: 0 applied"
+    assert str(await editor.edit_slots([])) == "0 edits: 0 applied"
 
 
-async def test_a_report_travels_through_pickle(emulator: MutexEmulator, session: MutexSession) -> None:
-    report = await session.edit_slots([SlotEdit(999, 1, experiments=[2]), SlotEdit(1, 1, experiments=[2])])
+async def test_a_report_travels_through_pickle(emulator: MutexEmulator, editor: Editor) -> None:
+    report = await editor.edit_slots([SlotEdit(999, 1, experiments=[2]), SlotEdit(1, 1, experiments=[2])])
     copy: BulkReport = pickle.loads(pickle.dumps(report))
     assert str(copy) == str(report)
     assert str(copy.failed[0].error) == str(report.failed[0].error)
 
 
-async def test_on_outcome_hears_each_as_it_comes(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_on_outcome_hears_each_as_it_comes(emulator: MutexEmulator, editor: Editor) -> None:
     told: list[SlotOutcome] = []
-    report = await session.edit_slots(edits_for(30), on_outcome=told.append)
+    report = await editor.edit_slots(edits_for(30), on_outcome=told.append)
     assert told == report.outcomes
 
 
@@ -159,16 +159,16 @@ async def test_edits_of_unknown_fate_count_as_failures_and_one_at_a_time_is_enou
     assert str(report) == "50 edits: 0 applied, 3 unknown, 47 skipped; stopped: stopped after 3 failed edits"
 
 
-async def test_a_list_is_checked_wholly_before_anything_is_sent(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_a_list_is_checked_wholly_before_anything_is_sent(emulator: MutexEmulator, editor: Editor) -> None:
     edits = [*edits_for(100), SlotEdit(1, 0, experiments=[1])]
     with pytest.raises(InvalidRequestError, match=r"edits\[100\]: slot_index must be an integer from 1 to 20, not 0"):
-        await session.edit_slots(edits)
+        await editor.edit_slots(edits)
     assert not emulator.requests
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_of_a_stream_a_wrong_edit_fails_in_its_turn(
-    emulator: MutexEmulator, session: MutexSession, asynchronous: bool
+    emulator: MutexEmulator, editor: Editor, asynchronous: bool
 ) -> None:
     edits = [*edits_for(5), SlotEdit(1, 0, experiments=[1]), SlotEdit(1, 1), *edits_for(5, start=50)]
 
@@ -176,7 +176,7 @@ async def test_of_a_stream_a_wrong_edit_fails_in_its_turn(
         for edit in edits:
             yield edit
 
-    report = await session.edit_slots(source() if asynchronous else iter(edits))
+    report = await editor.edit_slots(source() if asynchronous else iter(edits))
     assert len(report.applied) == 10
     assert sorted(outcome.position for outcome in report.failed) == [5, 6]
     assert all(isinstance(outcome.error, InvalidRequestError) for outcome in report.failed)
@@ -184,7 +184,7 @@ async def test_of_a_stream_a_wrong_edit_fails_in_its_turn(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"concurrency": 0}, r"^concurrency must be an integer from 1, not 0 \(int\)$"),
         ({"stop_after": 0}, r"^stop_after must be an integer from 1, not 0 \(int\)$"),
@@ -193,11 +193,32 @@ async def test_of_a_stream_a_wrong_edit_fails_in_its_turn(
         ({"on_budget": "later"}, r"^on_budget must be 'stop' or 'wait', not 'later' \(str\)$"),
     ],
 )
-async def test_a_wrong_option_is_named(
-    emulator: MutexEmulator, session: MutexSession, options: dict[str, Any], told: str
+async def test_an_invalid_option_is_named(
+    emulator: MutexEmulator, session: MutexSession, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InvalidRequestError, match=told):
+    with pytest.raises(InvalidRequestError, match=message):
         await session.edit_slots([], **options)
+
+
+@pytest.mark.parametrize(
+    ("edits", "options", "message"),
+    [
+        (None, {}, "^edits must be an iterable of SlotEdit, not NoneType$"),
+        (SlotEdit(1, 1, experiments=[1]), {}, "^edits must be an iterable of SlotEdit, not SlotEdit$"),
+        (SlotEdit, {}, "^edits must be an iterable of SlotEdit, not the class SlotEdit$"),
+        ([], {"on_outcome": "print"}, "^on_outcome must be a function, not str$"),
+        ([], {"stop_after": 0}, "^stop_after must be"),
+        ([], {"reserve": 0.5}, "^reserve must be"),
+        ([], {"on_budget": None}, "^on_budget must be"),
+    ],
+)
+async def test_an_invalid_argument_is_rejected_at_once(
+    editor: Editor, edits: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        editor.stream_slot_edits(edits, **options)
+    with pytest.raises(InvalidRequestError, match=message):
+        await editor.edit_slots(edits, **options)
 
 
 FAULTS: tuple[str | Fault, ...] = (

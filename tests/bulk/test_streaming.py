@@ -10,12 +10,14 @@ import pytest
 from bulk_support import HERE, EmulatorProcess, Process, assert_true, edits_for, left_over
 from support import until
 
-from aiomutex import ConfigurationError, InvalidRequestError, MutexSession, SlotEdit
+from aiomutex import ConfigurationError, InvalidRequestError, MutexSession, OutcomeStream, SlotEdit
 from aiomutex.bulk.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
     from pathlib import Path
+
+    from bulk_support import Editor
 
     from aiomutex import SlotOutcome
     from aiomutex.testing import MutexEmulator
@@ -71,7 +73,7 @@ class LeavingError(Exception):
     """Raised by a body."""
 
 
-async def leave(way: str, outcomes: Any) -> None:
+async def leave(way: str, outcomes: OutcomeStream, deadline: asyncio.Timeout) -> None:
     count = 0
     async for _ in outcomes:
         count += 1
@@ -87,7 +89,9 @@ async def leave(way: str, outcomes: Any) -> None:
                 assert task is not None
                 task.cancel()
             if way == "deadline":
-                await asyncio.sleep(10)
+                await until(lambda: not outcomes.in_flight)
+                deadline.reschedule(asyncio.get_running_loop().time())
+                await asyncio.Event().wait()
 
 
 ENDINGS: dict[str, type[BaseException] | None] = {
@@ -100,47 +104,60 @@ ENDINGS: dict[str, type[BaseException] | None] = {
 }
 
 
-@pytest.mark.parametrize("journaled", [False, True])
-@pytest.mark.parametrize("way", ENDINGS)
-async def test_leaving_early_leaves_nothing_behind(
-    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, way: str, journaled: bool
-) -> None:
+async def leave_early(emulator: MutexEmulator, editor: Editor, way: str, **options: Any) -> OutcomeStream:
+    """Leave a stream in one of the ways, and check what is promised for all of them."""
     emulator.latency = "4ms±4ms"
     source = Source(fails_at=100 if way == "source" else -1)
-    told: list[SlotOutcome] = []
-    journal = tmp_path / "run.db" if journaled else None
-    expected = ENDINGS[way]
-    stream = session.stream_slot_edits(source.edits(), journal=journal, on_outcome=told.append)
+    reported: list[SlotOutcome] = []
+    stream = editor.stream_slot_edits(source.edits(), on_outcome=reported.append, **options)
     raised: BaseException | None = None
     try:
-        async with asyncio.timeout(0.4 if way == "deadline" else 20), stream as outcomes:
-            await leave(way, outcomes)
+        async with asyncio.timeout(20) as deadline, stream as outcomes:
+            await leave(way, outcomes, deadline)
     except (LeavingError, ExceptionGroup, asyncio.CancelledError, TimeoutError, RuntimeError) as error:
         raised = error
     task = asyncio.current_task()
     assert task is not None
     task.uncancel()
-    assert type(raised) is (expected or type(None))
-    assert not left_over(session)
+    assert type(raised) is (ENDINGS[way] or type(None))
     assert source.closed
+    assert len({outcome.position for outcome in reported}) == len(reported)
+    assert all(outcome in reported for outcome in stream.unfinished)
+    assert stream.counts.total() == len(reported)
     emulator.latency = 0
-    await asyncio.sleep(0.05)  # what had arrived is done by now
-    assert_true(emulator, told)
-    assert len({outcome.position for outcome in told}) == len(told)
-    assert all(outcome in told for outcome in stream.unfinished)
-    cut_off = {outcome.note for outcome in stream.unfinished if outcome.status == "unknown"}
-    # A body that stands still, or an input at its end, leaves nothing in flight.
-    assert cut_off == (set() if way in ("deadline", "source") else {"in flight when the run was left"})
-    if journal is not None:
-        Journal(journal).close()  # it is held by nobody
+    await asyncio.sleep(0.05)  # requests that had arrived are finished by now
+    assert_true(emulator, reported)
+    return stream
+
+
+@pytest.mark.parametrize("way", ENDINGS)
+async def test_leaving_early_ends_the_run_and_closes_the_input(
+    emulator: MutexEmulator, editor: Editor, way: str
+) -> None:
+    await leave_early(emulator, editor, way)
+
+
+@pytest.mark.parametrize("journaled", [False, True])
+@pytest.mark.parametrize("way", ENDINGS)
+async def test_leaving_early_cancels_requests_and_closes_the_journal(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, way: str, journaled: bool
+) -> None:
+    journal = tmp_path / "run.db"
+    stream = await leave_early(emulator, session, way, **({"journal": journal} if journaled else {}))
+    assert not left_over(session)
+    cancelled = {outcome.note for outcome in stream.unfinished if outcome.status == "unknown"}
+    # When the body has paused or the input has ended, nothing is in flight.
+    assert cancelled == (set() if way in ("deadline", "source") else {"in flight when the run was left"})
+    if journaled:
+        Journal(journal).close()  # fails if it is still open
     await session.get_group(1)
 
 
 async def test_what_was_written_and_not_looked_at_is_told_after_the_block(
-    emulator: MutexEmulator, session: MutexSession
+    emulator: MutexEmulator, editor: Editor
 ) -> None:
     edits = edits_for(60)
-    async with session.stream_slot_edits(edits) as outcomes:
+    async with editor.stream_slot_edits(edits) as outcomes:
         while sum(emulator.writes.values()) < 60:  # noqa: ASYNC110  # nothing of the emulator's tells
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.02)
@@ -169,11 +186,11 @@ async def test_stop_lets_what_is_in_flight_finish_and_skips_the_rest(
     assert sum(emulator.writes.values()) == len(applied)
 
 
-async def test_after_stop_no_edit_of_an_iterator_is_swallowed(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_after_stop_no_edit_of_an_iterator_is_swallowed(emulator: MutexEmulator, editor: Editor) -> None:
     emulator.latency = 0.005
     source = iter(edits_for(5_000))
     told = 0
-    async with session.stream_slot_edits(source, concurrency=4) as outcomes:
+    async with editor.stream_slot_edits(source) as outcomes:
         async for _ in outcomes:
             told += 1
             if told == 5:
@@ -183,19 +200,19 @@ async def test_after_stop_no_edit_of_an_iterator_is_swallowed(emulator: MutexEmu
 
 
 async def test_an_error_of_the_source_comes_out_as_itself_after_all_outcomes(
-    emulator: MutexEmulator, session: MutexSession
+    emulator: MutexEmulator, editor: Editor
 ) -> None:
     seen: list[SlotOutcome] = []
     source = Source(fails_at=30)
     with pytest.raises(RuntimeError, match="the source broke"):
-        await session.edit_slots(source.edits(), on_outcome=seen.append)
+        await editor.edit_slots(source.edits(), on_outcome=seen.append)
     assert len(seen) == 30
     assert_true(emulator, seen)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_something_else_among_the_edits_ends_the_run_and_hangs_nowhere(
-    emulator: MutexEmulator, session: MutexSession, asynchronous: bool
+    emulator: MutexEmulator, editor: Editor, asynchronous: bool
 ) -> None:
     wrong: Any = [*edits_for(5), "no edit", *edits_for(5)]
 
@@ -205,22 +222,22 @@ async def test_something_else_among_the_edits_ends_the_run_and_hangs_nowhere(
 
     async with asyncio.timeout(5):
         with pytest.raises(InvalidRequestError, match="str"):
-            await session.edit_slots(source() if asynchronous else iter(wrong))
+            await editor.edit_slots(source() if asynchronous else iter(wrong))
     assert sum(emulator.writes.values()) <= 5
 
 
 async def test_a_source_that_raises_cancelled_error_by_itself_hangs_nobody(
-    emulator: MutexEmulator, session: MutexSession
+    emulator: MutexEmulator, editor: Editor
 ) -> None:
     source = Source(fails_at=10, error=asyncio.CancelledError())
     async with asyncio.timeout(5):
         with pytest.raises(asyncio.CancelledError):
-            await session.edit_slots(source.edits())
+            await editor.edit_slots(source.edits())
     assert source.closed
 
 
 async def test_a_source_that_cannot_be_closed_says_so_and_loses_no_outcome(
-    emulator: MutexEmulator, session: MutexSession
+    emulator: MutexEmulator, editor: Editor
 ) -> None:
     class Stubborn:
         def __init__(self) -> None:
@@ -240,14 +257,14 @@ async def test_a_source_that_cannot_be_closed_says_so_and_loses_no_outcome(
 
     told: list[SlotOutcome] = []
     with pytest.raises(RuntimeError, match="will not close"):
-        await session.edit_slots(Stubborn(), on_outcome=told.append)
+        await editor.edit_slots(Stubborn(), on_outcome=told.append)
     assert [outcome.status for outcome in told] == ["applied"] * 30
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("made_by", ["us", "the run"])
 async def test_a_generator_that_is_left_early_is_closed(
-    emulator: MutexEmulator, session: MutexSession, asynchronous: bool, made_by: str
+    emulator: MutexEmulator, editor: Editor, asynchronous: bool, made_by: str
 ) -> None:
     closed: list[bool] = []
 
@@ -267,7 +284,7 @@ async def test_a_generator_that_is_left_early_is_closed(
     many: Any = Asynchronous() if asynchronous else Synchronous()
     if made_by == "us" or not asynchronous:
         many = aiter(many) if asynchronous else iter(many)
-    async with session.stream_slot_edits(many) as outcomes:
+    async with editor.stream_slot_edits(many) as outcomes:
         async for outcome in outcomes:
             if outcome.position == 20:
                 break
@@ -276,7 +293,7 @@ async def test_a_generator_that_is_left_early_is_closed(
 
 
 async def test_an_on_outcome_that_fails_ends_the_run_and_is_not_called_again(
-    emulator: MutexEmulator, session: MutexSession
+    emulator: MutexEmulator, editor: Editor
 ) -> None:
     told: list[SlotOutcome] = []
 
@@ -285,9 +302,9 @@ async def test_an_on_outcome_that_fails_ends_the_run_and_is_not_called_again(
         raise LookupError(outcome.position)
 
     with pytest.raises(LookupError):
-        await session.edit_slots(edits_for(300), on_outcome=fail)
+        await editor.edit_slots(edits_for(300), on_outcome=fail)
     assert len(told) == 1
-    assert not left_over(session)
+    assert not left_over(editor)
 
 
 async def test_an_on_outcome_that_fails_hides_neither_a_cancellation_nor_an_error(
@@ -316,27 +333,25 @@ async def test_an_on_outcome_that_fails_hides_neither_a_cancellation_nor_an_erro
             await until(lambda: stream.in_flight)
 
 
-async def test_a_generator_of_the_body_may_be_left_too(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_a_generator_of_the_body_may_be_left_too(emulator: MutexEmulator, editor: Editor) -> None:
     async def outcomes_of(edits: list[SlotEdit]) -> AsyncGenerator[SlotOutcome]:
-        async with session.stream_slot_edits(edits) as outcomes:
+        async with editor.stream_slot_edits(edits) as outcomes:
             async for outcome in outcomes:
                 yield outcome
 
     async with aclosing(outcomes_of(edits_for(300))) as outcomes:
         async for _ in outcomes:
             break
-    assert not left_over(session)
+    assert not left_over(editor)
 
 
-async def test_two_runs_of_one_session_do_not_disturb_each_other(
-    emulator: MutexEmulator, session: MutexSession
-) -> None:
-    one, two = await asyncio.gather(session.edit_slots(edits_for(200)), session.edit_slots(edits_for(200, start=1_000)))
+async def test_two_runs_of_one_session_do_not_disturb_each_other(emulator: MutexEmulator, editor: Editor) -> None:
+    one, two = await asyncio.gather(editor.edit_slots(edits_for(200)), editor.edit_slots(edits_for(200, start=1_000)))
     assert len(one.applied) == len(two.applied) == 200
 
 
-async def test_a_stream_is_used_once_and_inside_its_block_only(session: MutexSession) -> None:
-    stream = session.stream_slot_edits([])
+async def test_a_stream_is_used_once_and_inside_its_block_only(editor: Editor) -> None:
+    stream = editor.stream_slot_edits([])
     assert repr(stream) == "<OutcomeStream · not open>"
     with pytest.raises(ConfigurationError, match="async with"):
         await anext(stream)
@@ -349,25 +364,25 @@ async def test_a_stream_is_used_once_and_inside_its_block_only(session: MutexSes
             pass
 
 
-async def test_a_stream_shows_what_it_has_done(emulator: MutexEmulator, session: MutexSession) -> None:
-    async with session.stream_slot_edits(edits_for(3)) as outcomes:
+async def test_a_stream_shows_what_it_has_done(emulator: MutexEmulator, editor: Editor) -> None:
+    async with editor.stream_slot_edits(edits_for(3)) as outcomes:
         async for _ in outcomes:
             pass
         assert repr(outcomes) == "<OutcomeStream 3 pulled · 0 in flight · 3 applied>"
-    async with session.stream_slot_edits([*edits_for(3), SlotEdit(99, 1, experiments=[1])]) as outcomes:
+    async with editor.stream_slot_edits([*edits_for(3), SlotEdit(99, 1, experiments=[1])]) as outcomes:
         async for _ in outcomes:
             pass
         assert repr(outcomes) == "<OutcomeStream 4 pulled · 0 in flight · 3 applied · 1 failed>"
 
 
-async def test_an_iterator_may_be_an_endless_generator(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_an_iterator_may_be_an_endless_generator(emulator: MutexEmulator, editor: Editor) -> None:
     pulled = itertools.count()
 
     def endless() -> Iterator[SlotEdit]:
         for n in pulled:
             yield SlotEdit(1 + n % 20, 1, experiments=[n + 1])
 
-    async with session.stream_slot_edits(endless()) as outcomes:
+    async with editor.stream_slot_edits(endless()) as outcomes:
         async for outcome in outcomes:
             if outcome.position > 100:
                 break
