@@ -10,11 +10,10 @@ import asyncio
 import logging
 import socket
 import struct
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from math import ceil
-from random import Random
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,9 @@ from aiomutex.emulator.recorded import RecordedRequest
 from aiomutex.emulator.responses import HTML, JSON, TEXT, Response
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Mapping
+    from random import Random
 
     from aiomutex.emulator.clock import Clock
     from aiomutex.emulator.faults import Fault, Faults, Latency
@@ -41,37 +42,23 @@ RACE_WINDOW = 0.005
 _log = logging.getLogger("aiomutex.emulator")
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Application:
     """The request handler and the state it needs."""
 
-    def __init__(
-        self,
-        service: Service,
-        *,
-        clock: Clock,
-        limits: Limits,
-        faults: Faults,
-        latency: Latency,
-        key: str | None,
-        forbidden_keys: Iterable[str],
-        cors_origin: str | None,
-        log: bool,
-        keep_requests: int,
-        seed: int,
-    ) -> None:
-        self.service = service
-        self.clock = clock
-        self.limits = limits
-        self.faults = faults
-        self.latency = latency
-        self.key = key
-        self.forbidden_keys = frozenset(forbidden_keys)
-        self.cors_origin = cors_origin
-        self.log = log
-        self.requests: deque[RecordedRequest] = deque(maxlen=keep_requests)
-        self.pages: dict[str, PageHandler] = {}
-        self._random = Random(seed)
-        self._responses = 0
+    service: Service
+    clock: Clock
+    limits: Limits
+    faults: Faults
+    latency: Latency
+    rng: Random
+    key: str | None
+    forbidden_keys: frozenset[str]
+    cors_origin: str | None
+    log: bool
+    requests: deque[RecordedRequest]
+    pages: dict[str, PageHandler] = field(default_factory=dict[str, "PageHandler"])
+    _responses: int = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Handle one request."""
@@ -103,7 +90,7 @@ class Application:
             if fault is None or fault.kind not in _BEFORE_COMMIT or fault.after_commit:
                 response = await self._respond(record, request.headers.get("Content-Type", ""))
         if self.latency.base:
-            await asyncio.sleep(self.latency.sample(self._random))
+            await asyncio.sleep(self.latency.sample(self.rng))
         if fault is not None:
             response = await self._apply_fault(fault, response, request)
         if response is None:

@@ -6,6 +6,7 @@ every other one too.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, cast, get_args, get_type_hints
 
@@ -89,7 +90,7 @@ class Dialect:
 
     def __post_init__(self) -> None:
         """Raise a ``ValueError`` for a value that its knob does not have."""
-        for name, values in self.knobs().items():
+        for name, values in _knobs().items():
             value = getattr(self, name)
             if not any(value is known or (type(value) is type(known) and value == known) for known in values):
                 raise ValueError(f"{name} must be {_any_of(values)}, not {value!r} ({type(value).__name__})")
@@ -97,11 +98,7 @@ class Dialect:
     @classmethod
     def knobs(cls) -> dict[str, tuple[str | int | bool, ...]]:
         """Return the values of every knob, the default first."""
-        knobs: dict[str, tuple[str | int | bool, ...]] = {}
-        for name, hint in _hints(cls).items():
-            values: tuple[str | int | bool, ...] = (False, True) if hint is bool else get_args(hint)
-            knobs[name] = values
-        return knobs
+        return dict(_knobs())
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -140,14 +137,10 @@ class Dialect:
         return msgspec.json.format(msgspec.json.encode(asdict(self)), indent=2).decode()
 
 
-_known_hints: dict[type[Dialect], dict[str, Any]] = {}
-
-
-def _hints(cls: type[Dialect]) -> dict[str, Any]:
-    # Resolving annotations takes long compared with creating a dialect, which needs them each time.
-    if cls not in _known_hints:
-        _known_hints[cls] = get_type_hints(cls)
-    return _known_hints[cls]
+@functools.cache  # resolving annotations takes long compared with creating a dialect, which checks its values
+def _knobs() -> dict[str, tuple[str | int | bool, ...]]:
+    hints = get_type_hints(Dialect).items()
+    return {name: (False, True) if hint is bool else get_args(hint) for name, hint in hints}
 
 
 def _any_of(values: tuple[object, ...]) -> str:

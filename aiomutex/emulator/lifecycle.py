@@ -13,7 +13,6 @@ from aiomutex.emulator.state_file import StateFile
 if TYPE_CHECKING:
     import ssl
     from pathlib import Path
-    from types import TracebackType
 
     from aiomutex.emulator.app import Application
     from aiomutex.emulator.clock import Clock
@@ -57,12 +56,7 @@ class Lifecycle(Controls):
         await self._start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stop()
 
     def __enter__(self) -> Self:
@@ -71,12 +65,7 @@ class Lifecycle(Controls):
         self._background = BackgroundLoop(self._start, self._stop)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         background, self._background = self._background, None
         if background is not None:
             background.stop()

@@ -33,21 +33,6 @@ class Limits:
         ValueError: A limit is below 1.
     """
 
-    __slots__ = (
-        "_arrivals",
-        "_busiest",
-        "_counted",
-        "_day",
-        "_used_today",
-        "accepted",
-        "count_rejected",
-        "enforced",
-        "per_day",
-        "per_second",
-        "rejected",
-        "window",
-    )
-
     def __init__(
         self,
         per_second: int = 100,

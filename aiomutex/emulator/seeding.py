@@ -73,7 +73,8 @@ def group_of(seed: GroupSeed, *, next_id: str) -> Group:
     if isinstance(seed, Group):
         return seed
     given = {_PYTHON_NAMES.get(name, name): value for name, value in seed.items()}
-    group_id = str(given.pop("id", None) or next_id)
+    group_id = next_id if given.get("id") is None else str(given["id"])
+    given.pop("id", None)
     group = Group(
         id=group_id,
         project_id="1",

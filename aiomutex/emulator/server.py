@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -129,17 +131,17 @@ class MutexEmulator(Lifecycle):
             local_experiments=local_experiments,
         )
         app = Application(
-            service,
+            service=service,
             clock=clock,
             limits=Limits(per_second, per_day, enforced=limits),
             faults=Faults(faults, seed=seed),
             latency=Latency.parse(latency),
             key=key,
-            forbidden_keys=forbidden_keys,
+            forbidden_keys=frozenset(forbidden_keys),
             cors_origin=cors_origin,
             log=log,
-            keep_requests=keep_requests,
-            seed=seed,
+            requests=deque(maxlen=keep_requests),
+            rng=Random(seed),
         )
         super().__init__(
             app,

@@ -11,26 +11,25 @@ from collections import Counter, deque
 from copy import deepcopy
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
 from aiomutex.emulator.responses import Encoder, Response
-from aiomutex.emulator.state import Group, GroupStore, Slot
+from aiomutex.emulator.state import Group
 from aiomutex.emulator.validation import Rejection, SlotEdit, group_edit, new_group, page, slot_edit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from aiomutex.emulator.dialect import Dialect
+    from aiomutex.emulator.state import GroupStore, Slot
 
 __all__ = ["COLLECTION", "Commit", "Service"]
 
 COLLECTION = "/api/1/mutexes"
 RECORDED_COMMITS = 100_000
-
-_T = TypeVar("_T", int, str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +174,8 @@ class Service:
                 self.dialect.taken_key,
                 f'key must be unique across flags, experiments, holdouts and groups; "{key}" is in use',
             )
-        for place, slot in enumerate(new.slots):
-            self._check_modes(new.evaluation_mode, slot.experiments, f"slots[{place}].experiments")
+        for slot in new.slots:
+            self._check_modes(new.evaluation_mode, slot.experiments, f"slots[{slot.index - 1}].experiments")
         group = Group(
             id=self.store.next_id(),
             project_id=new.project_id,
@@ -186,16 +185,7 @@ class Service:
             evaluation_mode=new.evaluation_mode,
             bucketing_key=new.bucketing_key,
             bucketing_salt=new.bucketing_salt or f"{self._random.getrandbits(32):08x}",
-            slots=[
-                Slot(
-                    index=index,
-                    percentage=slot.percentage,
-                    experiments=slot.experiments,
-                    holdouts=slot.holdouts,
-                    individuals=slot.individuals,
-                )
-                for index, slot in enumerate(new.slots, start=1)
-            ],
+            slots=new.slots,
         )
         self.store[group.id] = group
         self._commit("POST", group, None, body)
@@ -228,13 +218,13 @@ class Service:
         return write_back
 
     def _apply(self, slot: Slot, edit: SlotEdit) -> None:
-        replace = self.dialect.slot_patch == "replace"
-        if edit.experiments is not None:
-            slot.experiments = edit.experiments if replace else _merged(slot.experiments, edit.experiments)
-        if edit.holdouts is not None:
-            slot.holdouts = edit.holdouts if replace else _merged(slot.holdouts, edit.holdouts)
-        if edit.individuals is not None:
-            slot.individuals = edit.individuals if replace else _merged(slot.individuals, edit.individuals)
+        for name in ("experiments", "holdouts", "individuals"):
+            members = getattr(edit, name)
+            if members is None:
+                continue
+            if self.dialect.slot_patch == "merge":
+                members = list(dict.fromkeys([*getattr(slot, name), *members]))
+            setattr(slot, name, members)
         if self.dialect.cohorts_on_edit == "dropped":
             slot.cohorts = []
 
@@ -275,10 +265,6 @@ class Service:
 
 def _is_live(group: Group) -> bool:
     return not group.deleted
-
-
-def _merged(old: list[_T], new: list[_T]) -> list[_T]:
-    return list(dict.fromkeys(old + new))
 
 
 def _no_group(group_id: str) -> Rejection:

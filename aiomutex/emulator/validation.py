@@ -7,17 +7,19 @@ value. Nothing here is shared with the client, so that the client's mistakes sho
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+
+from aiomutex.emulator.state import Slot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aiomutex.emulator.dialect import Dialect
 
-__all__ = ["GroupEdit", "NewGroup", "NewSlot", "Rejection", "SlotEdit", "group_edit", "new_group", "page", "slot_edit"]
+__all__ = ["GroupEdit", "NewGroup", "Rejection", "SlotEdit", "group_edit", "new_group", "page", "slot_edit"]
 
 MAX_LIMIT = 1000
 MAX_SLOTS = 20
@@ -63,16 +65,6 @@ class SlotEdit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewSlot:
-    """A checked slot of a new group."""
-
-    percentage: int
-    experiments: list[int]
-    holdouts: list[int]
-    individuals: list[str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NewGroup:
     """A checked new group; None for a value that the service generates."""
 
@@ -83,7 +75,7 @@ class NewGroup:
     evaluation_mode: str
     bucketing_key: str
     bucketing_salt: str | None
-    slots: list[NewSlot] = field(default_factory=list[NewSlot])
+    slots: list[Slot]
 
 
 def page(query: Mapping[str, str], dialect: Dialect) -> tuple[int, int]:
@@ -154,13 +146,13 @@ def new_group(body: object, dialect: Dialect) -> NewGroup:
     )
 
 
-def _new_slots(value: object, dialect: Dialect) -> list[NewSlot]:
+def _new_slots(value: object, dialect: Dialect) -> list[Slot]:
     if value is _MISSING:
         raise _missing("slots", f"a list of 1 to {MAX_SLOTS} slots")
     entries = _list(value, "slots")
     if not 1 <= len(entries) <= MAX_SLOTS:
         raise Rejection(400, f"slots must have 1 to {MAX_SLOTS} entries, not {len(entries)}")
-    slots = [_new_slot(entry, f"slots[{place}]", dialect) for place, entry in enumerate(entries)]
+    slots = [_new_slot(entry, index, dialect) for index, entry in enumerate(entries, start=1)]
     total = sum(slot.percentage for slot in slots)
     if total != FULL:
         percentages = " + ".join(str(slot.percentage) for slot in slots)
@@ -168,7 +160,8 @@ def _new_slots(value: object, dialect: Dialect) -> list[NewSlot]:
     return slots
 
 
-def _new_slot(value: object, where: str, dialect: Dialect) -> NewSlot:
+def _new_slot(value: object, index: int, dialect: Dialect) -> Slot:
+    where = f"slots[{index - 1}]"
     given = _fields(value, where, ("percentage", "experiments", "holdouts", "individuals"), dialect)
     percentage = given.get("percentage", _MISSING)
     if percentage is _MISSING:
@@ -176,7 +169,8 @@ def _new_slot(value: object, where: str, dialect: Dialect) -> NewSlot:
     if not (_is_number(percentage) and 1 <= percentage <= FULL):
         raise _invalid(f"{where}.percentage", percentage, f"an integer from 1 to {FULL}")
     loose = dialect.create_lists == "loose"
-    return NewSlot(
+    return Slot(
+        index=index,
         percentage=percentage,
         experiments=_integers(given.get("experiments", []), f"{where}.experiments", loose=loose),
         holdouts=_integers(given.get("holdouts", []), f"{where}.holdouts", loose=loose),
@@ -233,7 +227,7 @@ def _list(value: object, where: str) -> list[Any]:
     if not isinstance(value, list):
         raise _invalid(where, value, "a list")
     # A copy, because the recorded commit keeps the body and the group's list may change.
-    return list(value)
+    return [*value]
 
 
 def _string(value: object, where: str) -> str:

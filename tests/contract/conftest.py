@@ -1,4 +1,4 @@
-"""The tools the contract is checked by; a deep test that misses one fails and says how to get it."""
+"""Tools that check the contract; a deep test fails if its tool is not installed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ PRISM_HOME = Path.home() / ".cache" / "aiomutex" / "prism"
 
 @pytest.fixture(scope="session")
 def prism() -> str:
-    """Prism's command."""
-    named = os.environ.get("PRISM")
-    for command in (named, shutil.which("prism"), str(PRISM_HOME / "node_modules" / ".bin" / "prism")):
+    """The command that runs Prism."""
+    configured = os.environ.get("PRISM")
+    for command in (configured, shutil.which("prism"), str(PRISM_HOME / "node_modules" / ".bin" / "prism")):
         if command and Path(command).exists():
             return command
-    pytest.fail("Prism is missing: run .ci/install-prism, or name its command in the variable PRISM")
+    pytest.fail("Prism is not installed: run .ci/install-prism, or set PRISM to its command")
 
 
 @pytest.fixture(scope="session")
 def schemathesis() -> list[str]:
     """The command that runs schemathesis."""
     command = [sys.executable, "-m", "schemathesis.cli"]
-    found = subprocess.run([*command, "--version"], check=False, capture_output=True)
-    if found.returncode:
-        pytest.fail("schemathesis is missing: pip install 'aiomutex[contract]'")
+    result = subprocess.run([*command, "--version"], check=False, capture_output=True)
+    if result.returncode:
+        pytest.fail("schemathesis is not installed: pip install 'aiomutex[contract]'")
     return command

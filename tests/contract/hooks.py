@@ -1,7 +1,6 @@
-"""What the contract cannot say and schemathesis must be told, so that what it means to be right is right.
+"""Rules of valid bodies that the contract cannot express; schemathesis loads them through ``SCHEMATHESIS_HOOKS``.
 
-Percentages add up to 100, keys are unique, and a whole number is written as one: to JSON Schema 7.0 is an integer, to
-not every service. Loaded by schemathesis through ``SCHEMATHESIS_HOOKS``.
+Percentages add up to 100, keys are unique, and integers have no decimal point: to JSON Schema 7.0 is an integer, too.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ _run = uuid.uuid4().hex[:8]
 
 
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
-    """Mend a body that was meant to be right; what was meant to be wrong stays as it is."""
+    """Make a body that is meant to be valid follow these rules; leave an invalid one unchanged."""
     del context, kwargs
-    given: object = case.body
-    if case.meta is None or not case.meta.generation.mode.is_positive or not isinstance(given, dict):
+    original: object = case.body
+    if case.meta is None or not case.meta.generation.mode.is_positive or not isinstance(original, dict):
         return
-    body: dict[str, Any] = json.loads(json.dumps(given), parse_float=_number)
+    body: dict[str, Any] = json.loads(json.dumps(original), parse_float=_number)
     case.body = body
     if case.method != "POST":
         return
     if "key" in body:
         body["key"] = f"{body['key']}-{_run}-{next(_numbers)}"
     slots: list[dict[str, Any]] = body["slots"]
-    for slot, share in zip(slots, _shares(len(slots)), strict=True):
-        slot["percentage"] = share
+    for slot, percentage in zip(slots, _percentages(len(slots)), strict=True):
+        slot["percentage"] = percentage
 
 
-def _shares(slots: int) -> list[int]:
+def _percentages(slots: int) -> list[int]:
     share, rest = divmod(100, slots)
     return [share + 1] * rest + [share] * (slots - rest)
 

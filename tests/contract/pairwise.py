@@ -1,4 +1,4 @@
-"""A small set of dialects in which every two values of any two knobs occur together: most surprises come from pairs."""
+"""A small set of dialects that combine every two values of any two knobs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Row = dict[str, Value]
 
 
 def covering(knobs: Mapping[str, Sequence[Value]], strength: int = 2) -> list[Row]:
-    """Rows that contain every combination of ``strength`` knobs' values at least once; the defaults come first.
+    """Rows that together contain every combination of values of any ``strength`` knobs; the first has the defaults.
 
-    Greedy: a row starts with a combination that is still missing, and each further knob takes the value that adds most.
+    Greedy: a row starts with a missing combination, and each other knob takes the value that adds the most.
     """
     names = sorted(knobs, key=lambda name: (-len(knobs[name]), name))
-    # A dictionary instead of a set, for the same rows in the same order on every run.
+    # A dict is ordered, unlike a set, so that every run gives the same rows.
     missing = dict.fromkeys(
         frozenset(zip(chosen, values, strict=True))
         for chosen in combinations(names, strength)
@@ -53,7 +53,7 @@ def settings_of(row: Row, strength: int) -> Iterable[frozenset[Setting]]:
 
 @functools.cache
 def dialects(strength: int = 2) -> tuple[Dialect, ...]:
-    """The default dialect first, then those that combine the values of any ``strength`` knobs."""
+    """The default dialect, then others that combine every value of any ``strength`` knobs."""
     rows: list[Any] = covering(Dialect.knobs(), strength)
     return tuple(Dialect(**row) for row in rows)
 

@@ -1,7 +1,7 @@
-"""What the client promises over a socket, one coroutine a promise, each with an emulator of its own.
+"""The client's promises, one coroutine for each, which runs against its own emulator.
 
-A scenario returns what it saw in one word for the table; a promise that does not hold is a failed assertion. Where a
-dialect makes a promise impossible, the scenario demands an error that says so.
+A scenario asserts a promise and returns a short result for the table. Where a dialect makes a promise impossible, the
+scenario requires an error that says so.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def scenario(function: Callable[[World], Awaitable[str]]) -> Callable[[World], A
 
 @asynccontextmanager
 async def world(dialect: Dialect, **options: Any) -> AsyncGenerator[World]:
-    """Seven groups, the second archived; slots of 60 and 40, the first with experiments, individuals and a cohort."""
+    """Seven groups, of which the second is archived; their first slot has members of each kind."""
     slot = {"percentage": 60, "experiments": [11, 12], "holdouts": [5], "individuals": ["ann"], "cohorts": ["c1"]}
     groups = [{"id": number, "slots": [slot, 40], "deleted": number == 2} for number in range(1, 8)]
     limiter = LocalRateLimiter(per_second=100_000, per_day=100_000_000)
-    chosen: dict[str, Any] = {"limits": False} | options
+    all_options: dict[str, Any] = {"limits": False} | options
     async with (
-        MutexEmulator(groups=groups, dialect=dialect, **chosen) as emulator,
+        MutexEmulator(groups=groups, dialect=dialect, **all_options) as emulator,
         MutexSession(
             KEY,
             base_url=emulator.url,
@@ -71,14 +71,14 @@ async def world(dialect: Dialect, **options: Any) -> AsyncGenerator[World]:
 
 
 async def run_all(dialect: Dialect) -> dict[str, str | BaseException]:
-    """What each scenario saw or failed with, all of them side by side."""
+    """Run all scenarios concurrently; return the result or the exception of each."""
 
     async def run(check: Callable[[World], Awaitable[str]]) -> str:
-        async with world(dialect, **OPTIONS.get(check.__name__, {})) as made:
-            return await check(made)
+        async with world(dialect, **OPTIONS.get(check.__name__, {})) as prepared:
+            return await check(prepared)
 
-    seen = await asyncio.gather(*(run(check) for check in SCENARIOS.values()), return_exceptions=True)
-    return dict(zip(SCENARIOS, seen, strict=True))
+    results = await asyncio.gather(*(run(check) for check in SCENARIOS.values()), return_exceptions=True)
+    return dict(zip(SCENARIOS, results, strict=True))
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -132,9 +132,9 @@ async def getting(world: World) -> str:
 
 @scenario
 async def finding(world: World) -> str:
-    found = await world.session.find_group("group-7")
-    assert found is not None
-    assert found.id == "7"
+    group = await world.session.find_group("group-7")
+    assert group is not None
+    assert group.id == "7"
     assert await world.session.find_group("group-8") is None
     return "ok"
 
@@ -156,9 +156,9 @@ async def archiving(world: World) -> str:
     dialect, emulator, session = world
     await session.archive_group("3")
     archived = emulator.groups["3"].deleted
-    told = (await session.get_group("3")).deleted
+    reported = (await session.get_group("3")).deleted
     await session.unarchive_group("3")
-    assert (archived, told, emulator.groups["3"].deleted) == (True, archived_flag(dialect), False)
+    assert (archived, reported, emulator.groups["3"].deleted) == (True, archived_flag(dialect), False)
     return "ok"
 
 
@@ -174,7 +174,7 @@ async def edit_slot(world: World) -> str:
 
 @scenario
 async def adding(world: World) -> str:
-    """Every slot of every group, read back: applied, unless the edit cost a slot its cohorts and that can be seen."""
+    """Edit and verify every slot: all are applied, unless an edit visibly removed cohorts."""
     dialect, emulator, session = world
     edits = [SlotEdit(number, slot, experiments=[11, 12, 13]) for number in range(1, 8) for slot in (1, 2)]
     report = await session.edit_slots(edits, verify=True)
@@ -183,7 +183,7 @@ async def adding(world: World) -> str:
     assert len(report.applied) == (7 if lost else 14)
     assert all(isinstance(outcome.error, VerificationError) for outcome in report.failed)
     assert all("cohorts" in str(outcome.error) for outcome in report.failed)
-    # Two edits of one group side by side would undo each other where the service lets writes race.
+    # With racy writes, two concurrent edits of one group would overwrite each other.
     assert all(slot.experiments == [11, 12, 13] for group in emulator.groups.values() for slot in group.slots)
     return "says cohorts lost" if lost else "ok"
 
@@ -233,7 +233,7 @@ async def creating(world: World) -> str:
 
 @scenario
 async def lost_create(world: World) -> str:
-    """The answer is lost after the group was made: one group, and the caller learns its id."""
+    """If the response is lost after the group was created, there is one group, and the caller gets its ID."""
     _, emulator, session = world
     emulator.fail_next(1, after_commit=True, method="POST")
     created = await session.create_group(NEW)
@@ -254,7 +254,7 @@ async def taken_key(world: World) -> str:
 
 @scenario
 async def limit(world: World) -> str:
-    """More than a second may hold, from a client that was told nothing of it: all are answered, later."""
+    """Calls above a limit that the client does not know are retried, and all succeed."""
     _, emulator, session = world
     groups = await asyncio.gather(*(session.get_group("1") for _ in range(9)))
     assert [group.id for group in groups] == ["1"] * 9
@@ -264,7 +264,7 @@ async def limit(world: World) -> str:
 
 @scenario
 async def budget(world: World) -> str:
-    """The day's requests are gone: an error that says so, soon, whatever the service hints."""
+    """If the daily budget is used up, an error says so soon, whatever the service reports."""
     _, emulator, session = world
     with pytest.raises((RateLimitedError, DailyBudgetExhaustedError)):
         await session.with_options(retry=RetryPolicy(max_attempts=2)).get_group("1")

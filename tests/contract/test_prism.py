@@ -1,7 +1,7 @@
-"""Client and emulator keep the contract towards each other, says Prism, which stands between them and judges both.
+"""Prism, as a validating proxy between the client and the emulator, finds no violation of the contract by either.
 
-With ``--errors`` Prism answers a request that breaks the contract with 4xx and an answer that does with 500, so that
-neither can go unseen.
+With ``--errors`` Prism responds to an invalid request with 4xx and replaces an invalid response by a 500, so neither
+can go unnoticed.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 CONTRACT = Path(aiomutex.emulator.__file__).parent / "openapi.json"
-START = 60.0
-"""Seconds Prism gets to start; Node takes its time on a busy machine."""
+START_TIMEOUT = 60.0
+"""Seconds that Prism has to start; Node is slow to start on a busy machine."""
 
 
 @contextmanager
 def proxy(prism: str, upstream: str, log: Path) -> Generator[str]:
-    """Prism in front of ``upstream``; where it listens."""
+    """Run Prism in front of ``upstream``; yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with (
@@ -63,12 +63,12 @@ def proxy(prism: str, upstream: str, log: Path) -> Generator[str]:
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    ends = monotonic() + START
+    deadline = monotonic() + START_TIMEOUT
     while True:
         try:
             socket.create_connection(("127.0.0.1", port)).close()
         except OSError:
-            if process.poll() is not None or monotonic() > ends:
+            if process.poll() is not None or monotonic() > deadline:
                 pytest.fail(f"Prism did not start:\n{log.read_text()}")
             sleep(0.05)
         else:
@@ -92,20 +92,20 @@ async def test_prism_finds_no_violation_in_either_direction(prism: str, tmp_path
                 emulator.dialect = dialect
                 emulator.requests.clear()
                 try:
-                    await everything(session, dialect)
+                    await call_everything(session, dialect)
                 except Exception as error:
                     error.add_note(f"under {describe(dialect)}")
                     raise
                 statuses.update(request.status for request in emulator.requests)
-    found = violations(log)
-    answered = ", ".join(f"{count} with {status}" for status, count in sorted(statuses.items(), key=str))
-    print(f"\nPrism: {len(dialects())} dialects, {statuses.total()} requests ({answered}), {len(found)} violations")
-    assert not found
+    lines = violations(log)
+    by_status = ", ".join(f"{count} with {status}" for status, count in sorted(statuses.items(), key=str))
+    print(f"\nPrism: {len(dialects())} dialects, {statuses.total()} requests ({by_status}), {len(lines)} violations")
+    assert not lines
     assert {200, 400, 404, 409} <= set(statuses)
 
 
-async def everything(session: MutexSession, dialect: Dialect) -> None:
-    """Each endpoint, with all it can be given, and each way to be refused."""
+async def call_everything(session: MutexSession, dialect: Dialect) -> None:
+    """Call each endpoint with every field, and provoke each kind of rejection."""
     await session.list_page(limit=1000)
     await session.list_groups(page_size=3).collect()
     await session.get_group("3")
@@ -133,19 +133,19 @@ async def everything(session: MutexSession, dialect: Dialect) -> None:
     with pytest.raises(BadRequestError if dialect.taken_key == 400 else ConflictError):
         await session.create_group(group)
     with pytest.raises(NotFoundError):
-        await session.get_group("none-such")
+        await session.get_group("no-such-group")
     with pytest.raises(NotFoundError):
         await session.edit_slot("4", 20, experiments=[1])
 
 
 def violations(log: Path) -> list[str]:
-    """What Prism objects to: it ends a request with an error, or says ``violation``."""
+    """The lines in which Prism logs a failed request or a violation."""
     lines = log.read_text().splitlines()
     return [line for line in lines if "terminated with error" in line or "violation" in line.lower()]
 
 
 @pytest.mark.deep
-async def test_prism_finds_violations_where_there_are_some(prism: str, tmp_path: Path) -> None:
+async def test_prism_finds_violations_if_there_are_any(prism: str, tmp_path: Path) -> None:
     log = tmp_path / "prism.log"
     with MutexEmulator(groups=7, limits=False) as emulator, proxy(prism, emulator.url, log) as url:
         async with session_of(url) as session, aiohttp.ClientSession() as http:
@@ -155,8 +155,8 @@ async def test_prism_finds_violations_where_there_are_some(prism: str, tmp_path:
             assert "VIOLATIONS" in caught.value.body
             sent: dict[str, Any] = {"experiments": ["one"]}
             headers = {"Authorization": "Bearer any-key"}
-            async with http.patch(f"{url}/api/1/mutexes/1/slots/1", json=sent, headers=headers) as answer:
-                assert answer.status == 422
-            async with http.get(f"{url}/api/1/mutexes?limit=1001", headers=headers) as answer:
-                assert answer.status == 422
+            async with http.patch(f"{url}/api/1/mutexes/1/slots/1", json=sent, headers=headers) as response:
+                assert response.status == 422
+            async with http.get(f"{url}/api/1/mutexes?limit=1001", headers=headers) as response:
+                assert response.status == 422
     assert violations(log)
