@@ -138,17 +138,7 @@ class Pause:
         suspected_on: int | None,
         requested_wait: float | None,
     ) -> None:
-        """Take over the pause that other processes share.
-
-        Args:
-            now: The current time.
-            asked_at: When the exchange that reported the pause began; permits granted since then can end the pause.
-            until: When the wait ends.
-            first_429_at: When the first 429 arrived.
-            failed_probes: Probes that got a 429 in a row.
-            suspected_on: The day whose budget counts as exhausted, or None.
-            requested_wait: Seconds of a Retry-After longer than ``MAX_PAUSE``, or None.
-        """
+        """Take over the pause that other processes share, as reported by an exchange that began at ``asked_at``."""
         if not self.active:
             self._began = now
             # Some event loops count in milliseconds; a permit granted within this one must be able to end the pause.

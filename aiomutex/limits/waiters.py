@@ -13,7 +13,7 @@ from aiomutex.limits.interface import Priority
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 __all__ = ["Waiters"]
 
@@ -35,10 +35,6 @@ class Waiters:
 
     def __len__(self) -> int:
         return len(self._interactive) + len(self._bulk)
-
-    def __iter__(self) -> Iterator[Future[float]]:
-        yield from self._interactive
-        yield from self._bulk
 
     def join(self, loop: AbstractEventLoop, priority: Priority, now: float) -> Future[float]:
         """Enqueue a caller and return the future that will hold its permit."""

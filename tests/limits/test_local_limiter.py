@@ -5,26 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import threading
 from itertools import pairwise
 from typing import Any
 
 import pytest
-import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from virtual_time import VirtualTimeLoop, most_in_a_second, run
+from limits_support import most_in_a_second, take
+from virtual_time import VirtualTimeLoop, run
 
 from aiomutex._util.checks import describe
 from aiomutex.errors import ConfigurationError, DailyBudgetExhaustedError
 from aiomutex.limits import LimiterState, LocalRateLimiter, Priority, RateLimiter
 
 WINDOW = 1.02
-
-
-async def take(limiter: LocalRateLimiter, count: int, priority: Priority = Priority.INTERACTIVE) -> list[float]:
-    return list(await asyncio.gather(*(limiter.acquire(priority) for _ in range(count))))
 
 
 def test_it_is_a_rate_limiter_with_a_state() -> None:
@@ -186,102 +180,6 @@ def test_order_within_a_priority_is_kept() -> None:
     run(main())
 
 
-def test_a_storm_of_cancellations_loses_no_permit_and_keeps_the_order() -> None:
-    async def main() -> None:
-        limiter = LocalRateLimiter()
-        random_ = random.Random(3)
-        served: list[tuple[int, float]] = []
-
-        async def one(number: int) -> None:
-            served.append((number, await limiter.acquire(Priority(number % 2))))
-
-        tasks = [asyncio.ensure_future(one(n)) for n in range(5000)]
-        doomed = random_.sample(tasks, 4500)
-        for index, task in enumerate(doomed):
-            if index % 300 == 0:
-                await asyncio.sleep(0.011)
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for priority in Priority:
-            numbers = [n for n, _ in served if n % 2 == priority]
-            assert numbers == sorted(numbers)
-        times = [t for _, t in served]
-        assert {n for n, _ in served} >= set(range(5000)) - {tasks.index(t) for t in doomed}
-        assert most_in_a_second(times) <= 97
-        assert limiter.state().waiting == 0
-        assert limiter.state().used_today == len(served)
-        # No permit was lost: the rate stayed full to the end.
-        assert len(times) / (max(times) - min(times)) >= 0.97 * 97 / WINDOW
-
-    run(main())
-
-
-def test_a_permit_granted_to_a_task_cancelled_in_the_same_iteration_goes_to_the_next() -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        limiter = LocalRateLimiter()
-        await take(limiter, 97)
-        first, second = (asyncio.ensure_future(limiter.acquire()) for _ in range(2))
-        await asyncio.sleep(0)
-        limiter._waiters.grant(Priority.INTERACTIVE, loop.time())  # what the timer does
-        limiter._log.append(loop.time())
-        limiter._daily_budget.take()
-        first.cancel()
-        assert await second
-        assert first.cancelled()
-        assert limiter.state().used_today == 98
-        assert len(limiter._log) == 97  # no permit was lost
-        assert sum(t > loop.time() - WINDOW for t in limiter._log) <= 97
-
-    run(main())
-
-
-@pytest.mark.parametrize("moment", [-5e-10, 5e-10], ids=["before", "after"])
-def test_the_next_waiter_gets_the_permit_of_a_task_cancelled_as_it_is_granted(moment: float) -> None:
-    async def main() -> None:
-        limiter = LocalRateLimiter(per_second=1)
-        start = await limiter.acquire()
-        first, second, third = (asyncio.ensure_future(limiter.acquire()) for _ in range(3))
-        await asyncio.sleep(0)
-        # Within the resolution of the loop's clock around the time at which the permit is due.
-        asyncio.get_running_loop().call_at(start + WINDOW + moment, first.cancel)
-        assert await second == pytest.approx(start + WINDOW)
-        assert first.cancelled()
-        assert await third == pytest.approx(start + 2 * WINDOW)
-        assert limiter.state().used_today == 3
-
-    run(main())
-
-
-def test_cancelling_the_only_waiter_stops_the_timer() -> None:
-    async def main() -> None:
-        limiter = LocalRateLimiter()
-        await take(limiter, 97)
-        task = asyncio.ensure_future(limiter.acquire())
-        await asyncio.sleep(0.1)
-        task.cancel()
-        await asyncio.sleep(0)
-        assert limiter._timer is None
-        assert limiter.state().waiting == 0
-        await asyncio.sleep(2)
-        before = asyncio.get_running_loop().time()
-        assert await limiter.acquire() == before
-
-    run(main())
-
-
-def test_a_waiter_may_have_a_timeout() -> None:
-    async def main() -> None:
-        limiter = LocalRateLimiter(1)
-        await limiter.acquire()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await limiter.acquire()
-        assert await limiter.acquire() == pytest.approx(1000.0 + WINDOW)
-
-    run(main())
-
-
 Arrival = tuple[float, bool, float | None, int]
 arrivals = st.lists(
     st.tuples(
@@ -351,82 +249,6 @@ def test_used_today_may_be_zero_but_not_negative() -> None:
     LocalRateLimiter(used_today=0)
     with pytest.raises(ConfigurationError, match="used_today must be an integer from 0, not -1"):
         LocalRateLimiter(used_today=-1)
-
-
-# Event loops
-
-
-def test_one_limiter_serves_one_loop_after_another() -> None:
-    limiter = LocalRateLimiter(5)
-    times: list[float] = []
-    for _ in range(3):
-        times += asyncio.run(take(limiter, 3))
-    assert most_in_a_second(times) <= 4
-
-
-def test_waiters_of_a_closed_loop_are_dropped() -> None:
-    limiter = LocalRateLimiter(1)
-
-    async def leave_one_waiting() -> None:
-        await limiter.acquire()
-        limiter._waiters.join(asyncio.get_running_loop(), Priority.BULK, 0.0)
-
-    asyncio.run(leave_one_waiting())
-    assert limiter.state().waiting == 1
-
-    async def later() -> int:
-        await limiter.acquire()
-        return limiter.state().waiting
-
-    assert asyncio.run(later()) == 0
-
-
-def test_on_an_unrelated_clock_the_last_window_counts_as_full() -> None:
-    limiter = LocalRateLimiter(5)
-    run(take(limiter, 3))
-
-    async def later() -> float:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualTimeLoop)
-        loop.stall(100)
-        start = asyncio.get_running_loop().time()
-        return await limiter.acquire() - start
-
-    assert run(later()) == pytest.approx(WINDOW)
-
-
-def test_use_by_two_loops_at_once_is_an_error() -> None:
-    limiter = LocalRateLimiter()
-    ready, done = threading.Event(), threading.Event()
-
-    async def first() -> None:
-        await limiter.acquire()
-        ready.set()
-        await asyncio.to_thread(done.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=(first(),))
-    thread.start()
-    ready.wait()
-    try:
-        with pytest.raises(ConfigurationError) as caught:
-            asyncio.run(take(limiter, 1))
-    finally:
-        done.set()
-        thread.join()
-    assert str(caught.value) == (
-        "this LocalRateLimiter is in use by another event loop (0 waiting there); "
-        "use one limiter per event loop, or share a budget with aiomutex.limits.redis"
-    )
-
-
-def test_it_works_on_uvloop_whose_clock_counts_milliseconds() -> None:
-    async def main() -> list[float]:
-        return await take(LocalRateLimiter(), 160)
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        times = runner.run(main())
-    assert most_in_a_second(times) <= 97
-    assert len(times) == 160
 
 
 # Log records and errors

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import bisect
 import selectors
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Coroutine
 
 T = TypeVar("T")
 
@@ -39,9 +38,3 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 def run(main: Coroutine[object, object, T]) -> T:
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main)
-
-
-def most_in_a_second(times: Iterable[float], length: float = 1.0) -> int:
-    """The largest number of times in any half-open interval of ``length`` seconds."""
-    ordered = sorted(times)
-    return max((bisect.bisect_left(ordered, t + length) - i for i, t in enumerate(ordered)), default=0)
