@@ -4,11 +4,13 @@ There is no state file: a plan compares the desired state with the live groups, 
 PyYAML (``pip install 'aiomutex[cli]'``); JSON files need no extra package.
 
 Example:
-    >>> async def deploy(session):
-    ...     desired = load_desired("groups.yaml")
-    ...     changes = plan(desired, [group async for group in session.list_groups()])
-    ...     print(render(changes))
-    ...     (await apply(session, changes)).raise_for_failures()
+    >>> desired = parse_desired("groups: [{projectId: 1, key: group-1, name: Checkout}]")
+    >>> changes = plan(desired, await session.list_groups().collect())
+    >>> print(render(changes))
+    ~ group-1 (project 1): update
+        name: 'Group 1' → 'Checkout'
+    0 to create, 1 to update, 0 to archive; 0 members added, 0 removed
+    >>> (await apply(session, changes)).raise_for_failures()
 """
 
 from aiomutex.plan.after import after

@@ -157,11 +157,12 @@ async def apply(
             journal. Nothing was written.
 
     Example:
-        >>> from aiomutex.plan import parse_desired
-        >>> async def rename(session):
-        ...     desired = parse_desired("groups: [{projectId: 1, key: checkout, name: Checkout}]")
-        ...     changes = plan(desired, await session.list_groups().collect())
-        ...     (await apply(session, changes, journal="apply.db")).raise_for_failures()
+        >>> from aiomutex.plan import parse_desired, plan
+        >>> desired = parse_desired("groups: [{projectId: 1, key: group-1, name: Checkout}]")
+        >>> changes = plan(desired, await session.list_groups().collect())
+        >>> report = await apply(session, changes)
+        >>> print(*report.steps)
+        edit group-1 (project 1): applied
     """
     check_blocked(plan, force=force)
     todo = remaining(plan, await session.list_groups().collect()).changes

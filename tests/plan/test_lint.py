@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +62,13 @@ def test_each_rule_finds_its_case_gives_a_reason_and_can_be_disabled(code: str) 
 
 def test_every_rule_has_a_code_a_reason_and_a_case() -> None:
     assert tuple(RULES) == tuple(CASES)
+
+
+def test_the_readme_has_all_rules_with_their_severity() -> None:
+    text = (Path(__file__).parents[2] / "aiomutex/plan/README.md").read_text()
+    assert re.findall(r"^\| (AM\d+) \| (\w+) \|", text, re.MULTILINE) == [
+        (code, severity) for code, (severity, _) in RULES.items()
+    ]
 
 
 def test_archived_groups_are_not_checked() -> None:
