@@ -1,7 +1,7 @@
-"""What hot paths cost, beside what a user would write by hand: ``python -m benchmarks [NAME …] [--quick]``.
+"""The cost of hot paths beside what a user would write by hand: ``python -m benchmarks [NAME …] [--quick]``.
 
-Each benchmark is a module of its own with ``run(size)``; ``harness`` is what they share, ``subjects`` the clients that
-are compared, ``server`` what they call.
+Each benchmark is a module with ``run(size)``. ``harness`` holds what they share, ``subjects`` the clients in
+comparison, and ``server`` the server that they call. See README.md.
 """
 
 NAMES = (
@@ -24,7 +24,7 @@ NAMES = (
     "emulator",
     "traffic",
 )
-"""All benchmarks, in the order in which they run."""
+"""All benchmarks, in the order they run."""
 
 LONG = ("instructions",)
-"""Left out of a quick run unless named: valgrind alone takes longer than all the others together."""
+"""Not in a quick run unless named: Valgrind takes longer than all others together."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run comparisons, print their tables and what became of the goals."""
+"""``python -m benchmarks``: run benchmarks, print their tables and goals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.harness import Goal, Result, Size, WrongResultError, rendered
 
 
 class Record(msgspec.Struct):
-    """A run, as it is kept in a file."""
+    """A run, as stored in a file."""
 
     machine: str
     size: str
@@ -25,12 +25,12 @@ class Record(msgspec.Struct):
 
 
 def machine() -> str:
-    """What ran it, as far as it matters to a reader."""
+    """Describe this machine for readers of the figures."""
     return f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"
 
 
 def measured(name: str, size: Size) -> Result:
-    """Run one benchmark; what it lacks, where it cannot run."""
+    """Run one benchmark. If a package is missing, the result names it."""
     try:
         module = importlib.import_module(f"benchmarks.{name}")
         result = module.run(size)
@@ -40,12 +40,12 @@ def measured(name: str, size: Size) -> Result:
             raise
         return Result([], skipped=f"{missing} is not installed (pip install -e '.[test,bench]')")
     if not isinstance(result, Result):
-        raise WrongResultError(f"benchmarks.{name} told {result!r}")
+        raise WrongResultError(f"benchmarks.{name} returned {result!r}")
     return result
 
 
 def goals_table(goals: list[Goal]) -> str:
-    """Each goal beside what was reached."""
+    """Render the goals as text, each with the figure that was reached."""
     heads = ("what", "goal", "reached", "")
     cells = [(each.what, each.goal, each.reached, "met" if each.met else "MISSED") for each in goals]
     widths = [max(len(row[column]) for row in (heads, *cells)) for column in range(4)]
@@ -59,27 +59,27 @@ def goals_table(goals: list[Goal]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is asked for. 1 if a result was wrong; how long anything took never matters."""
+    """Run the command line. Return 1 if a result was wrong; a missed goal is not an error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"goals, or any of: {', '.join(NAMES)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="small amounts: whether results are right, in a minute")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
-    parser.add_argument("--from", type=Path, metavar="FILE", dest="source", help="read what was measured before")
-    parser.add_argument("--svg", type=Path, metavar="DIR", help="draw charts (extra 'charts')")
+    parser.add_argument("--quick", action="store_true", help="small amounts: check the results in about a minute")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements to this file")
+    parser.add_argument("--from", type=Path, metavar="FILE", dest="source", help="read measurements from this file")
+    parser.add_argument("--svg", type=Path, metavar="DIR", help="draw charts; needs the extra 'charts'")
     options = parser.parse_args(arguments)
     only_goals = options.names == ["goals"]
     names = tuple(options.names)
     if only_goals or not names:
         names = tuple(name for name in NAMES if not options.quick or name not in LONG)
     if unknown := set(names) - set(NAMES):
-        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+        parser.error(f"unknown benchmarks: {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
     size = Size.QUICK if options.quick else Size.FULL
     record = Record(machine(), size.value, {})
     if options.source:
         record = msgspec.json.decode(options.source.read_bytes(), type=Record)
-    print(record.machine + (" · quick: amounts too small to judge by" if record.size != Size.FULL.value else ""))
+    print(record.machine + (" · quick run, too small to judge the figures" if record.size != Size.FULL.value else ""))
     wrong = False
-    # With a file to start from, only what is named is measured anew.
+    # With --from, only the named benchmarks are measured again.
     for name in names if not options.source or (options.names and not only_goals) else ():
         start = time.perf_counter()
         try:

@@ -1,8 +1,8 @@
-"""What bulk edits cost beside a loop written by hand: ``python -m benchmarks.bulk``.
+"""The cost of bulk edits beside a loop written by hand: ``python -m benchmarks.bulk``.
 
-The emulator runs in a process of its own, without limits; each subject runs in a fresh process, in turns, and the
-figures are medians. Journal cost is measured as it occurs, paced at 400 edits a second: how much more processor time
-a journaled run takes than the same run without.
+The emulator runs in its own process, without limits. Each subject runs in a new process, in alternating rounds, and the
+figures are medians. The cost of the journal is measured at 400 edits per second, as the additional processor time of a
+journaled run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Subject = Callable[[str, int], Awaitable[int]]
 
 
 def edits(count: int) -> Iterator[SlotEdit]:
-    """The three slots of one group after the other, as a file of edits has them."""
+    """Yield edits group by group, three slots each, as in a typical file."""
     return (SlotEdit(1 + n // 3 % GROUPS, 1 + n % 3, experiments=[n, n + 1]) for n in range(count))
 
 
@@ -40,15 +40,15 @@ def session_for(url: str) -> MutexSession:
 
 
 async def by_hand(url: str, count: int) -> int:
-    """What a user would write: a session, a semaphore, a gather."""
-    gate = asyncio.Semaphore(48)
+    """Do what a user would write: a session, a semaphore, a gather."""
+    semaphore = asyncio.Semaphore(48)
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer key"}) as http:
 
         async def write(edit: SlotEdit) -> bool:
             address = f"{url}/api/1/mutexes/{edit.group_id}/slots/{edit.slot_index}"
-            async with gate, http.patch(address, json={"experiments": edit.experiments}) as answer:
-                await answer.read()
-                answer.raise_for_status()
+            async with semaphore, http.patch(address, json={"experiments": edit.experiments}) as response:
+                await response.read()
+                response.raise_for_status()
                 return True
 
         return sum(await asyncio.gather(*(write(edit) for edit in edits(count))))
@@ -98,7 +98,7 @@ SUBJECTS: dict[str, Subject] = {
 
 
 def measure(name: str, url: str, count: int) -> dict[str, float]:
-    """One subject in a process of its own: seconds, processor seconds and peak memory above the start's."""
+    """Run one subject in a new process. Return wall time, processor time, and the growth of peak memory."""
     command = [sys.executable, "-m", "benchmarks.bulk", "--subject", name, "--url", url, "--edits", str(count)]
     figures: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return figures
@@ -134,7 +134,7 @@ def compare(url: str, rounds: int, count: int) -> None:
     extra = statistics.median(journal["cpu"] - plain["cpu"] for journal, plain in pairs)
     slower = statistics.median(journal["wall"] / plain["wall"] - 1 for journal, plain in pairs)
     seconds = min(count, PACED) / 400
-    print(f"journal at 400 edits/s: {extra / seconds:.1%} of a processor, {slower:+.1%} time (goal: at most 15 %)")
+    print(f"journal at 400 edits/s: {extra / seconds:.1%} of a core, {slower:+.1%} time (goal: at most 15 %)")
 
 
 def main() -> None:

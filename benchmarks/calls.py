@@ -1,4 +1,4 @@
-"""What one call costs in each client, at several numbers in flight: what ``edits`` and ``gets`` have in common."""
+"""The cost of a call in each client, with several numbers in flight. Shared by ``edits`` and ``gets``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from benchmarks.subjects import EXPERIMENTS, INDIVIDUALS, Call, Ours, Plain, Sub
 __all__ = ["compare", "row_of"]
 
 WIDTHS = (1, 16, 64, 256)
-# The slow ones make fewer calls; what they need per call is far beyond any noise.
+# Slow clients make fewer calls. Their cost per call is far beyond the noise.
 _SLOW = {"httpx + pydantic", "openapi-python-client", "requests, threads"}
 
 
 async def _verified(subject: Subject, call: Call, count: int, server_stats: dict[str, object]) -> None:
-    """Check what the server got of ``count`` calls of one subject, and what comes back of one more."""
+    """Check what the server received from a subject in ``count`` calls, and the result of one more call."""
     check(f"requests of {subject.name}", server_stats["requests"], count)
     if call == "edit":
         check(f"edits of {subject.name}", server_stats["edits"], count)
@@ -32,7 +32,7 @@ async def _verified(subject: Subject, call: Call, count: int, server_stats: dict
 
 async def _measure(call: Call, size: Size) -> Result:
     rounds = size.of(5, 1, 1)
-    # The quick ones take their turns in short slices, so that a slow moment hits all of them.
+    # Fast clients alternate in short slices, so that a slow moment of the machine affects all of them.
     amount, slices = size.of((512, 6), (128, 2), (64, 1))
     result = Result([])
     async with contextlib.AsyncExitStack() as opened:
@@ -41,7 +41,7 @@ async def _measure(call: Call, size: Size) -> Result:
         for subject in subjects:
             await subject.open()
             opened.push_async_callback(subject.close)
-        # What the other clients keep in memory is no burden of the one that is measured.
+        # The garbage collector must not scan the memory of the other clients during a measurement.
         gc.collect()
         gc.freeze()
         opened.callback(gc.unfreeze)
@@ -64,13 +64,13 @@ async def _measure(call: Call, size: Size) -> Result:
                         spent[subject.name] += cpu
                         walls[subject.name] += wall
                         calls[subject.name] += count
-                if turn >= 0:  # the first one warms up
+                if turn >= 0:  # the first turn is the warm-up
                     for name, row in rows.items():
                         row.values.append(spent[name] / calls[name] * 1e6)
                         row.note = f"{calls[name] / walls[name]:,.0f} calls/s"
                 if turn >= 0:
                     bare.values.append(await _bare(server.url, call, amount, width) / amount * 1e6)
-            floor = "the bare protocol: prepared bytes over a socket, answers cut by Content-Length, nothing else"
+            floor = "the bare protocol: prepared bytes over a socket, responses split by Content-Length, nothing else"
             title = f"CPU per {call}, {width} in flight" + (f" ({missing})" if missing else "")
             table = Table(title, "µs", [*rows.values(), bare], baseline=Plain.name, floor=floor)
             result.tables.append(table)
@@ -78,7 +78,7 @@ async def _measure(call: Call, size: Size) -> Result:
 
 
 class _Bare(asyncio.Protocol):
-    """Prepared requests one after the other over one connection."""
+    """Sends prepared requests one after the other over one connection."""
 
     def __init__(self, requests: list[bytes], done: asyncio.Future[None]) -> None:
         self.requests = requests
@@ -107,7 +107,7 @@ class _Bare(asyncio.Protocol):
 
 
 async def _bare(url: str, call: Call, count: int, width: int) -> float:
-    """Processor seconds of the same calls with nothing around them: what no client on asyncio can be below."""
+    """Return the processor time of the same calls over a bare protocol, the lower bound of any asyncio client."""
     loop = asyncio.get_running_loop()
     host, port = url.removeprefix("http://").split(":")
     body = json.dumps({"experiments": EXPERIMENTS, "individuals": INDIVIDUALS}).encode()
@@ -133,12 +133,12 @@ async def _bare(url: str, call: Call, count: int, width: int) -> float:
 
 
 def compare(call: Call, size: Size) -> Result:
-    """Each client, at each width, in turns."""
+    """Measure each client with each number in flight, in alternating rounds."""
     return asyncio.run(_measure(call, size))
 
 
 def row_of(result: Result, width: int, subject: type[Subject] = Ours) -> tuple[Row, Row]:
-    """A subject's row and the plain client's, at one width."""
+    """Return the rows of a subject and of the plain client, for one number in flight."""
     table = next(table for table in result.tables if f"{width} in flight" in table.title)
     rows = {row.name: row for row in table.rows}
     return rows[subject.name], rows[Plain.name]

@@ -1,4 +1,4 @@
-"""The charts that stand in the README, as SVG. Needs matplotlib: ``pip install 'aiomutex[charts]'``."""
+"""The charts of README.md, as SVG. Needs matplotlib: ``pip install 'aiomutex[charts]'``."""
 
 # matplotlib's types are partly unknown.
 # pyright: reportUnknownMemberType=false
@@ -23,7 +23,7 @@ def _table(results: dict[str, Result], name: str, title: str) -> Table | None:
 
 
 def _bars(axes: Any, table: Table, *, limit: float | None = None) -> None:
-    """One bar a row, ours in colour, the largest cut off where it would dwarf the others."""
+    """Draw one bar per row, this library in colour."""
     rows = [row for row in table.rows if not row.name.startswith(("(", "bare"))][::-1]
     values = [row.median for row in rows]
     colours = [OURS if row.name.startswith(("aiomutex", "LocalRateLimiter")) else OTHERS for row in rows]
@@ -39,7 +39,7 @@ def _bars(axes: Any, table: Table, *, limit: float | None = None) -> None:
 
 
 def draw(results: dict[str, Result], folder: Path) -> list[Path]:
-    """Draw what was measured; the files that were written."""
+    """Draw the charts, and return their files."""
     import matplotlib as mpl  # noqa: PLC0415  # heavy, and in an extra
 
     mpl.use("svg")

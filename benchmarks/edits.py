@@ -11,12 +11,12 @@ GOAL = 0.80
 
 HELD = (
     "when last profiled, a third of the time was the send() system call, as in any client (py-spy), and 18 % of the "
-    "instructions ClientSession.request (callgrind); 'instructions' tells the ratio that load does not move"
+    "instructions ClientSession.request (callgrind); 'instructions' measures a ratio that does not depend on load"
 )
 
 
 def run(size: Size) -> Result:
-    """Compare the clients, and judge ours at 64 in flight."""
+    """Compare the clients. The goal is for 64 calls in flight."""
     result = compare("edit", size)
     ratio = median_ratio(*row_of(result, size.of(64, 64, 4)))
     what = "CPU per slot edit beside plain aiohttp, 64 in flight"

@@ -11,12 +11,12 @@ GOAL = 0.75
 
 HELD = (
     "when last profiled, a quarter of the time was the send() system call, as in any client (py-spy), and 19 % of the "
-    "instructions ClientSession.request (callgrind); 'instructions' tells the ratio that load does not move"
+    "instructions ClientSession.request (callgrind); 'instructions' measures a ratio that does not depend on load"
 )
 
 
 def run(size: Size) -> Result:
-    """Compare the clients, and judge ours at 64 in flight."""
+    """Compare the clients. The goal is for 64 calls in flight."""
     result = compare("get", size)
     ratio = median_ratio(*row_of(result, size.of(64, 64, 4)))
     what = "CPU per get_group beside plain aiohttp with .json(), 64 in flight"

@@ -1,7 +1,7 @@
-"""What the benchmarks share: a server in a process of its own, turns, medians, tables, goals.
+"""What the benchmarks share: a server in another process, alternating rounds, medians, tables and goals.
 
-A benchmark is a module with ``run(size) -> Result``. It measures, checks that what it measured was done right, and
-raises ``WrongResultError`` if not; it never judges a time.
+A benchmark is a module with ``run(size) -> Result``. It measures, and raises ``WrongResultError`` if a subject did not
+do its work correctly. A slow result is not an error.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ __all__ = [
     "Size",
     "Table",
     "WrongResultError",
+    "alternate",
     "check",
     "in_flight",
-    "in_turns",
     "median_ratio",
     "module_output",
     "rendered",
@@ -44,29 +44,29 @@ T = TypeVar("T")
 
 
 class Size(enum.Enum):
-    """How much is done: enough to measure, to check on each change, or to see that it runs."""
+    """How much work is done: enough to measure, to check the results, or to see that it runs."""
 
     FULL = "full"
     QUICK = "quick"
     TINY = "tiny"
 
     def of(self, full: T, quick: T, tiny: T) -> T:
-        """The one of three amounts that this size stands for."""
+        """Return the amount for this size."""
         return {Size.FULL: full, Size.QUICK: quick, Size.TINY: tiny}[self]
 
 
 class WrongResultError(Exception):
-    """A benchmark measured something that was not done right."""
+    """A subject of a benchmark produced a wrong result."""
 
 
-def check(what: str, got: object, wanted: object) -> None:
-    """Refuse to go on unless two values are equal."""
-    if got != wanted:
-        raise WrongResultError(f"{what}: {got!r} instead of {wanted!r}")
+def check(what: str, actual: object, expected: object) -> None:
+    """Raise ``WrongResultError`` unless two values are equal."""
+    if actual != expected:
+        raise WrongResultError(f"{what}: {actual!r} instead of {expected!r}")
 
 
 class Row(msgspec.Struct):
-    """One subject's measurements, of one kind and unit."""
+    """The measurements of one subject."""
 
     name: str
     values: list[float]
@@ -78,19 +78,19 @@ class Row(msgspec.Struct):
 
 
 class Table(msgspec.Struct):
-    """Subjects side by side."""
+    """The measurements of several subjects, in one unit."""
 
     title: str
     unit: str
     rows: list[Row]
     baseline: str = ""
-    """The row that ratios are told against; none if empty."""
+    """The name of the row that ratios refer to, or empty."""
     floor: str = ""
-    """What no client could be better than, in words."""
+    """The lower bound of any client, in words."""
 
 
 class Goal(msgspec.Struct):
-    """A figure to reach, and the one that was."""
+    """A goal and the figure that was reached."""
 
     what: str
     goal: str
@@ -100,23 +100,23 @@ class Goal(msgspec.Struct):
 
 
 class Result(msgspec.Struct):
-    """What a benchmark found out."""
+    """The outcome of a benchmark."""
 
     tables: list[Table]
     goals: list[Goal] = []
     curves: dict[str, list[tuple[float, float]]] = {}
     """Points for charts, by name."""
     skipped: str = ""
-    """Why there is nothing, where there is nothing."""
+    """Why the benchmark did not run, if it did not."""
 
 
 def median_ratio(row: Row, baseline: Row) -> float:
-    """The median of the ratios of values that were measured one after the other."""
+    """Return the median of the ratios of values from the same rounds."""
     return statistics.median(mine / theirs for mine, theirs in zip(row.values, baseline.values, strict=True))
 
 
 def rendered(table: Table) -> str:
-    """The table as text."""
+    """Render a table as text."""
     base = next((row for row in table.rows if row.name == table.baseline), None)
     width = max(28, *(len(row.name) + 2 for row in table.rows))
     lines = [table.title, f"{'':<{width}}{table.unit:>14}  {'min to max':^21}" + (f"{'ratio':>8}" if base else "")]
@@ -137,8 +137,8 @@ def _short(value: float) -> str:
     return f"{value:,.4g}"
 
 
-def in_turns(subjects: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Measure each subject once a round, so that a slow moment of the machine hits them all."""
+def alternate(subjects: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Measure each subject once per round, so that a slow moment of the machine affects all of them."""
     values: dict[str, list[float]] = {name: [] for name in subjects}
     for _ in range(rounds):
         for name, measure in subjects.items():
@@ -148,7 +148,7 @@ def in_turns(subjects: dict[str, Callable[[], float]], rounds: int) -> dict[str,
 
 
 async def in_flight(call: Callable[[int], Awaitable[object]], count: int, width: int) -> tuple[float, float]:
-    """Make ``count`` calls, ``width`` of them at a time; seconds of the clock and of the processor that it took."""
+    """Make ``count`` calls, ``width`` at a time. Return the wall and the processor time, in seconds."""
     numbers = iter(range(count))
 
     async def work() -> None:
@@ -162,20 +162,20 @@ async def in_flight(call: Callable[[int], Awaitable[object]], count: int, width:
 
 
 class Server:
-    """The bare server, seen from the benchmark."""
+    """The bare server in its own process."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def stats(self) -> dict[str, Any]:
-        """What was asked since the last time."""
-        with urllib.request.urlopen(f"{self.url}/stats", timeout=30) as answer:
-            return cast("dict[str, Any]", json.load(answer))
+        """Return the counts since the last call."""
+        with urllib.request.urlopen(f"{self.url}/stats", timeout=30) as response:
+            return cast("dict[str, Any]", json.load(response))
 
 
 @contextlib.contextmanager
 def serving(*options: str) -> Generator[Server]:
-    """The bare server in a process of its own, for as long as the block lasts."""
+    """Run the bare server in its own process for the duration of the block."""
     command = [sys.executable, "-m", "benchmarks.server", *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -183,14 +183,14 @@ def serving(*options: str) -> Generator[Server]:
         try:
             port = process.stdout.readline().strip()
             if not port:
-                raise RuntimeError("the server of the benchmarks did not start")
+                raise RuntimeError("the benchmark server did not start")
             yield Server(f"http://127.0.0.1:{port}")
         finally:
             process.kill()
 
 
 def module_output(module: str, *arguments: object) -> Any:
-    """Run a module of this package in a fresh process; the JSON it prints."""
+    """Run a module of this package in a new process, and return the JSON that it prints."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Fifty calls from idle: whether somebody who sends few requests is made to wait for a limit nobody is near."""
+"""50 calls from idle: whether a limiter delays a client that is far below the limit."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ async def _plain(
         async def get(number: int) -> object:
             if limiter:
                 await limiter.acquire()
-            async with http.get(f"{url}/api/1/mutexes/{number}") as answer:
-                return await answer.json()
+            async with http.get(f"{url}/api/1/mutexes/{number}") as response:
+                return await response.json()
 
         yield get
 
 
 def run(size: Size) -> Result:
-    """Fifty at once, over new connections, from a client at rest."""
+    """Make 50 calls at once over new connections, from an idle client."""
     subjects: dict[str, Callable[[str], AbstractAsyncContextManager[Callable[[int], Awaitable[object]]]]] = {
         "aiomutex": _ours,
         "plain aiohttp, no limiter": _plain,
@@ -74,5 +74,5 @@ def run(size: Size) -> Result:
         floor="the calls without any limiter",
     )
     reached = f"{ours:.0f} ms (no limiter {plain:.0f} ms, paced {paced:.0f} ms)"
-    # No permit is waited for: what is left is the work of 50 calls, which a paced limiter spreads over 490 ms.
+    # No call waits for a permit, so only the work of 50 calls remains. A paced limiter spreads them over 490 ms.
     return Result([table], [Goal(f"{CALLS} calls from idle", "no wait", reached, ours < 2 * plain + 20)])

@@ -1,4 +1,4 @@
-"""How long it takes until the library is there, and until the command line answers: fresh interpreters, in turns."""
+"""Import time of the library and start-up time of the command line, in new interpreters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
-from benchmarks.harness import Goal, Result, Row, Size, Table, check, in_turns
+from benchmarks.harness import Goal, Result, Row, Size, Table, alternate, check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 BASE = "import aiohttp, msgspec, anyio"
-# Processor time: an import does nothing but compute, and what others do meanwhile is not its fault.
+# Processor time, because other work on the machine must not count.
 TIMED = "import time; {before}; start = time.process_time(); {what}; print((time.process_time() - start) * 1e3)"
-# Names are imported when they are first asked for; this one brings all that a session needs.
+# Names are imported on first use; MutexSession imports all that a session needs.
 ALL_OF_US = "from aiomutex import MutexSession, SlotEdit"
 
 
 def _inside(environment: dict[str, str], before: str, what: str) -> Callable[[], float]:
-    """Milliseconds of ``what`` after ``before``, told by the interpreter that ran it."""
+    """Return a function that measures the statement ``what`` after ``before``, in milliseconds."""
 
     def measure() -> float:
         command = [sys.executable, "-c", TIMED.format(before=before, what=what)]
@@ -35,21 +35,21 @@ def _inside(environment: dict[str, str], before: str, what: str) -> Callable[[],
 
 
 def _whole(environment: dict[str, str], *arguments: str, says: str = "") -> Callable[[], float]:
-    """Milliseconds of a whole process."""
+    """Return a function that measures a whole process, in milliseconds."""
 
     def measure() -> float:
         start = time.perf_counter()
         command = [sys.executable, *arguments]
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-        took = (time.perf_counter() - start) * 1e3
-        check(f"{says!r} in what {' '.join(arguments)} prints", says in done.stdout, True)
-        return took
+        elapsed = (time.perf_counter() - start) * 1e3
+        check(f"{says!r} in the output of {' '.join(arguments)}", says in done.stdout, True)
+        return elapsed
 
     return measure
 
 
 def run(size: Size) -> Result:
-    """Start interpreters in turns, each module compiled once as on any machine that has run it before."""
+    """Measure in alternating rounds, with all modules compiled already."""
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"PYTHONPYCACHEPREFIX": cache}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -65,9 +65,9 @@ def _measured(size: Size, environment: dict[str, str]) -> Result:
     }
     if importlib.util.find_spec("httpx") and importlib.util.find_spec("pydantic"):
         imports["httpx and pydantic"] = _inside(environment, "pass", "import httpx, pydantic; pydantic.BaseModel")
-    in_turns(imports, 1)  # compiles
-    values = in_turns(imports, rounds)
-    rows = [Row(name, found) for name, found in values.items()]
+    alternate(imports, 1)  # compiles the modules
+    values = alternate(imports, rounds)
+    rows = [Row(name, times) for name, times in values.items()]
     result = Result([Table("Import, processor time", "ms", rows, floor="aiohttp, msgspec and anyio themselves")])
     ours = rows[0].median
     result.goals.append(Goal("import beyond aiohttp, msgspec, anyio", "≤ 20 ms", f"{ours:.1f} ms", ours <= 20))
@@ -78,9 +78,9 @@ def _measured(size: Size, environment: dict[str, str]) -> Result:
         "python with click": _whole(environment, "-c", "import click"),
         "python alone": _whole(environment, "-c", "pass"),
     }
-    in_turns(commands, 1)
-    values = in_turns(commands, rounds)
-    rows = [Row(name, found) for name, found in values.items()]
+    alternate(commands, 1)
+    values = alternate(commands, rounds)
+    rows = [Row(name, times) for name, times in values.items()]
     result.tables.append(Table("A command, from start to end", "ms", rows, floor="python alone"))
     ours = rows[0].median
     result.goals.append(Goal("aiomutex --help", "≤ 350 ms", f"{ours:.0f} ms", ours <= 350))

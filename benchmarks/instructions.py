@@ -1,7 +1,6 @@
-"""Instructions per call, counted by callgrind: the same whatever else the machine does, so growth can be guarded.
+"""Instructions per call, counted by callgrind. They do not depend on the load of the machine, so growth is an error.
 
-Counting starts after a warm-up and ends with the last call; start-up, imports and the end are not in it. What the
-kernel does is not seen.
+The count starts after a warm-up and ends with the last call. It does not include the kernel.
 """
 
 from __future__ import annotations
@@ -25,25 +24,25 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 SUBJECTS: dict[str, type[Subject]] = {"aiomutex": Ours, "plain": Plain, "tuned": Tuned}
-MOST = {"edit": 0.85, "get": 0.90}
-"""What our share of a plain client's instructions may grow to before the run fails: well above what it is."""
+MAX_RATIO = {"edit": 0.85, "get": 0.90}
+"""The ratio to a plain client above which the run fails, with some margin above the present ratio."""
 WIDTH = 64
 
 
 def _count(name: str, call: Call, url: str, calls: int) -> int:
-    """Instructions of so many calls after a warm-up, in a process of their own."""
+    """Return the instructions of ``calls`` calls after a warm-up, in a new process."""
     program = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null"]
     command = [*program, sys.executable, "-m", "benchmarks.instructions", name, call, url, str(calls)]
     environment = os.environ | {"PYTHONHASHSEED": "0"}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     found = re.search(r"Collected : (\d+)", done.stderr)
     if done.returncode or found is None:
-        raise WrongResultError(f"valgrind did not count: {done.stderr[-500:]}")
+        raise WrongResultError(f"valgrind failed: {done.stderr[-500:]}")
     return int(found[1])
 
 
 def run(size: Size) -> Result:
-    """Count both calls of each client. Fails when ours has grown too far beyond a plain one's."""
+    """Count both calls of each client. Raise if this library needs too many instructions."""
     for tool in ("valgrind", "callgrind_control"):
         if shutil.which(tool) is None:
             return Result([], skipped=f"{tool} is not installed (apt-get install valgrind)")
@@ -54,10 +53,10 @@ def run(size: Size) -> Result:
     runs = [(name, call) for call in kinds for name in names]
     with serving() as server, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
 
-        def share(run: tuple[str, Call]) -> float:
+        def per_call(run: tuple[str, Call]) -> float:
             return _count(*run, server.url, calls) / calls
 
-        counts = dict(zip(runs, pool.map(share, runs), strict=True))
+        counts = dict(zip(runs, pool.map(per_call, runs), strict=True))
     for call in kinds:
         each = {name: counts[name, call] for name in names}
         rows = [Row(name, [value]) for name, value in each.items()]
@@ -66,15 +65,15 @@ def run(size: Size) -> Result:
         result.goals.append(
             Goal(
                 f"instructions per {call} beside plain aiohttp",
-                f"≤ {MOST[call]:.2f}",
+                f"≤ {MAX_RATIO[call]:.2f}",
                 f"{ratio:.3f}",
-                ratio <= MOST[call],
+                ratio <= MAX_RATIO[call],
             )
         )
-        if ratio > MOST[call]:
+        if ratio > MAX_RATIO[call]:
             raise WrongResultError(
                 f"a {call} takes {each['aiomutex']:,.0f} instructions, {ratio:.2f} of a plain client's "
-                f"{each['plain']:,.0f}; the most is {MOST[call]:.2f}"
+                f"{each['plain']:,.0f}; the limit is {MAX_RATIO[call]:.2f}"
             )
     return result
 

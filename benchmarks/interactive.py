@@ -1,4 +1,4 @@
-"""How long somebody waits for one answer while a bulk run uses all that the limit allows."""
+"""Latency of an interactive call while a bulk run uses the whole rate limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVERY = 0.1
 
 
 async def _measure(url: str, seconds: float, *, bulk: bool) -> list[float]:
-    """Milliseconds of each of the calls, made every tenth of a second."""
+    """Make a call every 0.1 seconds. Return the latencies in milliseconds."""
     waits: list[float] = []
     async with MutexSession(KEY, base_url=url, rate_limiter=LocalRateLimiter()) as session:
 
@@ -28,10 +28,10 @@ async def _measure(url: str, seconds: float, *, bulk: bool) -> list[float]:
                     check("edit of the bulk run", outcome.status, "applied")
 
         task = asyncio.create_task(flood()) if bulk else None
-        await asyncio.sleep(min(1.5, seconds / 2))  # the burst from idle is over, and the run is paced
+        await asyncio.sleep(min(1.5, seconds / 2))  # until the burst from idle is over
         end = time.perf_counter() + seconds
         while (start := time.perf_counter()) < end:
-            check("group that was asked for", (await session.get_group(7)).id, "7")
+            check("requested group", (await session.get_group(7)).id, "7")
             waits.append((time.perf_counter() - start) * 1e3)
             await asyncio.sleep(EVERY)
         if task:
@@ -41,13 +41,13 @@ async def _measure(url: str, seconds: float, *, bulk: bool) -> list[float]:
 
 
 def run(size: Size) -> Result:
-    """Ask ten times a second, beside a bulk run and alone."""
+    """Measure ten calls per second, with and without a bulk run."""
     with serving("--latency", str(LATENCY)) as server:
         seconds = size.of(30.0, 2.0, 0.5)
         busy = asyncio.run(_measure(server.url, seconds, bulk=True))
         edits = server.stats()["edits"]
         alone = asyncio.run(_measure(server.url, size.of(10.0, 1.0, 0.5), bulk=False))
-    check("a bulk run was under way", bool(edits), True)
+    check("a bulk run was in progress", bool(edits), True)
     rows = [
         Row("during a bulk run", busy, f"p99 {_p99(busy):.1f} ms, {len(busy)} calls, {edits:,} edits meanwhile"),
         Row("alone", alone, f"p99 {_p99(alone):.1f} ms, {len(alone)} calls"),

@@ -1,4 +1,4 @@
-"""What a journal costs: the same edits, paced at 400 a second, with one and without, each in a process of its own."""
+"""The cost of a journal: the same edits at 400 per second, with and without one, each in a new process."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiomutex import LocalRateLimiter, MutexSession, SlotEdit
-from benchmarks.harness import Goal, Result, Row, Size, Table, check, in_turns, median_ratio, module_output, serving
-from benchmarks.server import KEY, UNHELD
+from benchmarks.harness import Goal, Result, Row, Size, Table, alternate, check, median_ratio, module_output, serving
+from benchmarks.server import KEY, UNLIMITED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -34,8 +34,8 @@ async def _paced(count: int) -> AsyncIterator[SlotEdit]:
 
 
 async def _spend(url: str, count: int, journal: Path | None) -> dict[str, Any]:
-    """Processor and clock seconds of a run, from before its first edit to after its last outcome."""
-    limiter = LocalRateLimiter(UNHELD, 10**9)
+    """Return the processor and wall time of a run, in seconds, from its first edit to its last outcome."""
+    limiter = LocalRateLimiter(UNLIMITED, 10**9)
     async with MutexSession(KEY, base_url=url, rate_limiter=limiter) as session:
         start, cpu = time.perf_counter(), time.process_time()
         applied = 0
@@ -46,7 +46,7 @@ async def _spend(url: str, count: int, journal: Path | None) -> dict[str, Any]:
 
 
 def run(size: Size) -> Result:
-    """With and without, in turns."""
+    """Run with and without a journal, in alternating rounds."""
     count = size.of(4000, 600, 120)
     walls: dict[str, list[float]] = {"on": [], "off": []}
     with serving() as server, tempfile.TemporaryDirectory() as folder:
@@ -55,22 +55,22 @@ def run(size: Size) -> Result:
         def measure(mode: str) -> Callable[[], float]:
             def once() -> float:
                 path = Path(folder) / f"run{next(fresh)}.db" if mode == "on" else ""
-                told = module_output("journal", server.url, count, path)
-                check(f"edits applied with the journal {mode}", told["applied"], count)
-                check(f"edits the server got with the journal {mode}", server.stats()["edits"], count)
-                walls[mode].append(told["wall"])
-                return float(told["cpu"]) / count * 1e6
+                figures = module_output("journal", server.url, count, path)
+                check(f"edits applied with the journal {mode}", figures["applied"], count)
+                check(f"edits that the server received with the journal {mode}", server.stats()["edits"], count)
+                walls[mode].append(figures["wall"])
+                return float(figures["cpu"]) / count * 1e6
 
             return once
 
-        values = in_turns({mode: measure(mode) for mode in ("off", "on")}, size.of(3, 1, 1))
-    rows = [Row(f"journal {mode}", found, f"{count / walls[mode][-1]:.0f} edits/s") for mode, found in values.items()]
+        values = alternate({mode: measure(mode) for mode in ("off", "on")}, size.of(3, 1, 1))
+    rows = [Row(f"journal {mode}", costs, f"{count / walls[mode][-1]:.0f} edits/s") for mode, costs in values.items()]
     title = f"CPU per streamed edit at {RATE:.0f} edits/s, {count:,} edits of {GROUPS} groups"
     table = Table(title, "µs", rows, baseline="journal off", floor="the same run without a journal")
     pairs = zip(values["on"], values["off"], strict=True)
     extra = statistics.median((on - off) * RATE / 1e6 for on, off in pairs)
     slower = statistics.median(on / off - 1 for on, off in zip(walls["on"], walls["off"], strict=True))
-    reached = f"{slower:+.1%} time, {extra:.1%} of a processor, {median_ratio(rows[1], rows[0]):.2f} times the CPU"
+    reached = f"{slower:+.1%} time, {extra:.1%} of a core, {median_ratio(rows[1], rows[0]):.2f} times the CPU"
     goal = Goal("journal cost at 400 edits/s", "≤ 15 %", reached, max(slower, extra) <= 0.15)
     return Result([table], [goal])
 

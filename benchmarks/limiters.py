@@ -1,6 +1,6 @@
-"""Rate limiters alone: what they let out in a sliding second, and what that costs.
+"""Rate limiters by themselves: permits in a sliding second, rate, order and cost.
 
-All subjects run in the same event loop, so that ratios hold where absolute times do not.
+All subjects run in the same event loop, so that their ratios are comparable.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ __all__ = ["Figures", "compare", "run"]
 
 
 class Figures(TypedDict):
-    """One limiter's figures."""
+    """The figures of one limiter."""
 
     limiter: str
     rate: float
-    """Permits a second over the run, from the first to the last."""
+    """Permits per second, from the first to the last."""
     most: int
-    """Permits in the fullest sliding second, exactly."""
+    """Permits in the fullest sliding second."""
     cpu: float
-    """Microseconds of CPU per permit under backlog."""
+    """Microseconds of processor time per permit, with a backlog."""
     alone: float
-    """Microseconds of an acquire that need not wait."""
+    """Microseconds of an acquire that does not wait."""
     idle: float
-    """Milliseconds until 50 callers have a permit after a rest."""
+    """Milliseconds until 50 callers have a permit, from idle."""
     displaced: int
-    """By how many places callers were served out of order, at most."""
+    """The largest distance between the order of calls and the order of permits."""
 
 
 def aiolimiter_burst(rate: int) -> Acquire:
@@ -74,7 +74,7 @@ SUBJECTS: dict[str, Callable[[int], Acquire]] = {
 
 
 async def _backlog(acquire: Acquire, permits: int, tasks: int) -> tuple[list[float], list[int], float]:
-    """Times and callers in the order of service, and the CPU seconds that it took."""
+    """Return the times and the callers in the order of permits, and the processor time in seconds."""
     times: list[float] = []
     served: list[int] = []
     tickets = iter(range(permits))
@@ -91,7 +91,7 @@ async def _backlog(acquire: Acquire, permits: int, tasks: int) -> tuple[list[flo
 
 
 async def _alone(subjects: dict[str, Acquire], rounds: int, calls: int) -> dict[str, float]:
-    """Medians of processor time over rounds in which every subject has its turn, so that a slow one hits them all."""
+    """Return the median processor time of each subject over alternating rounds."""
     costs: dict[str, list[float]] = {name: [] for name in subjects}
     for _ in range(rounds):
         for name, acquire in subjects.items():
@@ -112,9 +112,9 @@ async def compare(permits: int = 3000, tasks: int = 200, rounds: int = 15) -> li
     """Measure every subject at 100 permits a second.
 
     Args:
-        permits: Permits taken under backlog.
+        permits: Permits to take with a backlog.
         tasks: Tasks that take them.
-        rounds: Rounds of uncontended acquires, of 1,000 calls each.
+        rounds: Rounds of 1,000 acquires each that do not wait.
     """
     alone = await _alone({name: make(100_000) for name, make in SUBJECTS.items()}, rounds, 1000)
     rows: list[Figures] = []
@@ -135,20 +135,20 @@ async def compare(permits: int = 3000, tasks: int = 200, rounds: int = 15) -> li
 
 
 def run(size: Size) -> Result:
-    """Take permits under backlog, alone and from idle."""
+    """Take permits with a backlog, without waiting, and from idle."""
     permits, tasks = size.of((3000, 200), (130, 30), (110, 20))
     figures = asyncio.run(compare(permits, tasks, rounds=size.of(15, 2, 2)))
     mine = next(each for each in figures if each["limiter"] == OURS)
     if mine["most"] > 97 or mine["displaced"]:
         raise WrongResultError(f"{mine['most']} permits in a second, {mine['displaced']} places out of order")
-    limit = "limit 100 a second; 97 in 1.02 s is 95.1 a second"
+    limit = "limit 100/s; 97 in 1.02 s is 95.1/s"
     backlog = f"{permits:,} permits by {tasks} tasks"
     columns: list[tuple[str, str, Callable[[Figures], float], str]] = [
         (f"Most permits in a sliding second, {backlog}", "permits", lambda each: each["most"], limit),
         (f"Rate, {backlog}", "permits/s", lambda each: each["rate"], limit),
         (f"CPU per permit, {backlog}", "µs", lambda each: each["cpu"], ""),
-        ("An acquire that need not wait", "µs", lambda each: each["alone"], "a coroutine that returns the time"),
-        ("50 permits from idle", "ms", lambda each: each["idle"], "0: nothing to wait for"),
+        ("An acquire that does not wait", "µs", lambda each: each["alone"], "a coroutine that returns the time"),
+        ("50 permits from idle", "ms", lambda each: each["idle"], "0: no wait"),
     ]
     tables = [
         Table(title, unit, [Row(each["limiter"], [value(each)]) for each in figures], floor=floor)
@@ -171,7 +171,7 @@ def run(size: Size) -> Result:
 
 
 async def _floor(calls: int = 20_000) -> float:
-    """Microseconds of the least that an acquire can be."""
+    """Return the microseconds of the smallest possible acquire."""
     loop = asyncio.get_running_loop()
 
     async def nothing() -> float:

@@ -1,7 +1,7 @@
-"""A web app that 200 people use while a bulk run goes on in the same session, beside the same app on bare aiohttp.
+"""A web app with 200 users and a bulk run in the same session, beside the same app on bare aiohttp.
 
-At the service's true limits what matters is who waits for whom: the people ask for a bit more than half of what the
-limit allows, the bulk run takes the rest. Without limits it is what the library costs a busy app.
+At the limits of the service, the users send a bit more than half of the allowed requests and the bulk run takes the
+rest, so the question is how long users wait. Without limits, the question is what the library costs a busy app.
 """
 
 from __future__ import annotations
@@ -18,78 +18,78 @@ from benchmarks.emulator import emulating
 from benchmarks.harness import Goal, Result, Row, Size, Table, WrongResultError, check, serving
 from benchmarks.users import USERS, Crowd, crowd
 from benchmarks.vitals import Vitals
-from benchmarks.webapp import AHEAD, GROUPS, WebApp, serving_app
+from benchmarks.webapp import GROUPS, IN_FLIGHT, WebApp, serving_app
 
 __all__ = ["BEHIND_THE_RUN", "Load", "loaded", "run"]
 
 LATENCY = 20.0
 RATE = 57.0
-"""Requests a second of all people together. Each of 200 thinks for 3.5 s then; fewer think for less."""
+"""Requests per second of all users. Each of 200 users pauses for 3.5 s on average; fewer users pause for less."""
 ALLOWED = 97 / 1.02
-BEHIND_THE_RUN = AHEAD / ALLOWED * 1e3 + LATENCY
-"""Milliseconds that a call would take that stands in line behind the edits of the bulk run."""
+BEHIND_THE_RUN = IN_FLIGHT / ALLOWED * 1e3 + LATENCY
+"""Milliseconds of a call that waits behind the edits of the bulk run."""
 IDEAL = 70
-"""Milliseconds. Where a permit comes every 10.5 ms, and each that no person wants goes to the run, people who ask 57
-times a second at random wait so long one time in a hundred, even for a limiter that loses nothing."""
+"""Milliseconds. With a permit every 10.5 ms and 57 random requests per second, one request in a hundred waits this
+long, even with a perfect limiter, because the run uses every permit that no user needs."""
 
-OURS, BARE = "aiomutex, a bulk run beside", "bare aiohttp, alone"
+OURS, BARE = "aiomutex with a bulk run", "bare aiohttp, alone"
 PACED = {
     OURS: ("aiomutex", True),
     BARE: ("aiohttp", False),
     "aiomutex, alone": ("aiomutex", False),
-    # What one writes next, and first: all stand in one line; no limit is kept, and the service refuses.
-    "aiohttp + aiolimiter, bulk beside": ("aiolimiter", True),
-    "bare aiohttp, bulk beside": ("aiohttp", True),
+    # What users write by hand: one queue for all, or no limiter at all.
+    "aiohttp + aiolimiter with a bulk run": ("aiolimiter", True),
+    "bare aiohttp with a bulk run": ("aiohttp", True),
 }
 
 
 class Load(msgspec.Struct):
-    """What became of an app under load."""
+    """The figures of an app under load."""
 
     crowd: Crowd
-    refused: int
-    """Answers 429 of the service, to whomever."""
+    rejected: int
+    """The 429 responses of the service, to users and to the run."""
     edited: dict[str, int]
-    """Edits of the bulk run while people asked, by what became of them."""
+    """Edits of the bulk run during the measurement, by outcome."""
     memory: tuple[float, float]
-    """MiB of the app, a quarter into the time and at its end."""
+    """MiB of the app after a quarter of the time and at the end."""
     before: Vitals
     after: Vitals
-    """The app without users, before them and after."""
+    """The app without users, before and after the load."""
 
     def leaks(self) -> list[str]:
-        """What the app holds that it should not, in words."""
+        """Describe connections, tasks and files that the app did not release."""
         before, after = self.before, self.after
         files = (after.files - after.pooled) - (before.files - before.pooled)
         held = {"connections in use": after.in_use, "tasks": after.tasks - before.tasks, "open files": files}
         return [f"{count} {what} more than before" for what, count in held.items() if count]
 
     def behind_the_run(self) -> float:
-        """Milliseconds that each edit of the run took on average (Little's law)."""
-        return AHEAD / self.edited["applied"] * self.crowd.seconds * 1e3
+        """Return the average milliseconds of an edit of the run (Little's law)."""
+        return IN_FLIGHT / self.edited["applied"] * self.crowd.seconds * 1e3
 
     def note(self) -> str:
-        told = self.crowd
+        users = self.crowd
         edits = self.edited.get("applied", 0)
         parts = [
-            f"p99 {told.quantile(0.99):.0f}, max {max(told.waits):.0f}",
-            f"{len(told.waits):,} answers",
-            f"{len(told.errors)} errors",
-            f"{self.refused:,} 429s",
-            *([f"{edits / told.seconds:.1f} bulk edits/s"] if self.edited else []),
+            f"p99 {users.quantile(0.99):.0f}, max {max(users.waits):.0f}",
+            f"{len(users.waits):,} responses",
+            f"{len(users.errors)} errors",
+            f"{self.rejected:,} 429s",
+            *([f"{edits / users.seconds:.1f} bulk edits/s"] if self.edited else []),
             f"{self.memory[0]:.1f} to {self.memory[1]:.1f} MiB",
         ]
         return ", ".join(parts)
 
 
-def _refused(url: str) -> int:
-    with urllib.request.urlopen(f"{url}/status.json?limit=0", timeout=30) as answer:
-        status: dict[str, Any] = json.load(answer)
+def _rejected(url: str) -> int:
+    with urllib.request.urlopen(f"{url}/status.json?limit=0", timeout=30) as response:
+        status: dict[str, Any] = json.load(response)
         return int(status["rejected"])
 
 
 def _settled(app: WebApp, before: Vitals) -> Vitals:
-    """The app's vitals once it has noticed that everybody is gone."""
+    """Return the vitals of the app once all users are disconnected."""
     end = time.monotonic() + 10
     while True:
         now = app.vitals()
@@ -99,26 +99,33 @@ def _settled(app: WebApp, before: Vitals) -> Vitals:
 
 
 def loaded(flavour: str, seconds: float, *, bulk: bool, users: int = USERS) -> Load:
-    """Let people use an app on ``flavour`` for so long, at the service's true limits."""
+    """Put load on an app at the limits of the service.
+
+    Args:
+        flavour: What the app calls the service with.
+        seconds: How long the users send requests.
+        bulk: Whether a bulk run goes on meanwhile.
+        users: The number of users.
+    """
     with emulating(groups=GROUPS, limits=True, latency=f"{LATENCY}ms") as (url, _), serving_app(flavour, url) as app:
         app.ask("/groups/1")
         before = app.vitals()
         if bulk:
             app.ask("/bulk/start")
-            time.sleep(1.5)  # the burst from idle is over, and the run is paced
+            time.sleep(1.5)  # until the burst from idle is over
         edited = app.edited()
 
         async def use() -> tuple[Crowd, float]:
-            asking = asyncio.create_task(crowd(app.port, seconds, GROUPS, think=users / RATE, users=users))
+            load = asyncio.create_task(crowd(app.port, seconds, GROUPS, think=users / RATE, users=users))
             await asyncio.sleep(seconds / 4)
             early = app.memory()
-            return await asking, early
+            return await load, early
 
-        told, early = asyncio.run(use())
+        users_, early = asyncio.run(use())
         late = app.memory()
-        meanwhile = {fate: count - edited.get(fate, 0) for fate, count in app.edited().items()}
+        meanwhile = {status: count - edited.get(status, 0) for status, count in app.edited().items()}
         app.ask("/bulk/stop")
-        return Load(told, _refused(url), meanwhile, (early, late), before, _settled(app, before))
+        return Load(users_, _rejected(url), meanwhile, (early, late), before, _settled(app, before))
 
 
 def _paced(size: Size, result: Result) -> None:
@@ -131,27 +138,27 @@ def _paced(size: Size, result: Result) -> None:
         load = loads[name] = loaded(flavour, seconds if name in (OURS, BARE) else seconds / 3, bulk=bulk, users=users)
         if flavour == "aiomutex":
             check(f"errors of {name}", load.crowd.errors, [])
-            check(f"fates of edits of {name}", [fate for fate in load.edited if fate != "applied"], [])
+            check(f"failed edits of {name}", [status for status in load.edited if status != "applied"], [])
             check(f"leaks of {name}", load.leaks(), [])
             if bulk and not load.edited:
-                raise WrongResultError("no bulk run was under way")
+                raise WrongResultError("no bulk run was in progress")
         rows.append(Row(name, load.crowd.waits, load.note()))
-    title = f"A web app with {users} people who ask {RATE:.0f} times a second for {seconds:.0f} s"
+    title = f"A web app with {users} users who send {RATE:.0f} requests/s for {seconds:.0f} s"
     floor = (
-        f"{LATENCY:.0f} ms: the latency of the service. {IDEAL} ms more at p99 where the bulk run takes all that is "
-        f"left, by arithmetic; in line behind the run each call would take {BEHIND_THE_RUN:.0f}"
+        f"{LATENCY:.0f} ms, the latency of the service, and {IDEAL} ms more at p99 where a bulk run uses the rest "
+        f"of the limit (calculated); in one queue with the run each call would take {BEHIND_THE_RUN:.0f} ms"
     )
     result.tables.append(Table(title, "ms", rows, floor=floor))
     ours, bare = loads[OURS], loads[BARE].crowd.quantile(0.99)
     p99, most = ours.crowd.quantile(0.99), BEHIND_THE_RUN / 4
-    what = f"{users} people at a web app with a bulk run"
-    goal = f"no 429; p99 ≤ {most:.0f} ms, a quarter of the wait behind the run"
-    reached = f"{ours.refused}; {p99:.0f} ms (bare aiohttp without the run {bare:.0f} ms)"
-    result.goals.append(Goal(what, goal, reached, p99 <= most and not ours.refused))
+    what = f"{users} users of a web app with a bulk run"
+    goal = f"no 429; p99 ≤ {most:.0f} ms, a quarter of the wait in one queue"
+    reached = f"{ours.rejected}; {p99:.0f} ms (bare aiohttp without the run {bare:.0f} ms)"
+    result.goals.append(Goal(what, goal, reached, p99 <= most and not ours.rejected))
 
 
 def _free(size: Size, result: Result) -> None:
-    """Nobody thinks and nobody is held: what the library costs an app whose core is busy."""
+    """Measure an app at full load: users do not pause, and there is no limit."""
     seconds, rounds = size.of(5.0, 1.0, 0.3), size.of(7, 1, 1)
     base = "bare aiohttp"
     waits, rates, spent = ({name: Row(name, []) for name in ("aiomutex", base)} for _ in range(3))
@@ -163,13 +170,13 @@ def _free(size: Size, result: Result) -> None:
         for _ in range(rounds):
             for name, app in (("aiomutex", ours), (base, bare)):
                 before = app.vitals()
-                told = asyncio.run(crowd(app.port, seconds, GROUPS, think=0.0, keyed=False))
-                check(f"errors of {name}", told.errors, [])
-                waits[name].values.append(told.quantile(0.99))
-                rates[name].values.append(len(told.waits) / told.seconds)
-                spent[name].values.append((app.vitals().cpu - before.cpu) / len(told.waits) * 1e6)
+                users = asyncio.run(crowd(app.port, seconds, GROUPS, think=0.0, keyed=False))
+                check(f"errors of {name}", users.errors, [])
+                waits[name].values.append(users.quantile(0.99))
+                rates[name].values.append(len(users.waits) / users.seconds)
+                spent[name].values.append((app.vitals().cpu - before.cpu) / len(users.waits) * 1e6)
                 check(f"leaks of {name}", _settled(app, before).in_use, 0)
-    what = f"A web app, {USERS} people who never think, no limit"
+    what = f"A web app, {USERS} users without pauses, no limit"
     result.tables += [
         Table(f"{what}: requests", "a second", list(rates.values()), baseline=base),
         Table(f"{what}: p99", "ms", list(waits.values()), baseline=base),
@@ -178,7 +185,7 @@ def _free(size: Size, result: Result) -> None:
 
 
 def run(size: Size) -> Result:
-    """Each app under the same people, one after the other; then both without limits, in turns."""
+    """Measure each app at the limits, and two of them without limits in alternating rounds."""
     result = Result([])
     _paced(size, result)
     _free(size, result)

@@ -1,4 +1,4 @@
-"""Memory as a run grows: streamed edits, and a listing read group by group. Each runs in a process of its own."""
+"""Memory as a run grows: streamed edits, and a listing read group by group. Each runs in a new process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import aiohttp
 
 from aiomutex import LocalRateLimiter, MutexSession, SlotEdit
 from benchmarks.harness import Goal, Result, Row, Size, Table, check, module_output, serving
-from benchmarks.server import KEY, UNHELD, group_document
+from benchmarks.server import KEY, UNLIMITED, group_document
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -26,10 +26,10 @@ GROUPS = 5_000
 
 
 def resident(process: int | str = "self") -> float:
-    """MiB that a process holds now; the most that this one ever held where the system does not tell."""
-    told = Path(f"/proc/{process}/statm")
-    if told.exists():
-        return int(told.read_text().split()[1]) * resource.getpagesize() / MEBIBYTE
+    """Return the resident MiB of a process, or the peak of this process where the system has no /proc."""
+    statm = Path(f"/proc/{process}/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize() / MEBIBYTE
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -38,7 +38,7 @@ def edits(count: int) -> Iterator[SlotEdit]:
 
 
 def session_for(url: str) -> MutexSession:
-    return MutexSession(KEY, base_url=url, rate_limiter=LocalRateLimiter(UNHELD, 10**9))
+    return MutexSession(KEY, base_url=url, rate_limiter=LocalRateLimiter(UNLIMITED, 10**9))
 
 
 async def streamed(url: str, count: int) -> list[float]:
@@ -54,16 +54,16 @@ async def streamed(url: str, count: int) -> list[float]:
 
 
 async def gathered(url: str, count: int) -> list[float]:
-    """What most people write first: a task for each edit behind a semaphore."""
-    gate = asyncio.Semaphore(48)
+    """Do what users write first: one task per edit, and a semaphore."""
+    semaphore = asyncio.Semaphore(48)
     held: list[float] = []
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as http:
 
         async def write(number: int, edit: SlotEdit) -> int:
             address = f"{url}/api/1/mutexes/{edit.group_id}/slots/{edit.slot_index}"
-            async with gate, http.patch(address, json={"experiments": edit.experiments}) as answer:
-                answer.raise_for_status()
-                await answer.read()
+            async with semaphore, http.patch(address, json={"experiments": edit.experiments}) as response:
+                response.raise_for_status()
+                await response.read()
             if not number % max(1, count // POINTS):
                 held.append(resident())
             return 1
@@ -75,13 +75,13 @@ async def gathered(url: str, count: int) -> list[float]:
 
 async def listed(url: str, count: int) -> list[float]:
     held: list[float] = []
-    met = 0
+    listed_ = 0
     async with session_for(url) as session:
         async for _ in session.list_groups():
-            met += 1
-            if not met % max(1, count // POINTS):
+            listed_ += 1
+            if not listed_ % max(1, count // POINTS):
                 held.append(resident())
-    check("groups met", met, count)
+    check("groups listed", listed_, count)
     return held
 
 
@@ -91,12 +91,12 @@ async def collected(url: str, count: int) -> list[float]:
         groups: list[object] = []
         cursor: str | None = "0"
         while cursor is not None:
-            async with http.get(f"{url}/api/1/mutexes?limit=1000&cursor={cursor}") as answer:
-                page = await answer.json()
+            async with http.get(f"{url}/api/1/mutexes?limit=1000&cursor={cursor}") as response:
+                page = await response.json()
             groups += page["mutexes"]
             cursor = page["nextCursor"]
             held.append(resident())
-    check("groups met", len(groups), count)
+    check("groups listed", len(groups), count)
     return held
 
 
@@ -109,7 +109,7 @@ WORK: dict[str, Callable[[str, int], Awaitable[list[float]]]] = {
 
 
 def run(size: Size) -> Result:
-    """Measure in processes of their own, each but once: memory hardly varies."""
+    """Measure each subject once, in a new process, because memory hardly varies."""
     result = Result([])
     _edits(size, result)
     _listing(size, result)
@@ -124,15 +124,15 @@ def _edits(size: Size, result: Result) -> None:
     with serving() as server:
         for work, count in amounts:
             held = module_output("memory", work, server.url, count)
-            check(f"edits the server got of {work}", server.stats()["edits"], count)
+            check(f"edits that the server received from {work}", server.stats()["edits"], count)
             name = f"{'aiomutex, streamed' if work == 'streamed' else 'plain aiohttp, gathered'}: {count:,}"
             rows.append(Row(name, [max(held)], f"from {held[0]:.1f} to {held[-1]:.1f} MiB"))
             result.curves[f"{work} {count}"] = [(n / len(held), value) for n, value in enumerate(held, 1)]
     floor = "the process with its imports and connections"
-    result.tables.append(Table("Memory of slot edits, at its highest", "MiB", rows, floor=floor))
-    apart = rows[1].median - rows[0].median
+    result.tables.append(Table("Peak memory of slot edits", "MiB", rows, floor=floor))
+    difference = rows[1].median - rows[0].median
     what = f"memory: {many:,} streamed edits against {few:,}"
-    result.goals.append(Goal(what, "≤ 10 MB apart", f"{apart:.1f} MiB", apart <= 9.5))
+    result.goals.append(Goal(what, "≤ 10 MB more", f"{difference:.1f} MiB", difference <= 9.5))
 
 
 def _listing(size: Size, result: Result) -> None:
@@ -142,13 +142,13 @@ def _listing(size: Size, result: Result) -> None:
         with serving("--groups", str(count)) as server:
             held = module_output("memory", work, server.url, count)
             pages = -(-count // 1000)
-            check(f"pages the server gave to {work}", server.stats()["requests"], pages)
+            check(f"pages that the server sent to {work}", server.stats()["requests"], pages)
         name = "aiomutex, group by group" if work == "listed" else "plain aiohttp, a list of dicts"
         rows.append(Row(name, [max(held)], f"from {held[0]:.1f} to {held[-1]:.1f} MiB"))
         result.curves[work] = [(n / len(held), value) for n, value in enumerate(held, 1)]
     page = 1000 * len(group_document(100_000)) / MEBIBYTE
     floor = f"the process with its imports, and a page of {page:.2f} MiB with its 1,000 groups"
-    result.tables.append(Table(f"Memory of listing {count:,} groups, at its highest", "MiB", rows, floor=floor))
+    result.tables.append(Table(f"Peak memory of listing {count:,} groups", "MiB", rows, floor=floor))
     first, _ = _thirds([value for _, value in result.curves["listed"]])
     grown = max(value for _, value in result.curves["listed"]) - first
     reached = f"{grown:+.1f} MiB after the first third"

@@ -1,4 +1,4 @@
-"""The independent judge: the evaluation engine of PyPI's ``amplitude-experiment``, fed with the flag a group is."""
+"""An independent implementation of bucketing: the evaluation engine of ``amplitude-experiment`` from PyPI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WHOLE = 42_949_673
 
 
 def flag_of(group: MutexGroup) -> Any:
-    """A flag with one variant for each slot, its ranges written as the service writes them.
+    """Return a flag with one variant per slot, with ranges as the service writes them.
 
     In captured configurations a range starts at the floor and ends at the ceiling of its bounds, so neighbours overlap
     by one value and the first wins: 1 % and 99 % are ``[0, 429497]`` and ``[429496, 42949673]``.
@@ -45,7 +45,7 @@ def flag_of(group: MutexGroup) -> Any:
 
 
 class Oracle:
-    """Where the engine puts a value."""
+    """Finds the slot of a value with the engine."""
 
     def __init__(self, group: MutexGroup) -> None:
         any_engine: Any = engine

@@ -1,7 +1,7 @@
-"""A service in as few instructions as Python allows, so that clients are what is measured.
+"""A server in as few instructions as Python allows, so that benchmarks measure the clients.
 
-It answers the five endpoints with fixed content, counts what it is asked, and on demand is far away
-or strict about its limit. It judges nothing else; the emulator is there for that.
+It serves the five endpoints with fixed content and counts requests. On demand it is slow, jittery, or strict about the
+limit. It validates nothing; the emulator does.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, cast
 
-__all__ = ["KEY", "SLOTS", "UNHELD", "group_document"]
+__all__ = ["KEY", "SLOTS", "UNLIMITED", "group_document"]
 
 KEY = "management-key-of-the-benchmarks"
 SLOTS = 2
-UNHELD = 20_000
-"""A limit that no client here comes near. Not more: the limiter's log holds a number for each permit of a second."""
+UNLIMITED = 20_000
+"""A limit that no client reaches. It is not larger because the limiter stores a number for each permit of a second."""
 LIMIT = 100
 
-# The group that the service's documentation shows, with its id cut out.
+# The example group of the service's documentation, without its ID.
 _BEFORE = b'{"id":'
 _AFTER = (
     b',"projectId":1,"name":"mutex name","key":"mutex-key","description":null,"evaluationMode":"local",'
@@ -36,16 +36,16 @@ _HEAD = (
     b"Date: Mon, 23 Nov 2026 08:00:00 GMT\r\nServer: benchmark\r\n\r\n%s"
 )
 _EDITED = _HEAD % (b"200 OK", 2, b"OK")
-_REFUSED = _HEAD % (b"429 Too Many Requests", 2, b"{}")
+_REJECTED = _HEAD % (b"429 Too Many Requests", 2, b"{}")
 
 
 def group_document(number: int) -> bytes:
-    """A group as the service tells it."""
+    """Return a group as the service sends it."""
     return b"%s%d%s" % (_BEFORE, number, _AFTER)
 
 
 class Service:
-    """What is served, and what was asked."""
+    """The responses, and the counts of requests."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.groups: int = arguments.groups
@@ -56,35 +56,35 @@ class Service:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was asked."""
-        self.requests = self.edits = self.ids = self.refused = self.busiest = 0
+        """Reset the counts."""
+        self.requests = self.edits = self.ids = self.rejected = self.busiest = 0
         self.last = b""
         self.recent: deque[float] = deque()
         self.accepted: deque[float] = deque(maxlen=LIMIT)
 
     def stats(self) -> bytes:
-        """What was asked since the last time that anybody wanted to know."""
-        told = {
+        """Return the counts since the last call, as JSON."""
+        counts = {
             "requests": self.requests,
             "edits": self.edits,
             "ids": self.ids,
-            "refused": self.refused,
+            "rejected": self.rejected,
             "busiest": self.busiest,
             "last": self.last.decode("utf-8", "replace"),
         }
         self.reset()
-        return json.dumps(told).encode()
+        return json.dumps(counts).encode()
 
-    def answer(self, head: bytes, body: bytes, now: float) -> bytes:
-        """The whole answer to one request."""
+    def respond(self, head: bytes, body: bytes, now: float) -> bytes:
+        """Return the response to one request."""
         method, target, _ = head.split(b" ", 2)
         if target == b"/stats":
-            told = self.stats()
-            return _HEAD % (b"200 OK", len(told), told)
+            stats = self.stats()
+            return _HEAD % (b"200 OK", len(stats), stats)
         self.requests += 1
         if self.strict and not self._admits(now):
-            self.refused += 1
-            return _REFUSED
+            self.rejected += 1
+            return _REJECTED
         path, _, query = target.partition(b"?")
         parts = path.split(b"/")
         if method == b"PATCH":
@@ -96,7 +96,7 @@ class Service:
         return _HEAD % (b"200 OK", len(document), document)
 
     def _admits(self, now: float) -> bool:
-        """A strict sliding second: judged on arrival, refusals not counted."""
+        """Apply a strict sliding second at arrival. Rejected requests do not count."""
         recent = self.recent
         recent.append(now)
         while recent[0] <= now - 1.0:
@@ -108,15 +108,15 @@ class Service:
         return True
 
     def _page(self, query: bytes) -> bytes:
-        asked = dict(pair.split(b"=", 1) for pair in query.split(b"&") if b"=" in pair)
-        start, limit = int(asked.get(b"cursor", b"0")), min(1000, int(asked.get(b"limit", b"1000")))
+        parameters = dict(pair.split(b"=", 1) for pair in query.split(b"&") if b"=" in pair)
+        start, limit = int(parameters.get(b"cursor", b"0")), min(1000, int(parameters.get(b"limit", b"1000")))
         end = min(self.groups, start + limit)
         following = b'"%d"' % end if end < self.groups else b"null"
         return b'{"mutexes":[%s],"nextCursor":%s}' % (b",".join(map(group_document, range(start, end))), following)
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection: requests in, answers out, at once or after the latency."""
+    """One keep-alive connection. Responses are sent at once or after the latency."""
 
     def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
         self.service = service
@@ -143,17 +143,17 @@ class Connection(asyncio.Protocol):
             whole = end + 4 + length
             if len(unread) < whole:
                 break
-            answer = self.service.answer(head, unread[end + 4 : whole], self.loop.time())
+            response = self.service.respond(head, unread[end + 4 : whole], self.loop.time())
             unread = unread[whole:]
             if self.service.latency:
-                self.loop.call_later(self.service.latency, self._write, answer)
+                self.loop.call_later(self.service.latency, self._write, response)
             else:
-                self.transport.write(answer)
+                self.transport.write(response)
         self.unread = unread
 
-    def _write(self, answer: bytes) -> None:
+    def _write(self, response: bytes) -> None:
         if not self.transport.is_closing():
-            self.transport.write(answer)
+            self.transport.write(response)
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
@@ -161,20 +161,20 @@ async def _serve(arguments: argparse.Namespace) -> None:
     service = Service(arguments)
     server = await loop.create_server(lambda: Connection(service, loop), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
-    # It ends with whoever started it, however that ends.
+    # Standard input is closed when the parent process ends.
     await loop.run_in_executor(None, sys.stdin.read)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.server", description=__doc__)
     parser.add_argument("--groups", type=int, default=1000, help="groups in the listing")
-    parser.add_argument("--latency", type=float, default=0.0, help="milliseconds until an answer leaves")
-    parser.add_argument("--jitter", type=float, default=0.0, help="milliseconds that a request may take to arrive")
-    parser.add_argument("--strict", action="store_true", help="refuse more than 100 requests in any second")
+    parser.add_argument("--latency", type=float, default=0.0, help="milliseconds until a response is sent")
+    parser.add_argument("--jitter", type=float, default=0.0, help="maximum milliseconds until a request arrives")
+    parser.add_argument("--strict", action="store_true", help="reject more than 100 requests in any second")
     arguments = parser.parse_args()
     run: Any = asyncio.run
     with suppress(ImportError):
-        import uvloop  # noqa: PLC0415  # quicker, where it is installed
+        import uvloop  # noqa: PLC0415  # faster, if installed
 
         run = uvloop.run
     run(_serve(arguments))

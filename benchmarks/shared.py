@@ -1,6 +1,6 @@
-"""One budget for three processes, through Redis: what leaves in a sliding second, and how often Redis is asked."""
+"""One budget for three processes through Redis: permits in a sliding second, rate, and round trips."""
 
-# Round trips are counted from inside.
+# Round trips are counted with a private attribute.
 # ruff: noqa: SLF001
 # pyright: reportPrivateUsage=false
 
@@ -28,20 +28,20 @@ TASKS = 70
 
 
 async def _take(url: str, permits: int) -> dict[str, Any]:
-    """Take permits; when they were given, on the clock that processes share, and how often Redis was asked."""
+    """Take permits. Return their times on the shared clock, the number of round trips, and the processor time."""
     from aiomutex.limits.redis import RedisRateLimiter  # noqa: PLC0415  # in the extra
 
     limiter = RedisRateLimiter(url, name="benchmark", per_day=10**6)
     times: list[float] = []
-    asked = 0
-    ask: Any = limiter._budget.lease
+    round_trips = 0
+    lease: Any = limiter._budget.lease
 
     async def counted(*arguments: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        return await ask(*arguments)
+        nonlocal round_trips
+        round_trips += 1
+        return await lease(*arguments)
 
-    setattr(limiter._budget, "lease", counted)  # noqa: B010  # type checkers refuse the assignment
+    setattr(limiter._budget, "lease", counted)  # noqa: B010  # type checkers reject the assignment
     tickets = iter(range(permits))
 
     async def one() -> None:
@@ -52,7 +52,7 @@ async def _take(url: str, permits: int) -> dict[str, Any]:
     await asyncio.gather(*(one() for _ in range(TASKS)))
     spent = time.process_time() - cpu
     await limiter.aclose()
-    return {"times": times, "asked": asked, "cpu": spent}
+    return {"times": times, "round_trips": round_trips, "cpu": spent}
 
 
 def _server(folder: str, program: str) -> tuple[subprocess.Popen[bytes], str]:
@@ -73,7 +73,7 @@ def _server(folder: str, program: str) -> tuple[subprocess.Popen[bytes], str]:
 
 
 def run(size: Size) -> Result:
-    """Three processes of 70 tasks each take permits as fast as they may."""
+    """Take permits as fast as possible in three processes with 70 tasks each."""
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
         return Result([], skipped="redis-server is not installed (apt-get install redis-server)")
@@ -85,34 +85,34 @@ def run(size: Size) -> Result:
         try:
             command = [sys.executable, "-m", "benchmarks.shared", url, str(each)]
             workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(PROCESSES)]
-            told = [json.loads(worker.communicate(timeout=180)[0]) for worker in workers]
+            reports = [json.loads(worker.communicate(timeout=180)[0]) for worker in workers]
         finally:
             process.kill()
             process.wait()
-    times = sorted(moment for report in told for moment in report["times"])
+    times = sorted(moment for report in reports for moment in report["times"])
     permits = len(times)
-    check("permits that were given", permits, PROCESSES * each)
+    check("permits", permits, PROCESSES * each)
     most = max(bisect.bisect_left(times, moment + 1.0) - place for place, moment in enumerate(times))
     rate = (permits - 1) / (times[-1] - times[0])
-    trips = sum(report["asked"] for report in told) / permits
-    cpu = sum(report["cpu"] for report in told) / permits * 1e6
+    trips = sum(report["round_trips"] for report in reports) / permits
+    cpu = sum(report["cpu"] for report in reports) / permits * 1e6
     if most > 100:
-        raise WrongResultError(f"{most} permits in one second, and the service allows 100")
+        raise WrongResultError(f"{most} permits in one second; the service allows 100")
     table = Table(
         f"One budget for {PROCESSES} processes of {TASKS} tasks, {permits:,} permits through Redis",
         "",
         [
             Row("most in a sliding second", [most]),
-            Row("permits a second", [rate]),
-            Row("round trips a permit", [trips]),
-            Row("CPU a permit, µs", [cpu]),
+            Row("permits per second", [rate]),
+            Row("round trips per permit", [trips]),
+            Row("CPU per permit, µs", [cpu]),
         ],
-        floor="limit 100 a second; 97 in 1.02 s is 95.1 a second",
+        floor="limit 100/s; 97 in 1.02 s is 95.1/s",
     )
     reached = f"{most}; {rate:.1f}/s; {trips:.2f}"
     met = most <= 97 and rate >= 93 and trips <= 0.3
     what = f"budget shared by {PROCESSES} processes through Redis"
-    return Result([table], [Goal(what, "≤ 97 in a second; ≥ 93/s; ≤ 0.3 round trips a permit", reached, met)])
+    return Result([table], [Goal(what, "≤ 97 in a second; ≥ 93/s; ≤ 0.3 round trips per permit", reached, met)])
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""200,000 calls of all kinds and fates through one session, and what the process holds meanwhile.
+"""200,000 calls of all kinds and outcomes through one session, and what the process holds meanwhile.
 
-Leaks sit where things go wrong, so a part of the calls is refused, answered by errors, broken off, timed out or
-cancelled, and groups nobody heard of before are asked for. The emulator runs in a process of its own.
+Leaks are most likely where calls fail. So some calls are rejected, get errors, lose their connection, time out or are
+cancelled, and some ask for new groups that do not exist. The emulator runs in its own process.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-__all__ = ["LEAST", "Sample", "leaks", "run", "slope", "soaked", "warm"]
+__all__ = ["LEAK_THRESHOLDS", "Sample", "leaks", "run", "slope", "soaked", "warm"]
 
 Kind = Literal["blocks", "objects", "heap"]
 GROUPS = 100
 TASKS = 64
-"""As many as a session has connections."""
+"""As many as the connections of a session."""
 SAMPLES = 20
 WARM = 6_000
-"""Requests until pools and caches are full; or a fifth of the run, if that is more."""
+"""Requests until pools and caches are full, or a fifth of the run if that is more."""
 FAULTS = ["500:1%", "429:0.01%", "reset-before:0.5%", "reset-after:0.5%", "truncate:0.5%", "garbage:0.5%", "stall:0.1%"]
-LEAST: Final[dict[Kind, float]] = {"blocks": 0.06, "objects": 0.06, "heap": 5.0}
-"""What a leak leaves of a request at the least. An error or a response that is kept has more than ten blocks and a body
-a thousand bytes, so that of one in 200 would show."""
+LEAK_THRESHOLDS: Final[dict[Kind, float]] = {"blocks": 0.06, "objects": 0.06, "heap": 5.0}
+"""The smallest growth per request that counts as a leak. A leaked error or response has more than ten blocks, and a
+body a thousand bytes, so that a leak of one request in 200 is detected."""
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """The process between two requests."""
+    """The process at one moment between requests."""
 
     requests: int
     vitals: Vitals
-    fates: dict[str, int]
-    """How the calls ended so far."""
+    outcomes: dict[str, int]
+    """The outcomes of the calls so far."""
 
 
 class _Caller:
-    """Makes calls of all kinds, and expects each to end in one of its ways."""
+    """Makes calls of all kinds and counts their outcomes."""
 
     def __init__(self, session: MutexSession) -> None:
         self.session = session
         self.hasty = session.with_options(deadline=0.004)
         self.once = session.with_options(retry=RetryPolicy(max_attempts=1))
         self.order = random.Random(1)
-        self.fates: Counter[str] = Counter()
-        self.unheard_of = itertools.count(10**6)
+        self.outcomes: Counter[str] = Counter()
+        self.unknown_groups = itertools.count(10**6)
 
     async def call(self) -> None:
         chance = self.order.random()
@@ -72,16 +72,16 @@ class _Caller:
             else:
                 await self._made(chance)
         except MutexError as error:
-            self.fates[type(error).__name__] += 1
+            self.outcomes[type(error).__name__] += 1
         else:
-            self.fates["good" if chance >= 0.03 else "cancelled"] += 1
+            self.outcomes["good" if chance >= 0.03 else "cancelled"] += 1
 
     async def _made(self, chance: float) -> None:
         session, group, number = self.session, 1 + self.order.randrange(GROUPS), self.order.randrange(10**6)
         if chance < 0.06:
-            await session.get_group(next(self.unheard_of))
+            await session.get_group(next(self.unknown_groups))
         elif chance < 0.10:
-            await session.change_slot(next(self.unheard_of), 1, add_experiments=[number])
+            await session.change_slot(next(self.unknown_groups), 1, add_experiments=[number])
         elif chance < 0.12:
             await session.change_slot(group, 1, add_experiments=[number], remove_experiments=[number + 1])
         elif chance < 0.16:
@@ -110,12 +110,12 @@ class _Caller:
 
 def _connector(session: MutexSession) -> aiohttp.BaseConnector:
     inside: Any = session
-    connector: aiohttp.BaseConnector = inside._transport._http.connector  # noqa: SLF001  # nobody else needs it
+    connector: aiohttp.BaseConnector = inside._transport._http.connector  # noqa: SLF001  # no public attribute
     return connector
 
 
 async def _soak(url: str, calls: int) -> list[Sample]:
-    limiter = LocalRateLimiter(2_000, 10**9)  # some wait here, and its log of a second is small
+    limiter = LocalRateLimiter(2_000, 10**9)  # low enough that some calls wait, and that its log stays small
     retry = RetryPolicy(max_attempts=4, base=0.001, cap=0.01)
     samples: list[Sample] = []
     async with MutexSession(
@@ -130,36 +130,36 @@ async def _soak(url: str, calls: int) -> list[Sample]:
                     await caller.call()
 
             await asyncio.gather(*(work() for _ in range(TASKS)))
-            # The same number of connections each time: one holds 80 blocks of memory.
+            # Open all connections before each sample, because one connection holds 80 blocks of memory.
             await asyncio.gather(*(session.get_group(1) for _ in range(TASKS)), return_exceptions=True)
             requests = limiter.state().used_today
-            samples.append(Sample(requests, vitals(_connector(session)), dict(caller.fates)))
+            samples.append(Sample(requests, vitals(_connector(session)), dict(caller.outcomes)))
     return samples
 
 
 def soaked(calls: int) -> list[Sample]:
-    """Make so many calls in a process of its own; what it held at twenty moments."""
+    """Make ``calls`` calls in a new process, and return samples of it."""
     with emulating(groups=GROUPS, faults=FAULTS) as (url, _):
         return msgspec.convert(module_output("soak", url, calls), list[Sample])
 
 
 def warm(samples: list[Sample]) -> list[Sample]:
-    """Those in which nothing should grow any more."""
+    """Return the samples after the warm-up, in which nothing should grow."""
     least = max(WARM, samples[-1].requests // 5)
     return [sample for sample in samples if sample.requests >= least - least // 20]
 
 
 def slope(samples: list[Sample], kind: Kind) -> float:
-    """How much of it a request leaves behind, by least squares."""
+    """Return the growth per request, by least squares."""
     held = [float(getattr(sample.vitals, kind)) for sample in samples]
     return statistics.linear_regression([float(sample.requests) for sample in samples], held).slope
 
 
 def leaks(samples: list[Sample]) -> list[str]:
-    """What was left behind, in words."""
+    """Describe the leaks."""
     settled = warm(samples)
-    slopes = ((kind, slope(settled, kind), least) for kind, least in LEAST.items())
-    left = [f"{more:.3f} {kind} a request" for kind, more, least in slopes if more > least]
+    slopes = ((kind, slope(settled, kind), least) for kind, least in LEAK_THRESHOLDS.items())
+    left = [f"{more:.3f} {kind} per request" for kind, more, least in slopes if more > least]
     files = samples[0].vitals.files - samples[0].vitals.pooled
     for sample in samples:
         now = sample.vitals
@@ -169,10 +169,10 @@ def leaks(samples: list[Sample]) -> list[str]:
 
 
 def run(size: Size) -> Result:
-    """Once: memory hardly varies. Wrong if something was left behind; a short run cannot tell."""
+    """Run once, because memory hardly varies. A full run raises if something leaked."""
     samples = soaked(size.of(200_000, 4_000, 1_000))
     if size is Size.FULL and (left := leaks(samples)):
-        raise WrongResultError(f"a session leaves behind {'; '.join(left)}")
+        raise WrongResultError(f"a session leaks {'; '.join(left)}")
     rows = [
         Row(
             f"after {sample.requests:,} requests",
@@ -182,14 +182,14 @@ def run(size: Size) -> Result:
         )
         for sample in samples[:: size.of(1, 5, 5)]
     ]
-    fates = ", ".join(f"{count:,} {fate}" for fate, count in Counter(samples[-1].fates).most_common())
-    result = Result([Table("One session", "MiB", rows, floor=f"calls that ended as: {fates}")])
+    outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in Counter(samples[-1].outcomes).most_common())
+    result = Result([Table("One session", "MiB", rows, floor=f"outcomes of the calls: {outcomes}")])
     if len(settled := warm(samples)) > 1:
         early, late = settled[0], settled[-1]
         more = late.vitals.memory - early.vitals.memory
         blocks, heap = slope(settled, "blocks"), slope(settled, "heap")
-        reached = f"{more:+.1f} MiB from {early.requests:,} on; {blocks:+.3f} objects and {heap:+.1f} bytes a request"
-        what = f"{late.requests:,} requests of all fates through one session"
+        reached = f"{more:+.1f} MiB from {early.requests:,} on; {blocks:+.3f} objects and {heap:+.1f} bytes per request"
+        what = f"{late.requests:,} requests with all outcomes through one session"
         result.goals.append(Goal(what, "flat, ≤ 2 MiB", reached, more <= 2 and not leaks(samples)))
     return result
 
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("calls", type=int)
     arguments = parser.parse_args()
-    logging.getLogger("aiomutex").setLevel(logging.ERROR)  # it tells of each 429
+    logging.getLogger("aiomutex").setLevel(logging.ERROR)  # it logs each 429
     samples = asyncio.run(_soak(arguments.url, arguments.calls))
     print(json.dumps(msgspec.to_builtins(samples)))
 

@@ -1,4 +1,4 @@
-"""Bulk edits against the emulator, beside a loop written by hand: the figures of ``bulk`` in the common form."""
+"""Bulk edits against the emulator, beside a loop written by hand. Runs the subjects of ``bulk``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BY_HAND = "by hand"
 
 
 def run(size: Size) -> Result:
-    """Each subject in a fresh process, in turns; each checks that all its edits were applied."""
+    """Measure each subject in a new process, in alternating rounds. Each checks that all its edits were applied."""
     count = size.of(6_000, 600, 60)
     names = [name for name in SUBJECTS if not name.startswith("paced") or size is Size.FULL]
     rows = {name: Row(name, []) for name in names}
@@ -26,9 +26,9 @@ def run(size: Size) -> Result:
             for _ in range(size.of(5, 1, 1)):
                 for name, row in rows.items():
                     edits = min(count, PACED) if name.startswith("paced") else count
-                    told = measure(name, url, edits)
-                    row.values.append(told["cpu"] / edits * 1e6)
-                    row.note = f"{edits / told['wall']:,.0f} edits/s, {told['memory']:.1f} MiB above the start"
+                    figures = measure(name, url, edits)
+                    row.values.append(figures["cpu"] / edits * 1e6)
+                    row.note = f"{edits / figures['wall']:,.0f} edits/s, {figures['memory']:.1f} MiB above the start"
         finally:
             server.kill()
     floor = "by hand: a semaphore and a gather, without limiter, retry, types or report"

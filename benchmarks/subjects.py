@@ -1,9 +1,9 @@
-"""The clients that are compared: this library, and what people write or generate instead. Each does the same two calls.
+"""The clients in comparison: this library, and what users write or generate instead.
 
 Every subject opens its connections, sends a management key, edits slot 1 of group ``n`` and reads group ``n``.
 """
 
-# What is generated has no types before it is generated, and pydantic reads wire names that no type checker knows.
+# The generated client has no types before it is generated, and type checkers do not know the pydantic aliases.
 # mypy: disable-error-code="no-any-return"
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -28,7 +28,7 @@ from yarl import URL
 
 from aiomutex import LocalRateLimiter, MutexSession
 from benchmarks.harness import WrongResultError, in_flight
-from benchmarks.server import KEY, UNHELD
+from benchmarks.server import KEY, UNLIMITED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ class Subject(abc.ABC):
 
     @abc.abstractmethod
     async def open(self) -> None:
-        """Make the client; it connects with its first calls."""
+        """Create the client. It connects with its first calls."""
 
     @abc.abstractmethod
     async def close(self) -> None:
@@ -66,10 +66,10 @@ class Subject(abc.ABC):
 
     @abc.abstractmethod
     async def get(self, number: int) -> str:
-        """Read a group; its key."""
+        """Read a group and return its key."""
 
     async def spend(self, call: Call, count: int, width: int) -> tuple[float, float]:
-        """Make so many calls; seconds of the clock and of the processor."""
+        """Make ``count`` calls. Return wall and processor time, in seconds."""
         return await in_flight(self.edit if call == "edit" else self.get, count, width)
 
 
@@ -79,7 +79,7 @@ class Ours(Subject):
     name = "aiomutex"
 
     async def open(self) -> None:
-        limiter = LocalRateLimiter(UNHELD, 10**9)
+        limiter = LocalRateLimiter(UNLIMITED, 10**9)
         self.session = MutexSession(KEY, base_url=self.url, rate_limiter=limiter, max_connections=WIDEST)
         await self.session.__aenter__()
 
@@ -95,7 +95,7 @@ class Ours(Subject):
 
 
 class Plain(Subject):
-    """aiohttp and dicts, as most people write it."""
+    """aiohttp and dictionaries, as most users write it."""
 
     name = "plain aiohttp"
 
@@ -108,18 +108,18 @@ class Plain(Subject):
     async def edit(self, number: int) -> object:
         address = f"{self.url}/api/1/mutexes/{number}/slots/1"
         lists = {"experiments": EXPERIMENTS, "individuals": INDIVIDUALS}
-        async with self.http.patch(address, json=lists, headers=HEADERS) as answer:
-            answer.raise_for_status()
-            return await answer.read()
+        async with self.http.patch(address, json=lists, headers=HEADERS) as response:
+            response.raise_for_status()
+            return await response.read()
 
     async def get(self, number: int) -> str:
-        async with self.http.get(f"{self.url}/api/1/mutexes/{number}", headers=HEADERS) as answer:
-            answer.raise_for_status()
-            return (await answer.json())["key"]
+        async with self.http.get(f"{self.url}/api/1/mutexes/{number}", headers=HEADERS) as response:
+            response.raise_for_status()
+            return (await response.json())["key"]
 
 
 class WireGroup(msgspec.Struct):
-    """What a tuned client decodes."""
+    """The fields that a tuned client decodes."""
 
     id: int
     key: str
@@ -128,7 +128,7 @@ class WireGroup(msgspec.Struct):
 
 
 class Tuned(Subject):
-    """aiohttp with every public option that makes it quicker, and msgspec; no limiter, no retry."""
+    """aiohttp with every public option that makes it faster, and msgspec; no limiter, no retries."""
 
     name = "tuned aiohttp + msgspec"
 
@@ -148,14 +148,14 @@ class Tuned(Subject):
     async def edit(self, number: int) -> object:
         address = URL(f"{self.url}/api/1/mutexes/{number}/slots/1", encoded=True)
         body = self.encode({"experiments": EXPERIMENTS, "individuals": INDIVIDUALS})
-        async with self.http.patch(address, data=body) as answer:
-            answer.raise_for_status()
-            return await answer.read()
+        async with self.http.patch(address, data=body) as response:
+            response.raise_for_status()
+            return await response.read()
 
     async def get(self, number: int) -> str:
-        async with self.http.get(URL(f"{self.url}/api/1/mutexes/{number}", encoded=True)) as answer:
-            answer.raise_for_status()
-            return self.decode(await answer.read()).key
+        async with self.http.get(URL(f"{self.url}/api/1/mutexes/{number}", encoded=True)) as response:
+            response.raise_for_status()
+            return self.decode(await response.read()).key
 
 
 class Httpx(Subject):
@@ -185,7 +185,7 @@ class Httpx(Subject):
             holdouts: list[int] | None = None
             individuals: list[str] | None = None
 
-        # A class made in a function cannot find its neighbours by name.
+        # pydantic cannot resolve the names of classes that are local to a function.
         Group.model_rebuild(_types_namespace={"Slot": Slot})
         self.group: Any = Group
         self.edited: Any = Edit
@@ -199,23 +199,23 @@ class Httpx(Subject):
         lists = self.edited(experiments=EXPERIMENTS, individuals=INDIVIDUALS)
         body = lists.model_dump_json(exclude_none=True)
         headers = {"Content-Type": "application/json"}
-        answer = await self.http.patch(f"/api/1/mutexes/{number}/slots/1", content=body, headers=headers)
-        return answer.raise_for_status().content
+        response = await self.http.patch(f"/api/1/mutexes/{number}/slots/1", content=body, headers=headers)
+        return response.raise_for_status().content
 
     async def get(self, number: int) -> str:
-        answer = await self.http.get(f"/api/1/mutexes/{number}")
-        return self.group.model_validate_json(answer.raise_for_status().content).key
+        response = await self.http.get(f"/api/1/mutexes/{number}")
+        return self.group.model_validate_json(response.raise_for_status().content).key
 
 
 class Generated(Subject):
-    """What openapi-python-client makes of this project's description of the service; on httpx and attrs."""
+    """The client that openapi-python-client generates from the contract; on httpx and attrs."""
 
     name = "openapi-python-client"
     _folder: ClassVar[tempfile.TemporaryDirectory[str] | None] = None
 
     @classmethod
-    def made(cls) -> ModuleType:
-        """The generated package, made once a process."""
+    def generated(cls) -> ModuleType:
+        """Return the generated package, which is generated once per process."""
         if cls._folder is None:
             program = shutil.which("openapi-python-client", path=str(Path(sys.executable).parent))
             if program is None:
@@ -226,8 +226,8 @@ class Generated(Subject):
             done = subprocess.run([program, *arguments], check=False, capture_output=True, text=True)
             if not (target / "client.py").exists():
                 folder.cleanup()
-                raise WrongResultError(f"openapi-python-client made nothing: {done.stdout}{done.stderr}")
-            # Version 0.29 forgets a space after an optional constant; the client is good otherwise.
+                raise WrongResultError(f"openapi-python-client generated nothing: {done.stdout}{done.stderr}")
+            # Version 0.29 omits a space after an optional constant.
             for source in target.rglob("*.py"):
                 text = source.read_text("utf-8")
                 source.write_text(text.replace("Falseand ", "False and ").replace("Trueand ", "True and "), "utf-8")
@@ -238,7 +238,7 @@ class Generated(Subject):
     async def open(self) -> None:
         import httpx  # noqa: PLC0415  # in the extra
 
-        package = self.made()
+        package = self.generated()
         calls = f"{package.__name__}.api.mutex_groups"
         self._read: Any = importlib.import_module(f"{calls}.get_mutex").asyncio
         self._write: Any = importlib.import_module(f"{calls}.edit_mutex_slot").asyncio_detailed
@@ -253,17 +253,17 @@ class Generated(Subject):
 
     async def edit(self, number: int) -> object:
         lists = self._lists(experiments=EXPERIMENTS, individuals=INDIVIDUALS)
-        answer = await self._write(str(number), 1, client=self._client, body=lists)
-        if answer.status_code != 200:
-            raise WrongResultError(f"answered {answer.status_code}")
-        return answer.parsed
+        response = await self._write(str(number), 1, client=self._client, body=lists)
+        if response.status_code != 200:
+            raise WrongResultError(f"response status {response.status_code}")
+        return response.parsed
 
     async def get(self, number: int) -> str:
         return (await self._read(str(number), client=self._client)).key
 
 
 class Threads(Subject):
-    """requests, a session a thread."""
+    """requests, with one session per thread."""
 
     name = "requests, threads"
 
@@ -285,14 +285,14 @@ class Threads(Subject):
 
     def edit_now(self, number: int) -> object:
         lists = {"experiments": EXPERIMENTS, "individuals": INDIVIDUALS}
-        answer = self._session().patch(f"{self.url}/api/1/mutexes/{number}/slots/1", json=lists, timeout=60)
-        answer.raise_for_status()
-        return answer.content
+        response = self._session().patch(f"{self.url}/api/1/mutexes/{number}/slots/1", json=lists, timeout=60)
+        response.raise_for_status()
+        return response.content
 
     def get_now(self, number: int) -> str:
-        answer = self._session().get(f"{self.url}/api/1/mutexes/{number}", timeout=60)
-        answer.raise_for_status()
-        return answer.json()["key"]
+        response = self._session().get(f"{self.url}/api/1/mutexes/{number}", timeout=60)
+        response.raise_for_status()
+        return response.json()["key"]
 
     async def edit(self, number: int) -> object:
         return await asyncio.to_thread(self.edit_now, number)
@@ -310,7 +310,7 @@ class Threads(Subject):
 
 
 def available(url: str) -> tuple[list[Subject], str]:
-    """The subjects whose packages are here, ready to be opened; what is missing, in words."""
+    """Return the subjects whose packages are installed, and describe the missing ones."""
     subjects: list[Subject] = [Ours(url), Plain(url), Tuned(url)]
     missing: list[str] = []
     for subject, package in ((Httpx, "httpx"), (Generated, "openapi_python_client"), (Threads, "requests")):

@@ -1,4 +1,4 @@
-"""Who lands where, beside the pure-Python engine of PyPI's ``amplitude-experiment``: the same answers, sooner."""
+"""Bucketing of users, beside the pure-Python engine of ``amplitude-experiment`` from PyPI."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import time
 from typing import TYPE_CHECKING
 
 from aiomutex import MutexGroup, Slot
+from aiomutex._util.wording import counted
 from aiomutex.traffic import Bucketing, simulate
-from benchmarks.harness import Goal, Result, Row, Size, Table, check, in_turns, median_ratio
+from benchmarks.harness import Goal, Result, Row, Size, Table, alternate, check, median_ratio
 from benchmarks.oracle import Oracle
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def seconds(work: Callable[..., object], *arguments: object) -> float:
 
 
 def run(size: Size) -> Result:
-    """Both place the same ids, in turns, and must agree on each of them."""
+    """Bucket the same IDs with both, in alternating rounds. They must agree on every ID."""
     count = size.of(1_000_000, 20_000, 2_000)
     users = [f"user-{n}@example.com" for n in range(count)]
     sample = users[: size.of(20_000, 5_000, 500)]
@@ -50,18 +51,19 @@ def run(size: Size) -> Result:
         def theirs(oracle: Oracle = oracle) -> float:
             return seconds(list, map(oracle.slot, sample)) * 1e6 / len(sample)
 
-        values = in_turns({"aiomutex": ours, "pure-Python engine": theirs}, size.of(5, 1, 1))
+        values = alternate({"aiomutex": ours, "pure-Python engine": theirs}, size.of(5, 1, 1))
         names = [slot.index for slot in rule.slots] + [None]
         placed = [names[position] for position in rule.positions(sample)]
         check(f"slots of {name}", placed, [oracle.slot(user) for user in sample])
-        rows = [Row(label, found) for label, found in values.items()]
-        note = f"{len(sample):,} ids"
-        tables.append(Table(f"Placing ids, {name}, {note}", "µs an id", rows, baseline="pure-Python engine"))
+        rows = [Row(label, times) for label, times in values.items()]
+        note = f"{len(sample):,} IDs"
+        tables.append(Table(f"Bucketing IDs, {name}, {note}", "µs per ID", rows, baseline="pure-Python engine"))
         ratios.append(1 / median_ratio(rows[0], rows[1]))
     groups = [group_of(name, split) for name, split in SPLITS.items()]
     spent = [
-        Row(f"through {amount} group(s)", [seconds(simulate, groups[:amount], users)]) for amount in (1, len(groups))
+        Row(f"through {counted(amount, 'group')}", [seconds(simulate, groups[:amount], users)])
+        for amount in (1, len(groups))
     ]
-    tables.append(Table(f"Simulating {count:,} ids, overlaps counted", "s", spent))
-    reached = f"{min(ratios):.0f} to {max(ratios):.0f} times, all ids the same"
-    return Result(tables, [Goal("traffic simulation", "≥ 10 times faster, same answers", reached, min(ratios) >= 10)])
+    tables.append(Table(f"Simulating {count:,} IDs, with overlaps", "s", spent))
+    reached = f"{min(ratios):.0f} to {max(ratios):.0f} times, every ID the same"
+    return Result(tables, [Goal("traffic simulation", "≥ 10 times faster, same results", reached, min(ratios) >= 10)])

@@ -1,4 +1,4 @@
-"""What a leak would show in: memory, objects, tasks, open files and connections of this process."""
+"""Memory, objects, tasks, open files and connections of this process, which show leaks."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     memory: float
     """MiB resident."""
     blocks: int
-    """Pieces of memory that Python holds: nearly all objects, whether the collector knows them or not."""
+    """Memory blocks that Python has allocated, which includes nearly all objects."""
     heap: int
-    """Bytes of all that has more than 512, and of libraries; 0 where C's allocator does not tell."""
+    """Bytes of libraries and of Python objects over 512 bytes; 0 if the C library does not report them."""
     objects: int
-    """Objects that the garbage collector knows."""
+    """Objects tracked by the garbage collector."""
     tasks: int
     files: int
-    """Open file descriptors; 0 where the system does not tell."""
+    """Open file descriptors; 0 if the system does not report them."""
     sockets: int
-    """Those of them that are sockets."""
+    """The open file descriptors that are sockets."""
     in_use: int
-    """Connections that a request holds."""
+    """Connections in use by a request."""
     pooled: int
-    """Connections that wait for their next request."""
+    """Idle connections in the pool."""
     cpu: float
     """Processor seconds so far."""
 
 
 class _Mallinfo(ctypes.Structure):
-    """What glibc tells of its allocator: ten sizes, in this order."""
+    """The ``mallinfo2`` struct of glibc."""
 
     _fields_ = (
         *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks")),
@@ -59,16 +59,16 @@ class _Mallinfo(ctypes.Structure):
 
 def _heap() -> int:
     try:
-        tell = ctypes.CDLL(None).mallinfo2
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
     except (AttributeError, OSError, TypeError):
         return 0
-    tell.restype = _Mallinfo
-    told: _Mallinfo = tell()
-    return told.uordblks + told.hblkhd
+    mallinfo2.restype = _Mallinfo
+    info: _Mallinfo = mallinfo2()
+    return info.uordblks + info.hblkhd
 
 
 def vitals(connector: aiohttp.BaseConnector | None) -> Vitals:
-    """Look at this process, and at the connections that ``connector`` keeps."""
+    """Measure this process and the connections of ``connector``."""
     inside: Any = connector
     gc.collect()
     kinds = _open_files()
@@ -80,7 +80,7 @@ def vitals(connector: aiohttp.BaseConnector | None) -> Vitals:
         tasks=len(asyncio.all_tasks()),
         files=len(kinds),
         sockets=sum(kind.startswith("socket:") for kind in kinds),
-        in_use=len(inside._acquired),  # noqa: SLF001  # aiohttp tells nobody
+        in_use=len(inside._acquired),  # noqa: SLF001  # no public attribute
         pooled=sum(map(len, inside._conns.values())),  # noqa: SLF001
         cpu=time.process_time(),
     )
@@ -92,6 +92,6 @@ def _open_files() -> list[str]:
         for file in _FILES.iterdir():
             try:
                 kinds.append(str(file.readlink()))
-            except FileNotFoundError:  # the one that the folder is read through
+            except FileNotFoundError:  # the descriptor of the directory itself
                 continue
     return kinds

@@ -1,6 +1,6 @@
-"""A web app in front of the service, in a process of its own: on one session of this library, or on bare aiohttp.
+"""A web app in its own process, on one session of this library or on bare aiohttp.
 
-It shows a group, edits a slot, has a bulk run go on beside it, and tells its vitals.
+It shows a group, edits a slot, runs bulk edits in the background, and reports its vitals.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from aiohttp import web
 from aiomutex import LocalRateLimiter, MutexError, MutexSession, SlotEdit
 from benchmarks.harness import WrongResultError
 from benchmarks.memory import resident
-from benchmarks.server import KEY, UNHELD
+from benchmarks.server import KEY, UNLIMITED
 from benchmarks.vitals import Vitals, vitals
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
 
-__all__ = ["AHEAD", "GROUPS", "WebApp", "serving_app"]
+__all__ = ["GROUPS", "IN_FLIGHT", "WebApp", "serving_app"]
 
 GROUPS = 500
-AHEAD = 48
-"""Edits of a bulk run that are in flight at once: this library's default, and what the others get too."""
+IN_FLIGHT = 48
+"""Edits of a bulk run in flight: the default of this library, and the number of the other clients."""
 WIDE = 256
-"""Connections where the limit is off, so that nobody waits for one."""
+"""Connections without a limit, so that no request waits for one."""
 
 
 class Upstream(abc.ABC):
@@ -48,31 +48,31 @@ class Upstream(abc.ABC):
 
     @abc.abstractmethod
     def opened(self) -> contextlib.AbstractAsyncContextManager[object]:
-        """The connections, for as long as the app runs."""
+        """Return a context manager of the connections, for the lifetime of the app."""
 
     @abc.abstractmethod
     async def show(self, group_id: str) -> str:
-        """Read a group; its key."""
+        """Read a group and return its key."""
 
     @abc.abstractmethod
     async def edit(self, group_id: str, experiment: int) -> None:
-        """Write a slot."""
+        """Edit a slot."""
 
     @abc.abstractmethod
     async def bulk(self) -> None:
-        """Write one slot after the other until cancelled, and count in ``edited`` how that went."""
+        """Edit slots until cancelled, and count the outcomes in ``edited``."""
 
     @property
     @abc.abstractmethod
     def connector(self) -> aiohttp.BaseConnector | None:
-        """Where the connections are kept."""
+        """The connector that holds the connections."""
 
 
 class Ours(Upstream):
-    """One session, as the README's web app has it."""
+    """One session, like the web app of the README."""
 
     def opened(self) -> contextlib.AbstractAsyncContextManager[object]:
-        free: dict[str, Any] = {"rate_limiter": LocalRateLimiter(UNHELD, 10**9), "max_connections": WIDE}
+        free: dict[str, Any] = {"rate_limiter": LocalRateLimiter(UNLIMITED, 10**9), "max_connections": WIDE}
         self.session = MutexSession(KEY, base_url=self.url, **({} if self.limited else free))
         return self.session
 
@@ -84,19 +84,19 @@ class Ours(Upstream):
 
     async def bulk(self) -> None:
         edits = (SlotEdit(1 + n % GROUPS, 2, experiments=[n]) for n in range(10**7))
-        async with self.session.stream_slot_edits(edits, concurrency=AHEAD) as outcomes:
+        async with self.session.stream_slot_edits(edits, concurrency=IN_FLIGHT) as outcomes:
             async for outcome in outcomes:
                 self.edited[outcome.status] += 1
 
     @property
     def connector(self) -> aiohttp.BaseConnector | None:
         inside: Any = self.session
-        http: aiohttp.ClientSession = inside._transport._http  # noqa: SLF001  # nobody else needs it
+        http: aiohttp.ClientSession = inside._transport._http  # noqa: SLF001  # no public attribute
         return http.connector
 
 
 class ByHand(Upstream):
-    """An ``aiohttp.ClientSession`` and dicts."""
+    """An ``aiohttp.ClientSession`` and dictionaries."""
 
     limiter: contextlib.AbstractAsyncContextManager[object] = contextlib.nullcontext()
 
@@ -106,9 +106,9 @@ class ByHand(Upstream):
         return self.http
 
     async def show(self, group_id: str) -> str:
-        async with self.limiter, self.http.get(f"{self.url}/api/1/mutexes/{group_id}") as answer:
-            answer.raise_for_status()
-            return str((await answer.json())["key"])
+        async with self.limiter, self.http.get(f"{self.url}/api/1/mutexes/{group_id}") as response:
+            response.raise_for_status()
+            return str((await response.json())["key"])
 
     async def edit(self, group_id: str, experiment: int) -> None:
         await self._write(group_id, 1, experiment)
@@ -125,21 +125,21 @@ class ByHand(Upstream):
                 else:
                     self.edited["applied"] += 1
 
-        await asyncio.gather(*(work() for _ in range(AHEAD)))
+        await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
 
     async def _write(self, group_id: str | int, slot: int, experiment: int) -> None:
         address = f"{self.url}/api/1/mutexes/{group_id}/slots/{slot}"
-        async with self.limiter, self.http.patch(address, json={"experiments": [experiment]}) as answer:
-            answer.raise_for_status()
-            await answer.read()
+        async with self.limiter, self.http.patch(address, json={"experiments": [experiment]}) as response:
+            response.raise_for_status()
+            await response.read()
 
     @property
     def connector(self) -> aiohttp.BaseConnector | None:
         return self.http.connector
 
 
-class ByHandInLine(ByHand):
-    """The same behind aiolimiter, evenly spaced at this library's own rate, which everybody waits in line for."""
+class ByHandInOneQueue(ByHand):
+    """The same behind aiolimiter, evenly spaced at the rate of this library, with one queue for all requests."""
 
     def opened(self) -> contextlib.AbstractAsyncContextManager[object]:
         import aiolimiter  # noqa: PLC0415  # in an extra
@@ -148,7 +148,7 @@ class ByHandInLine(ByHand):
         return super().opened()
 
 
-FLAVOURS: dict[str, type[Upstream]] = {"aiomutex": Ours, "aiohttp": ByHand, "aiolimiter": ByHandInLine}
+FLAVOURS: dict[str, type[Upstream]] = {"aiomutex": Ours, "aiohttp": ByHand, "aiolimiter": ByHandInOneQueue}
 
 
 def app_of(upstream: Upstream) -> web.Application:
@@ -178,53 +178,53 @@ def app_of(upstream: Upstream) -> web.Application:
     async def stop(_: web.Request) -> web.Response:
         for run in runs:
             run.cancel()
-        for fate in await asyncio.gather(*runs, return_exceptions=True):
-            if not isinstance(fate, asyncio.CancelledError):
-                upstream.edited[f"the run ended by itself: {fate!r}"] += 1
+        for outcome in await asyncio.gather(*runs, return_exceptions=True):
+            if not isinstance(outcome, asyncio.CancelledError):
+                upstream.edited[f"the run was not cancelled: {outcome!r}"] += 1
         runs.clear()
         return web.Response()
 
-    async def told(_: web.Request) -> web.Response:
+    async def report(_: web.Request) -> web.Response:
         figures = {"vitals": vitals(upstream.connector), "edited": upstream.edited}
         return web.Response(body=msgspec.json.encode(figures))
 
     app = web.Application()
     app.cleanup_ctx.append(lifespan)
     app.add_routes([web.get("/groups/{id}", show), web.get("/groups/{id}/{experiment}", edit)])
-    app.add_routes([web.get("/bulk/start", start), web.get("/bulk/stop", stop), web.get("/figures", told)])
+    app.add_routes([web.get("/bulk/start", start), web.get("/bulk/stop", stop), web.get("/figures", report)])
     return app
 
 
 class WebApp:
-    """The running app, seen from outside."""
+    """The running app, as seen by a benchmark."""
 
     def __init__(self, port: int, process: int) -> None:
         self.port = port
         self.process = process
 
     def ask(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
-            told: bytes = answer.read()
-            return told
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as response:
+            body: bytes = response.read()
+            return body
 
     def memory(self) -> float:
-        """MiB that the app holds."""
+        """Return the resident MiB of the app."""
         return resident(self.process)
 
     def vitals(self) -> Vitals:
         return msgspec.convert(json.loads(self.ask("/figures"))["vitals"], Vitals)
 
     def edited(self) -> dict[str, int]:
-        """How many edits of the bulk run ended how."""
+        """Return the number of edits of the bulk run by outcome."""
         return msgspec.convert(json.loads(self.ask("/figures"))["edited"], dict[str, int])
 
 
 @contextlib.contextmanager
 def serving_app(flavour: str, url: str, *, limited: bool = True) -> Generator[WebApp]:
-    """An app that calls the service at ``url``, until the block ends.
+    """Run an app that calls the service at ``url``, for the duration of the block.
 
     Raises:
-        WrongResultError: It did not end well, or had something to complain about.
+        WrongResultError: The app failed or wrote to standard error.
     """
     mode = "limited" if limited else "free"
     command = [sys.executable, "-W", "error", "-m", "benchmarks.webapp", flavour, url, mode]
@@ -233,22 +233,22 @@ def serving_app(flavour: str, url: str, *, limited: bool = True) -> Generator[We
         assert process.stdout is not None
         try:
             yield WebApp(int(process.stdout.readline() or 0), process.pid)
-            _, complaints = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=30)
         finally:
             process.kill()
-    if process.returncode or complaints:
-        raise WrongResultError(f"the app on {flavour} ended with {process.returncode}: {complaints}")
+    if process.returncode or errors:
+        raise WrongResultError(f"the app on {flavour} exited with {process.returncode}: {errors}")
 
 
 async def _serve(flavour: str, url: str, mode: str) -> None:
-    logging.getLogger("aiomutex").setLevel(logging.ERROR)  # 429s are counted where they are answered
-    # A user who hangs up takes the handler along, which is the harder case.
+    logging.getLogger("aiomutex").setLevel(logging.ERROR)  # the emulator counts the 429 responses
+    # Cancel the handler when a user disconnects, which is the harder case.
     runner = web.AppRunner(app_of(FLAVOURS[flavour](url, limited=mode == "limited")), handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
     await site.start()
     print(runner.addresses[0][1], flush=True)
-    # It ends with whoever started it, however that ends.
+    # Standard input is closed when the parent process ends.
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await runner.cleanup()
 

@@ -16,13 +16,13 @@ def test_a_web_app_serves_200_people_while_a_bulk_run_goes_on() -> None:
     crowd = load.crowd
     print(f"p50 {crowd.quantile(0.5):.0f} ms, {load.note()}; {load.edited}; before {load.before}, after {load.after}")
     assert crowd.errors == []
-    assert load.refused <= 3  # for moments in which a shared machine stands still
+    assert load.rejected <= 3  # for moments in which a shared machine stands still
     assert load.leaks() == []
 
     assert len(crowd.waits) > USERS
-    assert crowd.hung_up
+    assert crowd.disconnected
     # The run gets what people leave, and each of its edits succeeds.
-    left = ALLOWED * crowd.seconds - len(crowd.waits) - crowd.hung_up
+    left = ALLOWED * crowd.seconds - len(crowd.waits) - crowd.disconnected
     assert set(load.edited) == {"applied"}
     assert load.edited["applied"] > 0.7 * left
 

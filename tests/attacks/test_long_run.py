@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from benchmarks.soak import LEAST, Sample, leaks, slope, soaked, warm
+from benchmarks.soak import LEAK_THRESHOLDS, Sample, leaks, slope, soaked, warm
 from benchmarks.vitals import Vitals
 
 CALLS = 24_000
@@ -34,13 +34,13 @@ def test_calls_of_all_fates_leave_no_memory_socket_or_task_behind() -> None:
     first, last = taken[4], taken[-1]
     for sample in (first, last):
         print(f"{sample.requests:,} requests: {sample.vitals}")
-    print({kind: round(slope(warm(taken), kind), 4) for kind in LEAST}, last.fates)
+    print({kind: round(slope(warm(taken), kind), 4) for kind in LEAK_THRESHOLDS}, last.outcomes)
     assert leaks(taken) == []
     assert last.requests > CALLS
     assert last.vitals.memory - first.vitals.memory < 4
     # What leaks would hide behind has happened.
     for fate in ("good", "cancelled", "NotFoundError", "ServerError", "ConnectionFailedError", "DeadlineExceededError"):
-        assert last.fates[fate] > 2, last.fates
+        assert last.outcomes[fate] > 2, last.outcomes
 
 
 def test_a_process_that_stays_as_it_is_leaks_nothing() -> None:
