@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
+from aiomutex._util.wording import counted
 from aiomutex.bulk.journal_file import JournalFile
 from aiomutex.bulk.slot_lists import SlotLists, decode_all, encode_all, with_unconfirmed, without_overwritten
 from aiomutex.errors import JournalError
@@ -153,10 +154,10 @@ class Journal(JournalFile):
         least = self._total if self._total is not None else 0 if self._max_position is None else self._max_position + 1
         if total < least:
             at_least = "" if self._total else "at least "
-            raise self._other_input(f"that one has {at_least}{_edits(least)}, this one has {total:,}")
+            raise self._other_input(f"that one has {at_least}{counted(least, 'edit')}, this one has {total:,}")
 
     def _too_many(self) -> JournalError:
-        return self._other_input(f"that one has {_edits(self._total or 0)}, this one has more")
+        return self._other_input(f"that one has {counted(self._total or 0, 'edit')}, this one has more")
 
     def _other_edit(self, position: int, edit: SlotEdit) -> JournalError:
         return self._other_input(
@@ -274,7 +275,3 @@ class Journal(JournalFile):
 def _progress(number: int) -> Progress:
     # An unexpected number means a damaged row. The edit is sent again, which is harmless.
     return _NAMES.get(number, "new")  # type: ignore[return-value]  # the names are the literals
-
-
-def _edits(count: int) -> str:
-    return "1 edit" if count == 1 else f"{count:,} edits"

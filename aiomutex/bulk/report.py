@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from aiomutex._util.wording import counted
 from aiomutex.errors import MutexError
 from aiomutex.models import SlotEdit
 
@@ -88,5 +89,4 @@ class BulkReport(msgspec.Struct, frozen=True, kw_only=True):
         order: tuple[Status, ...] = ("applied", "failed", "unknown", "skipped")
         parts = [f"{counts[status]:,} {status}" for status in order if counts[status] or status == "applied"]
         ending = f"; stopped: {self.stopped_by}" if self.stopped_by is not None else ""
-        edits = "edit" if len(self.outcomes) == 1 else "edits"
-        return f"{len(self.outcomes):,} {edits}: {', '.join(parts)}{ending}"
+        return f"{counted(len(self.outcomes), 'edit')}: {', '.join(parts)}{ending}"

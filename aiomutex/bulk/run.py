@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from aiomutex._util.tasks import collapse_exception_group
+from aiomutex._util.wording import counted
 from aiomutex.bulk.group_queues import Item, Queues
 from aiomutex.bulk.options import request_of
 from aiomutex.bulk.report import SlotOutcome
@@ -205,8 +206,7 @@ class Run(abc.ABC):
         if outcome.status in ("failed", "unknown"):
             self._failures += 1
             if self._failures == self.settings.stop_after:
-                edits = "edit" if self._failures == 1 else "edits"
-                message = f"stopped after {self._failures:,} failed {edits}"
+                message = f"stopped after {counted(self._failures, 'failed edit')}"
                 self.stop(TooManyFailuresError(message, failures=self._failures))
         self.outcomes.put_nowait(outcome)
         if self.outcomes.qsize() >= _MAX_UNCONSUMED:
