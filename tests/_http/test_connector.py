@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cancelling import on_leaping_clock
+from cancelling import run_with_fake_clock
 from support import (
     GROUP,
     ONCE,
@@ -55,7 +55,7 @@ def test_permits_are_not_saved_up_while_lost_connections_are_made_again(monkeypa
         async def let_pass(seconds: float) -> None:
             end = loop.time() + seconds
             while loop.time() < end:
-                loop.leap(0.01)
+                loop.advance(0.01)
                 await asyncio.sleep(0.0005)
 
         limiter = LocalRateLimiter(per_second=20)
@@ -83,7 +83,7 @@ def test_permits_are_not_saved_up_while_lost_connections_are_made_again(monkeypa
         assert busiest <= 20
         assert limiter.state().used_today == len(arrivals) == 60
 
-    on_leaping_clock(main)
+    run_with_fake_clock(main)
 
 
 async def test_connections_lost_in_a_pause_use_up_no_probes(raw: RawServer) -> None:

@@ -1,8 +1,8 @@
-"""Stops a call at each point where it waits, one point after the other, and tells which stages were hit.
+"""Interrupts a call at one of the points where it waits.
 
-A call and all tasks that descend from it are watched: each time one of them is suspended, the coroutine it is
-suspended in names the stage. A run stops the call at one such point, early (as it begins to wait) or late (in the
-turn in which what it waited for comes). Instead of waiting for a permit, the clock leaps to the moment it is due.
+A ``Watch`` follows a call and the tasks it starts. Each time one of them is suspended, the function it is suspended in
+names the stage. A run interrupts the call at one such point: early, when it starts to wait, or late, in the loop's
+iteration in which the result arrives. Instead of waiting for a permit, the clock advances to the time it is granted.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from types import CodeType
 
     Way = Callable[[Awaitable[object], "Watch"], Coroutine[Any, Any, bool]]
-    """Awaits a call so that its watch can stop it; whether it was stopped."""
+    """Awaits a call so that its watch can interrupt it; returns whether the interruption stopped it."""
 
 WINDOW: Final = 1.1
-"""Seconds after which a limiter of one permit a second has the next."""
+"""Seconds after which a limiter of one permit per second grants the next one."""
 DEADLINE: Final = 1000.0
 T = TypeVar("T")
 _OURS: Final = PurePath(aiomutex.__file__).parent
@@ -53,7 +53,7 @@ _STAGES: Final = {
 
 
 class Point(NamedTuple):
-    """Where to stop a call: the so-and-so-many-eth time it, or a task of its own, is suspended in a stage."""
+    """Where to interrupt a call: the ``number``-th time that it or one of its tasks is suspended in ``stage``."""
 
     stage: str
     number: int
@@ -61,86 +61,86 @@ class Point(NamedTuple):
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """An event loop whose clock a test may set ahead."""
+    """An event loop whose clock can be advanced."""
 
-    ahead = 0.0
+    offset = 0.0
 
     def time(self) -> float:
-        return super().time() + self.ahead
+        return super().time() + self.offset
 
-    def leap(self, seconds: float = WINDOW) -> None:
-        self.ahead += seconds
+    def advance(self, seconds: float = WINDOW) -> None:
+        self.offset += seconds
 
 
-def on_leaping_clock(work: Callable[[Loop], Coroutine[Any, Any, T]]) -> T:
-    """Run it where the clock can be set ahead."""
+def run_with_fake_clock(work: Callable[[Loop], Coroutine[Any, Any, T]]) -> T:
+    """Run ``work`` on a loop whose clock can be advanced."""
     loop = Loop()
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         return runner.run(work(loop))
 
 
-async def some_turns() -> None:
-    """Let the loop do what is ready."""
+async def run_ready() -> None:
+    """Let the loop run the callbacks that are ready."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 class Watch:
-    """One call under attack: what it has passed, whether it was struck, and the tasks that descend from it."""
+    """One watched call: the stages it passed, whether it was interrupted, and the tasks it started."""
 
-    def __init__(self, loop: Loop, point: Point | None = None, *, leaps: bool = True) -> None:
+    def __init__(self, loop: Loop, point: Point | None = None, *, skips_waits: bool = True) -> None:
         self.loop = loop
-        self._leaps = leaps
+        self._skips_waits = skips_waits
         self.point = point
         self.passed: Counter[str] = Counter()
-        self.strike: Callable[[], object] = lambda: None
-        self.struck = self.stopped = False
-        self.since = 0
-        """How often the caller's task waited after the strike, but for the end of tasks of its own."""
-        self.again = False
-        """Whether each later suspension of the caller's task is a strike, too."""
+        self.interrupt: Callable[[], object] = lambda: None
+        self.interrupted = self.stopped = False
+        self.waits_after = 0
+        """How often the caller's task waited after the interruption, except for the end of its own tasks."""
+        self.repeats = False
+        """Whether to interrupt the caller's task again at each later suspension."""
         self.tasks: list[asyncio.Task[Any]] = []
 
     def suspended(self, work: object, waits_for: Any) -> Any:
-        """A task gives way to others until ``waits_for`` comes."""
+        """A task is suspended until ``waits_for`` has a result."""
         stage = stage_of(work)
         future: asyncio.Future[Any] | None = waits_for if asyncio.isfuture(waits_for) else None
-        if stage == "permit" and self._leaps and future:
-            self._hurry(future)
-        if self.struck and asyncio.current_task() is self.tasks[0]:
-            self.since += stage != "end"
-            if self.again:
-                self.strike()
+        if stage == "permit" and self._skips_waits and future:
+            self._skip_wait(future)
+        if self.interrupted and asyncio.current_task() is self.tasks[0]:
+            self.waits_after += stage != "end"
+            if self.repeats:
+                self.interrupt()
         elif self._is_here(stage):
             if self.point and self.point.late and future:
-                # Before the task adds its own, so that both happen in one turn, the strike first.
-                future.add_done_callback(self._strike)
+                # Added before the task adds its own callback: both run in one iteration, the interruption first.
+                future.add_done_callback(self._interrupt)
             else:
-                self._strike()
+                self._interrupt()
         return waits_for
 
-    def _hurry(self, permit: asyncio.Future[Any]) -> None:
+    def _skip_wait(self, permit: asyncio.Future[Any]) -> None:
         if not permit.done():
-            self.loop.leap()
-            self.loop.call_soon(self._hurry, permit)
+            self.loop.advance()
+            self.loop.call_soon(self._skip_wait, permit)
 
     def at(self, stage: str) -> None:
-        """A task passes a stage in which it waits for nothing."""
+        """A task passes a stage in which it does not wait."""
         if self._is_here(stage):
-            self._strike()
+            self._interrupt()
 
     def _is_here(self, stage: str) -> bool:
         self.passed[stage] += 1
         return self.point is not None and self.point[:2] == (stage, self.passed[stage])
 
-    def _strike(self, _: object = None) -> None:
+    def _interrupt(self, _: object = None) -> None:
         if not self.tasks[0].done():
-            self.struck = True
-            self.strike()
+            self.interrupted = True
+            self.interrupt()
 
 
 class _Watched(Coroutine[Any, Any, Any]):
-    """A coroutine that tells its watch of each suspension."""
+    """A coroutine that reports each suspension to its watch."""
 
     def __init__(self, work: Coroutine[Any, Any, Any], watch: Watch) -> None:
         self._work = work
@@ -166,7 +166,7 @@ _watch: ContextVar[Watch | None] = ContextVar("_watch", default=None)
 
 
 def watch_here() -> Watch | None:
-    """The watch of the call that the code running now belongs to."""
+    """The watch of the current call."""
     return _watch.get()
 
 
@@ -179,7 +179,7 @@ def _make_task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> as
 
 
 async def watched(work: Coroutine[Any, Any, Any], watch: Watch) -> Any:
-    """Await ``work`` in a task of its own, watched."""
+    """Await ``work`` in its own task and watch it."""
     watch.loop.set_task_factory(_make_task)
     context = copy_context()
     context.run(_watch.set, watch)
@@ -187,19 +187,19 @@ async def watched(work: Coroutine[Any, Any, Any], watch: Watch) -> Any:
     watch.tasks.append(task)
     end = time.monotonic() + 20
     while not task.done():
-        # The clock leaps, so the loop's own timeout may be over early.
+        # The clock jumps, so this timeout may expire early.
         await asyncio.wait([task], timeout=WINDOW)
         assert time.monotonic() < end, f"hangs at {stage_of(work)} after {dict(watch.passed)}"
     return task.result()
 
 
 def stage_of(work: Any) -> str:
-    """Where a suspended coroutine waits: a stage by name, else the innermost function of ours."""
+    """Where a coroutine is suspended: a stage, or else the innermost function of this package."""
     names: list[tuple[str | None, str | None]] = []
     while work is not None:
         kind = next((kind for kind in ("cr", "ag", "gi") if hasattr(work, f"{kind}_code")), None)
         if kind is None:
-            # What stands between two coroutines, or for a generator's next item, shows what follows to the collector.
+            # Wrappers, such as that of ``anext``, have no attribute for what they await; the collector knows it.
             work = next(
                 (it for it in gc.get_referents(work) if inspect.iscoroutine(it) or inspect.isasyncgen(it)), None
             )
@@ -213,47 +213,47 @@ def stage_of(work: Any) -> str:
 
 @functools.cache
 def _names(code: CodeType) -> tuple[str | None, str | None]:
-    """The stage that a function stands for, and its own name if it is one of ours."""
+    """The stage of a function, and its name if it belongs to this package."""
     path = PurePath(code.co_filename)
     return _STAGES.get((path.name, code.co_name)), f"{path.stem}.{code.co_name}" if _OURS in path.parents else None
 
 
-# ---------------------------------------------------------------------------------------------- ways to stop a call
+# ------------------------------------------------------------------ ways to interrupt a call
 
 
 async def cancel(work: Awaitable[object], watch: Watch) -> bool:
-    """The caller's task is cancelled."""
+    """Cancel the caller's task."""
     task = _this_task()
-    watch.strike = task.cancel
+    watch.interrupt = task.cancel
     try:
         await work
         if task.cancelling():
-            # The last it did was to write a journal, for which it waits for nothing: a strike there is felt only now.
+            # Writing a journal does not wait, so a cancellation during the last write is raised only here.
             await asyncio.sleep(0)
     except asyncio.CancelledError:
         return True
     return False
 
 
-async def storm(work: Awaitable[object], watch: Watch) -> bool:
-    """The caller's task is cancelled, and again and again while it cleans up."""
-    watch.again = True
+async def cancel_repeatedly(work: Awaitable[object], watch: Watch) -> bool:
+    """Cancel the caller's task, then again at each await of its cleanup."""
+    watch.repeats = True
     return await cancel(work, watch)
 
 
 async def scope(work: Awaitable[object], watch: Watch) -> bool:
-    """The call stands in a scope of anyio whose time is over; the task around it goes on."""
+    """Let an anyio scope around the call time out; the caller's task continues."""
     with anyio.move_on_after(None) as limit:
-        watch.strike = lambda: setattr(limit, "deadline", anyio.current_time())
+        watch.interrupt = lambda: setattr(limit, "deadline", anyio.current_time())
         await work
     assert _this_task().cancelling() == 0
     return limit.cancelled_caught
 
 
 async def timeout(work: Awaitable[object], watch: Watch) -> bool:
-    """The call stands in a timeout of asyncio; the task around it goes on."""
+    """Let an ``asyncio.timeout`` around the call expire; the caller's task continues."""
     limit = asyncio.timeout(None)
-    watch.strike = lambda: limit.reschedule(watch.loop.time())
+    watch.interrupt = lambda: limit.reschedule(watch.loop.time())
     try:
         async with limit:
             await work
@@ -266,8 +266,8 @@ async def timeout(work: Awaitable[object], watch: Watch) -> bool:
 
 
 async def deadline(work: Awaitable[object], watch: Watch) -> bool:
-    """The session's own deadline is over."""
-    watch.strike = lambda: watch.loop.leap(DEADLINE)
+    """Let the session's deadline expire."""
+    watch.interrupt = lambda: watch.loop.advance(DEADLINE)
     try:
         await work
     except DeadlineExceededError:
@@ -276,15 +276,15 @@ async def deadline(work: Awaitable[object], watch: Watch) -> bool:
     return False
 
 
-async def both(work: Awaitable[object], watch: Watch) -> bool:
-    """The caller's task is cancelled in the turn in which the session's deadline is over, right after that."""
+async def deadline_then_cancel(work: Awaitable[object], watch: Watch) -> bool:
+    """Let the session's deadline expire, and cancel the caller's task in the same iteration of the loop."""
     task = _this_task()
 
-    def strike() -> None:
-        watch.loop.leap(DEADLINE)
+    def interrupt() -> None:
+        watch.loop.advance(DEADLINE)
         watch.loop.call_later(0, task.cancel)
 
-    watch.strike = strike
+    watch.interrupt = interrupt
     try:
         await work
     except asyncio.CancelledError:

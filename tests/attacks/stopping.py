@@ -1,4 +1,4 @@
-"""A call, a service that answers in pieces, and everything that must be as before once the call was stopped."""
+"""Runs a call against an emulator behind a slow relay, interrupts it, and checks that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ from itertools import count, product
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from cancelling import DEADLINE, Loop, Point, Watch, both, deadline, on_leaping_clock, some_turns, watch_here, watched
-from dripping import Drip
+from cancelling import (
+    DEADLINE,
+    Loop,
+    Point,
+    Watch,
+    deadline,
+    deadline_then_cancel,
+    run_ready,
+    run_with_fake_clock,
+    watch_here,
+    watched,
+)
+from slow_relay import SlowRelay
 from support import connector_of, idle, session_for, until
 
 from aiomutex import LocalRateLimiter, MutexError, ServerError
@@ -28,22 +39,22 @@ if TYPE_CHECKING:
     from aiomutex import MutexSession, SlotOutcome
 
 PLAIN: Final = ("connect", "permit", "headers", "body", "back-off")
-"""What each call passes: a connection is made, the service fails once, and permits are rare."""
+"""Stages that each call passes: it opens a connection, waits for a permit, and the service fails once."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A call to be stopped.
+    """A call to interrupt.
 
     Attributes:
-        call: Makes it.
-        passes: Stages it must be stopped in.
-        fault: What the service does to the first request.
-        before: What makes the call possible.
-        after: What must be so afterwards, wherever it was stopped.
-        outlives: Whether it goes on when a request's deadline is over.
-        errors: What may come out besides ``DeadlineExceededError`` when a deadline is over.
-        wasteful: Whether a permit may be taken for a request that never leaves.
+        call: Makes the call.
+        passes: The stages in which it must be interrupted at least once.
+        fault: The emulator's fault for the first request.
+        before: Prepares the call.
+        after: Checks what must hold afterwards, wherever the call was interrupted.
+        outlives: Whether the call continues when a request's deadline expires.
+        errors: Errors that an expired deadline may raise besides ``DeadlineExceededError``.
+        wasteful: Whether a permit may be used up by a request that is never sent.
     """
 
     name: str
@@ -58,18 +69,18 @@ class Subject:
 
 
 class Scene:
-    """One service and one clock for many runs; each run has a session of its own."""
+    """One emulator and one clock for many runs. Each run has its own session."""
 
     session: MutexSession
     path: Path
 
-    def __init__(self, loop: Loop, emulator: MutexEmulator, drip: Drip, directory: Path) -> None:
+    def __init__(self, loop: Loop, emulator: MutexEmulator, relay: SlowRelay, directory: Path) -> None:
         self.emulator = emulator
-        self.drip = drip
+        self.relay = relay
         self.loop = loop
-        self.told: list[SlotOutcome] = []
+        self.reported: list[SlotOutcome] = []
         self.kept: dict[str, Any] = {}
-        """What a subject's functions tell each other."""
+        """Values that a subject's functions share."""
         self._directory = directory
         self._runs = count()
         self._seeded = emulator.snapshot()
@@ -77,25 +88,25 @@ class Scene:
         self.loop.set_exception_handler(lambda _, context: self._failures.append(context))
 
     async def run(self, subject: Subject, way: Way, point: Point | None) -> Watch:
-        """Make the call, stop it at ``point``, and look at what is left."""
+        """Make the call, interrupt it at ``point``, and check what is left."""
         before = open_files()
         self.path = self._directory / f"{next(self._runs)}.db"
-        self.told = []
+        self.reported = []
         self.emulator.restore(self._seeded)
         self.emulator.faults.clear()
         limiter = LocalRateLimiter(per_second=1)
         async with session_for(
-            self.drip.url, rate_limiter=limiter, deadline=DEADLINE, attempt_timeout=900.0, max_connections=2
+            self.relay.url, rate_limiter=limiter, deadline=DEADLINE, attempt_timeout=900.0, max_connections=2
         ) as self.session:
             if subject.before is not None:
-                await self.unharmed(subject.before(self))
+                await self.uninterrupted(subject.before(self))
             await self.lose_connections()
             self.emulator.clear_history()
             if subject.fault is not None:
                 self.emulator.fail_next(1, **subject.fault)
-            await self.unharmed(limiter.acquire())  # so that the call has to wait for its own
+            await self.uninterrupted(limiter.acquire())  # makes the call wait for its own permit
             watch = Watch(self.loop, point)
-            unsent = limiter.state().used_today - self.drip.requests
+            unsent = limiter.state().used_today - self.relay.requests
 
             async def call() -> None:
                 error: MutexError | None = None
@@ -104,27 +115,29 @@ class Scene:
                 except MutexError as raised:
                     error = raised
                     watch.stopped = isinstance(error, subject.errors)
-                # What the last attempt failed with is told rather than a deadline that leaves no time for another.
-                told = way in (deadline, both) and isinstance(error, (ServerError, *subject.errors))
-                assert error is None or told, f"{error!r} came out"
-                # A call that came to its end in the very turn of the strike has nothing left to be stopped.
-                assert watch.stopped or not watch.struck or way is deadline or watch.since < 2, "it went on"
+                # When the deadline leaves no time for another attempt, the error of the last attempt is raised.
+                allowed = way in (deadline, deadline_then_cancel) and isinstance(error, (ServerError, *subject.errors))
+                assert error is None or allowed, f"raised {error!r}"
+                # A call that ended in the same iteration as the interruption cannot be stopped any more.
+                assert watch.stopped or not watch.interrupted or way is deadline or watch.waits_after < 2, (
+                    "it continued"
+                )
                 assert current_attempt.get() is None
 
             await watched(call(), watch)
             await self._assert_nothing_left(watch, limiter)
-            sent = limiter.state().used_today - self.drip.requests - unsent
-            assert sent == 0 or (subject.wasteful and sent == 1), f"{sent} permits are lost"
+            sent = limiter.state().used_today - self.relay.requests - unsent
+            assert sent == 0 or (subject.wasteful and sent == 1), f"{sent} permits were lost"
             if subject.after is not None:
-                await self.unharmed(subject.after(self))
+                await self.uninterrupted(subject.after(self))
             self.emulator.faults.clear()
-            await self._assert_it_works(limiter)
+            await self._assert_session_works(limiter)
         await until(lambda: open_files() == before)
         assert not self._failures, self._failures
         return watch
 
-    async def unharmed(self, work: Awaitable[object]) -> None:
-        """Await it, with leaps of the clock instead of waits for permits."""
+    async def uninterrupted(self, work: Awaitable[object]) -> None:
+        """Await ``work`` without an interruption, and without waiting for permits."""
 
         async def whole() -> None:
             await work
@@ -132,34 +145,34 @@ class Scene:
         await watched(whole(), Watch(self.loop))
 
     async def lose_connections(self) -> None:
-        """Let the pool be empty, as it is at the start."""
+        """Close all pooled connections, so that the call opens one."""
         for protocol in self._pooled():
             protocol.close()
-        await until(lambda: not self.drip.connected)
+        await until(lambda: not self.relay.connected)
 
     def _pooled(self) -> list[Any]:
-        """Live connections that wait in the pool."""
+        """The live connections in the pool."""
         pools = connector_of(self.session)._conns.values()
         return [protocol for pool in pools for protocol, _ in pool if protocol.is_connected()]
 
     async def _assert_nothing_left(self, watch: Watch, limiter: LocalRateLimiter) -> None:
-        await some_turns()
+        await run_ready()
         assert [task for task in watch.tasks if not task.done()] == []
         assert idle(self.session)
         inside: Any = self.session
         assert len(inside._transport._timer) == 0
         assert limiter.state().waiting == 0
-        await until(lambda: self.drip.connected == len(self._pooled()))
+        await until(lambda: self.relay.connected == len(self._pooled()))
 
-    async def _assert_it_works(self, limiter: LocalRateLimiter) -> None:
-        self.loop.leap()
+    async def _assert_session_works(self, limiter: LocalRateLimiter) -> None:
+        self.loop.advance()
         try:
             limiter.acquire().send(None)
         except StopIteration:
             pass
         else:
-            raise AssertionError("a permit that is due has to be waited for")
-        await self.unharmed(self.session.get_group(1))
+            raise AssertionError("a permit that is due was not granted at once")
+        await self.uninterrupted(self.session.get_group(1))
 
 
 def open_files() -> int:
@@ -168,7 +181,7 @@ def open_files() -> int:
 
 @asynccontextmanager
 async def scene_in(loop: Loop, directory: Path) -> AsyncGenerator[Scene]:
-    """A service, and calls that are watched also where they write a journal, for which they wait for nothing."""
+    """Start an emulator, and watch the writes of journals too, although they do not wait."""
     inside: Any = JournalFile
     writing = inside._writing
 
@@ -178,53 +191,60 @@ async def scene_in(loop: Loop, directory: Path) -> AsyncGenerator[Scene]:
         with writing(journal) as db:
             yield db
             if watch:
-                watch.at("journal")  # within the transaction
+                watch.at("journal")  # inside the transaction
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JournalFile, "_writing", watched_writing)
-        async with MutexEmulator(groups=4, limits=False) as emulator, Drip(emulator.port) as drip:
-            yield Scene(loop, emulator, drip, directory)
+        async with MutexEmulator(groups=4, limits=False) as emulator, SlowRelay(emulator.port) as relay:
+            yield Scene(loop, emulator, relay, directory)
 
 
 def attack(
     directory: Path, subject: Subject, way: Way, numbers: Iterable[int] = (1,), late: Iterable[bool] = (False, True)
 ) -> Counter[str]:
-    """Stop a call in each stage it passes, early and late, the so-and-so-many-eth time it is there.
+    """Interrupt a call in each stage it passes, in a run of its own for each point.
+
+    Args:
+        directory: A directory for journals.
+        subject: The call.
+        way: How to interrupt it.
+        numbers: At which of its waits in a stage, counted from 1.
+        late: Whether to interrupt it late; both by default.
 
     Returns:
-        How often it was stopped, by stage.
+        How often it was interrupted, by stage.
     """
 
     async def main(loop: Loop) -> Counter[str]:
         async with scene_in(loop, directory) as scene:
             return await _attack(scene, subject, way, numbers, late)
 
-    return on_leaping_clock(main)
+    return run_with_fake_clock(main)
 
 
-async def stopped_everywhere(
+async def stop_everywhere(
     loop: Loop, call: Callable[[], Awaitable[object]], way: Way, after: Callable[[], Awaitable[object]]
 ) -> set[str]:
-    """Stop a call of any kind at each point at which it waits, with a look at what is left.
+    """Interrupt any coroutine at each point where it waits, and call ``after`` each time.
 
     Returns:
-        The stages it was stopped in.
+        The stages in which it was interrupted.
     """
     stages: set[str] = set()
 
     async def run(point: Point | None) -> Watch:
         before = open_files()
-        watch = Watch(loop, point, leaps=False)
+        watch = Watch(loop, point, skips_waits=False)
         stopped = await watched(way(call(), watch), watch)
-        assert stopped or not watch.struck or watch.since < 2, f"it went on after {point}"
+        assert stopped or not watch.interrupted or watch.waits_after < 2, f"it continued after {point}"
         try:
             await after()
         except AssertionError as error:
-            error.add_note(f"stopped at {point}")
+            error.add_note(f"interrupted at {point}")
             raise
         await until(lambda: all(task.done() for task in watch.tasks))
         await until(lambda: open_files() == before)
-        if watch.struck and point:
+        if watch.interrupted and point:
             stages.add(point.stage)
         return watch
 
@@ -244,9 +264,9 @@ async def _attack(
         if number > stages[stage]:
             continue
         watch = await scene.run(subject, way, Point(stage, number, late))
-        stopped[stage] += watch.struck
-        certain = way is deadline and stage in ("connect", "permit", "headers") and not late and watch.struck
-        assert watch.stopped or subject.outlives or not certain, f"no deadline came out at {stage} {number}"
+        stopped[stage] += watch.interrupted
+        certain = way is deadline and stage in ("connect", "permit", "headers") and not late and watch.interrupted
+        assert watch.stopped or subject.outlives or not certain, f"no deadline was raised at {stage} {number}"
     missed = set(subject.passes) - set(+stopped) if 1 in numbers else None
-    assert not missed, f"never stopped in {missed}"
+    assert not missed, f"never interrupted in {missed}"
     return stopped

@@ -1,4 +1,4 @@
-"""Each public coroutine is stopped wherever it waits, in each way there is; nothing of it may be left."""
+"""Each public coroutine is interrupted wherever it waits, in each way: nothing may be left behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 from bulk_support import after, assert_holds, assert_true, edits_for, held
-from cancelling import both, cancel, deadline, scope, storm, timeout
+from cancelling import cancel, cancel_repeatedly, deadline, deadline_then_cancel, scope, timeout
 from stopping import PLAIN, Scene, Subject, attack
 
 from aiomutex import ConnectionFailedError, MutexSession, NewGroup, NewSlot, OutcomeUnknownError, Priority, SlotEdit
@@ -32,7 +32,7 @@ NEW = NewGroup(project_id=1, name="New", key="new", slots=[NewSlot(percentage=10
 RUN = (*PLAIN, "room", "run.next_outcome", "run._work")
 DESIRED: Desired = parse_desired(
     "groups:\n"
-    "- {projectId: 1, key: group-1, name: Till, slots: [{percentage: 34, experiments: [5]}, {percentage: 33}, "
+    "- {projectId: 1, key: group-1, name: Checkout, slots: [{percentage: 34, experiments: [5]}, {percentage: 33}, "
     "{percentage: 33}]}\n"
     "- {projectId: 1, key: group-2, archived: true}\n"
     "- {projectId: 1, key: new, name: New, slots: [{percentage: 100, individuals: [ada]}]}\n"
@@ -40,7 +40,7 @@ DESIRED: Desired = parse_desired(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _what_is_left_behind_complains() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+def _collect_garbage() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
     yield
     gc.collect()
 
@@ -56,56 +56,56 @@ async def pages(it: Scene) -> None:
     assert len([page async for page in it.session.list_groups(page_size=3).pages()]) == 2
 
 
-async def created_once(it: Scene) -> None:
+async def created_at_most_once(it: Scene) -> None:
     assert sum(group.key == "new" for group in it.emulator.groups.values()) <= 1
 
 
-async def moved(it: Scene) -> None:
+async def experiment_kept(it: Scene) -> None:
     slots = it.emulator.groups["1"].slots
-    assert 1 in slots[0].experiments + slots[1].experiments, "the experiment is on no slot"
+    assert 1 in slots[0].experiments + slots[1].experiments, "the experiment is in no slot"
 
 
-async def one_experiment(it: Scene) -> None:
+async def prepare_slot(it: Scene) -> None:
     it.emulator.groups["1"].slots[0].experiments[:] = [1]
 
 
 async def run(it: Scene, *, journal: bool = False, verify: bool = False) -> None:
     report = await it.session.edit_slots(
-        EDITS, journal=it.path if journal else None, verify=verify, concurrency=3, on_outcome=it.told.append
+        EDITS, journal=it.path if journal else None, verify=verify, concurrency=3, on_outcome=it.reported.append
     )
     assert len(report.outcomes) == len(EDITS)
 
 
 async def stream(it: Scene) -> None:
-    async def wishes() -> AsyncIterator[SlotEdit]:
+    async def edits() -> AsyncIterator[SlotEdit]:
         for edit in EDITS:
             await asyncio.sleep(0)
             yield edit
 
-    it.kept["input"] = wishes()
-    async with it.session.stream_slot_edits(it.kept["input"], concurrency=3, on_outcome=it.told.append) as outcomes:
+    it.kept["input"] = edits()
+    async with it.session.stream_slot_edits(it.kept["input"], concurrency=3, on_outcome=it.reported.append) as outcomes:
         async for _ in outcomes:
             pass
 
 
-async def told_truly(it: Scene) -> None:
-    assert_true(it.emulator, it.told)
+async def outcomes_are_true(it: Scene) -> None:
+    assert_true(it.emulator, it.reported)
 
 
 async def streamed(it: Scene) -> None:
     assert await anext(it.kept["input"], None) is None, "the input was not closed"
-    await told_truly(it)
+    await outcomes_are_true(it)
 
 
 async def resumed(it: Scene) -> None:
-    await told_truly(it)
+    await outcomes_are_true(it)
     report = await it.session.edit_slots(EDITS, journal=it.path, verify=True)
     assert report.failed == []
     assert all(outcome.status == "applied" or "already applied" in outcome.note for outcome in report.outcomes)
     assert_holds(it.emulator, WHOLE)
 
 
-async def made_a_run(it: Scene) -> None:
+async def finish_a_run(it: Scene) -> None:
     it.kept["earlier"] = held(it.emulator, WHOLE)
     await it.session.edit_slots(EDITS, journal=it.path)
     assert_holds(it.emulator, WHOLE)
@@ -148,13 +148,13 @@ async def no_scratch(it: Scene) -> None:
     assert not left or not it.kept["archived"]
 
 
-async def lived(it: Scene) -> None:
-    async with MutexSession("a-key-of-some-length", base_url=it.drip.url, rate_limiter=it.session.rate_limiter) as own:
+async def open_and_close(it: Scene) -> None:
+    async with MutexSession("a-key-of-some-length", base_url=it.relay.url, rate_limiter=it.session.rate_limiter) as own:
         await own.get_group(1)
 
 
 async def reconnected(it: Scene) -> None:
-    it.drip.hang_up = 1
+    it.relay.hang_up = 1
     await it.session.get_group(1)
 
 
@@ -166,7 +166,7 @@ async def bulk_calls(it: Scene) -> None:
                 tasks.start_soon(bulk.get_group, 1)
 
 
-async def room_is_left(it: Scene) -> None:
+async def bulk_call_works(it: Scene) -> None:
     await it.session.with_options(priority=Priority.BULK).get_group(1)
 
 
@@ -182,35 +182,42 @@ CALLS = [
     Subject("pages", pages),
     Subject("find_group", lambda it: it.session.find_group("group-4")),
     Subject("collect", lambda it: it.session.list_groups(page_size=1).collect(concurrency=3), outlives=True),
-    Subject("create_group", lambda it: it.session.create_group(NEW), after=created_once, errors=(OutcomeUnknownError,)),
     Subject(
-        "create_group whose answer is lost",
+        "create_group",
+        lambda it: it.session.create_group(NEW),
+        after=created_at_most_once,
+        errors=(OutcomeUnknownError,),
+    ),
+    Subject(
+        "create_group whose response is lost",
         lambda it: it.session.create_group(NEW),
         fault={"kind": "reset-after"},
-        after=created_once,
+        after=created_at_most_once,
         errors=(OutcomeUnknownError,),
     ),
     Subject("change_slot", lambda it: it.session.change_slot(1, 1, add_experiments=[5])),
-    Subject("move_experiment", lambda it: it.session.move_experiment(1, 1, 1, 2), before=one_experiment, after=moved),
-    Subject("a connection lost while it waits", reconnected, errors=(ConnectionFailedError,), wasteful=True),
-    Subject("a session's life", lived),
+    Subject(
+        "move_experiment", lambda it: it.session.move_experiment(1, 1, 1, 2), before=prepare_slot, after=experiment_kept
+    ),
+    Subject("a connection lost during the wait", reconnected, errors=(ConnectionFailedError,), wasteful=True),
+    Subject("a session's lifetime", open_and_close),
 ]
 RUNS = [
-    Subject("edit_slots", run, RUN, after=told_truly, outlives=True),
+    Subject("edit_slots", run, RUN, after=outcomes_are_true, outlives=True),
     Subject("edit_slots(journal)", lambda it: run(it, journal=True), (*RUN, "journal"), after=resumed, outlives=True),
-    Subject("edit_slots(verify)", lambda it: run(it, verify=True), RUN, after=told_truly, outlives=True),
+    Subject("edit_slots(verify)", lambda it: run(it, verify=True), RUN, after=outcomes_are_true, outlives=True),
     Subject("stream_slot_edits", stream, (*RUN, "run._feed"), after=streamed, outlives=True),
     Subject(
         "undo",
         lambda it: undo(it.session, it.path, concurrency=2),
         (*PLAIN, "journal"),
-        before=made_a_run,
+        before=finish_a_run,
         after=undone,
         outlives=True,
     ),
     Subject("apply", applied, (*PLAIN, "journal"), before=planned, after=applied_again, outlives=True),
     Subject("check_running", checked, before=planned),
-    Subject("bulk calls", bulk_calls, (*PLAIN, "room"), after=room_is_left, outlives=True),
+    Subject("bulk calls", bulk_calls, (*PLAIN, "room"), after=bulk_call_works, outlives=True),
     Subject("probe", probed, PLAIN[:-1], fault=None, after=no_scratch, errors=(OutcomeUnknownError,)),
 ]
 
@@ -219,38 +226,47 @@ def name_of(it: Subject | Way) -> str:
     return it.name if isinstance(it, Subject) else it.__name__
 
 
-WAYS = (cancel, storm, scope, timeout, deadline)
+WAYS = (cancel, cancel_repeatedly, scope, timeout, deadline)
 GET, *ALIKE = CALLS[:7]
 FEW = [
     *((subject, cancel) for subject in CALLS),
-    *((GET, way) for way in (*WAYS[1:], both)),
-    *zip(RUNS, [scope, cancel, timeout, storm, deadline, cancel, scope, timeout, storm], strict=True),
+    *((GET, way) for way in (*WAYS[1:], deadline_then_cancel)),
+    *zip(
+        RUNS,
+        [scope, cancel, timeout, cancel_repeatedly, deadline, cancel, scope, timeout, cancel_repeatedly],
+        strict=True,
+    ),
 ]
 ALL = [
-    *((subject, way) for subject in CALLS for way in (cancel, scope, timeout, deadline, both) if subject not in ALIKE),
+    *(
+        (subject, way)
+        for subject in CALLS
+        for way in (cancel, scope, timeout, deadline, deadline_then_cancel)
+        if subject not in ALIKE
+    ),
     *((subject, way) for subject in ALIKE for way in (cancel, deadline)),
     *((subject, way) for subject in RUNS for way in WAYS),
 ]
 
 
 @pytest.mark.parametrize(("subject", "way"), FEW, ids=name_of)
-def test_nothing_is_left_whatever_stage_it_stops_in(tmp_path: Path, subject: Subject, way: Way) -> None:
+def test_nothing_is_left_behind_in_any_stage(tmp_path: Path, subject: Subject, way: Way) -> None:
     late = (False, True) if subject in CALLS else (RUNS.index(subject) % 2 == 1,)
     attack(tmp_path, subject, way, late=late)
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize(("subject", "way"), ALL, ids=name_of)
-def test_nothing_is_left_wherever_it_stops(tmp_path: Path, subject: Subject, way: Way) -> None:
-    # A run has a hundred points; its ways share them.
+def test_nothing_is_left_behind_at_any_point(tmp_path: Path, subject: Subject, way: Way) -> None:
+    # A bulk run has about a hundred points: each way takes a part of them.
     numbers = range(1, 100) if subject in CALLS else range(1 + WAYS.index(way), 100, len(WAYS))
     print(subject.name, way.__name__, dict(attack(tmp_path, subject, way, numbers)))
 
 
-# ---------------------------------------------------------------------------------------------- none is left out
+# ---------------------------------------------------------------------------------------------- completeness
 
 PUBLIC = (
-    *("aiomutex", "aiomutex.bulk", "aiomutex.fleet.fleet", "aiomutex.limits", "aiomutex.limits.redis", "aiomutex.plan"),
+    *("aiomutex", "aiomutex.bulk", "aiomutex.fleet", "aiomutex.limits", "aiomutex.limits.redis", "aiomutex.plan"),
     *("aiomutex.probe", "aiomutex.traffic", "aiomutex.testing", "aiomutex.emulator"),
 )
 
@@ -266,9 +282,9 @@ def public_coroutines() -> Iterator[str]:
                     yield member
 
 
-def test_each_public_coroutine_is_among_those_that_are_stopped() -> None:
+def test_each_public_coroutine_is_interrupted_in_some_test() -> None:
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_cancel_*.py"))
     names = set(public_coroutines())
     assert {"get_group", "undo", "acquire", "collect"} < names
-    # That one does nothing but run until it is stopped, as the emulator's own tests have it.
+    # ``serve`` runs until it is interrupted; the emulator's tests cover it.
     assert {name for name in names if f"{name}(" not in tests} == {"serve"}

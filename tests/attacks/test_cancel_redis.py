@@ -1,4 +1,4 @@
-"""What talks to Redis is stopped wherever it waits: the limiter of a fleet, and a fleet's own caller."""
+"""The Redis limiter and the caller of a fleet are interrupted wherever they wait."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bulk_support import edits_for
-from cancelling import Loop, cancel, on_leaping_clock, scope, storm, timeout
-from stopping import stopped_everywhere
+from cancelling import Loop, cancel, cancel_repeatedly, run_with_fake_clock, scope, timeout
+from stopping import stop_everywhere
 from support import until
 
 from aiomutex.fleet import Fleet
@@ -25,13 +25,13 @@ pytestmark = pytest.mark.redis
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _what_is_left_behind_complains() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+def _collect_garbage() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
     yield
     gc.collect()
 
 
-@pytest.mark.parametrize("way", [cancel, storm, scope, timeout])
-def test_a_permit_and_the_limiters_end_leave_nothing_wherever_they_stop(redis_server: RedisServer, way: Way) -> None:
+@pytest.mark.parametrize("way", [cancel, cancel_repeatedly, scope, timeout])
+def test_a_limiter_leaves_nothing_behind_wherever_it_is_interrupted(redis_server: RedisServer, way: Way) -> None:
     redis_server.reset("attack")
 
     async def main(loop: Loop) -> set[str]:
@@ -50,24 +50,24 @@ def test_a_permit_and_the_limiters_end_leave_nothing_wherever_they_stop(redis_se
                 await limiters[-1].acquire()
                 await limiters[-1].aclose()
 
-        return await stopped_everywhere(loop, call, way, after)
+        return await stop_everywhere(loop, call, way, after)
 
-    assert on_leaping_clock(main) >= {"permit", "shared_budget.lease", "shared_budget.aclose", "end"}
+    assert run_with_fake_clock(main) >= {"permit", "shared_budget.lease", "shared_budget.aclose", "end"}
 
 
-@pytest.mark.parametrize("way", [cancel, storm, scope, timeout])
-def test_a_fleet_that_is_left_leaves_nothing_wherever_it_stops(redis_server: RedisServer, way: Way) -> None:
+@pytest.mark.parametrize("way", [cancel, cancel_repeatedly, scope, timeout])
+def test_a_fleet_leaves_nothing_behind_wherever_it_is_interrupted(redis_server: RedisServer, way: Way) -> None:
     async def main(loop: Loop) -> set[str]:
         async def call() -> None:
             async with Fleet(redis_server.url, name="attack") as fleet:
                 stream = fleet.stream_slot_edits(edits_for(2))
                 async with stream:
                     await until(lambda: not repr(stream).endswith(" 0 with workers>"))
-                    await asyncio.sleep(0.1)  # until its answer is waited for
+                    await asyncio.sleep(0.1)  # until it waits for the result
 
         async def after() -> None:
             pass
 
-        return await stopped_everywhere(loop, call, way, after)
+        return await stop_everywhere(loop, call, way, after)
 
-    assert on_leaping_clock(main) >= {"tasks.run_in_task", "broker.kick", "broker._run", "fleet._run_job", "end"}
+    assert run_with_fake_clock(main) >= {"tasks.run_in_task", "broker.kick", "broker._run", "fleet._run_job", "end"}

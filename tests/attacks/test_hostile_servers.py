@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from aiohttp.http_parser import HttpResponseParserPy
-from hostile import HOSTILE, LATE, coded, keeps_saying, leaves, says
+from hostile_responses import HOSTILE, LATE, coded, keeps_saying, leaves, says
 from support import GROUP, KEY, ONCE, RawServer, connector_of, http, idle, pooled, session_for, until
 
 from aiomutex import (
@@ -243,7 +243,7 @@ async def test_a_terminal_obeys_nothing_that_a_refusal_says(raw: RawServer) -> N
     ],
 )
 def test_memory_stays_within_a_bound(attack: str, most: int) -> None:
-    run = [sys.executable, str(Path(__file__).with_name("hostile_run.py")), attack]
+    run = [sys.executable, str(Path(__file__).with_name("hostile_process.py")), attack]
     done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=True)
     told = json.loads(done.stdout)
     print(f"{attack}: {told}")

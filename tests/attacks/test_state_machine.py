@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
-from machine_inputs import LISTS, WRONG, changes, given_lists, names, places, shapes, troubles
+from state_machine_inputs import LISTS, WRONG, changes, given_lists, names, places, shapes, troubles
 from support import idle, session_for
 
 from aiomutex import (

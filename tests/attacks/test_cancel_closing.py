@@ -1,4 +1,4 @@
-"""What ends is stopped while it does so, or fails beside others; it has ended all the same."""
+"""Closing is interrupted, or one of several tasks fails: everything is closed nevertheless."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from bulk_support import edits_for
-from cancelling import Loop, Point, Watch, cancel, on_leaping_clock, scope, some_turns, storm, timeout, watched
-from stopping import open_files, stopped_everywhere
+from cancelling import (
+    Loop,
+    Point,
+    Watch,
+    cancel,
+    cancel_repeatedly,
+    run_ready,
+    run_with_fake_clock,
+    scope,
+    timeout,
+    watched,
+)
+from stopping import open_files, stop_everywhere
 from support import GROUP, ONCE, RawServer, connector_of, http, idle, say_nothing, session_for, until
 
 from aiomutex import ConnectionFailedError, MutexError
@@ -27,7 +38,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("way", [cancel, scope, timeout])
 @pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
-def test_closing_that_is_stopped_has_closed(way: Way, late: bool) -> None:
+def test_an_interrupted_close_still_closes_the_session(way: Way, late: bool) -> None:
     async def main(loop: Loop) -> None:
         async with RawServer() as raw:
             files = open_files()
@@ -37,17 +48,17 @@ def test_closing_that_is_stopped_has_closed(way: Way, late: bool) -> None:
             await asyncio.gather(session.get_group(7))
             watch = Watch(loop, Point("close", 1, late))
             stopped = await watched(way(session.aclose(), watch), watch)
-            assert watch.struck
+            assert watch.interrupted
             assert stopped or late
             inside: Any = session
             assert inside._transport._timer._timer is None
             await until(lambda: open_files() == files)
             await session.aclose()
 
-    on_leaping_clock(main)
+    run_with_fake_clock(main)
 
 
-async def test_who_is_being_cancelled_and_calls_all_the_same_is_told_that_the_session_closes(raw: RawServer) -> None:
+async def test_a_call_from_a_cancelled_task_fails_when_the_session_closes(raw: RawServer) -> None:
     raw.answer(say_nothing)
     async with session_for(raw.url, max_connections=1, retry=ONCE) as session:
         holder = asyncio.create_task(session.get_group(7))
@@ -59,52 +70,52 @@ async def test_who_is_being_cancelled_and_calls_all_the_same_is_told_that_the_se
             finally:
                 with pytest.raises(ConnectionFailedError, match="the session was closed during the call"):
                     await session.get_group(7)
-                told.append(True)
+                failed.append(True)
 
-        told: list[bool] = []
+        failed: list[bool] = []
         task = asyncio.create_task(clean_up())
         await asyncio.sleep(0)
         task.cancel()
         await until(lambda: any(connector_of(session)._waiters.values()))
         await session.aclose()
         await asyncio.gather(task, holder, return_exceptions=True)
-        assert told
+        assert failed
         assert task.cancelled()
 
 
-@pytest.mark.parametrize("way", [cancel, storm, scope, timeout])
-def test_an_emulators_life_leaves_nothing_wherever_it_stops(way: Way, tmp_path: Path) -> None:
-    lives: list[MutexEmulator] = []
-    made: list[list[int]] = []
+@pytest.mark.parametrize("way", [cancel, cancel_repeatedly, scope, timeout])
+def test_an_emulator_leaves_nothing_behind_wherever_it_is_interrupted(way: Way, tmp_path: Path) -> None:
+    emulators: list[MutexEmulator] = []
+    expected: list[list[int]] = []
 
-    def file_of(life: int) -> Path:
-        return tmp_path / f"{life}.db"
+    def file_of(number: int) -> Path:
+        return tmp_path / f"{number}.db"
 
     async def call() -> None:
-        lives.append(MutexEmulator(groups=2, limits=False, state_file=file_of(len(lives))))
-        made.clear()
-        async with lives[-1] as emulator, session_for(emulator.url) as session:
+        emulators.append(MutexEmulator(groups=2, limits=False, state_file=file_of(len(emulators))))
+        expected.clear()
+        async with emulators[-1] as emulator, session_for(emulator.url) as session:
             await session.edit_slot(1, 1, experiments=[5])
             emulator.groups["2"].slots[0].experiments[:] = [6]
-            made.extend(([5], [6]))
+            expected.extend(([5], [6]))
 
     async def after() -> None:
         with pytest.raises(RuntimeError, match="not running"):
-            _ = lives[-1].url
-        # The file is free, and what was done before the end is in it.
-        async with MutexEmulator(state_file=file_of(len(lives) - 1)) as kept:
-            assert not made or [group.slots[0].experiments for group in kept.groups.values()] == made
+            _ = emulators[-1].url
+        # The file is unlocked and holds what was done before the end.
+        async with MutexEmulator(state_file=file_of(len(emulators) - 1)) as kept:
+            assert not expected or [group.slots[0].experiments for group in kept.groups.values()] == expected
 
     async def main(loop: Loop) -> set[str]:
-        return await stopped_everywhere(loop, call, way, after)
+        return await stop_everywhere(loop, call, way, after)
 
-    assert on_leaping_clock(main) >= {"listener.open", "listener._rounds", "headers"}
+    assert run_with_fake_clock(main) >= {"listener.open", "listener._run_callbacks", "headers"}
 
 
 # ------------------------------------------------------------------ tasks of our own
 
 
-async def test_a_fleets_run_that_is_left_is_waited_for_however_often_it_is_cancelled() -> None:
+async def test_leaving_a_fleets_run_waits_for_its_jobs_however_often_it_is_cancelled() -> None:
     ended: list[str] = []
 
     async def ask(_: object) -> str:
@@ -126,7 +137,7 @@ async def test_a_fleets_run_that_is_left_is_waited_for_however_often_it_is_cance
                 pass
 
     task = asyncio.create_task(run())
-    await some_turns()
+    await run_ready()
     for _ in range(3):
         task.cancel()
         await asyncio.sleep(0)
@@ -135,7 +146,7 @@ async def test_a_fleets_run_that_is_left_is_waited_for_however_often_it_is_cance
     assert ended == ["ask", "ask", "unknown", "unknown"]
 
 
-async def test_a_probe_that_fails_leaves_no_call_behind(raw: RawServer) -> None:
+async def test_a_failed_probe_leaves_no_request_or_group_behind(raw: RawServer) -> None:
     async with MutexEmulator(groups=2, limits=False) as emulator, session_for(emulator.url) as session:
         emulator.fail_next(1, status=200, method="PATCH", path="*/slots/1")
         emulator.fail_next(1, status=200, method="PATCH", path="*/slots/1")

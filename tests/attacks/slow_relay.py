@@ -1,4 +1,4 @@
-"""A relay before a server that hands each answer on in pieces, so that a client waits for each of them."""
+"""A relay before a server that passes on each response in pieces, so that a client waits for each of them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from contextlib import suppress
 from typing import Self
 
 _TURNS = 6
-"""Turns of the loop between two pieces: enough for a client to read the one and wait for the next."""
+"""Iterations of the loop between two pieces: enough for a client to read one and wait for the next."""
 
 
-class Drip:
-    """Relays to a port of this machine. The head of an answer comes first, then each half of its body.
+class SlowRelay:
+    """Relays to a port of this machine. It sends the head of a response first, then each half of the body.
 
     Attributes:
-        requests: Requests that came from clients.
-        connected: Connections of clients that are open now.
-        hang_up: So many connections to come are closed as soon as they are made.
+        requests: The number of requests from clients.
+        connected: The number of open connections from clients.
+        hang_up: The number of new connections to close at once.
     """
 
     def __init__(self, port: int) -> None:
@@ -25,7 +25,7 @@ class Drip:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._meet, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
@@ -33,25 +33,25 @@ class Drip:
         self._server.close()
         await self._server.wait_closed()
 
-    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.hang_up:
             self.hang_up -= 1
             writer.close()
             return
         self.connected += 1
-        behind_reader, behind = await asyncio.open_connection("127.0.0.1", self._port)
-        back = asyncio.create_task(self._hand_back(behind_reader, writer))
-        self._tasks.add(back)  # its reader is known to nobody else
+        upstream_reader, upstream = await asyncio.open_connection("127.0.0.1", self._port)
+        back = asyncio.create_task(self._send_response(upstream_reader, writer))
+        self._tasks.add(back)  # the loop keeps only a weak reference
         with suppress(ConnectionError):
             while data := await reader.read(2**20):
                 self.requests += data.count(b" HTTP/1.1\r\n")
-                behind.write(data)
+                upstream.write(data)
         self.connected -= 1
-        behind.close()
+        upstream.close()
         await back
         self._tasks.discard(back)
 
-    async def _hand_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _send_response(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             while data := await reader.read(2**20):
                 head, end, body = data.partition(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""One of several callers is stopped; the others get their connection, permit and answer as if it had never been."""
+"""One of several callers is interrupted: the others still get their connection, permit and response."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cancelling import Loop, Point, Watch, cancel, on_leaping_clock, scope, some_turns, timeout, watched
+from cancelling import Loop, Point, Watch, cancel, run_ready, run_with_fake_clock, scope, timeout, watched
 from support import GROUP, RawServer, Visit, http, idle, say_nothing, session_for, until
 
 from aiomutex import LocalRateLimiter, Priority
@@ -33,7 +33,7 @@ def calls(count: int, call: Callable[[], Coroutine[Any, Any, object]]) -> list[a
 
 @WAYS
 @MOMENTS
-def test_who_waits_for_the_one_connection_gets_it_though_the_first_in_line_gives_up(way: Way, late: bool) -> None:
+def test_the_next_waiter_gets_the_connection_when_the_first_gives_up(way: Way, late: bool) -> None:
     async def main(loop: Loop) -> None:
         go = asyncio.Event()
 
@@ -49,14 +49,14 @@ def test_who_waits_for_the_one_connection_gets_it_though_the_first_in_line_gives
             first = asyncio.create_task(watched(way(session.get_group(7), watch), watch))
             await until(lambda: watch.passed["connection"])
             others = calls(3, lambda: session.get_group(7))
-            await some_turns()
+            await run_ready()
             go.set()
             await asyncio.wait_for(asyncio.gather(holder, *others), 5)
             await first
-            assert watch.struck
+            assert watch.interrupted
             assert idle(session)
 
-    on_leaping_clock(main)
+    run_with_fake_clock(main)
 
 
 # ------------------------------------------------------------------ a permit
@@ -65,59 +65,59 @@ def test_who_waits_for_the_one_connection_gets_it_though_the_first_in_line_gives
 @WAYS
 @MOMENTS
 @pytest.mark.parametrize("priority", list(Priority))
-def test_a_permit_goes_to_the_next_in_line_when_the_first_gives_up(way: Way, late: bool, priority: Priority) -> None:
+def test_the_next_waiter_gets_the_permit_when_the_first_gives_up(way: Way, late: bool, priority: Priority) -> None:
     async def main(loop: Loop) -> None:
         limiter = LocalRateLimiter(per_second=1)
         start = await limiter.acquire()
-        watch = Watch(loop, Point("permit", 1, late), leaps=False)
+        watch = Watch(loop, Point("permit", 1, late), skips_waits=False)
         first = asyncio.create_task(watched(way(limiter.acquire(priority), watch), watch))
         await until(lambda: watch.passed["permit"])
         others = calls(2, lambda: limiter.acquire(priority))
         results = [await next_of(loop, others) for _ in range(2)]
         gone = await first
         used = limiter.state().used_today
-        # In one turn a timeout comes too late for a permit that has been taken.
+        # In the same iteration of the loop, a timeout is too late for a permit that was granted.
         assert gone or (late and way is not cancel)
         assert used == (3 if gone else 4)
         assert results[0] - start <= 3 * 1.1
         assert limiter.state().waiting == 0
 
-    on_leaping_clock(main)
+    run_with_fake_clock(main)
 
 
 async def next_of(loop: Loop, tasks: list[asyncio.Task[Any]]) -> Any:
-    """The next result, with leaps of the clock until it is there."""
+    """Advance the clock until one of ``tasks`` is done, and return its result."""
     for _ in range(100):
         if done := [task for task in tasks if task.done()]:
             tasks.remove(done[0])
             return done[0].result()
-        loop.leap(0.11)
-        await some_turns()
-    raise AssertionError("nobody was served")
+        loop.advance(0.11)
+        await run_ready()
+    raise AssertionError("no task finished")
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
-def test_who_goes_ahead_after_a_pause_may_give_up(late: bool) -> None:
+def test_the_probe_after_a_pause_may_give_up(late: bool) -> None:
     async def main(loop: Loop) -> None:
         limiter = LocalRateLimiter(per_second=100)
         limiter.throttled(await limiter.acquire(), 2.0)
-        watch = Watch(loop, Point("permit", 1, late), leaps=False)
+        watch = Watch(loop, Point("permit", 1, late), skips_waits=False)
         first = asyncio.create_task(watched(cancel(limiter.acquire(), watch), watch))
         await until(lambda: watch.passed["permit"])
         others = calls(3, limiter.acquire)
         probe_sent = await next_of(loop, others)
         assert await first
-        await some_turns()
+        await run_ready()
         assert limiter.state().waiting == 2
         limiter.answered(probe_sent)
         for _ in range(2):
             await next_of(loop, others)
         assert limiter.state().used_today == 4
 
-    on_leaping_clock(main)
+    run_with_fake_clock(main)
 
 
-def test_a_probe_that_is_stopped_under_way_is_followed_by_another() -> None:
+def test_a_probe_cancelled_in_flight_is_followed_by_another() -> None:
     async def main(loop: Loop) -> None:
         async with RawServer() as raw, session_for(raw.url, rate_limiter=LocalRateLimiter(), deadline=100) as session:
             raw.answer(http(429, b"", {"Retry-After": "2"}), say_nothing, http(200, GROUP))
@@ -126,59 +126,59 @@ def test_a_probe_that_is_stopped_under_way_is_followed_by_another() -> None:
             others = calls(2, lambda: session.get_group(7))
             await until(lambda: session.rate_limiter.state().waiting == 2)
             while len(raw.requests) < 2:
-                loop.leap(0.1)
+                loop.advance(0.1)
                 await asyncio.sleep(0.001)
-            # Nobody else goes before its answer, unless that takes long.
+            # No other request is sent before the response to the probe, unless that takes long.
             others[0].cancel()
-            loop.leap(PROBE_TIMEOUT)
+            loop.advance(PROBE_TIMEOUT)
             done = await asyncio.wait_for(asyncio.gather(first, *others, return_exceptions=True), 5)
             assert [isinstance(each, asyncio.CancelledError) for each in done] == [False, True, False]
 
-    on_leaping_clock(main)
+    run_with_fake_clock(main)
 
 
 @MOMENTS
-def test_a_permit_of_the_day_that_is_not_used_goes_back_to_the_file(tmp_path: Path, late: bool) -> None:
+def test_an_unused_permit_is_returned_to_the_day_file(tmp_path: Path, late: bool) -> None:
     async def main(loop: Loop) -> None:
         limiter = LocalRateLimiter(per_second=1, day_file=tmp_path / "day")
         await limiter.acquire()
         watch = Watch(loop, Point("permit", 1, late))
         assert await watched(cancel(limiter.acquire(), watch), watch)
-        loop.leap()
+        loop.advance()
         await limiter.acquire()
         await limiter.aclose()
         assert LocalRateLimiter(day_file=tmp_path / "day").state().used_today == 2
 
-    on_leaping_clock(main)
+    run_with_fake_clock(main)
 
 
 # ------------------------------------------------------------------ a large body
 
 
-# From Python 3.12 on aiohttp starts the task that writes a body where no factory of tasks sees it.
+# From Python 3.12 on, aiohttp starts the task that writes the body eagerly, without the task factory.
 WRITES = [("headers", False), *([("send", False), ("send", True)] if sys.version_info < (3, 12) else [])]
 
 
 @pytest.mark.parametrize(("stage", "late"), WRITES)
-def test_a_large_body_that_is_half_sent_is_let_go(stage: str, late: bool) -> None:
+def test_a_partly_sent_body_leaves_no_connection_behind(stage: str, late: bool) -> None:
     async def main(loop: Loop) -> None:
         async def read_slowly(visit: Visit) -> None:
-            await some_turns()
+            await run_ready()
             await visit.reader.readexactly(int(visit.request.headers["content-length"]))
             await visit.send(http(200, b"ok"))
 
         async with RawServer() as raw, session_for(raw.url) as session:
             raw.reads_bodies = False
             raw.answer(read_slowly)
-            everybody = [f"user-{number:09}" for number in range(200_000)]
+            individuals = [f"user-{number:09}" for number in range(200_000)]
             watch = Watch(loop, Point(stage, 1, late))
-            assert await watched(cancel(session.edit_slot(7, 1, individuals=everybody), watch), watch)
-            await some_turns()
+            assert await watched(cancel(session.edit_slot(7, 1, individuals=individuals), watch), watch)
+            await run_ready()
             assert [task for task in watch.tasks if not task.done()] == []
             assert idle(session)
-            await session.edit_slot(7, 1, individuals=everybody)
+            await session.edit_slot(7, 1, individuals=individuals)
 
-    on_leaping_clock(main)
+    run_with_fake_clock(main)
 
 
 # ------------------------------------------------------------------ a group's lock
@@ -186,7 +186,7 @@ def test_a_large_body_that_is_half_sent_is_let_go(stage: str, late: bool) -> Non
 
 @MOMENTS
 @pytest.mark.parametrize("stage", ["headers", "lock"])
-def test_a_change_that_gives_up_lets_the_next_of_its_group_go(late: bool, stage: str) -> None:
+def test_an_interrupted_change_releases_the_lock_of_its_group(late: bool, stage: str) -> None:
     async def main(loop: Loop) -> None:
         async with MutexEmulator(groups=1, limits=False) as emulator, session_for(emulator.url) as session:
 
@@ -205,4 +205,4 @@ def test_a_change_that_gives_up_lets_the_next_of_its_group_go(late: bool, stage:
             held = emulator.groups["1"].slots[0].experiments
             assert held == [*before, *([901] if holder else []), 903, 904]
 
-    on_leaping_clock(main)
+    run_with_fake_clock(main)
