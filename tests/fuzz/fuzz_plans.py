@@ -1,7 +1,7 @@
-# What is attacked lies inside, and what it is attacked with is of no known kind.
+# The targets are private functions, and their input has no known type.
 # pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
-"""Attacks on groups as code, on users in files, and on what people type."""
+"""Fuzz targets: groups as code, files of user IDs, and the command line."""
 
 from __future__ import annotations
 
@@ -32,63 +32,67 @@ LIVE: Final = MutexGroup(
 
 
 def _desired(data: bytes, format_: str) -> None:
-    """What reads as a desired state can be checked, compared, planned, shown, saved and written again the same."""
+    """A valid desired state can be checked, written and read again, planned, rendered and saved."""
+    desired = None
     with only(DesiredFileError):
-        wanted = parse_desired(data, format_=format_)
-        lint(wanted)
-        for again in ("yaml", "json"):
-            keep(same_content(parse_desired(dump_desired(wanted, again), format_=again), wanted), f"lost in {again}")
-        made = plan(wanted, [LIVE])
-        render(made).encode()
-        _use(made)
-        save_plan(made, folder() / "made.plan")
-        keep(load_plan(folder() / "made.plan") == made, "a plan that changes in a file")
+        desired = parse_desired(data, format_=format_)
+    if desired is None:
+        return
+    lint(desired)
+    for other in ("yaml", "json"):
+        read = parse_desired(dump_desired(desired, other), format_=other)
+        keep(same_content(read, desired), f"the desired state changed when written as {other}")
+    changes = plan(desired, [LIVE])
+    render(changes).encode()
+    _use(changes)
+    save_plan(changes, folder() / "made.plan")
+    keep(load_plan(folder() / "made.plan") == changes, "the plan changed when saved")
 
 
-def _use(made: Any) -> None:
-    json.dumps(plan_json(made))
+def _use(changes: Any) -> None:
+    json.dumps(plan_json(changes))
     with only(MutexError):
-        remaining(made, [LIVE])
+        remaining(changes, [LIVE])
     with only(ConfigurationError):
-        simulate(after(made, [LIVE]), ["ada", "", "x"])
+        simulate(after(changes, [LIVE]), ["ada", "", "x"])
 
 
 def desired_yaml(data: bytes) -> None:
-    """A desired state in YAML is one, or a ``DesiredFileError`` says where it is not."""
+    """A file in YAML is a valid desired state, or a ``DesiredFileError`` is raised."""
     _desired(data, "yaml")
 
 
 def desired_json(data: bytes) -> None:
-    """A desired state in JSON is one, or a ``DesiredFileError`` says where it is not."""
+    """A file in JSON is a valid desired state, or a ``DesiredFileError`` is raised."""
     _desired(data, "json")
 
 
 def saved_plan(data: bytes) -> None:
-    """A saved plan can be shown and finished, or a ``DesiredFileError`` says why not."""
+    """A saved plan can be rendered and resumed, or a ``DesiredFileError`` is raised."""
     path = folder() / "saved.plan"
     path.write_bytes(data)
     is_saved_plan(path)
     with only(DesiredFileError):
-        made = load_plan(path)
-        render(made).encode()
-        _use(made)
+        changes = load_plan(path)
+        render(changes).encode()
+        _use(changes)
 
 
 # ---------------------------------------------------------------------------------------------- the command line
 
 
 def users(data: bytes) -> None:
-    """Ids of users are counted whatever they are, or the file is no text."""
+    """User IDs are counted, whatever they are, or the file is rejected as invalid UTF-8."""
     path = folder() / "users"
     path.write_bytes(data)
     with only(InvalidRequestError):
         ids = list(read_users(path))
-        keep(all(user == user.strip() and user for user in ids), "an id with a rim")
-        keep(simulate([LIVE], ids).users == len(ids), "users that are lost")
+        keep(all(user == user.strip() and user for user in ids), "an ID with whitespace around it")
+        keep(simulate([LIVE], ids).users == len(ids), "users were lost")
 
 
 def bucketing(data: bytes) -> None:
-    """A user lands in a slot whatever the id is, the same one alone and among others, or the id is no text."""
+    """A user lands in the same slot alone and in a simulation, or the ID is rejected."""
     text = text_of(data)
     with only(InvalidRequestError):
         slot = slot_of(LIVE, text, ids=[text[:1]])
@@ -96,7 +100,7 @@ def bucketing(data: bytes) -> None:
 
 
 def options(data: bytes) -> None:
-    """What is typed behind an option is read, or called a wrong usage."""
+    """The value of an option is read, or rejected as wrong usage."""
     text = text_of(data)
     with contextlib.suppress(click.UsageError):
         slot_option(text)
@@ -106,23 +110,23 @@ def options(data: bytes) -> None:
 
 
 def group_file(data: bytes) -> None:
-    """A file that is no group is called so in one line; one that is goes as far as the missing key."""
+    """A file that is not a group is rejected with one message; a valid one fails because no API key is set."""
     _command(["groups", "create", "--from", "-"], data, codes=(2,))
 
 
 def command_line(data: bytes) -> None:
-    """Whatever the arguments are, a command ends with an exit code and without a traceback."""
+    """A command ends with an exit code and without a traceback, whatever its arguments are."""
     text = text_of(data).replace("\0", "")
     lines = text.split("\n")
     _command([*lines[0].split()[:2], *lines[1:6]], b"", codes=(0, 1, 2, 3, 130))
 
 
-_UNTOUCHED: Final = frozenset({"demo", "emulator"})
+_SERVERS: Final = frozenset({"demo", "emulator"})
 
 
 def _command(arguments: list[str], given: bytes, *, codes: tuple[int, ...]) -> None:
-    if _UNTOUCHED & set(arguments):
-        return  # they serve until somebody ends them
+    if _SERVERS & set(arguments):
+        return  # these commands run until they are interrupted
     result = CliRunner(env={"AMPLITUDE_MANAGEMENT_API_KEY": ""}).invoke(root, arguments, input=given)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from aiomutex.plan import desired_from, dump_desired, parse_desired, plan
+from aiomutex.plan import Desired, Thresholds, desired_from, dump_desired, parse_desired, plan
+from aiomutex.plan.dump import same_content
 
 from .strategies import live_groups, states
 
 if TYPE_CHECKING:
     from aiomutex import MutexGroup
-    from aiomutex.plan import Desired
 
 FORMATS = ["yaml", "json"]
 
@@ -117,6 +117,13 @@ def test_yaml_quotes_strings_that_any_yaml_version_reads_as_something_else(group
     assert pulled.slots is not UNSET
     assert set(slot.individuals) == set(pulled.slots[0].individuals or ())
     assert set(slot.individuals) == set(yaml.safe_load(text)["groups"][0]["slots"][0]["individuals"])
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_small_and_fractional_numbers_are_read_back_unchanged(format_: str) -> None:
+    for share in (0.00001, 1e-300, 1 / 3):
+        desired = Desired(thresholds=Thresholds(removals=share))
+        assert same_content(parse_desired(dump_desired(desired, format_), format_=format_), desired)
 
 
 @pytest.mark.parametrize("format_", FORMATS)

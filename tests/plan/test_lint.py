@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import aiomutex.plan
 from aiomutex.plan import RULES, dump_desired, lint, parse_desired
 
 FULL = "slots: [{percentage: 100, experiments: [%s]}]"
@@ -65,7 +66,7 @@ def test_every_rule_has_a_code_a_reason_and_a_case() -> None:
 
 
 def test_the_readme_has_all_rules_with_their_severity() -> None:
-    text = (Path(__file__).parents[2] / "aiomutex/plan/README.md").read_text()
+    text = Path(aiomutex.plan.__file__).with_name("README.md").read_text()
     assert re.findall(r"^\| (AM\d+) \| (\w+) \|", text, re.MULTILINE) == [
         (code, severity) for code, (severity, _) in RULES.items()
     ]
