@@ -18,7 +18,7 @@ from aiomutex import ConfigurationError, InvalidRequestError, MutexError, MutexG
 from aiomutex.cli.groups import _slot as slot_option
 from aiomutex.cli.root import root
 from aiomutex.cli.slots import _items as items_option
-from aiomutex.plan import after, dump_desired, lint, load_plan, parse_desired, plan, render, save_plan
+from aiomutex.plan import Desired, after, dump_desired, lint, load_plan, parse_desired, plan, render, save_plan
 from aiomutex.plan.document import DesiredFileError
 from aiomutex.plan.dump import same_content
 from aiomutex.plan.render import plan_json
@@ -33,11 +33,14 @@ LIVE: Final = MutexGroup(
 
 def _desired(data: bytes, format_: str) -> None:
     """A valid desired state can be checked, written and read again, planned, rendered and saved."""
-    desired = None
+    valid: list[Desired] = []
     with only(DesiredFileError):
-        desired = parse_desired(data, format_=format_)
-    if desired is None:
-        return
+        valid.append(parse_desired(data, format_=format_))
+    for desired in valid:
+        _use_desired(desired)
+
+
+def _use_desired(desired: Desired) -> None:
     lint(desired)
     for other in ("yaml", "json"):
         read = parse_desired(dump_desired(desired, other), format_=other)
