@@ -102,7 +102,7 @@ class Lifecycle(Controls):
             self._port = None
             try:
                 if self._state is not None:
-                    # Tests also change groups directly, which saves nothing.
+                    # Tests may have changed groups directly, which does not save them.
                     self._state.save_all(self.groups)
             finally:
                 self._close_state()

@@ -121,7 +121,7 @@ class Limits:
         self._used_today = used
 
     def busiest_second(self) -> int:
-        """Return the most arrivals in any one second, including rejected ones; two that are 1 s apart are in two."""
+        """Return the most arrivals in any one second, including rejected ones."""
         return self._busiest
 
     def reset(self) -> None:

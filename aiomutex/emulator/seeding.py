@@ -6,6 +6,7 @@ the service sometimes do not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, cast
@@ -19,13 +20,9 @@ __all__ = ["GroupSeed", "SlotSeed", "document_of", "group_of", "seeded_store", "
 SlotSeed = int | Mapping[str, Any] | Slot
 GroupSeed = Mapping[str, Any] | Group
 
-_PYTHON_NAMES = {
-    "projectId": "project_id",
-    "evaluationMode": "evaluation_mode",
-    "bucketingKey": "bucketing_key",
-    "bucketingSalt": "bucketing_salt",
-    "variantKey": "variant_key",
-}
+
+def _python_name(name: str) -> str:
+    return re.sub("(?<=[a-z])[A-Z]", lambda match: f"_{match[0].lower()}", name)
 
 
 def slots_of(seeds: Iterable[SlotSeed]) -> list[Slot]:
@@ -48,7 +45,7 @@ def slots_of(seeds: Iterable[SlotSeed]) -> list[Slot]:
 
 
 def _slot_of(index: int, seed: Mapping[str, Any]) -> Slot:
-    given = {_PYTHON_NAMES.get(name, name): value for name, value in seed.items()}
+    given = {_python_name(name): value for name, value in seed.items()}
     slot = Slot(index=int(given.pop("index", index)), percentage=given.pop("percentage", 0))
     for name, value in given.items():
         if name in {"experiments", "holdouts", "individuals", "cohorts"}:
@@ -72,7 +69,7 @@ def group_of(seed: GroupSeed, *, next_id: str) -> Group:
     """
     if isinstance(seed, Group):
         return seed
-    given = {_PYTHON_NAMES.get(name, name): value for name, value in seed.items()}
+    given = {_python_name(name): value for name, value in seed.items()}
     group_id = next_id if given.get("id") is None else str(given["id"])
     given.pop("id", None)
     group = Group(

@@ -25,16 +25,7 @@ MAX_LIMIT = 1000
 MAX_SLOTS = 20
 FULL = 100
 
-_GROUP_FIELDS = (
-    "projectId",
-    "name",
-    "key",
-    "description",
-    "evaluationMode",
-    "bucketingKey",
-    "bucketingSalt",
-    "slots",
-)
+_GROUP_FIELDS = ("projectId", "name", "key", "description", "evaluationMode", "bucketingKey", "bucketingSalt", "slots")
 _MISSING = object()
 
 

@@ -14,19 +14,8 @@ from aiomutex.emulator.seeding import document_of
 from aiomutex.emulator.service import COLLECTION, Service
 
 FIELDS = [
-    "projectId",
-    "name",
-    "key",
-    "description",
-    "evaluationMode",
-    "bucketingKey",
-    "bucketingSalt",
-    "slots",
-    "percentage",
-    "experiments",
-    "holdouts",
-    "individuals",
-    "archive",
+    *("projectId", "name", "key", "description", "evaluationMode", "bucketingKey", "bucketingSalt", "slots"),
+    *("percentage", "experiments", "holdouts", "individuals", "archive"),
 ]
 PLAIN = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
