@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import INTERRUPTED, echo, fail, json_option, open_session, print_json, run
+from aiomutex.cli.common import INTERRUPTED, call, echo, fail, json_option, print_json, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping
 
-    from aiomutex import BulkReport, OutcomeStream, SlotOutcome
+    from aiomutex import OutcomeStream, SlotOutcome
     from aiomutex.cli.edits_file import BadLine, LineEdit
     from aiomutex.cli.progress import RunProgress
 
@@ -228,11 +228,7 @@ def _undo(journal: str, *, force: bool, as_json: bool) -> None:
     from aiomutex.bulk import undo
     from aiomutex.bulk.undo import CHANGED_SINCE
 
-    async def work() -> BulkReport:
-        async with open_session() as session:
-            return await undo(session, journal, force=force)
-
-    report = run(work)
+    report = call(lambda session: undo(session, journal, force=force))
     changed = [outcome for outcome in report.skipped if outcome.note == CHANGED_SINCE]
     counts = Counter[str](outcome.status for outcome in report.outcomes)
     if as_json:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INTERRUPTED",
+    "call",
     "console",
     "echo",
     "fail",
@@ -82,6 +83,16 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
         fail(str(error), 2)
     except MutexError as error:
         fail(str(error))
+
+
+def call(work: Callable[[MutexSession], Awaitable[T]]) -> T:
+    """Run ``work`` with an open session, like ``run``."""
+
+    async def main() -> T:
+        async with open_session() as session:
+            return await work(session)
+
+    return run(main)
 
 
 def print_json(value: Any) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aiomutex.cli.common import console, echo, fail, group_table, json_option, open_session, print_json, run
+from aiomutex.cli.common import call, console, echo, fail, group_table, json_option, print_json
 
 if TYPE_CHECKING:
-    from aiomutex import MutexGroup, NewGroup, NewSlot
+    from aiomutex import NewGroup, NewSlot
 
 __all__ = ["groups"]
 
@@ -32,12 +32,7 @@ def list_(page_size: int, as_json: bool) -> None:
     Example:
       aiomutex groups list --json | jq '.[].key'
     """  # noqa: D301  # \b keeps click from wrapping the next lines
-
-    async def work() -> list[MutexGroup]:
-        async with open_session() as session:
-            return await session.list_groups(page_size=page_size).collect()
-
-    listed = run(work)
+    listed = call(lambda session: session.list_groups(page_size=page_size).collect())
     if as_json:
         print_json(listed)
     elif listed:
@@ -56,12 +51,7 @@ def get(group_id: str, as_json: bool) -> None:
     Example:
       aiomutex groups get 12345
     """  # noqa: D301  # \b keeps click from wrapping the next lines
-
-    async def work() -> MutexGroup:
-        async with open_session() as session:
-            return await session.get_group(group_id)
-
-    group = run(work)
+    group = call(lambda session: session.get_group(group_id))
     if as_json:
         print_json(group)
         return
@@ -102,11 +92,7 @@ def create(file: str | None, as_json: bool, **fields: Any) -> None:
     except (ValueError, RecursionError, InvalidRequestError) as error:
         raise click.UsageError(str(error)) from None
 
-    async def work() -> Any:
-        async with open_session() as session:
-            return await session.create_group(group)
-
-    created = run(work)
+    created = call(lambda session: session.create_group(group))
     if as_json:
         print_json(created)
     else:
@@ -167,15 +153,9 @@ def edit(group_id: str, name: str | None, description: str | None, no_descriptio
     if description is not None and no_description:
         raise click.UsageError("give either --description or --no-description, not both")
 
-    async def work() -> None:
-        async with open_session() as session:
-            await session.edit_group(
-                group_id,
-                name=UNSET if name is None else name,
-                description=None if no_description else UNSET if description is None else description,
-            )
-
-    run(work)
+    new_name = UNSET if name is None else name
+    new_description = None if no_description else UNSET if description is None else description
+    call(lambda session: session.edit_group(group_id, name=new_name, description=new_description))
     echo(f"Edited group {group_id}.")
 
 
@@ -195,9 +175,5 @@ def archive(group_id: str, undo: bool, yes: bool) -> None:
             fail("archiving detaches the experiments permanently; without a terminal, confirm with --yes", 2)
         click.confirm(f"Archive group {group_id} and detach its experiments permanently?", abort=True)
 
-    async def work() -> None:
-        async with open_session() as session:
-            await (session.unarchive_group(group_id) if undo else session.archive_group(group_id))
-
-    run(work)
+    call(lambda session: session.unarchive_group(group_id) if undo else session.archive_group(group_id))
     echo(f"{'Unarchived' if undo else 'Archived'} group {group_id}.")

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import fail, open_session, run
-
-if TYPE_CHECKING:
-    from aiomutex.probe import ProbeReport
+from aiomutex.cli.common import call, fail
 
 __all__ = ["probe"]
 
@@ -40,13 +36,9 @@ def probe(out: str | None, write_scratch: str | None, yes: bool) -> None:
             fail("--write-scratch creates a group; without a terminal, confirm with --yes", 2)
         click.confirm(f"Create a group in project {write_scratch}, write to it and archive it?", abort=True)
 
-    async def work() -> ProbeReport:
-        from aiomutex.probe import probe as run_probe
+    from aiomutex.probe import probe as run_probe
 
-        async with open_session() as session:
-            return await run_probe(session, write_scratch=write_scratch)
-
-    report = run(work)
+    report = call(lambda session: run_probe(session, write_scratch=write_scratch))
     text = report.to_json() + "\n"
     if out is None:
         click.echo(text, nl=False)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aiomutex.cli.bulk import bulk
-from aiomutex.cli.common import echo, open_session, run
+from aiomutex.cli.common import call, echo
+
+if TYPE_CHECKING:
+    from aiomutex import MutexSession
 
 __all__ = ["slots"]
 
@@ -37,17 +40,16 @@ def edit(group_id: str, slot_index: int, verify: bool, **lists: str | None) -> N
         name: _items(name, text, numbers=name != "individuals") for name, text in lists.items() if text is not None
     }
 
-    async def work() -> None:
-        async with open_session() as session:
-            if not verify:
-                await session.edit_slot(group_id, slot_index, **given)
-                return
-            report = await session.edit_slots([SlotEdit(group_id, slot_index, **given)], verify=True)
-            for outcome in report.outcomes:
-                if outcome.error is not None:
-                    raise outcome.error
+    async def work(session: MutexSession) -> None:
+        if not verify:
+            await session.edit_slot(group_id, slot_index, **given)
+            return
+        report = await session.edit_slots([SlotEdit(group_id, slot_index, **given)], verify=True)
+        for outcome in report.outcomes:
+            if outcome.error is not None:
+                raise outcome.error
 
-    run(work)
+    call(work)
     echo(f"Edited slot {slot_index} of group {group_id}{' and verified it' if verify else ''}.")
 
 

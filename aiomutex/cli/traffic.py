@@ -11,7 +11,7 @@ from aiomutex.cli.common import echo, json_option, print_json
 from aiomutex.cli.desired import ExitOneCommand, live_groups, load, run_with_session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from aiomutex import MutexGroup, MutexSession
 
@@ -78,7 +78,7 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
     from aiomutex.traffic import slot_of
 
     async def work(session: MutexSession) -> list[dict[str, Any]]:
-        groups = _salted(group for group in await live_groups(session) if not keys or group.key in keys)
+        groups = _salted(await live_groups(session), keys)
         slots = [(group, slot_of(group, user, ids=ids)) for group in groups]
         return [
             {"group": group.key or group.id, "bucketingKey": group.bucketing_key}
@@ -118,10 +118,10 @@ def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool)
 
     async def work(session: MutexSession) -> Any:
         live = await live_groups(session)
-        chosen = _salted(group for group in live if not keys or group.key in keys)
+        chosen = _salted(live, keys)
         if file is None:
             return count(chosen, ids)
-        planned = _salted(group for group in _after(file, live) if not keys or group.key in keys)
+        planned = _salted(_after(file, live), keys)
         return compare(chosen, planned, ids)
 
     result = run_with_session(work)
@@ -153,11 +153,16 @@ def _after(file: str, live: list[MutexGroup]) -> list[MutexGroup]:
     return after(changes, live)
 
 
-def _salted(groups: Iterable[MutexGroup]) -> list[MutexGroup]:
-    """Return the groups that users can land in, and report groups without a salt to standard error."""
+def _salted(groups: Iterable[MutexGroup], keys: Collection[str]) -> list[MutexGroup]:
+    """Return the groups that users can land in, and report groups without a salt to standard error.
+
+    Args:
+        groups: Groups of the project.
+        keys: The keys of the groups to return; all groups if empty.
+    """
     salted: list[MutexGroup] = []
     for group in groups:
-        if group.deleted:
+        if group.deleted or (keys and group.key not in keys):
             continue
         if group.bucketing_salt:
             salted.append(group)
