@@ -50,7 +50,7 @@ class Run(abc.ABC):
     def __init__(self, settings: Settings, look_ahead: int) -> None:
         self.settings = settings
         self.outcomes: asyncio.Queue[SlotOutcome | None] = asyncio.Queue()
-        """Outcomes as they become known; ``None`` stands for the end."""
+        """Outcomes as they become known, then ``None``."""
         self.in_flight: dict[int, Item] = {}
         """By position, the edits whose request may have been sent."""
         self.pulled = 0

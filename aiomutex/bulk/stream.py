@@ -62,7 +62,7 @@ class OutcomeStream:
             raise ConfigurationError("a stream of outcomes is used once; make a new one")
         self._run.open(self._edits)
         self._task = asyncio.create_task(self._run.run(self._edits), name=self._run.task_name)
-        # Without it, whoever waits for an outcome would wait for ever when the task fails or is cancelled.
+        # Without this, a caller waiting for an outcome would hang when the task fails or is cancelled.
         self._task.add_done_callback(lambda _: self._run.outcomes.put_nowait(None))
         return self
 

@@ -88,7 +88,7 @@ class SlotWriter:
         return self._recorded(WriteResult(batch, "applied", None, attempts))
 
     def is_old(self, group: GroupQueue) -> bool:
-        """Whether the group was read too long ago to tell our changes from other people's."""
+        """Whether the group was read too long ago to distinguish our changes from those of others."""
         return group.before is not None and asyncio.get_running_loop().time() - group.read_at > _MAX_AGE
 
     async def read_back(self, group: GroupQueue) -> list[WriteResult]:

@@ -1,4 +1,4 @@
-"""What the tests of bulk edits share: edits to make, a model of what they leave, and what a run must not leave."""
+"""Shared by the tests of bulk edits: edits, their expected effect, checks of what a run did, and other processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def session_for(url: str, **options: Any) -> MutexSession:
-    """A session that is quick to send again and never held up, also after a 429.
+    """A session with short back-offs that never waits for a permit, not even after a 429.
 
     A limiter of a million a second takes a while to look back at its last second.
     """
@@ -44,12 +44,12 @@ def session_for(url: str, **options: Any) -> MutexSession:
 
 
 def edits_for(count: int, *, groups: int = 20, slots: int = 3, start: int = 1) -> list[SlotEdit]:
-    """Edits that go round the groups and slots; each writes an experiment of its own, so that it can be told apart."""
+    """Edits that take turns at the groups and slots. Each writes a different experiment, which identifies it."""
     return [SlotEdit(1 + n % groups, 1 + n // groups % slots, experiments=[start + n]) for n in range(count)]
 
 
 def after(edits: Iterable[SlotEdit], before: Slots | None = None) -> Slots:
-    """What the slots hold after the edits, one after the other, of a service that replaces lists."""
+    """What the slots hold after the edits, one by one, if the service replaces lists."""
     slots = {address: dict(lists) for address, lists in (before or {}).items()}
     for edit in edits:
         lists = slots.setdefault((str(edit.group_id), edit.slot_index), {})
@@ -60,21 +60,23 @@ def after(edits: Iterable[SlotEdit], before: Slots | None = None) -> Slots:
 
 
 def held(emulator: MutexEmulator, slots: Iterable[tuple[str, int]]) -> Slots:
-    """What the service holds in those slots."""
+    """What the service holds in these slots."""
     return {
         (group, index): {field: list(getattr(emulator.groups[group].slots[index - 1], field)) for field in LISTS}
         for group, index in slots
     }
 
 
-def assert_holds(emulator: MutexEmulator, wished: Slots) -> None:
-    """The service holds what is wished, of the lists that are wished for."""
-    found = held(emulator, wished)
-    assert {address: {field: found[address][field] for field in lists} for address, lists in wished.items()} == wished
+def assert_holds(emulator: MutexEmulator, expected: Slots) -> None:
+    """Assert that the service holds the expected lists. Other lists do not count."""
+    found = held(emulator, expected)
+    assert {
+        address: {field: found[address][field] for field in lists} for address, lists in expected.items()
+    } == expected
 
 
 def landed(emulator: MutexEmulator) -> list[tuple[str, int, Any]]:
-    """Every write of a slot that the service made, in order: group, slot and body."""
+    """Every slot write that the service made, in order: group, slot and body."""
     return [
         (commit.group_id, commit.slot_index, commit.body)
         for commit in emulator.commits
@@ -83,26 +85,28 @@ def landed(emulator: MutexEmulator) -> list[tuple[str, int, Any]]:
 
 
 def assert_in_order(emulator: MutexEmulator, edits: Sequence[SlotEdit]) -> None:
-    """Each slot was written in the order of the edits, all of them, repeats of a lost answer aside."""
-    wished: dict[tuple[str, int], list[Any]] = {}
+    """Assert that each slot was written in the order of the edits. Repeats after a lost response do not count."""
+    expected: dict[tuple[str, int], list[Any]] = {}
     for edit in edits:
-        wished.setdefault((str(edit.group_id), edit.slot_index), []).append(edit.experiments)
+        expected.setdefault((str(edit.group_id), edit.slot_index), []).append(edit.experiments)
     found: dict[tuple[str, int], list[Any]] = {}
     for group, slot, body in landed(emulator):
         written = found.setdefault((group, slot), [])
         if not written or written[-1] != body["experiments"]:
             written.append(body["experiments"])
-    assert found == wished
+    assert found == expected
 
 
-def assert_true(emulator: MutexEmulator, told: Iterable[SlotOutcome]) -> None:
-    """What was told of each edit agrees with what the service did; each edit writes a number of its own."""
+def assert_true(emulator: MutexEmulator, reported: Iterable[SlotOutcome]) -> None:
+    """Assert that each outcome agrees with what the service did. Each edit must write a different experiment."""
     writes = {_number(body) for _, _, body in landed(emulator)}
-    fates = {_number({field: getattr(outcome.edit, field) for field in LISTS}): outcome.status for outcome in told}
+    statuses = {
+        _number({field: getattr(outcome.edit, field) for field in LISTS}): outcome.status for outcome in reported
+    }
     for write in writes:
-        assert fates.get(write) in ("applied", "unknown"), f"{write} landed, and {fates.get(write)} was told"
-    for number, status in fates.items():
-        assert status != "applied" or number in writes, f"{number} was told applied and never landed"
+        assert statuses.get(write) in ("applied", "unknown"), f"{write} was written but reported {statuses.get(write)}"
+    for number, status in statuses.items():
+        assert status != "applied" or number in writes, f"{number} was reported applied but never written"
 
 
 def _number(lists: dict[str, Any]) -> tuple[Any, ...]:
@@ -111,7 +115,7 @@ def _number(lists: dict[str, Any]) -> tuple[Any, ...]:
 
 def left_over(editor: Editor) -> list[str]:
     """The tasks, and the session if it is not idle, that a run left behind in this event loop."""
-    # The worker of a fleet lives in this event loop, too, and goes on with its jobs.
+    # The worker of a fleet runs in this event loop, too, and continues with its jobs.
     prefix = "aiomutex" if isinstance(editor, MutexSession) else "aiomutex fleet run"
     left = [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith(prefix)]
     if isinstance(editor, MutexSession) and not idle(editor):
@@ -119,14 +123,14 @@ def left_over(editor: Editor) -> list[str]:
     return left
 
 
-class Gone:
-    """A limiter that grants what it is told to, and then has no more until ``resets_at``."""
+class BudgetLimiter:
+    """A limiter that grants ``permits`` requests, and no more until ``resets_at``."""
 
     def __init__(self, permits: int, resets_at: datetime, error: type[MutexError] | None = None) -> None:
         self.permits = permits
         self.resets_at = resets_at
         self.given = 0
-        self.refused = 0
+        self.rejected = 0
         self.per_day = 1_000
         self.used = 0
         self.error = error
@@ -138,7 +142,7 @@ class Gone:
 
         await asyncio.sleep(0)
         if self.given >= self.permits and datetime.now(UTC) < self.resets_at:
-            self.refused += 1
+            self.rejected += 1
             raise DailyBudgetExhaustedError("used up", resets_at=self.resets_at, used=self.given, limit=self.permits)
         self.given += 1
         self.used += 1
@@ -173,7 +177,7 @@ class Gone:
 
 
 class Process:
-    """A Python process of our own, which prints one line of JSON when it is ready."""
+    """A Python process that prints one line of JSON when it is ready."""
 
     def __init__(self, *arguments: object, env: dict[str, str] | None = None) -> None:
         self.arguments = [sys.executable, *map(str, arguments)]
@@ -190,7 +194,7 @@ class Process:
         self.process.communicate()
 
     def line(self) -> Any:
-        """The next line it prints."""
+        """Wait for the next line it prints."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -198,13 +202,13 @@ class Process:
         return json.loads(line)
 
     def kill(self) -> int:
-        """SIGKILL; whether it was still running is told by the code."""
+        """Send SIGKILL and return the exit code, which shows whether the process was still running."""
         self.process.kill()
         return self.process.wait()
 
 
 class EmulatorProcess(Process):
-    """The emulator in a process of its own; what happened there is asked through a page."""
+    """An emulator in a separate process. ``ask`` fetches what happened there."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(HERE / "emulator_process.py", json.dumps(settings))
@@ -215,5 +219,5 @@ class EmulatorProcess(Process):
         return self
 
     def ask(self, page: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}/test/{page}", timeout=10) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(f"{self.url}/test/{page}", timeout=10) as response:
+            return json.load(response)

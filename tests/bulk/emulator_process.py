@@ -1,4 +1,4 @@
-"""An emulator in a process of its own, with pages that tell tests what happened."""
+"""An emulator in a separate process, with pages that show tests what happened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A journaled run, to be killed and started again: ``URL JOURNAL COUNT``, or ``undo URL JOURNAL``."""
+"""A journaled run or its undo, to be killed and started again: ``URL JOURNAL COUNT`` or ``undo URL JOURNAL``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stream so many edits and print the peak of the memory that the process held."""
+"""Stream a number of edits and print the peak memory of this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run is cancelled after each turn of the event loop it ever takes; nothing may be left of it, wherever that was."""
+"""Calls are cancelled at each of their awaits. Nothing may be left behind, wherever that was."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 async def cancelled_after(turns: int, work: Coroutine[Any, Any, object]) -> bool:
-    """Cancel ``work`` after so many turns of the loop; whether it was still running."""
+    """Cancel ``work`` after a number of event loop iterations; return whether it was still running."""
     task = asyncio.create_task(work, name="the work")
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -49,27 +49,27 @@ async def test_a_run_can_be_cancelled_at_every_await(
     async with session_for(emulator.url) as session:
         for turns in range(0, 400, step):
             emulator.clear_history()
-            told: list[SlotOutcome] = []
+            reported: list[SlotOutcome] = []
             path = tmp_path / f"{turns}.db" if mode == "journal" else None
             edits = edits_for(6, groups=3, start=1 + turns * 10)
             run = session.edit_slots(
-                edits, journal=path, verify=mode == "verify", on_outcome=told.append, concurrency=2
+                edits, journal=path, verify=mode == "verify", on_outcome=reported.append, concurrency=2
             )
             running = await cancelled_after(turns, run)
-            await asyncio.sleep(0.002)  # what had arrived is done by now
-            assert_true(emulator, told)
+            await asyncio.sleep(0.002)  # requests that had arrived are finished by now
+            assert_true(emulator, reported)
             await clean(emulator, session)
             if path is not None and path.exists():
                 Journal(path).close()
             if not running:
                 break
         else:
-            raise AssertionError("the run never came to its end")
+            raise AssertionError("the run never ended")
 
 
 @pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.deep)])
 @pytest.mark.parametrize("call", ["change", "move", "undo"])
-async def test_a_safe_change_can_be_cancelled_at_every_await(
+async def test_a_change_a_move_and_an_undo_can_be_cancelled_at_every_await(
     emulator: MutexEmulator, tmp_path: Path, step: int, call: str
 ) -> None:
     async with session_for(emulator.url) as session:
@@ -89,11 +89,11 @@ async def test_a_safe_change_can_be_cancelled_at_every_await(
             running = await cancelled_after(turns, work["it"])
             await clean(emulator, session)
             held = slots[0].experiments + slots[1].experiments
-            assert call != "move" or 1 in held, "the experiment was for a moment on no slot"
+            assert call != "move" or 1 in held, "the experiment was in no slot"
             if call == "undo":
                 await undo(session, path)
                 assert slots[0].experiments == [1]
             if not running:
                 break
         else:
-            raise AssertionError("the call never came to its end")
+            raise AssertionError("the call never ended")

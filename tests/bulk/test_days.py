@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from bulk_support import Gone, after, assert_holds, edits_for, left_over, session_for
+from bulk_support import BudgetLimiter, after, assert_holds, edits_for, left_over, session_for
 
 from aiomutex import DailyBudgetExhaustedError, InvalidRequestError, LocalRateLimiter, RetryPolicy, SlotEdit
 from aiomutex.bulk.budget import DayBudget
@@ -22,7 +22,7 @@ def in_seconds(seconds: float) -> datetime:
 
 
 @pytest.mark.parametrize("verify", [False, True])
-async def test_a_run_larger_than_the_day_stops_and_can_be_resumed(
+async def test_a_run_that_exceeds_the_daily_budget_stops_and_can_be_resumed(
     emulator: MutexEmulator, tmp_path: Path, verify: bool
 ) -> None:
     edits = edits_for(100)
@@ -42,14 +42,16 @@ async def test_a_run_larger_than_the_day_stops_and_can_be_resumed(
 
 
 @pytest.mark.parametrize("mode", ["plain", "journal", "verify"])
-async def test_a_run_larger_than_the_day_waits_for_the_next(emulator: MutexEmulator, tmp_path: Path, mode: str) -> None:
-    limiter = Gone(50, in_seconds(0.6))
+async def test_a_run_that_exceeds_the_daily_budget_waits_for_the_next_day(
+    emulator: MutexEmulator, tmp_path: Path, mode: str
+) -> None:
+    limiter = BudgetLimiter(50, in_seconds(0.6))
     edits = edits_for(100)
     waited: set[datetime | None] = set()
     async with session_for(emulator.url, rate_limiter=limiter) as session:
         journal = tmp_path / "run.db" if mode == "journal" else None
         stream = session.stream_slot_edits(edits, on_budget="wait", journal=journal, verify=mode == "verify")
-        told: list[SlotOutcome] = []
+        reported: list[SlotOutcome] = []
         async with stream as outcomes:
 
             async def watch() -> None:
@@ -58,32 +60,32 @@ async def test_a_run_larger_than_the_day_waits_for_the_next(emulator: MutexEmula
                     await asyncio.sleep(0.01)
 
             watcher = asyncio.create_task(watch())
-            told.extend([outcome async for outcome in outcomes])
+            reported.extend([outcome async for outcome in outcomes])
             watcher.cancel()
         assert outcomes.waiting_until is None
-    assert [outcome.status for outcome in told] == ["applied"] * 100
+    assert [outcome.status for outcome in reported] == ["applied"] * 100
     assert limiter.resets_at in waited
-    assert limiter.refused
+    assert limiter.rejected
     assert sum(emulator.writes.values()) == 100
     assert_holds(emulator, after(edits))
 
 
-async def test_a_wait_for_the_next_day_ends_at_once_when_the_run_is_stopped(emulator: MutexEmulator) -> None:
-    limiter = Gone(30, in_seconds(3_600))
-    told: list[str] = []
+async def test_stopping_a_run_ends_its_wait_for_the_next_day_at_once(emulator: MutexEmulator) -> None:
+    limiter = BudgetLimiter(30, in_seconds(3_600))
+    reported: list[str] = []
     async with asyncio.timeout(5), session_for(emulator.url, rate_limiter=limiter) as session:
         async with session.stream_slot_edits(edits_for(100), on_budget="wait") as outcomes:
             async for outcome in outcomes:
-                told.append(outcome.status)
-                if len(told) == 30:
+                reported.append(outcome.status)
+                if len(reported) == 30:
                     asyncio.get_running_loop().call_later(0.05, outcomes.stop)
         assert not left_over(session)
-    assert told.count("applied") == 30
-    assert told.count("skipped") == 70
+    assert reported.count("applied") == 30
+    assert reported.count("skipped") == 70
 
 
-async def test_leaving_a_run_that_waits_leaves_nothing(emulator: MutexEmulator) -> None:
-    async with session_for(emulator.url, rate_limiter=Gone(5, in_seconds(3_600))) as session:
+async def test_a_run_cancelled_while_it_waits_for_the_next_day_leaves_nothing_behind(emulator: MutexEmulator) -> None:
+    async with session_for(emulator.url, rate_limiter=BudgetLimiter(5, in_seconds(3_600))) as session:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
                 await session.edit_slots(edits_for(100), on_budget="wait")
@@ -91,11 +93,11 @@ async def test_leaving_a_run_that_waits_leaves_nothing(emulator: MutexEmulator) 
 
 
 @pytest.mark.parametrize("on_budget", ["stop", "wait"])
-async def test_an_edit_sent_once_before_the_day_ended_is_not_called_unsent(
+async def test_an_edit_sent_before_the_budget_was_exhausted_is_never_skipped(
     emulator: MutexEmulator, on_budget: str
 ) -> None:
     emulator.fail_next(1, kind="reset-before", method="PATCH")
-    limiter = Gone(1, in_seconds(0.3))
+    limiter = BudgetLimiter(1, in_seconds(0.3))
     policy = RetryPolicy(base=0.001)
     async with session_for(emulator.url, rate_limiter=limiter, retry=policy) as session:
         report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])], on_budget=on_budget)  # type: ignore[arg-type]
@@ -107,8 +109,10 @@ async def test_an_edit_sent_once_before_the_day_ended_is_not_called_unsent(
 
 
 @pytest.mark.parametrize("on_budget", ["stop", "wait"])
-async def test_a_day_that_ends_before_the_read_back(emulator: MutexEmulator, on_budget: str) -> None:
-    limiter = Gone(2, in_seconds(0.3))  # for a read and a write
+async def test_a_budget_exhausted_before_the_read_back_leaves_the_outcome_unknown_or_waits(
+    emulator: MutexEmulator, on_budget: str
+) -> None:
+    limiter = BudgetLimiter(2, in_seconds(0.3))  # one read and one write
     async with session_for(emulator.url, rate_limiter=limiter) as session:
         report = await session.edit_slots(
             [SlotEdit(1, 1, experiments=[5])],
@@ -123,29 +127,29 @@ def gone(resets_at: datetime, *, suspected: bool) -> DailyBudgetExhaustedError:
 
 
 @pytest.mark.parametrize(("suspected", "until"), [(True, 60), (False, 7_200)])
-async def test_a_suspicion_is_looked_into_after_a_minute_and_a_fact_is_waited_for(
+async def test_a_suspected_exhaustion_waits_a_minute_and_a_known_one_until_the_reset(
     caplog: pytest.LogCaptureFixture, suspected: bool, until: float
 ) -> None:
     stopped = asyncio.Event()
     budget = DayBudget(LocalRateLimiter(), 0, stopped)
-    told_at = datetime.now(UTC)
+    started = datetime.now(UTC)
     waits = [asyncio.create_task(budget.wait_for_reset(gone(in_seconds(7_200), suspected=suspected))) for _ in range(3)]
     await asyncio.sleep(0)
     waits_until = budget.waiting_until
     assert waits_until is not None
-    assert abs((waits_until - told_at).total_seconds() - until) < 10
+    assert abs((waits_until - started).total_seconds() - until) < 10
     stopped.set()
     await asyncio.gather(*waits)
     assert budget.waiting_until is None
-    assert caplog.messages == [f"{gone(told_at, suspected=False)}; the run waits"]
+    assert caplog.messages == [f"{gone(started, suspected=False)}; the run waits"]
 
 
-async def test_a_suspicion_that_ends_with_the_day_is_not_waited_for_any_longer() -> None:
+async def test_a_suspected_exhaustion_waits_no_longer_than_until_the_reset() -> None:
     async with asyncio.timeout(5):
         await DayBudget(LocalRateLimiter(), 0, asyncio.Event()).wait_for_reset(gone(in_seconds(0.01), suspected=True))
 
 
-async def test_a_run_that_is_stopped_already_waits_for_no_day() -> None:
+async def test_a_stopped_run_does_not_wait_for_the_next_day() -> None:
     stopped = asyncio.Event()
     stopped.set()
     budget = DayBudget(LocalRateLimiter(), 0, stopped)
@@ -154,9 +158,11 @@ async def test_a_run_that_is_stopped_already_waits_for_no_day() -> None:
     assert budget.waiting_until is None
 
 
-async def test_an_edit_sent_once_is_unknown_when_the_wait_is_given_up(emulator: MutexEmulator) -> None:
+async def test_an_edit_sent_before_the_budget_was_exhausted_is_unknown_if_the_wait_is_stopped(
+    emulator: MutexEmulator,
+) -> None:
     emulator.fail_next(1, kind="reset-after", method="PATCH")
-    limiter = Gone(1, in_seconds(3_600))
+    limiter = BudgetLimiter(1, in_seconds(3_600))
     async with (
         session_for(emulator.url, rate_limiter=limiter, retry=RetryPolicy(base=0.001)) as session,
         session.stream_slot_edits([SlotEdit(1, 1, experiments=[5])], on_budget="wait") as outcomes,
@@ -164,9 +170,9 @@ async def test_an_edit_sent_once_is_unknown_when_the_wait_is_given_up(emulator: 
         while outcomes.waiting_until is None:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         outcomes.stop()
-        (told,) = [outcome async for outcome in outcomes]
+        (reported,) = [outcome async for outcome in outcomes]
     note = "sent before the daily budget was exhausted; its outcome is unknown"
-    assert (told.status, told.position, told.edit.slot_index, told.note) == ("unknown", 0, 1, note)
+    assert (reported.status, reported.position, reported.edit.slot_index, reported.note) == ("unknown", 0, 1, note)
 
 
 async def test_a_reserve_is_left_to_others(emulator: MutexEmulator) -> None:
@@ -179,10 +185,10 @@ async def test_a_reserve_is_left_to_others(emulator: MutexEmulator) -> None:
         state = limiter.state()
         assert report.stopped_by.resets_at == state.resets_at
         assert (report.stopped_by.used, report.stopped_by.limit) == (70, 100)
-        await session.get_group(1)  # the reserve is there
+        await session.get_group(1)  # uses the reserve
 
 
-async def test_a_day_that_ends_later_by_another_clock_is_asked_for_once_a_second_and_told_once(
+async def test_a_reset_time_in_the_past_is_retried_once_a_second_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     stopped = asyncio.Event()
@@ -199,7 +205,7 @@ async def test_a_day_that_ends_later_by_another_clock_is_asked_for_once_a_second
     assert len(caplog.messages) == 1
 
 
-async def test_a_reserve_that_leaves_nothing_is_refused(emulator: MutexEmulator) -> None:
+async def test_a_reserve_as_large_as_the_budget_is_rejected(emulator: MutexEmulator) -> None:
     async with session_for(emulator.url, rate_limiter=LocalRateLimiter(5_000, 100)) as session:
         with pytest.raises(InvalidRequestError, match="reserve must be below the limiter's 100 requests a day"):
             await session.edit_slots(edits_for(5), reserve=100, on_budget="wait")

@@ -27,7 +27,7 @@ async def stream_of(edits: list[SlotEdit]) -> AsyncIterator[SlotEdit]:
         yield edit
 
 
-async def test_the_same_run_again_does_nothing_again(
+async def test_repeating_a_finished_run_sends_nothing(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     edits = edits_for(100)
@@ -40,14 +40,14 @@ async def test_the_same_run_again_does_nothing_again(
     second.raise_for_failures()
 
 
-async def test_one_read_for_each_group_not_for_each_slot(
+async def test_a_journal_costs_one_read_per_group(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     await session.edit_slots(edits_for(60), journal=tmp_path / "run.db")
     assert sum(request.method == "GET" for request in emulator.requests) == 20
 
 
-async def test_a_run_that_was_stopped_goes_on_where_it_stopped(
+async def test_a_stopped_run_resumes_where_it_stopped(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     edits = edits_for(600)
@@ -62,7 +62,7 @@ async def test_a_run_that_was_stopped_goes_on_where_it_stopped(
     assert_holds(emulator, after(edits))
 
 
-async def test_what_failed_is_tried_again_and_later_edits_of_its_slot_still_come_last(
+async def test_a_resumed_run_sends_failed_edits_again_and_then_the_later_edits_of_their_slots(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     edits = [SlotEdit(1, 1, experiments=[1]), SlotEdit(1, 1, experiments=[2]), SlotEdit(1, 2, experiments=[3])]
@@ -76,7 +76,9 @@ async def test_what_failed_is_tried_again_and_later_edits_of_its_slot_still_come
     assert len(third.skipped) == 3
 
 
-async def test_an_edit_of_unknown_fate_is_settled_by_the_next_run(emulator: MutexEmulator, tmp_path: Path) -> None:
+async def test_a_resumed_run_finds_out_whether_an_edit_in_flight_was_applied(
+    emulator: MutexEmulator, tmp_path: Path
+) -> None:
     emulator.fail_next(1, kind="reset-after", method="PATCH")
     emulator.fail_next(5, kind="reset-before", method="GET", path="/api/1/mutexes/2")
     async with session_for(emulator.url, retry=ONCE) as session:
@@ -84,7 +86,7 @@ async def test_an_edit_of_unknown_fate_is_settled_by_the_next_run(emulator: Mute
         with Journal(tmp_path / "run.db") as journal:
             item = Item(0, SlotEdit(1, 1, experiments=[7]), request_of(SlotEdit(1, 1, experiments=[7])))
             journal.record_sent([item], await session.get_group(1))
-        emulator.groups["1"].slots[0].experiments = [7]  # it had arrived before the process died
+        emulator.groups["1"].slots[0].experiments = [7]  # applied before the process died
         emulator.faults.clear()
         report = await session.edit_slots([item.edit], journal=tmp_path / "run.db")
     assert [(outcome.status, outcome.attempts) for outcome in report.outcomes] == [("applied", 0)]
@@ -113,7 +115,7 @@ def nothing(_: list[SlotEdit]) -> list[SlotEdit]:
 
 @pytest.mark.parametrize("kind", ["list", "stream"])
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (one_other, "edit 10 "),
         (one_less, "this one has 99"),
@@ -122,21 +124,21 @@ def nothing(_: list[SlotEdit]) -> list[SlotEdit]:
         (nothing, "this one has 0"),
     ],
 )
-async def test_another_input_is_refused(
-    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, kind: str, change: Any, told: str
+async def test_a_different_input_is_rejected(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, kind: str, change: Any, message: str
 ) -> None:
     edits = edits_for(100)
     await session.edit_slots(edits, journal=tmp_path / "run.db")
     emulator.clear_history()
     other = change(edits)
-    with pytest.raises(JournalError, match=told):
+    with pytest.raises(JournalError, match=message):
         await session.edit_slots(other if kind == "list" else stream_of(other), journal=tmp_path / "run.db")
     assert not emulator.writes
     report = await session.edit_slots(edits, journal=tmp_path / "run.db")
     assert len(report.skipped) == 100
 
 
-async def test_a_changed_list_is_refused_before_anything_is_sent(
+async def test_a_different_list_is_rejected_before_anything_is_sent(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     edits = edits_for(400)
@@ -199,7 +201,7 @@ def a_directory(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (nothing_of_sqlite, "not a database"),
         (a_byte, "not an aiomutex journal"),
@@ -210,16 +212,16 @@ def a_directory(path: Path) -> None:
         (a_directory, "unable to open"),
     ],
 )
-async def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(
-    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, make: Any, told: str
+async def test_a_file_that_is_not_a_journal_is_rejected_and_not_modified(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, make: Any, message: str
 ) -> None:
     path = tmp_path / "run.db"
     make(path)
     before = contents(path)
-    with pytest.raises(JournalError, match=told) as caught:
+    with pytest.raises(JournalError, match=message) as caught:
         await session.edit_slots(edits_for(5), journal=path)
     assert str(path) in str(caught.value)
-    with pytest.raises(JournalError, match=told):
+    with pytest.raises(JournalError, match=message):
         await undo(session, path)
     assert not emulator.requests
     if make is not a_directory:
@@ -228,12 +230,12 @@ async def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(
 
 
 @pytest.mark.parametrize("path", ["/proc/run.db", "/nowhere/at/all/run.db"])
-async def test_a_place_that_cannot_be_written_is_named(session: MutexSession, path: str) -> None:
+async def test_the_message_names_a_path_that_cannot_be_written(session: MutexSession, path: str) -> None:
     with pytest.raises(JournalError, match=f"journal {path} .*unable to open"):
         await session.edit_slots(edits_for(5), journal=path)
 
 
-async def test_a_damaged_page_is_a_journal_error(
+async def test_a_damaged_page_raises_a_journal_error(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     edits = edits_for(600)
@@ -246,30 +248,30 @@ async def test_a_damaged_page_is_a_journal_error(
         await session.edit_slots(edits, journal=tmp_path / "run.db")
 
 
-async def test_a_full_disk_ends_the_run_with_the_reason_and_nothing_unnoted_is_sent(
+async def test_a_full_disk_ends_the_run_and_nothing_unrecorded_is_sent(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    told: list[Any] = []
+    reported: list[Any] = []
     edits = edits_for(1_200)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
     try:
         with pytest.raises(JournalError, match=r"run\.db .*(disk|full)"):
-            await session.edit_slots(edits, journal=tmp_path / "run.db", on_outcome=told.append)
+            await session.edit_slots(edits, journal=tmp_path / "run.db", on_outcome=reported.append)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    fates = {outcome.position: outcome.status for outcome in told}
-    assert sum(emulator.writes.values()) <= len(fates)
-    # With room again, the same call completes the run.
+    statuses = {outcome.position: outcome.status for outcome in reported}
+    assert sum(emulator.writes.values()) <= len(statuses)
+    # With free space again, the same call completes the run.
     report = await session.edit_slots(edits, journal=tmp_path / "run.db")
     assert len(report.applied) + len(report.skipped) == 1_200
     assert_holds(emulator, after(edits))
     assert sum(emulator.writes.values()) <= 1_200 + 48
 
 
-async def test_a_journal_is_held_by_one_run_at_a_time_also_inside_a_process(
+async def test_two_runs_of_one_process_cannot_share_a_journal(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     async with session.stream_slot_edits(edits_for(10), journal=tmp_path / "run.db"):
@@ -280,12 +282,12 @@ async def test_a_journal_is_held_by_one_run_at_a_time_also_inside_a_process(
 
 
 @pytest.mark.parametrize("edits", [6_000, pytest.param(200_000, marks=pytest.mark.deep)])
-def test_a_million_edits_fit_in_300_megabytes(tmp_path: Path, edits: int) -> None:
+def test_a_journal_of_a_million_edits_is_below_300_megabytes(tmp_path: Path, edits: int) -> None:
     from aiomutex import MutexGroup, Slot  # noqa: PLC0415
 
     path = tmp_path / "run.db"
     with Journal(path) as journal:
-        # Three edits for a group, each on a slot of its own: the most rows that so many edits can make.
+        # Three edits per group, each of a different slot: the maximum number of rows for this number of edits.
         for n in range(0, edits, 3):
             slots = [Slot(index=slot, percentage=33, experiments=[100_000 + n, 100_001]) for slot in (1, 2, 3)]
             group = MutexGroup(id=str(100_000 + n), slots=slots)
@@ -301,7 +303,7 @@ def test_a_million_edits_fit_in_300_megabytes(tmp_path: Path, edits: int) -> Non
     assert path.stat().st_size / edits * 1_000_000 < 290e6
 
 
-async def test_a_slot_that_does_not_exist_keeps_nothing_and_fails(
+async def test_an_edit_of_a_missing_slot_fails_and_records_no_earlier_content(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     report = await session.edit_slots([SlotEdit(1, 9, experiments=[1])], journal=tmp_path / "run.db")
@@ -309,7 +311,7 @@ async def test_a_slot_that_does_not_exist_keeps_nothing_and_fails(
     assert (await undo(session, tmp_path / "run.db")).outcomes == []
 
 
-def test_a_closed_journal_says_so(tmp_path: Path) -> None:
+def test_a_closed_journal_raises_a_journal_error(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run.db")
     assert repr(journal) == f"<Journal {tmp_path / 'run.db'} · open>"
     journal.close()
@@ -319,20 +321,20 @@ def test_a_closed_journal_says_so(tmp_path: Path) -> None:
         journal.check_not_undone()
 
 
-async def test_lists_that_were_sets_are_the_same_in_whatever_order_they_come(
+async def test_the_order_of_a_set_does_not_matter_to_a_journal(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     users = [f"user-{number}" for number in range(40)]
     sets: list[Any] = [SlotEdit(1, 1, individuals=set(users)), SlotEdit(1, 2, individuals=frozenset(users))]  # type: ignore[arg-type]
     await session.edit_slots(sets, journal=tmp_path / "run.db")
-    # The order of a set of texts is another one in each process.
+    # The order of a set of strings differs between processes.
     lists = [SlotEdit(1, slot, individuals=sorted(users)) for slot in (1, 2)]
     report = await session.edit_slots(lists, journal=tmp_path / "run.db")
     assert [outcome.note for outcome in report.outcomes] == ["already applied, according to the journal"] * 2
 
 
 @pytest.mark.parametrize("name", [":memory:", "file:run?mode=memory"])
-async def test_each_name_of_a_journal_is_one_of_a_file(
+async def test_every_journal_name_is_a_file_name(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Real processes are killed in the middle of real runs."""
+"""Runs and undos in separate processes that are killed with SIGKILL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUPS = [{"id": n, "name": f"G{n}", "key": f"g{n}", "slots": SLOTS} for n in ra
 
 
 def killed_run(emulator: EmulatorProcess, arguments: list[object], at: int) -> bool:
-    """Run until the service has seen so many writes, then SIGKILL; whether it was killed before its end."""
+    """Start a run and kill it after ``at`` writes; return whether it was still running."""
     with Process(HERE / "journaled_run.py", *arguments) as run:
         run.line()
         while emulator.ask("count") < at and run.process.poll() is None:
@@ -31,11 +31,13 @@ def killed_run(emulator: EmulatorProcess, arguments: list[object], at: int) -> b
 
 
 @pytest.mark.parametrize(("kills", "seed"), [(2, 1), pytest.param(20, 2, marks=pytest.mark.deep)])
-def test_a_run_that_is_killed_again_and_again_is_complete_at_the_end(tmp_path: Path, kills: int, seed: int) -> None:
+def test_a_run_killed_repeatedly_completes_and_its_undo_killed_repeatedly_restores_everything(
+    tmp_path: Path, kills: int, seed: int
+) -> None:
     rng = random.Random(seed)
     journal = tmp_path / "run.db"
     edits = edits_for(COUNT, groups=30, start=100_000)
-    wished = after(edits)
+    expected = after(edits)
     with EmulatorProcess(groups=GROUPS, limits=False, latency="2ms±2ms") as emulator:
         before = emulator.ask("slots")
         killed = 0
@@ -44,10 +46,10 @@ def test_a_run_that_is_killed_again_and_again_is_complete_at_the_end(tmp_path: P
         assert killed >= kills - 1
         with Process(HERE / "journaled_run.py", emulator.url, journal, COUNT) as last:
             last.line()
-            told = last.line()
-            assert told["applied"] + told["skipped"] == told["total"] == COUNT
+            reported = last.line()
+            assert reported["applied"] + reported["skipped"] == reported["total"] == COUNT
         slots = emulator.ask("slots")
-        for (group, slot), lists in wished.items():
+        for (group, slot), lists in expected.items():
             assert slots[f"{group}/{slot}"][0] == lists["experiments"]
         writes = Counter(tuple(body["experiments"]) for _, _, body in emulator.ask("commits"))
         assert set(writes) == {tuple(edit.experiments) for edit in edits}  # type: ignore[arg-type]
@@ -57,14 +59,14 @@ def test_a_run_that_is_killed_again_and_again_is_complete_at_the_end(tmp_path: P
             for record in kept.written_slots():
                 assert list(record.before) == before[f"{record.group_id}/{record.slot_index}"]
 
-        # And the way back, killed as well.
+        # The undo is killed, too.
         done = emulator.ask("count")
-        for moment in sorted(rng.sample(range(done + 1, done + len(wished) - 5), max(2, kills // 4))):
+        for moment in sorted(rng.sample(range(done + 1, done + len(expected) - 5), max(2, kills // 4))):
             killed_run(emulator, ["undo", emulator.url, journal], moment)
         with Process(HERE / "journaled_run.py", "undo", emulator.url, journal) as last:
             last.line()
-            told = last.line()
-            assert told["applied"] + told["skipped"] == told["total"] == len(wished)
+            reported = last.line()
+            assert reported["applied"] + reported["skipped"] == reported["total"] == len(expected)
         assert emulator.ask("slots") == before
 
 

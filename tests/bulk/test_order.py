@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from aiomutex import MutexSession
 
 
-async def crowd(emulator: MutexEmulator, most: Counter[str]) -> None:
-    """Note the most writes that are at the service at one moment, for each group and for all."""
+async def record_concurrency(emulator: MutexEmulator, most: Counter[str]) -> None:
+    """Record the maximum number of concurrent writes at the service, for each group and for all."""
     while True:
         now = Counter(
             request.path.split("/")[4]
@@ -35,12 +35,12 @@ async def crowd(emulator: MutexEmulator, most: Counter[str]) -> None:
 
 
 @pytest.mark.parametrize("verify", [False, True])
-async def test_one_write_is_in_flight_for_a_group_and_groups_go_side_by_side(
+async def test_each_group_has_one_write_in_flight_and_groups_are_edited_concurrently(
     emulator: MutexEmulator, editor: Editor, verify: bool
 ) -> None:
     emulator.latency = "3ms±3ms"
     most: Counter[str] = Counter()
-    watch = asyncio.create_task(crowd(emulator, most))
+    watch = asyncio.create_task(record_concurrency(emulator, most))
     report = await editor.edit_slots(edits_for(300, groups=10), verify=verify)
     watch.cancel()
     assert len(report.applied) == 300
@@ -48,7 +48,7 @@ async def test_one_write_is_in_flight_for_a_group_and_groups_go_side_by_side(
     assert set(most.values()) == {1}
 
 
-async def test_edits_of_a_slot_land_in_the_order_given(emulator: MutexEmulator, editor: Editor) -> None:
+async def test_edits_of_a_slot_are_applied_in_the_order_given(emulator: MutexEmulator, editor: Editor) -> None:
     emulator.latency = "1ms±1ms"
     edits = edits_for(400, groups=5)
     report = await editor.edit_slots(edits)
@@ -71,13 +71,15 @@ async def test_identical_edits_in_a_row_share_a_request_and_each_has_its_outcome
     assert landed(emulator)[-1][2] == {"experiments": [6]}
 
 
-async def test_identical_edits_with_another_between_them_are_all_sent(emulator: MutexEmulator, editor: Editor) -> None:
+async def test_identical_edits_with_a_different_one_in_between_are_all_sent(
+    emulator: MutexEmulator, editor: Editor
+) -> None:
     edits = [SlotEdit(1, 1, experiments=[5 + n % 2]) for n in range(20)]
     await editor.edit_slots(edits)
     assert [body["experiments"][0] for _, _, body in landed(emulator)] == [5 + n % 2 for n in range(20)]
 
 
-async def test_ids_as_number_and_as_text_are_one_group(emulator: MutexEmulator, editor: Editor) -> None:
+async def test_an_id_as_integer_and_as_string_is_one_group(emulator: MutexEmulator, editor: Editor) -> None:
     emulator.latency = 0.003
     edits = [SlotEdit(7 if n % 2 else "7", 1, experiments=[n]) for n in range(20)]
     await editor.edit_slots(edits)
@@ -99,7 +101,7 @@ an_edit = st.builds(edit_of, st.integers(1, 2), st.integers(1, 2), lists)
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(edits=st.lists(an_edit, max_size=25), journal=st.booleans(), verify=st.booleans(), asynchronous=st.booleans())
-def test_the_service_ends_up_as_if_the_edits_had_been_made_one_by_one(
+def test_a_run_has_the_same_effect_as_making_the_edits_one_by_one(
     tmp_path_factory: pytest.TempPathFactory, edits: list[SlotEdit], journal: bool, verify: bool, asynchronous: bool
 ) -> None:
     async def source() -> AsyncIterator[SlotEdit]:
@@ -113,7 +115,7 @@ def test_the_service_ends_up_as_if_the_edits_had_been_made_one_by_one(
             addresses = [("1", 1), ("1", 2), ("2", 1), ("2", 2)]
             before = held(emulator, addresses)
             report = await session.edit_slots(source() if asynchronous else edits, journal=path, verify=verify)
-            # Edits of a slot that overtake each other before the read-back are judged by what the last one wished.
+            # The read-back of several edits of one slot compares it with the last one.
             assert not report.failed
             assert len(report.applied) == len(edits)
             assert_holds(emulator, after(edits, before))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from aiomutex import SlotOutcome
 
 
-async def test_an_edit_whose_answer_was_lost_lands_once_more_and_says_so(
+async def test_an_edit_whose_response_was_lost_is_sent_again_and_counts_both_attempts(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     emulator.fail_next(1, after_commit=True)
@@ -41,7 +41,7 @@ async def test_an_edit_whose_answer_was_lost_lands_once_more_and_says_so(
     assert emulator.groups["7"].slots[0].experiments == [123]
 
 
-async def test_each_edit_has_an_outcome_that_names_what_became_of_it(emulator: MutexEmulator, editor: Editor) -> None:
+async def test_each_edit_has_an_outcome_with_its_status_and_error(emulator: MutexEmulator, editor: Editor) -> None:
     edits = [SlotEdit(1, 1, experiments=[1]), SlotEdit(999, 1, experiments=[2]), SlotEdit(2, 9, experiments=[3])]
     report = await editor.edit_slots(edits)
     by_position = {outcome.position: outcome for outcome in report.outcomes}
@@ -60,41 +60,41 @@ async def test_each_edit_has_an_outcome_that_names_what_became_of_it(emulator: M
     assert [len(error.__notes__) for error in again.value.exceptions] == [1, 1]
 
 
-async def test_what_stopped_a_run_is_raised_with_the_failures_and_once(emulator: MutexEmulator) -> None:
+async def test_raise_for_failures_includes_what_stopped_the_run_once(emulator: MutexEmulator) -> None:
     edits = [SlotEdit(1, 1, experiments=[1]), SlotEdit(1, 1, experiments=[2])]
     async with session_for(emulator.url, retry=ONCE) as session:
         emulator.fail_next(1, status=401)
-        refused = await session.edit_slots(edits)
+        rejected = await session.edit_slots(edits)
         emulator.fail_next(1, status=400)
         failed = await session.edit_slots(edits, stop_after=1)
-    for report, kinds in ((refused, [AuthenticationError]), (failed, [BadRequestError, TooManyFailuresError])):
+    for report, kinds in ((rejected, [AuthenticationError]), (failed, [BadRequestError, TooManyFailuresError])):
         with pytest.raises(ExceptionGroup) as caught:
             report.raise_for_failures()
         assert [type(error) for error in caught.value.exceptions] == kinds
         assert report.stopped_by is caught.value.exceptions[-1]
 
 
-async def test_a_report_without_failures_raises_nothing(emulator: MutexEmulator, editor: Editor) -> None:
+async def test_raise_for_failures_does_nothing_without_failures(emulator: MutexEmulator, editor: Editor) -> None:
     report = await editor.edit_slots(edits_for(3))
     report.raise_for_failures()
     assert str(report) == "3 edits: 3 applied"
     assert str(await editor.edit_slots([])) == "0 edits: 0 applied"
 
 
-async def test_a_report_travels_through_pickle(emulator: MutexEmulator, editor: Editor) -> None:
+async def test_a_report_can_be_pickled(emulator: MutexEmulator, editor: Editor) -> None:
     report = await editor.edit_slots([SlotEdit(999, 1, experiments=[2]), SlotEdit(1, 1, experiments=[2])])
     copy: BulkReport = pickle.loads(pickle.dumps(report))
     assert str(copy) == str(report)
     assert str(copy.failed[0].error) == str(report.failed[0].error)
 
 
-async def test_on_outcome_hears_each_as_it_comes(emulator: MutexEmulator, editor: Editor) -> None:
-    told: list[SlotOutcome] = []
-    report = await editor.edit_slots(edits_for(30), on_outcome=told.append)
-    assert told == report.outcomes
+async def test_on_outcome_is_called_with_each_outcome_in_order(emulator: MutexEmulator, editor: Editor) -> None:
+    reported: list[SlotOutcome] = []
+    report = await editor.edit_slots(edits_for(30), on_outcome=reported.append)
+    assert reported == report.outcomes
 
 
-async def test_a_write_that_is_never_answered_is_unknown_and_nothing_else(emulator: MutexEmulator) -> None:
+async def test_a_write_without_a_response_is_unknown(emulator: MutexEmulator) -> None:
     emulator.fail_next(100, kind="reset-before")
     async with session_for(emulator.url, retry=ONCE) as session:
         report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])])
@@ -105,7 +105,7 @@ async def test_a_write_that_is_never_answered_is_unknown_and_nothing_else(emulat
         report.raise_for_failures()
 
 
-async def test_a_write_that_may_still_be_on_its_way_is_unknown_although_it_does_not_hold_yet(
+async def test_a_write_that_may_still_arrive_is_unknown_although_the_slot_does_not_hold_it(
     emulator: MutexEmulator,
 ) -> None:
     emulator.fail_next(1, kind="reset-before", method="PATCH")
@@ -114,14 +114,14 @@ async def test_a_write_that_may_still_be_on_its_way_is_unknown_although_it_does_
     assert [outcome.status for outcome in report.outcomes] == ["unknown"]
 
 
-async def test_a_write_that_was_committed_and_never_answered_is_found_out(emulator: MutexEmulator) -> None:
+async def test_a_write_without_a_response_is_applied_if_the_slot_holds_it(emulator: MutexEmulator) -> None:
     emulator.fail_next(1, kind="reset-after")
     async with session_for(emulator.url, retry=ONCE) as session:
         report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])])
     assert [outcome.status for outcome in report.outcomes] == ["applied"]
 
 
-async def test_a_write_answered_500_that_does_not_hold_is_failed(emulator: MutexEmulator) -> None:
+async def test_a_write_with_a_server_error_is_failed_if_the_slot_does_not_hold_it(emulator: MutexEmulator) -> None:
     emulator.fail_next(2, status=500, method="PATCH")
     async with session_for(emulator.url, retry=RetryPolicy(max_attempts=2, base=0.001)) as session:
         report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])])
@@ -129,7 +129,7 @@ async def test_a_write_answered_500_that_does_not_hold_is_failed(emulator: Mutex
     assert report.failed[0].attempts == 2
 
 
-async def test_a_refused_key_stops_the_run_at_once(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_a_rejected_key_stops_the_run_at_once(emulator: MutexEmulator, session: MutexSession) -> None:
     emulator.fail_next(10_000, status=401)
     edits = edits_for(2_000)
     report = await session.edit_slots(edits, concurrency=8)
@@ -141,7 +141,9 @@ async def test_a_refused_key_stops_the_run_at_once(emulator: MutexEmulator, sess
     assert "stopped: PATCH" in str(report)
 
 
-async def test_stop_after_so_many_failures(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_stop_after_stops_the_run_after_that_many_failures(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
     edits = [SlotEdit(900 + n, 1, experiments=[1]) for n in range(3_000)]
     report = await session.edit_slots(edits, concurrency=4, stop_after=10)
     assert isinstance(report.stopped_by, TooManyFailuresError)
@@ -151,7 +153,7 @@ async def test_stop_after_so_many_failures(emulator: MutexEmulator, session: Mut
     assert all(outcome.note for outcome in report.skipped)
 
 
-async def test_edits_of_unknown_fate_count_as_failures_and_one_at_a_time_is_enough(emulator: MutexEmulator) -> None:
+async def test_stop_after_counts_unknown_outcomes(emulator: MutexEmulator) -> None:
     emulator.fail_next(100, kind="reset-before")
     async with session_for(emulator.url, retry=ONCE) as session:
         report = await session.edit_slots(edits_for(50), concurrency=1, stop_after=3)
@@ -159,7 +161,7 @@ async def test_edits_of_unknown_fate_count_as_failures_and_one_at_a_time_is_enou
     assert str(report) == "50 edits: 0 applied, 3 unknown, 47 skipped; stopped: stopped after 3 failed edits"
 
 
-async def test_a_list_is_checked_wholly_before_anything_is_sent(emulator: MutexEmulator, editor: Editor) -> None:
+async def test_a_list_is_checked_completely_before_anything_is_sent(emulator: MutexEmulator, editor: Editor) -> None:
     edits = [*edits_for(100), SlotEdit(1, 0, experiments=[1])]
     with pytest.raises(InvalidRequestError, match=r"edits\[100\]: slot_index must be an integer from 1 to 20, not 0"):
         await editor.edit_slots(edits)
@@ -167,7 +169,7 @@ async def test_a_list_is_checked_wholly_before_anything_is_sent(emulator: MutexE
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_of_a_stream_a_wrong_edit_fails_in_its_turn(
+async def test_an_invalid_edit_of_an_iterator_fails_alone(
     emulator: MutexEmulator, editor: Editor, asynchronous: bool
 ) -> None:
     edits = [*edits_for(5), SlotEdit(1, 0, experiments=[1]), SlotEdit(1, 1), *edits_for(5, start=50)]
@@ -241,7 +243,7 @@ FAULTS: tuple[str | Fault, ...] = (
         ),
     ],
 )
-async def test_with_a_tenth_of_all_requests_failing_everything_lands_in_order_and_is_told_truly(
+async def test_with_a_tenth_of_requests_failing_every_edit_is_applied_in_order_and_reported_truly(
     tmp_path: Any, seed: int, mode: str
 ) -> None:
     count = 1_800
@@ -258,8 +260,8 @@ async def test_with_a_tenth_of_all_requests_failing_everything_lands_in_order_an
         assert any(outcome.attempts > 1 for outcome in report.outcomes)
 
 
-async def test_with_half_of_all_requests_failing_each_outcome_is_true() -> None:
-    # So that each outcome is certain to occur.
+async def test_with_half_of_requests_failing_every_outcome_is_true() -> None:
+    # Enough faults for each status to occur.
     faults = ["reset-before:10%", "reset-after:10%", "500:25%", "truncate:5%"]
     once = RetryPolicy(max_attempts=2, base=0.001, cap=0.002)
     async with (
@@ -273,7 +275,7 @@ async def test_with_half_of_all_requests_failing_each_outcome_is_true() -> None:
         assert_true(emulator, report.outcomes)
 
 
-async def test_errors_keep_no_frames_alive(emulator: MutexEmulator) -> None:
+async def test_errors_of_outcomes_hold_no_tracebacks(emulator: MutexEmulator) -> None:
     emulator.fail_next(3, status=500, method="PATCH")
     async with session_for(emulator.url, retry=RetryPolicy(max_attempts=3, base=0.001)) as session:
         report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])])
@@ -283,7 +285,9 @@ async def test_errors_keep_no_frames_alive(emulator: MutexEmulator) -> None:
     assert all(each.__traceback__ is None for each in (error, *error.earlier))
 
 
-async def test_concurrency_is_kept(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_concurrency_is_the_maximum_number_of_requests_in_flight(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
     emulator.latency = 0.01
     most = 0
 

@@ -33,7 +33,7 @@ async def test_a_change_adds_and_removes_and_returns_the_slot(emulator: MutexEmu
     assert landed(emulator) == [("1", 1, {"experiments": [1, 3, 4], "individuals": ["a"]})]
 
 
-async def test_what_changes_nothing_is_not_written(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_a_change_without_effect_is_not_written(emulator: MutexEmulator, session: MutexSession) -> None:
     emulator.groups["1"].slots[0].experiments = [1, 2]
     slot = await session.change_slot(1, 1, add_experiments=[1], remove_experiments=[9], remove_holdouts=[3])
     assert slot.experiments == [1, 2]
@@ -41,7 +41,7 @@ async def test_what_changes_nothing_is_not_written(emulator: MutexEmulator, sess
     assert len(emulator.requests) == 1
 
 
-async def test_changes_of_one_group_at_once_lose_nothing(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_concurrent_changes_of_one_group_lose_nothing(emulator: MutexEmulator, session: MutexSession) -> None:
     emulator.latency = "1ms±1ms"
     for slot in emulator.groups["1"].slots:
         slot.experiments = []
@@ -52,7 +52,7 @@ async def test_changes_of_one_group_at_once_lose_nothing(emulator: MutexEmulator
     assert sorted(emulator.groups["1"].slots[1].experiments) == list(range(1, 30, 2))
 
 
-async def test_changes_of_different_groups_go_side_by_side(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_changes_of_different_groups_are_concurrent(emulator: MutexEmulator, session: MutexSession) -> None:
     emulator.latency = 0.02
     most = 0
 
@@ -69,7 +69,7 @@ async def test_changes_of_different_groups_go_side_by_side(emulator: MutexEmulat
 
 
 @pytest.mark.parametrize("what", ["experiments", "holdouts", "cohorts"])
-async def test_a_change_from_elsewhere_before_the_read_back_is_noticed(
+async def test_a_change_by_someone_else_before_the_read_back_is_noticed(
     emulator: MutexEmulator, session: MutexSession, what: str
 ) -> None:
     emulator.latency = 0.05
@@ -84,14 +84,16 @@ async def test_a_change_from_elsewhere_before_the_read_back_is_noticed(
     assert caught.value.attempts == 1
 
 
-async def test_a_service_that_merges_is_not_believed(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_a_removal_that_a_merging_service_ignores_raises_a_verification_error(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
     emulator.dialect = Dialect(slot_patch="merge")
     emulator.groups["1"].slots[0].experiments = [1, 2]
     with pytest.raises(VerificationError, match=r"experiments should be \[1\] but is \[1, 2\]"):
         await session.change_slot(1, 1, remove_experiments=[2])
 
 
-async def test_a_cancelled_change_lets_the_next_one_go(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_a_cancelled_change_releases_its_lock(emulator: MutexEmulator, session: MutexSession) -> None:
     emulator.latency = 0.05
     first = asyncio.create_task(session.change_slot(1, 1, add_experiments=[5]))
     second = asyncio.create_task(session.change_slot(1, 1, add_experiments=[6]))
@@ -111,7 +113,7 @@ def moved(session: MutexSession) -> Awaitable[object]:
 
 
 @pytest.mark.parametrize("change", [changed, moved])
-async def test_the_deadline_holds_for_a_change_as_a_whole(
+async def test_the_deadline_covers_a_change_as_a_whole(
     emulator: MutexEmulator, session: MutexSession, change: Callable[[MutexSession], Awaitable[object]]
 ) -> None:
     emulator.groups["1"].slots[0].experiments = [1]
@@ -124,7 +126,7 @@ async def test_the_deadline_holds_for_a_change_as_a_whole(
     assert [type(error) for error in errors] == [DeadlineExceededError] * 3
 
 
-async def test_a_change_that_waits_behind_another_for_too_long_says_that_nothing_was_sent(
+async def test_a_change_that_exceeds_its_deadline_while_waiting_says_that_nothing_was_sent(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     emulator.latency = 0.05
@@ -138,7 +140,7 @@ async def test_a_change_that_waits_behind_another_for_too_long_says_that_nothing
     assert 6 not in emulator.groups["1"].slots[0].experiments
 
 
-async def test_a_change_whose_read_back_is_refused_says_that_it_may_have_been_made(
+async def test_a_change_whose_read_back_fails_may_have_been_applied(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     emulator.fail_next(status=404, method="GET")
@@ -155,7 +157,7 @@ async def test_a_change_whose_read_back_is_refused_says_that_it_may_have_been_ma
     assert 5 in emulator.groups["1"].slots[0].experiments
 
 
-async def test_a_move_whose_second_write_is_refused_says_that_some_of_it_was_made(
+async def test_a_move_whose_second_write_fails_may_have_been_applied_in_part(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     slots = emulator.groups["1"].slots
@@ -168,7 +170,7 @@ async def test_a_move_whose_second_write_is_refused_says_that_some_of_it_was_mad
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {},
@@ -186,20 +188,22 @@ async def test_a_move_whose_second_write_is_refused_says_that_some_of_it_was_mad
         ({"add_individuals": [5]}, "add_individuals"),
     ],
 )
-async def test_a_change_that_cannot_be_is_refused_before_anything_is_sent(
-    emulator: MutexEmulator, session: MutexSession, changes: dict[str, list[int]], told: str
+async def test_an_invalid_change_is_rejected_before_anything_is_sent(
+    emulator: MutexEmulator, session: MutexSession, changes: dict[str, list[int]], message: str
 ) -> None:
-    with pytest.raises(InvalidRequestError, match=told):
+    with pytest.raises(InvalidRequestError, match=message):
         await session.change_slot(1, 1, **changes)  # type: ignore[arg-type]
     assert not emulator.requests
 
 
-async def test_a_slot_that_the_group_does_not_have_is_named(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_the_message_lists_the_slots_of_the_group_if_the_slot_is_missing(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
     with pytest.raises(InvalidRequestError, match=r"^slot_index must be a slot of group 1 \(1, 2, 3\), not 9$"):
         await session.change_slot(1, 9, add_experiments=[1])
 
 
-async def test_a_move_enters_the_new_slot_before_it_leaves_the_old(
+async def test_a_move_adds_to_the_new_slot_before_it_removes_from_the_old_one(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     slots = emulator.groups["1"].slots
@@ -209,7 +213,7 @@ async def test_a_move_enters_the_new_slot_before_it_leaves_the_old(
     assert [(slot, body["experiments"]) for _, slot, body in landed(emulator)] == [(2, [3, 2]), (1, [1])]
 
 
-async def test_a_move_that_broke_off_is_completed_by_the_same_call(
+async def test_an_interrupted_move_is_completed_by_the_same_call(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     slots = emulator.groups["1"].slots
@@ -221,9 +225,7 @@ async def test_a_move_that_broke_off_is_completed_by_the_same_call(
     assert not landed(emulator)
 
 
-async def test_an_experiment_that_is_on_neither_slot_is_not_moved(
-    emulator: MutexEmulator, session: MutexSession
-) -> None:
+async def test_an_experiment_in_neither_slot_is_not_moved(emulator: MutexEmulator, session: MutexSession) -> None:
     with pytest.raises(InvalidRequestError, match="must be in slot 1 or slot 2 of group 1, not 2"):
         await session.move_experiment(1, 2, 1, 2)
     with pytest.raises(InvalidRequestError, match="both are 1"):
@@ -233,7 +235,9 @@ async def test_an_experiment_that_is_on_neither_slot_is_not_moved(
     assert not landed(emulator)
 
 
-async def test_moves_and_changes_of_one_group_queue_up(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_moves_and_changes_of_one_group_wait_for_each_other(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
     emulator.latency = "1ms±1ms"
     emulator.groups["1"].slots[0].experiments = list(range(10))
     emulator.groups["1"].slots[1].experiments = []

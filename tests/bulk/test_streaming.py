@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """An endless input that tells how far it was pulled and whether it was closed."""
+    """An endless input that records how many edits were pulled and whether it was closed."""
 
     def __init__(self, fails_at: int = -1, error: BaseException | None = None) -> None:
         self.pulled = 0
         self.closed = False
         self.fails_at = fails_at
-        self.error = error or RuntimeError("the source broke")
+        self.error = error or RuntimeError("input failed")
 
     async def edits(self) -> AsyncIterator[SlotEdit]:
         try:
@@ -46,7 +46,9 @@ class Source:
             self.closed = True
 
 
-async def test_an_input_is_pulled_as_needed_and_not_far_ahead(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_the_input_is_pulled_only_a_limited_number_of_edits_ahead(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
     emulator.latency = 0.005
     source = Source()
     async with session.stream_slot_edits(source.edits()) as outcomes:
@@ -58,7 +60,9 @@ async def test_an_input_is_pulled_as_needed_and_not_far_ahead(emulator: MutexEmu
     assert source.closed
 
 
-async def test_a_reader_who_stands_still_stops_the_writing(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_nothing_more_is_sent_while_outcomes_are_not_consumed(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
     async with session.stream_slot_edits(edits_for(2_000), concurrency=10) as outcomes:
         await anext(outcomes)
         await asyncio.sleep(0.3)
@@ -70,7 +74,7 @@ async def test_a_reader_who_stands_still_stops_the_writing(emulator: MutexEmulat
 
 
 class LeavingError(Exception):
-    """Raised by a body."""
+    """Raised inside the block of a stream."""
 
 
 async def leave(way: str, outcomes: OutcomeStream, deadline: asyncio.Timeout) -> None:
@@ -81,9 +85,9 @@ async def leave(way: str, outcomes: OutcomeStream, deadline: asyncio.Timeout) ->
             if way == "break":
                 break
             if way == "exception":
-                raise LeavingError("from the body")
+                raise LeavingError("raised in the block")
             if way == "group":
-                raise ExceptionGroup("the body's own", [LeavingError("inside")])
+                raise ExceptionGroup("raised in the block", [LeavingError("inside")])
             if way == "cancellation":
                 task = asyncio.current_task()
                 assert task is not None
@@ -105,7 +109,7 @@ ENDINGS: dict[str, type[BaseException] | None] = {
 
 
 async def leave_early(emulator: MutexEmulator, editor: Editor, way: str, **options: Any) -> OutcomeStream:
-    """Leave a stream in one of the ways, and check what is promised for all of them."""
+    """Leave a stream in one of the ways, and check what all of them promise."""
     emulator.latency = "4ms±4ms"
     source = Source(fails_at=100 if way == "source" else -1)
     reported: list[SlotOutcome] = []
@@ -146,19 +150,17 @@ async def test_leaving_early_cancels_requests_and_closes_the_journal(
     stream = await leave_early(emulator, session, way, **({"journal": journal} if journaled else {}))
     assert not left_over(session)
     cancelled = {outcome.note for outcome in stream.unfinished if outcome.status == "unknown"}
-    # When the body has paused or the input has ended, nothing is in flight.
+    # The other ways leave when nothing is in flight.
     assert cancelled == (set() if way in ("deadline", "source") else {"in flight when the run was left"})
     if journaled:
         Journal(journal).close()  # fails if it is still open
     await session.get_group(1)
 
 
-async def test_what_was_written_and_not_looked_at_is_told_after_the_block(
-    emulator: MutexEmulator, editor: Editor
-) -> None:
+async def test_outcomes_not_consumed_are_reported_after_the_block(emulator: MutexEmulator, editor: Editor) -> None:
     edits = edits_for(60)
     async with editor.stream_slot_edits(edits) as outcomes:
-        while sum(emulator.writes.values()) < 60:  # noqa: ASYNC110  # nothing of the emulator's tells
+        while sum(emulator.writes.values()) < 60:  # noqa: ASYNC110  # the emulator has no event for it
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.02)
     assert {outcome.status for outcome in outcomes.unfinished} <= {"applied", "unknown"}
@@ -167,54 +169,56 @@ async def test_what_was_written_and_not_looked_at_is_told_after_the_block(
     assert_true(emulator, outcomes.unfinished)
 
 
-async def test_stop_lets_what_is_in_flight_finish_and_skips_the_rest(
+async def test_stop_lets_requests_in_flight_finish_and_skips_the_rest(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     emulator.latency = 0.02
-    told: list[SlotOutcome] = []
+    reported: list[SlotOutcome] = []
     async with session.stream_slot_edits(edits_for(500), concurrency=8) as outcomes:
         async for outcome in outcomes:
-            told.append(outcome)
-            if len(told) == 10:
+            reported.append(outcome)
+            if len(reported) == 10:
                 outcomes.stop()
     assert not outcomes.unfinished
     assert outcomes.stopped_by is None
-    assert {outcome.status for outcome in told} == {"applied", "skipped"}
-    applied = [outcome for outcome in told if outcome.status == "applied"]
+    assert {outcome.status for outcome in reported} == {"applied", "skipped"}
+    applied = [outcome for outcome in reported if outcome.status == "applied"]
     assert 10 <= len(applied) <= 10 + 64 + 8
-    assert all("stopped" in outcome.note for outcome in told if outcome.status == "skipped")
+    assert all("stopped" in outcome.note for outcome in reported if outcome.status == "skipped")
     assert sum(emulator.writes.values()) == len(applied)
 
 
-async def test_after_stop_no_edit_of_an_iterator_is_swallowed(emulator: MutexEmulator, editor: Editor) -> None:
+async def test_after_stop_every_edit_has_an_outcome_or_is_still_in_the_iterator(
+    emulator: MutexEmulator, editor: Editor
+) -> None:
     emulator.latency = 0.005
     source = iter(edits_for(5_000))
-    told = 0
+    reported = 0
     async with editor.stream_slot_edits(source) as outcomes:
         async for _ in outcomes:
-            told += 1
-            if told == 5:
+            reported += 1
+            if reported == 5:
                 outcomes.stop()
-    assert told == outcomes.pulled
-    assert told + len(list(source)) == 5_000
+    assert reported == outcomes.pulled
+    assert reported + len(list(source)) == 5_000
 
 
-async def test_an_error_of_the_source_comes_out_as_itself_after_all_outcomes(
+async def test_an_exception_of_the_input_is_raised_unchanged_after_all_outcomes(
     emulator: MutexEmulator, editor: Editor
 ) -> None:
     seen: list[SlotOutcome] = []
     source = Source(fails_at=30)
-    with pytest.raises(RuntimeError, match="the source broke"):
+    with pytest.raises(RuntimeError, match="input failed"):
         await editor.edit_slots(source.edits(), on_outcome=seen.append)
     assert len(seen) == 30
     assert_true(emulator, seen)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_something_else_among_the_edits_ends_the_run_and_hangs_nowhere(
+async def test_an_item_that_is_not_an_edit_ends_the_run(
     emulator: MutexEmulator, editor: Editor, asynchronous: bool
 ) -> None:
-    wrong: Any = [*edits_for(5), "no edit", *edits_for(5)]
+    wrong: Any = [*edits_for(5), "not an edit", *edits_for(5)]
 
     async def source() -> AsyncIterator[SlotEdit]:
         for edit in wrong:
@@ -226,9 +230,7 @@ async def test_something_else_among_the_edits_ends_the_run_and_hangs_nowhere(
     assert sum(emulator.writes.values()) <= 5
 
 
-async def test_a_source_that_raises_cancelled_error_by_itself_hangs_nobody(
-    emulator: MutexEmulator, editor: Editor
-) -> None:
+async def test_an_input_that_raises_cancelled_error_ends_the_run(emulator: MutexEmulator, editor: Editor) -> None:
     source = Source(fails_at=10, error=asyncio.CancelledError())
     async with asyncio.timeout(5):
         with pytest.raises(asyncio.CancelledError):
@@ -236,7 +238,7 @@ async def test_a_source_that_raises_cancelled_error_by_itself_hangs_nobody(
     assert source.closed
 
 
-async def test_a_source_that_cannot_be_closed_says_so_and_loses_no_outcome(
+async def test_an_exception_while_closing_the_input_is_raised_and_loses_no_outcome(
     emulator: MutexEmulator, editor: Editor
 ) -> None:
     class Stubborn:
@@ -253,17 +255,17 @@ async def test_a_source_that_cannot_be_closed_says_so_and_loses_no_outcome(
                 raise StopAsyncIteration from None
 
         async def aclose(self) -> None:
-            raise RuntimeError("will not close")
+            raise RuntimeError("cannot be closed")
 
-    told: list[SlotOutcome] = []
-    with pytest.raises(RuntimeError, match="will not close"):
-        await editor.edit_slots(Stubborn(), on_outcome=told.append)
-    assert [outcome.status for outcome in told] == ["applied"] * 30
+    reported: list[SlotOutcome] = []
+    with pytest.raises(RuntimeError, match="cannot be closed"):
+        await editor.edit_slots(Stubborn(), on_outcome=reported.append)
+    assert [outcome.status for outcome in reported] == ["applied"] * 30
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("made_by", ["us", "the run"])
-async def test_a_generator_that_is_left_early_is_closed(
+@pytest.mark.parametrize("made_by", ["the test", "the run"])
+async def test_an_input_generator_is_closed_when_the_stream_is_left_early(
     emulator: MutexEmulator, editor: Editor, asynchronous: bool, made_by: str
 ) -> None:
     closed: list[bool] = []
@@ -272,7 +274,7 @@ async def test_a_generator_that_is_left_early_is_closed(
         async def __aiter__(self) -> AsyncIterator[SlotEdit]:
             for edit in Synchronous():
                 yield edit
-            raise AssertionError("it was not left")
+            raise AssertionError("the input ended")
 
     class Synchronous:
         def __iter__(self) -> Iterator[SlotEdit]:
@@ -282,32 +284,32 @@ async def test_a_generator_that_is_left_early_is_closed(
                 closed.append(True)
 
     many: Any = Asynchronous() if asynchronous else Synchronous()
-    if made_by == "us" or not asynchronous:
+    if made_by == "the test" or not asynchronous:
         many = aiter(many) if asynchronous else iter(many)
     async with editor.stream_slot_edits(many) as outcomes:
         async for outcome in outcomes:
             if outcome.position == 20:
                 break
-    gc.collect()  # the inner generator of the asynchronous one
+    gc.collect()  # closes the inner generator of an asynchronous one
     assert closed
 
 
-async def test_an_on_outcome_that_fails_ends_the_run_and_is_not_called_again(
+async def test_an_exception_of_on_outcome_ends_the_run_and_it_is_not_called_again(
     emulator: MutexEmulator, editor: Editor
 ) -> None:
-    told: list[SlotOutcome] = []
+    reported: list[SlotOutcome] = []
 
     def fail(outcome: SlotOutcome) -> None:
-        told.append(outcome)
+        reported.append(outcome)
         raise LookupError(outcome.position)
 
     with pytest.raises(LookupError):
         await editor.edit_slots(edits_for(300), on_outcome=fail)
-    assert len(told) == 1
+    assert len(reported) == 1
     assert not left_over(editor)
 
 
-async def test_an_on_outcome_that_fails_hides_neither_a_cancellation_nor_an_error(
+async def test_an_exception_of_on_outcome_hides_neither_a_cancellation_nor_an_error(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     def fail(outcome: SlotOutcome) -> None:
@@ -321,7 +323,7 @@ async def test_an_on_outcome_that_fails_hides_neither_a_cancellation_nor_an_erro
     with pytest.raises(asyncio.CancelledError):
         await run
     stream = session.stream_slot_edits(edits_for(30), on_outcome=fail)
-    with pytest.raises(KeyError) as caught:  # noqa: PT012  # the block is what is tested
+    with pytest.raises(KeyError) as caught:  # noqa: PT012  # the exception must come from the block
         async with stream:
             await until(lambda: stream.in_flight)
             raise KeyError("body")
@@ -333,7 +335,7 @@ async def test_an_on_outcome_that_fails_hides_neither_a_cancellation_nor_an_erro
             await until(lambda: stream.in_flight)
 
 
-async def test_a_generator_of_the_body_may_be_left_too(emulator: MutexEmulator, editor: Editor) -> None:
+async def test_a_generator_around_a_stream_can_be_closed_early(emulator: MutexEmulator, editor: Editor) -> None:
     async def outcomes_of(edits: list[SlotEdit]) -> AsyncGenerator[SlotOutcome]:
         async with editor.stream_slot_edits(edits) as outcomes:
             async for outcome in outcomes:
@@ -345,12 +347,12 @@ async def test_a_generator_of_the_body_may_be_left_too(emulator: MutexEmulator, 
     assert not left_over(editor)
 
 
-async def test_two_runs_of_one_session_do_not_disturb_each_other(emulator: MutexEmulator, editor: Editor) -> None:
+async def test_two_runs_can_be_concurrent(emulator: MutexEmulator, editor: Editor) -> None:
     one, two = await asyncio.gather(editor.edit_slots(edits_for(200)), editor.edit_slots(edits_for(200, start=1_000)))
     assert len(one.applied) == len(two.applied) == 200
 
 
-async def test_a_stream_is_used_once_and_inside_its_block_only(editor: Editor) -> None:
+async def test_a_stream_can_be_used_once_and_only_inside_its_block(editor: Editor) -> None:
     stream = editor.stream_slot_edits([])
     assert repr(stream) == "<OutcomeStream · not open>"
     with pytest.raises(ConfigurationError, match="async with"):
@@ -364,7 +366,7 @@ async def test_a_stream_is_used_once_and_inside_its_block_only(editor: Editor) -
             pass
 
 
-async def test_a_stream_shows_what_it_has_done(emulator: MutexEmulator, editor: Editor) -> None:
+async def test_the_repr_of_a_stream_shows_its_progress(emulator: MutexEmulator, editor: Editor) -> None:
     async with editor.stream_slot_edits(edits_for(3)) as outcomes:
         async for _ in outcomes:
             pass
@@ -375,7 +377,7 @@ async def test_a_stream_shows_what_it_has_done(emulator: MutexEmulator, editor: 
         assert repr(outcomes) == "<OutcomeStream 4 pulled · 0 in flight · 3 applied · 1 failed>"
 
 
-async def test_an_iterator_may_be_an_endless_generator(emulator: MutexEmulator, editor: Editor) -> None:
+async def test_an_endless_generator_can_be_the_input(emulator: MutexEmulator, editor: Editor) -> None:
     pulled = itertools.count()
 
     def endless() -> Iterator[SlotEdit]:
@@ -390,7 +392,7 @@ async def test_an_iterator_may_be_an_endless_generator(emulator: MutexEmulator, 
 
 
 def peak(url: str, edits: int, *flags: str) -> int:
-    """The memory in bytes that a process takes for a run of so many edits."""
+    """The peak memory in bytes of a process that runs this number of edits."""
     with Process(HERE / "memory_run.py", url, edits, *flags) as run:
         size: int = run.line()["peak"]
         return size

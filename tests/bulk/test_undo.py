@@ -28,12 +28,12 @@ async def test_undo_restores_every_slot_and_a_second_undo_writes_nothing(
     before = held(emulator, ADDRESSES)
     edits = [*edits_for(200), SlotEdit(3, 2, individuals=["y"])]
     await session.edit_slots(edits, journal=tmp_path / "run.db")
-    told: list[SlotOutcome] = []
-    report = await undo(session, tmp_path / "run.db", on_outcome=told.append)
+    reported: list[SlotOutcome] = []
+    report = await undo(session, tmp_path / "run.db", on_outcome=reported.append)
     assert len(report.applied) == 60
     assert sorted(outcome.position for outcome in report.outcomes) == list(range(60))
     assert {outcome.note for outcome in report.outcomes} == {""}
-    assert told == report.outcomes
+    assert reported == report.outcomes
     assert held(emulator, ADDRESSES) == before
     emulator.clear_history()
     again = await undo(session, tmp_path / "run.db")
@@ -44,7 +44,7 @@ async def test_undo_restores_every_slot_and_a_second_undo_writes_nothing(
     assert not emulator.requests
 
 
-async def test_undo_goes_from_the_newest_to_the_oldest(
+async def test_undo_writes_the_latest_slot_first(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     edits = [SlotEdit(1, slot, experiments=[slot]) for slot in (2, 1, 3)]
@@ -66,7 +66,7 @@ async def test_undo_writes_back_only_the_lists_the_run_wrote(
     assert emulator.groups["1"].slots[0].experiments == [77]
 
 
-async def test_a_slot_that_somebody_changed_since_is_left_alone_unless_forced(
+async def test_a_slot_changed_since_the_run_is_skipped_unless_forced(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     before = held(emulator, ADDRESSES)
@@ -82,7 +82,7 @@ async def test_a_slot_that_somebody_changed_since_is_left_alone_unless_forced(
     assert held(emulator, ADDRESSES) == before
 
 
-async def test_what_somebody_wrote_before_the_run_came_to_a_slot_is_what_undo_restores(
+async def test_undo_restores_what_someone_else_wrote_during_the_run_before_its_first_write(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aiomutex.bulk.writer._MAX_AGE", -1.0)
@@ -96,14 +96,14 @@ async def test_what_somebody_wrote_before_the_run_came_to_a_slot_is_what_undo_re
     assert emulator.groups["1"].slots[1].experiments == [4242]
 
 
-async def test_a_later_edit_that_failed_does_not_count_as_somebody_elses_change(
+async def test_a_later_failed_edit_does_not_count_as_a_change_by_someone_else(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     before = held(emulator, ADDRESSES)
 
     async def source() -> AsyncIterator[SlotEdit]:
         yield SlotEdit(1, 1, experiments=[5])
-        while not emulator.writes["1", 1]:  # noqa: ASYNC110  # nothing of the emulator's tells
+        while not emulator.writes["1", 1]:  # noqa: ASYNC110  # the emulator has no event for it
             await asyncio.sleep(0.002)
         emulator.fail_next(1, status=400, method="PATCH")
         yield SlotEdit(1, 1, experiments=[6])
@@ -115,7 +115,7 @@ async def test_a_later_edit_that_failed_does_not_count_as_somebody_elses_change(
     assert held(emulator, ADDRESSES) == before
 
 
-async def test_only_a_failed_edit_leaves_nothing_to_undo(
+async def test_a_run_of_failed_edits_leaves_nothing_to_undo(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     emulator.fail_next(1, status=400, method="PATCH")
@@ -125,7 +125,7 @@ async def test_only_a_failed_edit_leaves_nothing_to_undo(
 
 
 @pytest.mark.parametrize("arrived", [False, True])
-async def test_an_edit_of_unknown_fate_is_taken_back_whether_it_arrived_or_not(
+async def test_undo_restores_a_slot_after_an_unknown_outcome_whether_it_was_applied_or_not(
     emulator: MutexEmulator, tmp_path: Path, arrived: bool
 ) -> None:
     before = held(emulator, ADDRESSES)
@@ -139,7 +139,7 @@ async def test_an_edit_of_unknown_fate_is_taken_back_whether_it_arrived_or_not(
     assert held(emulator, ADDRESSES) == before
 
 
-async def test_an_undo_that_cannot_be_read_back_is_unknown_and_says_why(
+async def test_an_undo_that_cannot_be_read_back_is_unknown_with_its_error(
     emulator: MutexEmulator, tmp_path: Path
 ) -> None:
     before = held(emulator, ADDRESSES)
@@ -151,13 +151,13 @@ async def test_an_undo_that_cannot_be_read_back_is_unknown_and_says_why(
         await until(lambda: emulator.writes["1", 1] > written)
         emulator.fail_next(1, status=503, method="GET")
         report = await undoing
-        told = [(outcome.position, outcome.status, type(outcome.error)) for outcome in report.outcomes]
-        assert told == [(0, "unknown", ServerError)]
+        reported = [(outcome.position, outcome.status, type(outcome.error)) for outcome in report.outcomes]
+        assert reported == [(0, "unknown", ServerError)]
         assert len((await undo(session, tmp_path / "run.db")).applied) == 1
     assert held(emulator, ADDRESSES) == before
 
 
-async def test_a_refused_key_stops_an_undo_and_it_goes_on_later(
+async def test_a_rejected_key_stops_an_undo_which_can_be_resumed(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     before = held(emulator, ADDRESSES)
@@ -168,14 +168,14 @@ async def test_a_refused_key_stops_an_undo_and_it_goes_on_later(
     assert isinstance(report.stopped_by, AuthenticationError)
     assert len(emulator.requests) <= 4
     assert sorted(outcome.position for outcome in report.outcomes) == list(range(60))
-    told = {(outcome.status, outcome.note) for outcome in report.outcomes}
-    assert told == {("failed", ""), ("skipped", "not sent: the undo was stopped before")}
+    reported = {(outcome.status, outcome.note) for outcome in report.outcomes}
+    assert reported == {("failed", ""), ("skipped", "not sent: the undo was stopped before")}
     emulator.faults.clear()
     await undo(session, tmp_path / "run.db")
     assert held(emulator, ADDRESSES) == before
 
 
-async def test_undo_of_a_service_that_merges_fails_and_shows_what_is_there(tmp_path: Path) -> None:
+async def test_undo_fails_if_the_service_merges_lists_and_shows_the_actual_content(tmp_path: Path) -> None:
     async with (
         MutexEmulator(groups=1, limits=False, dialect=Dialect(slot_patch="merge")) as emulator,
         session_for(emulator.url) as session,
@@ -187,7 +187,7 @@ async def test_undo_of_a_service_that_merges_fails_and_shows_what_is_there(tmp_p
         assert "experiments should be [101] but is [5, 101]" in str(forced.failed[0].error)
 
 
-async def test_a_journal_that_was_undone_runs_no_edits_again(
+async def test_a_journal_that_was_undone_is_rejected_by_a_run(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     edits = edits_for(10)
@@ -197,7 +197,7 @@ async def test_a_journal_that_was_undone_runs_no_edits_again(
         await session.edit_slots(edits, journal=tmp_path / "run.db")
 
 
-async def test_a_slot_that_holds_its_earlier_content_already_is_undone_without_a_write(
+async def test_a_slot_that_already_holds_its_earlier_content_is_not_written(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     await session.edit_slots([SlotEdit(1, 1, experiments=[5])], journal=tmp_path / "run.db")
@@ -213,9 +213,9 @@ async def test_a_slot_that_holds_its_earlier_content_already_is_undone_without_a
 
 
 @pytest.mark.parametrize(
-    ("fault", "status"), [({"status": 400}, "failed"), ({"kind": "reset-before"}, "unknown")], ids=["refused", "lost"]
+    ("fault", "status"), [({"status": 400}, "failed"), ({"kind": "reset-before"}, "unknown")], ids=["rejected", "lost"]
 )
-async def test_what_becomes_of_a_write_of_an_undo_is_told_as_of_any_other(
+async def test_a_write_of_an_undo_can_be_failed_or_unknown(
     emulator: MutexEmulator, tmp_path: Path, fault: dict[str, Any], status: str
 ) -> None:
     async with session_for(emulator.url, retry=ONCE) as session:
@@ -227,7 +227,7 @@ async def test_what_becomes_of_a_write_of_an_undo_is_told_as_of_any_other(
         assert len((await undo(session, tmp_path / "run.db")).applied) == 1
 
 
-async def test_a_slot_that_is_gone_is_left_alone(
+async def test_undo_skips_a_slot_that_no_longer_exists(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     await session.edit_slots([SlotEdit(1, 3, experiments=[5])], journal=tmp_path / "run.db")
@@ -236,14 +236,14 @@ async def test_a_slot_that_is_gone_is_left_alone(
     assert "changed since the run" in report.skipped[0].note
 
 
-async def test_undo_makes_no_journal_of_an_empty_file(session: MutexSession, tmp_path: Path) -> None:
+async def test_undo_rejects_an_empty_file_and_does_not_modify_it(session: MutexSession, tmp_path: Path) -> None:
     (tmp_path / "run.db").touch()
     with pytest.raises(JournalError, match="not an aiomutex journal"):
         await undo(session, tmp_path / "run.db")
     assert (tmp_path / "run.db").read_bytes() == b""
 
 
-async def test_undo_needs_a_journal_and_sound_arguments(session: MutexSession, tmp_path: Path) -> None:
+async def test_undo_rejects_a_missing_journal_and_invalid_arguments(session: MutexSession, tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="does not exist"):
         await undo(session, tmp_path / "none.db")
     assert not (tmp_path / "none.db").exists()
@@ -251,7 +251,7 @@ async def test_undo_needs_a_journal_and_sound_arguments(session: MutexSession, t
         await undo(session, tmp_path / "none.db", concurrency=0)
 
 
-async def test_undo_with_a_tenth_of_all_requests_failing(tmp_path: Path) -> None:
+async def test_undo_with_a_tenth_of_requests_failing_restores_everything(tmp_path: Path) -> None:
     faults = ["reset-before:3%", "reset-after:3%", "500:2%", "503:2%"]
     async with MutexEmulator(groups=20, limits=False) as emulator, session_for(emulator.url) as session:
         before = held(emulator, ADDRESSES)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-async def test_a_removal_that_the_service_does_not_make_is_no_success() -> None:
+async def test_a_removal_that_a_merging_service_ignores_is_failed() -> None:
     async with (
         MutexEmulator(groups=2, limits=False, dialect=Dialect(slot_patch="merge")) as emulator,
         session_for(emulator.url) as session,
@@ -34,14 +34,14 @@ async def test_a_removal_that_the_service_does_not_make_is_no_success() -> None:
         assert "experiments should be [1] but is [1, 2]" in str(error)
 
 
-async def test_under_a_service_that_replaces_everything_is_applied(
+async def test_every_edit_is_applied_if_the_service_replaces_lists(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     report = await session.edit_slots(edits_for(200), verify=True)
     assert len(report.applied) == 200
 
 
-async def test_cohorts_that_a_write_drops_are_noticed() -> None:
+async def test_cohorts_lost_by_a_write_are_noticed() -> None:
     async with (
         MutexEmulator(groups=1, limits=False, dialect=Dialect(cohorts_on_edit="dropped")) as emulator,
         session_for(emulator.url) as session,
@@ -51,7 +51,9 @@ async def test_cohorts_that_a_write_drops_are_noticed() -> None:
         assert "cohorts should be ['loyal'] but is []" in str(report.failed[0].error)
 
 
-async def test_a_list_that_was_not_given_is_watched_too(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_a_list_that_is_not_given_is_compared_with_its_earlier_content(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
     emulator.groups["1"].slots[0].holdouts = [8]
     report = await session.edit_slots([SlotEdit(1, 1, experiments=[1])], verify=True)
     assert len(report.applied) == 1
@@ -66,17 +68,17 @@ async def test_each_group_is_read_once_before_and_once_after_its_edits(
     assert len(reads) == 10
 
 
-async def test_one_read_before_serves_the_journal_and_the_check(
+async def test_the_journal_and_the_verification_share_the_read_before(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     await session.edit_slots(edits_for(60), verify=True, journal=tmp_path / "run.db")
     assert sum(request.method == "GET" for request in emulator.requests) == 40
 
 
-async def test_a_read_back_that_fails_leaves_the_fate_unknown(emulator: MutexEmulator) -> None:
+async def test_a_failed_read_back_makes_the_outcome_unknown(emulator: MutexEmulator) -> None:
     async with session_for(emulator.url, retry=ONCE) as session:
         stream = session.stream_slot_edits([SlotEdit(1, 1, experiments=[5])], verify=True)
-        emulator.fail_next(1, status=503, method="PATCH")  # judged by a read of its own: known to have failed
+        emulator.fail_next(1, status=503, method="PATCH")  # a read shows that it was not applied
         async with stream as outcomes:
             assert [(outcome.status, type(outcome.error)) async for outcome in outcomes] == [("failed", ServerError)]
         edits = [SlotEdit(1, 1, experiments=[5])]
@@ -94,7 +96,7 @@ async def _moment() -> None:
     await asyncio.sleep(0.002)
 
 
-async def test_an_edit_found_to_hold_after_a_lost_answer_does_not_fail_its_neighbour(emulator: MutexEmulator) -> None:
+async def test_a_read_after_a_lost_response_does_not_fail_the_next_edit_of_the_slot(emulator: MutexEmulator) -> None:
     edits = [SlotEdit(1, 1, experiments=[5]), SlotEdit(1, 1, holdouts=[9])]
     emulator.fail_next(1, kind="reset-after", method="PATCH")
     async with session_for(emulator.url, retry=ONCE) as session:
@@ -102,7 +104,7 @@ async def test_an_edit_found_to_hold_after_a_lost_answer_does_not_fail_its_neigh
     assert [outcome.status for outcome in report.outcomes] == ["applied", "applied"]
 
 
-async def test_what_is_known_of_a_group_is_read_again_when_it_is_old(
+async def test_a_group_is_read_again_before_a_write_if_its_last_read_is_old(
     emulator: MutexEmulator, session: MutexSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aiomutex.bulk.writer._MAX_AGE", -1.0)
@@ -113,14 +115,14 @@ async def test_what_is_known_of_a_group_is_read_again_when_it_is_old(
     assert "PP" not in methods, "a write was not read back before the next one, by which time it is too late"
 
 
-async def test_a_stop_still_reads_back_what_was_written(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_a_stopped_run_still_reads_back_what_was_written(emulator: MutexEmulator, session: MutexSession) -> None:
     edits = [SlotEdit(1, 1 + n % 3, experiments=[n]) for n in range(300)]
     emulator.latency = 0.002
     async with session.stream_slot_edits(iter(edits), verify=True) as outcomes:
         while sum(emulator.writes.values()) < 10:
             await _moment()
         outcomes.stop()
-        told = [outcome async for outcome in outcomes]
-    applied = [outcome for outcome in told if outcome.status == "applied"]
+        reported = [outcome async for outcome in outcomes]
+    applied = [outcome for outcome in reported if outcome.status == "applied"]
     assert len(applied) == sum(emulator.writes.values())
-    assert {outcome.status for outcome in told} == {"applied", "skipped"}
+    assert {outcome.status for outcome in reported} == {"applied", "skipped"}
