@@ -52,9 +52,7 @@ CALLS: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-async def test_a_session_that_is_not_open_or_closed_says_so_and_sends_nothing(
-    emulator: MutexEmulator, call: Call
-) -> None:
+async def test_a_session_that_is_not_open_raises_and_sends_nothing(emulator: MutexEmulator, call: Call) -> None:
     session = session_for(emulator.url)
     with pytest.raises(ConfigurationError, match="not open yet; use it inside 'async with") as caught:
         await call(session)
@@ -68,7 +66,7 @@ async def test_a_session_that_is_not_open_or_closed_says_so_and_sends_nothing(
     assert not emulator.requests
 
 
-async def test_bulk_edits_of_a_closed_session_fail_typed_and_send_nothing(emulator: MutexEmulator) -> None:
+async def test_bulk_edits_with_a_closed_session_raise_and_send_nothing(emulator: MutexEmulator) -> None:
     session = session_for(emulator.url)
     async with session:
         pass
@@ -77,7 +75,7 @@ async def test_bulk_edits_of_a_closed_session_fail_typed_and_send_nothing(emulat
     assert not emulator.requests
 
 
-async def test_a_session_is_opened_once(emulator: MutexEmulator) -> None:
+async def test_a_session_can_be_opened_only_once(emulator: MutexEmulator) -> None:
     session = session_for(emulator.url)
     async with session:
         with pytest.raises(ConfigurationError, match="the session is already open"):
@@ -87,7 +85,7 @@ async def test_a_session_is_opened_once(emulator: MutexEmulator) -> None:
         await session.__aenter__()
 
 
-async def test_closing_twice_does_nothing_more(emulator: MutexEmulator) -> None:
+async def test_closing_twice_does_nothing(emulator: MutexEmulator) -> None:
     session = session_for(emulator.url)
     await session.aclose()
     async with session_for(emulator.url) as session:
@@ -95,7 +93,7 @@ async def test_closing_twice_does_nothing_more(emulator: MutexEmulator) -> None:
         await session.aclose()
 
 
-async def test_closing_leaves_no_connection_no_task_and_no_timer(emulator: MutexEmulator) -> None:
+async def test_closing_leaves_no_connection_task_or_timer(emulator: MutexEmulator) -> None:
     before = asyncio.all_tasks()
     async with session_for(emulator.url) as session:
         await asyncio.gather(*(session.get_group("1") for _ in range(5)))
@@ -109,7 +107,7 @@ async def test_closing_leaves_no_connection_no_task_and_no_timer(emulator: Mutex
     assert len(asyncio.all_tasks() - before) == 0
 
 
-def test_a_session_used_in_another_loop_says_so() -> None:
+def test_a_session_used_in_another_event_loop_raises() -> None:
     async def open_session(url: str) -> MutexSession:
         return await session_for(url).__aenter__()
 
@@ -124,7 +122,7 @@ def test_a_session_used_in_another_loop_says_so() -> None:
         assert not emulator.requests
 
 
-def test_a_view_made_before_opening_opens_with_its_session() -> None:
+def test_a_view_created_before_opening_opens_and_closes_with_its_session() -> None:
     async def run(url: str) -> None:
         session = session_for(url)
         view = session.with_options(deadline=9.0)
@@ -137,7 +135,7 @@ def test_a_view_made_before_opening_opens_with_its_session() -> None:
         asyncio.run(run(emulator.url))
 
 
-async def test_views_share_connections_and_limiter_and_change_nothing_of_the_session(
+async def test_views_share_connections_and_limiter_and_do_not_change_the_session(
     emulator: MutexEmulator,
 ) -> None:
     async with session_for(emulator.url, retry=ONCE) as session:
@@ -153,7 +151,7 @@ async def test_views_share_connections_and_limiter_and_change_nothing_of_the_ses
         assert session.rate_limiter.state().used_today == 4
 
 
-async def test_views_have_timeouts_of_their_own(raw: RawServer) -> None:
+async def test_views_have_their_own_timeouts(raw: RawServer) -> None:
     raw.answer(say_nothing)
     async with session_for(raw.url, retry=ONCE) as session:
         with pytest.raises(AttemptTimeoutError, match=r"within 0\.02 s"):
@@ -169,7 +167,7 @@ async def test_views_have_timeouts_of_their_own(raw: RawServer) -> None:
     "wrong",
     [{"attempt_timeout": 0}, {"deadline": float("nan")}, {"retry": None}, {"priority": 0}, {"priority": "BULK"}],
 )
-async def test_a_view_with_a_bad_option_is_refused_by_name(emulator: MutexEmulator, wrong: dict[str, Any]) -> None:
+async def test_an_invalid_option_of_a_view_is_rejected_by_name(emulator: MutexEmulator, wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         session_for(emulator.url).with_options(**wrong)
 
@@ -185,7 +183,7 @@ async def test_a_view_with_a_bad_option_is_refused_by_name(emulator: MutexEmulat
         ),
     ],
 )
-async def test_bulk_edits_that_are_none_are_refused_by_name_before_anything_is_sent(
+async def test_invalid_arguments_of_bulk_edits_are_rejected_before_anything_is_sent(
     emulator: MutexEmulator, session: MutexSession, wrong: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(InvalidRequestError) as caught:
@@ -213,7 +211,7 @@ async def test_a_priority_reaches_the_limiter(emulator: MutexEmulator) -> None:
     assert limiter.seen == [Priority.INTERACTIVE, Priority.BULK, Priority.BULK]
 
 
-async def test_no_more_connections_are_made_than_allowed(raw: RawServer) -> None:
+async def test_no_more_connections_are_made_than_max_connections(raw: RawServer) -> None:
     raw.answer(http(200, b'{"id":1,"slots":[]}'))
     async with session_for(raw.url, max_connections=3) as session:
         await asyncio.gather(*(session.get_group("1") for _ in range(30)))

@@ -72,7 +72,7 @@ async def test_reads_and_edits_are_sent_again_until_they_succeed(
 
 
 @pytest.mark.parametrize("kind", ["truncate", "garbage"])
-async def test_a_read_with_a_broken_answer_is_sent_again(
+async def test_a_read_with_a_broken_response_is_sent_again(
     emulator: MutexEmulator, session: MutexSession, kind: Any
 ) -> None:
     emulator.fail_next(2, kind=kind)
@@ -82,7 +82,9 @@ async def test_a_read_with_a_broken_answer_is_sent_again(
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 418])
-async def test_a_refusal_is_final(emulator: MutexEmulator, session: MutexSession, call: Any, status: int) -> None:
+async def test_a_rejected_request_is_not_sent_again(
+    emulator: MutexEmulator, session: MutexSession, call: Any, status: int
+) -> None:
     emulator.fail_next(status=status)
     with pytest.raises(APIError) as caught:
         await call(session)
@@ -91,7 +93,7 @@ async def test_a_refusal_is_final(emulator: MutexEmulator, session: MutexSession
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
-async def test_the_policy_says_how_often(emulator: MutexEmulator, attempts: int) -> None:
+async def test_the_policy_limits_the_attempts(emulator: MutexEmulator, attempts: int) -> None:
     emulator.fail_next(100, status=502)
     policy = RetryPolicy(max_attempts=attempts, base=0.001)
     async with session_for(emulator.url, retry=policy) as session:
@@ -111,7 +113,7 @@ async def test_the_error_keeps_the_history_of_the_attempts(raw: RawServer, raw_s
     assert "4 attempts" in str(caught.value)
 
 
-async def test_a_write_that_may_have_landed_before_its_refusal_says_so(
+async def test_a_rejected_write_that_may_have_been_applied_before_says_so(
     emulator: MutexEmulator, session: MutexSession
 ) -> None:
     emulator.fail_next(after_commit=True)
@@ -125,7 +127,7 @@ async def test_a_write_that_may_have_landed_before_its_refusal_says_so(
 @pytest.mark.parametrize(
     ("fault", "maybe"), [({"status": 500}, True), ({"kind": "reset-after"}, True), ({"status": 429}, False)], ids=str
 )
-async def test_only_a_write_whose_fate_is_open_is_maybe_applied(
+async def test_only_a_write_without_a_known_outcome_is_maybe_applied(
     emulator: MutexEmulator, fault: dict[str, Any], maybe: bool
 ) -> None:
     async with session_for(emulator.url, retry=ONCE) as session:
@@ -139,7 +141,7 @@ async def test_only_a_write_whose_fate_is_open_is_maybe_applied(
         assert not caught.value.maybe_applied
 
 
-async def test_a_retry_after_is_waited_for_but_capped(emulator: MutexEmulator) -> None:
+async def test_retry_after_is_respected_up_to_a_maximum(emulator: MutexEmulator) -> None:
     emulator.fail_next(status=503, retry_after=3600)
     policy = RetryPolicy(base=0.001, max_retry_after=0.02)
     async with session_for(emulator.url, retry=policy) as session:
@@ -148,7 +150,7 @@ async def test_a_retry_after_is_waited_for_but_capped(emulator: MutexEmulator) -
     assert second.at - first.at >= 0.02
 
 
-async def test_a_wait_beyond_the_deadline_is_not_begun_and_the_true_reason_raised(emulator: MutexEmulator) -> None:
+async def test_instead_of_a_wait_beyond_the_deadline_the_real_error_is_raised(emulator: MutexEmulator) -> None:
     emulator.fail_next(status=503, retry_after=30)
     async with session_for(emulator.url, deadline=5.0) as session, asyncio.timeout(4):
         with pytest.raises(ServerError) as caught:
@@ -156,7 +158,7 @@ async def test_a_wait_beyond_the_deadline_is_not_begun_and_the_true_reason_raise
     assert caught.value.attempts == 1
 
 
-async def test_a_429_pauses_everybody_who_shares_the_limiter(raw: RawServer) -> None:
+async def test_a_429_pauses_all_sessions_that_share_the_limiter(raw: RawServer) -> None:
     limiter = fast_limiter()
     raw.answer(http(429, b"", {"Retry-After": "0.2"}), http(200, GROUP))
     async with (
@@ -180,14 +182,16 @@ async def test_a_429_whose_pause_outlasts_the_deadline_is_raised_at_once(emulato
     assert caught.value.retry_after == 60
 
 
-async def test_a_failure_right_after_a_pause_blocks_nobody(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_a_failure_right_after_a_pause_does_not_block_other_calls(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
     emulator.fail_next(status=429, retry_after=0.01)
     emulator.fail_next(status=503)
     await asyncio.gather(*(session.get_group(str(number)) for number in range(1, 11)))
     assert len(emulator.requests) == 12
 
 
-async def test_a_dead_keep_alive_connection_costs_one_counted_attempt_with_a_permit_of_its_own(
+async def test_a_dead_keep_alive_connection_costs_one_attempt_and_one_permit(
     raw: RawServer,
 ) -> None:
     limiter = fast_limiter()
@@ -207,7 +211,7 @@ async def test_a_dead_keep_alive_connection_costs_one_counted_attempt_with_a_per
     assert len(raw.requests) == 2
 
 
-async def test_nothing_is_held_during_a_back_off(emulator: MutexEmulator) -> None:
+async def test_no_connection_is_held_during_a_back_off(emulator: MutexEmulator) -> None:
     emulator.fail_next(status=503, path="/api/1/mutexes/1")
     async with session_for(emulator.url, max_connections=1, retry=RetryPolicy(base=0.3, cap=0.3)) as session:
         waiting = asyncio.ensure_future(session.get_group("1"))
@@ -218,7 +222,7 @@ async def test_nothing_is_held_during_a_back_off(emulator: MutexEmulator) -> Non
     assert [request.path[-1] for request in emulator.requests] == ["1", "2", "1"]
 
 
-async def test_a_refusal_with_an_unread_body_holds_nothing_during_a_back_off(raw: RawServer) -> None:
+async def test_an_unread_error_body_holds_no_connection_during_a_back_off(raw: RawServer) -> None:
     async def refuse(visit: Visit) -> None:
         await visit.send(http(503, b"x" * 10_000_000))
 
@@ -241,7 +245,7 @@ async def test_a_deadline_that_ends_the_wait_for_a_permit_says_that_nothing_was_
     assert len(emulator.requests) == 1
 
 
-async def test_a_spent_day_sends_nothing_and_says_when_it_ends(emulator: MutexEmulator) -> None:
+async def test_without_daily_budget_nothing_is_sent_and_the_error_says_when_it_resets(emulator: MutexEmulator) -> None:
     async with session_for(emulator.url, rate_limiter=LocalRateLimiter(per_day=1)) as session:
         await session.get_group("1")
         with pytest.raises(DailyBudgetExhaustedError) as caught:
@@ -252,7 +256,9 @@ async def test_a_spent_day_sends_nothing_and_says_when_it_ends(emulator: MutexEm
     assert len(emulator.requests) == 1
 
 
-async def test_a_day_spent_between_two_attempts_leaves_a_write_open(emulator: MutexEmulator) -> None:
+async def test_a_write_is_maybe_applied_if_the_daily_budget_ends_after_its_first_attempt(
+    emulator: MutexEmulator,
+) -> None:
     emulator.fail_next(after_commit=True)
     async with session_for(emulator.url, rate_limiter=LocalRateLimiter(per_day=1)) as session:
         with pytest.raises(DailyBudgetExhaustedError) as caught:
@@ -294,5 +300,5 @@ async def test_a_closed_session_stops_between_attempts(emulator: MutexEmulator) 
     assert caught.value.maybe_applied
 
 
-def test_the_fast_policy_of_these_tests_is_a_policy() -> None:
+def test_the_policy_of_these_tests_makes_as_many_attempts_as_the_default() -> None:
     assert FAST.max_attempts == RetryPolicy().max_attempts

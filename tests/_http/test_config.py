@@ -42,14 +42,14 @@ EU = "https://experiment.eu.amplitude.com"
         True,
     ],
 )
-def test_a_key_that_cannot_stand_in_a_header_is_refused_by_name_and_not_shown(key: Any) -> None:
+def test_a_key_that_cannot_be_a_header_is_rejected_and_not_shown(key: Any) -> None:
     with pytest.raises(ConfigurationError, match="api_key") as caught:
         MutexSession(key)
     assert KEY not in str(caught.value)
 
 
 @given(st.text(max_size=20))
-def test_only_visible_ascii_makes_a_key(key: str) -> None:
+def test_a_key_is_visible_ascii(key: str) -> None:
     good = bool(key) and all("!" <= char <= "~" for char in key)
     try:
         assert check_api_key(key) == key
@@ -59,12 +59,12 @@ def test_only_visible_ascii_makes_a_key(key: str) -> None:
         assert good
 
 
-def test_no_key_names_both_ways_to_give_one() -> None:
+def test_the_error_for_a_missing_key_names_both_ways_to_pass_one() -> None:
     with pytest.raises(ConfigurationError, match="api_key is missing: pass it, or set AMPLITUDE_MANAGEMENT_API_KEY"):
         MutexSession()
 
 
-def test_the_key_comes_from_the_environment_if_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_the_environment_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMPLITUDE_MANAGEMENT_API_KEY", "from-environment")
     MutexSession()
     monkeypatch.setenv("AMPLITUDE_MANAGEMENT_API_KEY", "bad\n")
@@ -74,7 +74,7 @@ def test_the_key_comes_from_the_environment_if_not_given(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("region", ["", "US", "eu ", "asia", 5, b"us", ["us"], True])
-def test_an_unknown_region_is_refused_by_name(region: Any) -> None:
+def test_an_unknown_region_is_rejected(region: Any) -> None:
     with pytest.raises(ConfigurationError, match="region must be 'us' or 'eu', not "):
         MutexSession(KEY, region=region)
 
@@ -111,7 +111,7 @@ def test_an_unknown_region_is_refused_by_name(region: Any) -> None:
         b"https://host",
     ],
 )
-def test_a_base_url_that_is_not_safe_is_refused_by_name(url: Any) -> None:
+def test_an_unsafe_base_url_is_rejected(url: Any) -> None:
     with pytest.raises(ConfigurationError, match="base_url"):
         MutexSession(KEY, base_url=url)
 
@@ -134,11 +134,11 @@ def test_a_base_url_that_is_not_safe_is_refused_by_name(url: Any) -> None:
         "https://example.com:8443/prefix",
     ],
 )
-def test_https_anywhere_and_http_on_loopback_are_fine(url: str) -> None:
+def test_https_is_allowed_everywhere_and_http_on_loopback(url: str) -> None:
     assert service_url(None, url)[0] == URL(url)
 
 
-def test_arguments_go_before_the_environment_and_the_us_is_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_override_the_environment_and_the_default_is_us(monkeypatch: pytest.MonkeyPatch) -> None:
     assert service_url(None, None) == (URL(US), "us")
     monkeypatch.setenv("AIOMUTEX_REGION", "eu")
     assert service_url(None, None) == (URL(EU), "eu")
@@ -149,7 +149,7 @@ def test_arguments_go_before_the_environment_and_the_us_is_the_rest(monkeypatch:
     assert service_url("eu", "https://other") == (URL("https://other"), "other:443")
 
 
-def test_a_bad_value_in_the_environment_is_refused_like_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_value_in_the_environment_is_rejected_like_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIOMUTEX_REGION", "mars")
     with pytest.raises(ConfigurationError, match="region"):
         MutexSession(KEY)
@@ -167,7 +167,7 @@ def test_a_bad_value_in_the_environment_is_refused_like_an_argument(monkeypatch:
         *(("retry", value) for value in (3, "x", object())),
     ],
 )
-def test_a_bad_option_is_refused_by_name(option: str, value: Any) -> None:
+def test_an_invalid_option_is_rejected_by_name(option: str, value: Any) -> None:
     wrong: dict[str, Any] = {option: value}
     with pytest.raises(ConfigurationError, match=option):
         MutexSession(KEY, **wrong)
@@ -194,9 +194,7 @@ class Wrapped:
         ("http", LocalRateLimiter(), "LocalRateLimiter"),
     ],
 )
-def test_what_is_no_limiter_or_no_session_of_aiohttp_is_rejected_by_name_and_type(
-    option: str, value: Any, told: str
-) -> None:
+def test_an_invalid_limiter_or_aiohttp_session_is_rejected_by_name_and_type(option: str, value: Any, told: str) -> None:
     wrong: dict[str, Any] = {option: value}
     with pytest.raises(ConfigurationError) as caught:
         MutexSession(KEY, **wrong)
@@ -204,18 +202,18 @@ def test_what_is_no_limiter_or_no_session_of_aiohttp_is_rejected_by_name_and_typ
     assert str(caught.value) == f"{option} must be {right[option]}, not {told}"
 
 
-def test_any_object_that_does_what_a_limiter_does_is_one() -> None:
+def test_any_object_with_the_methods_of_a_limiter_is_accepted() -> None:
     limiter: Any = Wrapped()
     assert MutexSession(KEY, rate_limiter=limiter).rate_limiter is limiter
 
 
-def test_an_unknown_option_is_refused() -> None:
+def test_an_unknown_option_is_rejected() -> None:
     unknown: dict[str, Any] = {"timeout": 5}
     with pytest.raises(TypeError, match="timeout"):
         MutexSession(KEY, **unknown)
 
 
-def test_importing_the_core_imports_nothing_of_the_extras_and_no_emulator() -> None:
+def test_importing_the_core_does_not_import_the_extras_or_the_emulator() -> None:
     script = (
         "import sys, aiomutex\n"
         "heavy = ('click', 'rich', 'redis', 'pytest', 'aiohttp.web', 'sqlite3', 'aiomutex.emulator', 'aiomutex.cli')\n"

@@ -41,7 +41,7 @@ def hang_up(visits: list[Visit]) -> None:
 
 
 @permit_at_connection
-def test_permits_are_not_saved_up_while_lost_connections_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permits_do_not_accumulate_while_lost_connections_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main(loop: Loop) -> None:
         arrivals: list[float] = []
         visits: list[Visit] = []
@@ -86,7 +86,7 @@ def test_permits_are_not_saved_up_while_lost_connections_are_made_again(monkeypa
     run_with_fake_clock(main)
 
 
-async def test_connections_lost_in_a_pause_use_up_no_probes(raw: RawServer) -> None:
+async def test_connections_lost_during_a_pause_use_no_probes(raw: RawServer) -> None:
     visits: list[Visit] = []
 
     async def note(visit: Visit) -> None:
@@ -107,7 +107,7 @@ async def test_connections_lost_in_a_pause_use_up_no_probes(raw: RawServer) -> N
 
 
 @permit_at_connection
-async def test_a_server_that_drops_connections_is_not_stormed_by_those_who_wait(raw: RawServer) -> None:
+async def test_a_server_that_drops_connections_is_not_flooded_with_new_ones(raw: RawServer) -> None:
     limiter = LocalRateLimiter(per_second=1)
     made: list[float] = []
 
@@ -146,7 +146,7 @@ class Unlucky(LocalRateLimiter):
 
 
 @permit_at_connection
-async def test_a_permit_whose_connection_goes_in_that_turn_is_used_for_no_other(raw: RawServer) -> None:
+async def test_a_permit_granted_as_its_connection_is_lost_is_discarded(raw: RawServer) -> None:
     limiter = Unlucky()
     async with session_for(raw.url, rate_limiter=limiter, retry=ONCE, max_connections=1) as session:
         limiter.lose = lambda: [line.transport.close() for line in connector_of(session)._acquired]
@@ -156,9 +156,7 @@ async def test_a_permit_whose_connection_goes_in_that_turn_is_used_for_no_other(
 
 
 @permit_at_connection
-async def test_no_permit_is_asked_for_with_a_connection_that_is_dead_already(
-    raw: RawServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_permit_is_taken_for_a_dead_connection(raw: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
     limiter = fast_limiter()
     async with session_for(raw.url, rate_limiter=limiter, retry=ONCE, max_connections=1) as session:
         connector = connector_of(session)
@@ -176,7 +174,7 @@ async def test_no_permit_is_asked_for_with_a_connection_that_is_dead_already(
 
 
 @permit_at_connection
-async def test_a_write_whose_server_dies_while_it_waits_for_its_permit_was_not_sent() -> None:
+async def test_a_write_whose_server_dies_while_it_waits_for_a_permit_is_not_sent() -> None:
     limiter = fast_limiter()
     async with RawServer() as raw, session_for(raw.url, rate_limiter=limiter, retry=ONCE) as session:
         await asyncio.gather(session.get_group("7"), session.get_group("7"))
@@ -197,7 +195,7 @@ async def test_a_write_whose_server_dies_while_it_waits_for_its_permit_was_not_s
 
 
 @pytest.mark.parametrize("connections", [1, 2, 4])
-async def test_bulk_calls_leave_connections_to_interactive_ones(raw: RawServer, connections: int) -> None:
+async def test_bulk_calls_leave_connections_to_interactive_calls(raw: RawServer, connections: int) -> None:
     limiter = LocalRateLimiter(per_second=20)
     async with session_for(raw.url, rate_limiter=limiter, retry=ONCE, max_connections=connections) as session:
         bulk = session.with_options(priority=Priority.BULK)
@@ -213,7 +211,7 @@ async def test_bulk_calls_leave_connections_to_interactive_ones(raw: RawServer, 
         await bulk.get_group("7")
 
 
-async def test_a_bulk_call_that_waits_for_room_obeys_its_deadline_and_leaves_no_trace(raw: RawServer) -> None:
+async def test_a_bulk_call_that_waits_for_a_slot_obeys_its_deadline_and_leaks_nothing(raw: RawServer) -> None:
     limiter = fast_limiter()
     raw.answer(say_nothing, http(200, GROUP))
     async with session_for(raw.url, rate_limiter=limiter, retry=ONCE, max_connections=2) as session:

@@ -66,7 +66,7 @@ async def test_a_group_is_created_with_one_request(emulator: MutexEmulator, sess
     assert methods(emulator) == ["POST"]
 
 
-async def test_a_group_without_a_key_is_given_one(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_a_group_without_a_key_gets_a_random_one(emulator: MutexEmulator, session: MutexSession) -> None:
     bare = NewGroup(project_id=1, name="n", slots=[NewSlot(percentage=100)])
     first, second = await session.create_group(bare), await session.create_group(bare)
     assert first.key != second.key
@@ -86,7 +86,7 @@ async def test_a_group_without_a_key_is_given_one(emulator: MutexEmulator, sessi
     ],
     ids=str,
 )
-async def test_a_create_whose_answer_was_lost_is_found_by_its_key_and_not_sent_again(
+async def test_a_create_whose_response_was_lost_is_found_by_its_key_and_not_sent_again(
     emulator: MutexEmulator, session: MutexSession, fault: dict[str, Any]
 ) -> None:
     emulator.fail_next(**fault)
@@ -97,7 +97,7 @@ async def test_a_create_whose_answer_was_lost_is_found_by_its_key_and_not_sent_a
     assert created_by(emulator) == 1
 
 
-async def test_a_create_whose_answer_timed_out_is_found_by_its_key(emulator: MutexEmulator) -> None:
+async def test_a_create_whose_response_timed_out_is_found_by_its_key(emulator: MutexEmulator) -> None:
     emulator.fail_next(kind="stall")
     async with session_for(emulator.url, attempt_timeout=0.1) as session:
         await session.create_group(WISHED)
@@ -105,7 +105,7 @@ async def test_a_create_whose_answer_timed_out_is_found_by_its_key(emulator: Mut
 
 
 @pytest.mark.parametrize("fault", [{"kind": "reset-before"}, {"status": 500}, {"status": 408}], ids=str)
-async def test_a_create_that_was_lost_before_it_landed_is_sent_again_after_a_look(
+async def test_a_create_that_was_not_applied_is_sent_again_after_a_lookup(
     emulator: MutexEmulator, session: MutexSession, fault: dict[str, Any]
 ) -> None:
     emulator.fail_next(2, method="POST", **fault)
@@ -116,14 +116,14 @@ async def test_a_create_that_was_lost_before_it_landed_is_sent_again_after_a_loo
     assert created_by(emulator) == 1
 
 
-async def test_a_key_made_here_is_the_same_in_every_attempt(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_a_random_key_is_the_same_in_every_attempt(emulator: MutexEmulator, session: MutexSession) -> None:
     emulator.fail_next(2, kind="reset-before", method="POST")
     bare = NewGroup(project_id=1, name="n", slots=[NewSlot(percentage=100)])
     created = await session.create_group(bare)
     assert {request.json["key"] for request in emulator.requests if request.json} == {created.key}
 
 
-async def test_a_look_up_reads_every_page(emulator: MutexEmulator, session: MutexSession) -> None:
+async def test_a_lookup_reads_every_page(emulator: MutexEmulator, session: MutexSession) -> None:
     for _ in range(2500):
         emulator.add_group()
     emulator.fail_next(after_commit=True)
@@ -132,7 +132,7 @@ async def test_a_look_up_reads_every_page(emulator: MutexEmulator, session: Mute
     assert created_by(emulator) == 1
 
 
-async def test_a_429_and_a_refused_connection_are_no_reason_to_look_anything_up(raw: RawServer) -> None:
+async def test_a_create_that_got_a_429_is_sent_again_without_a_lookup(raw: RawServer) -> None:
     raw.answer(http(429, b"", {"Retry-After": "0.001"}), http(429, b"", {"Retry-After": "0.001"}), CREATED)
     async with session_for(raw.url) as session:
         assert (await session.create_group(WISHED)).id == "7"
@@ -140,7 +140,7 @@ async def test_a_429_and_a_refused_connection_are_no_reason_to_look_anything_up(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413])
-async def test_a_refused_create_is_an_error_at_once(
+async def test_a_rejected_create_is_an_error_at_once(
     emulator: MutexEmulator, session: MutexSession, status: int
 ) -> None:
     emulator.fail_next(status=status)
@@ -161,7 +161,7 @@ async def test_a_key_that_is_taken_is_an_error_at_once(
     assert methods(emulator) == ["POST"]
 
 
-async def test_a_failed_look_up_leaves_the_outcome_unknown(emulator: MutexEmulator) -> None:
+async def test_a_failed_lookup_leaves_the_outcome_unknown(emulator: MutexEmulator) -> None:
     emulator.fail_next(after_commit=True)
     emulator.fail_next(100, status=503, method="GET")
     async with session_for(emulator.url) as session:
@@ -175,7 +175,9 @@ async def test_a_failed_look_up_leaves_the_outcome_unknown(emulator: MutexEmulat
 
 
 @pytest.mark.parametrize("status", [400, 409])
-async def test_a_conflict_after_a_lost_answer_means_that_the_first_one_landed(raw: RawServer, status: int) -> None:
+async def test_a_conflict_after_a_lost_response_means_that_the_first_create_was_applied(
+    raw: RawServer, status: int
+) -> None:
     # The first request is still on its way while the key is looked up.
     raw.answer(reset_before_answer, NO_GROUPS, http(status, b'{"message":"key is taken"}'), LISTED)
     async with session_for(raw.url) as session:
@@ -185,9 +187,7 @@ async def test_a_conflict_after_a_lost_answer_means_that_the_first_one_landed(ra
 
 
 @pytest.mark.parametrize("status", [400, 409])
-async def test_a_refusal_after_a_lost_answer_is_that_refusal_if_no_group_has_the_key(
-    raw: RawServer, status: int
-) -> None:
+async def test_a_rejection_after_a_lost_response_is_raised_if_no_group_has_the_key(raw: RawServer, status: int) -> None:
     raw.answer(reset_before_answer, NO_GROUPS, http(status, b'{"message":"a flag has this key"}'), NO_GROUPS)
     async with session_for(raw.url) as session:
         with pytest.raises(APIError, match="a flag has this key") as caught:
@@ -206,7 +206,7 @@ async def test_a_refusal_after_a_lost_answer_is_that_refusal_if_no_group_has_the
     ],
     ids=str,
 )
-async def test_a_group_of_somebody_else_under_the_key_leaves_the_outcome_unknown(
+async def test_a_different_group_with_the_key_leaves_the_outcome_unknown(
     raw: RawServer, change: dict[str, Any]
 ) -> None:
     raw.answer(reset_before_answer, LISTED)
@@ -217,7 +217,7 @@ async def test_a_group_of_somebody_else_under_the_key_leaves_the_outcome_unknown
     assert methods(raw) == ["POST", "GET"]
 
 
-async def test_a_group_that_tells_no_project_can_be_the_wished_one(raw: RawServer) -> None:
+async def test_a_group_without_a_project_can_be_the_one_created(raw: RawServer) -> None:
     raw.answer(reset_before_answer, http(200, b'{"mutexes":[%s]}' % GROUP.replace(b'"projectId":1,', b"")))
     wished = msgspec.structs.replace(WISHED, bucketing_salt="abcd")
     async with session_for(raw.url) as session:
@@ -232,7 +232,7 @@ async def test_an_archived_group_under_the_key_is_not_the_one_just_created(raw: 
     assert methods(raw) == ["POST", "GET"]
 
 
-async def test_answers_that_are_always_lost_end_as_unknown_after_so_many_creates(emulator: MutexEmulator) -> None:
+async def test_the_outcome_is_unknown_after_the_last_create_without_a_response(emulator: MutexEmulator) -> None:
     emulator.fail_next(100, kind="reset-before", method="POST")
     async with session_for(emulator.url, retry=RetryPolicy(max_attempts=3, base=0.001)) as session:
         with pytest.raises(OutcomeUnknownError, match="no group has this key so far"):
@@ -241,7 +241,7 @@ async def test_answers_that_are_always_lost_end_as_unknown_after_so_many_creates
     assert created_by(emulator) == 0
 
 
-async def test_a_service_that_always_fails_and_shows_no_group_is_a_server_error(emulator: MutexEmulator) -> None:
+async def test_a_service_that_always_fails_and_lists_no_group_is_a_server_error(emulator: MutexEmulator) -> None:
     emulator.fail_next(100, status=500, method="POST")
     async with session_for(emulator.url, retry=RetryPolicy(max_attempts=2, base=0.001)) as session:
         with pytest.raises(ServerError):
@@ -249,14 +249,14 @@ async def test_a_service_that_always_fails_and_shows_no_group_is_a_server_error(
     assert methods(emulator) == ["POST", "GET"] * 2
 
 
-async def test_one_attempt_is_still_looked_up(emulator: MutexEmulator) -> None:
+async def test_a_single_attempt_is_looked_up_too(emulator: MutexEmulator) -> None:
     emulator.fail_next(after_commit=True)
     async with session_for(emulator.url, retry=ONCE) as session:
         assert (await session.create_group(WISHED)).id in emulator.groups
     assert methods(emulator) == ["POST", "GET"]
 
 
-async def test_a_key_revoked_after_a_lost_answer_leaves_the_outcome_unknown(raw: RawServer) -> None:
+async def test_an_api_key_revoked_after_a_lost_response_leaves_the_outcome_unknown(raw: RawServer) -> None:
     raw.answer(reset_before_answer, NO_GROUPS, http(401))
     async with session_for(raw.url) as session:
         with pytest.raises(OutcomeUnknownError) as caught:
@@ -273,7 +273,7 @@ async def test_a_deadline_after_sending_leaves_the_outcome_unknown(emulator: Mut
     assert methods(emulator) == ["POST"]
 
 
-async def test_a_deadline_before_sending_is_a_deadline(emulator: MutexEmulator) -> None:
+async def test_a_deadline_before_sending_is_a_deadline_error(emulator: MutexEmulator) -> None:
     limiter = LocalRateLimiter(per_second=1)
     async with session_for(emulator.url, rate_limiter=limiter, deadline=0.05) as session:
         await session.get_group("1")
@@ -283,7 +283,7 @@ async def test_a_deadline_before_sending_is_a_deadline(emulator: MutexEmulator) 
     assert methods(emulator) == ["GET"]
 
 
-async def test_a_deadline_that_leaves_no_time_to_look_leaves_the_outcome_unknown(emulator: MutexEmulator) -> None:
+async def test_a_deadline_without_time_for_a_lookup_leaves_the_outcome_unknown(emulator: MutexEmulator) -> None:
     emulator.fail_next(after_commit=True)
     patient = RetryPolicy(base=5.0, cap=5.0)
     async with session_for(emulator.url, deadline=2.0, retry=patient) as session, asyncio.timeout(1.5):
@@ -292,7 +292,7 @@ async def test_a_deadline_that_leaves_no_time_to_look_leaves_the_outcome_unknown
     assert methods(emulator) == ["POST"]
 
 
-async def test_cancelling_a_create_comes_out_and_sends_nothing_more(emulator: MutexEmulator) -> None:
+async def test_a_cancelled_create_sends_nothing_more(emulator: MutexEmulator) -> None:
     emulator.fail_next(kind="stall")
     async with session_for(emulator.url) as session:
         call = asyncio.ensure_future(session.create_group(WISHED))
@@ -303,7 +303,7 @@ async def test_cancelling_a_create_comes_out_and_sends_nothing_more(emulator: Mu
     assert methods(emulator) == ["POST"]
 
 
-async def test_many_creates_at_once_over_a_bad_line_make_each_group_once(emulator: MutexEmulator) -> None:
+async def test_many_concurrent_creates_over_a_bad_network_create_each_group_once(emulator: MutexEmulator) -> None:
     emulator.fail_next(10, kind="reset-after", path=ROOT)
     emulator.fail_next(10, kind="reset-before", path=ROOT)
     emulator.fail_next(5, status=503, path=ROOT)

@@ -123,7 +123,7 @@ async def failure(session: MutexSession) -> MutexError:
     [b'{"message": "no good"}', b'"no good"', HTML.encode(), b"", b"x" * 10_000_000],
     ids=["object", "string", "html", "empty", "10 MB"],
 )
-async def test_each_refusal_is_its_own_error_whatever_the_body(
+async def test_each_error_status_has_its_exception_whatever_the_body(
     raw: RawServer, status: int, kind: type[APIError], body: bytes
 ) -> None:
     raw.answer(http(status, b"" if status == 304 else body, {"X-Request-Id": "req-1", "Retry-After": "0.001"}))
@@ -164,7 +164,9 @@ async def test_each_refusal_is_its_own_error_whatever_the_body(
         (b"HTTP/1.1 204 No Content\r\n\r\n", 204),
     ],
 )
-async def test_a_success_that_does_not_read_as_documented_says_so(raw: RawServer, answer: bytes, status: int) -> None:
+async def test_a_success_that_is_not_as_documented_is_an_unexpected_response(
+    raw: RawServer, answer: bytes, status: int
+) -> None:
     raw.answer(answer)
     async with session_for(raw.url, retry=ONCE) as session:
         error = await failure(session)
@@ -177,7 +179,7 @@ async def test_a_success_that_does_not_read_as_documented_says_so(raw: RawServer
     "body",
     [b"[]", b'{"groups": []}', b'{"mutexes": {}}', b'{"mutexes": ""}', b'{"mutexes": false}', b'{"mutexes": [7]}'],
 )
-async def test_a_page_that_is_no_page_says_so(raw: RawServer, body: bytes) -> None:
+async def test_an_invalid_page_is_an_unexpected_response(raw: RawServer, body: bytes) -> None:
     raw.answer(http(200, body))
     async with session_for(raw.url, retry=ONCE) as session:
         with pytest.raises(UnexpectedResponseError) as caught:
@@ -186,7 +188,7 @@ async def test_a_page_that_is_no_page_says_so(raw: RawServer, body: bytes) -> No
 
 
 @pytest.mark.parametrize("answer", [b"{}", b"", b"null", b'{"id": null}', b'{"id": ""}', b"OK", b"[]"])
-async def test_a_create_whose_answer_tells_no_id_is_looked_up(raw: RawServer, answer: bytes) -> None:
+async def test_a_create_whose_response_has_no_id_is_looked_up(raw: RawServer, answer: bytes) -> None:
     found = GROUP.replace(b'"mutex name"', b'"Example"')
     raw.answer(http(200, answer), http(200, b'{"mutexes":[%s],"nextCursor":null}' % found))
     async with session_for(raw.url) as session:
@@ -197,7 +199,7 @@ async def test_a_create_whose_answer_tells_no_id_is_looked_up(raw: RawServer, an
 
 @pytest.mark.parametrize("body", [b"", b"OK", b"null", HTML.encode(), b"\xff", GROUP[:30]])
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
-async def test_the_answer_to_a_patch_is_never_read(raw: RawServer, body: bytes, status: int) -> None:
+async def test_the_response_to_a_patch_is_never_decoded(raw: RawServer, body: bytes, status: int) -> None:
     raw.answer(b"HTTP/1.1 204 No Content\r\n\r\n" if status == 204 else http(status, body))
     async with session_for(raw.url, retry=ONCE) as session:
         await session.edit_slot("7", 1, experiments=[1])
@@ -210,7 +212,7 @@ async def test_the_answer_to_a_patch_is_never_read(raw: RawServer, body: bytes, 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("call", ["get_group", "archive_group", "create_group"])
-async def test_a_redirect_is_refused_and_its_target_never_hears_of_it(raw: RawServer, status: int, call: str) -> None:
+async def test_a_redirect_is_an_error_and_its_target_gets_no_request(raw: RawServer, status: int, call: str) -> None:
     argument = WISHED if call == "create_group" else "7"
     async with RawServer() as other:
         raw.answer(http(status, b"", {"Location": f"{other.url}/steal"}))
@@ -275,7 +277,7 @@ BROKEN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN.keys())
-async def test_an_answer_that_breaks_off_is_a_typed_error(raw: RawServer, answer: Any) -> None:
+async def test_a_broken_response_is_a_typed_error(raw: RawServer, answer: Any) -> None:
     raw.answer(answer)
     async with session_for(raw.url, retry=ONCE, attempt_timeout=2.0) as session:
         error = await failure(session)
@@ -288,21 +290,21 @@ async def test_an_answer_that_breaks_off_is_a_typed_error(raw: RawServer, answer
 
 
 @pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN.keys())
-async def test_a_read_is_sent_again_after_an_answer_that_broke_off(raw: RawServer, answer: Any) -> None:
+async def test_a_read_is_sent_again_after_a_broken_response(raw: RawServer, answer: Any) -> None:
     raw.answer(answer, http(200, GROUP))
     async with session_for(raw.url, attempt_timeout=2.0) as session:
         assert (await session.get_group("7")).id == "7"
     assert len(raw.requests) == 2
 
 
-async def test_100_000_bytes_of_many_headers_are_read_or_a_typed_error(raw: RawServer) -> None:
+async def test_100_000_bytes_of_headers_are_a_typed_error(raw: RawServer) -> None:
     raw.answer(many_headers)
     async with session_for(raw.url, retry=ONCE) as session:
         error = await failure(session)
     assert isinstance(error, ConnectionFailedError | UnexpectedResponseError)
 
 
-async def test_a_server_that_says_nothing_is_a_timed_out_attempt(raw: RawServer) -> None:
+async def test_a_silent_server_is_an_attempt_timeout(raw: RawServer) -> None:
     raw.answer(say_nothing)
     async with session_for(raw.url, retry=ONCE, attempt_timeout=0.05) as session:
         error = await failure(session)
@@ -312,7 +314,7 @@ async def test_a_server_that_says_nothing_is_a_timed_out_attempt(raw: RawServer)
     assert (error.method, error.path) == ("GET", PATH)
 
 
-async def test_a_server_that_says_nothing_is_asked_again_as_often_as_the_policy_says(raw: RawServer) -> None:
+async def test_a_request_to_a_silent_server_is_sent_again_as_the_policy_says(raw: RawServer) -> None:
     raw.answer(say_nothing)
     async with session_for(raw.url, attempt_timeout=0.15, deadline=30.0) as session:
         error = await failure(session)
@@ -351,14 +353,14 @@ async def continues(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("act", [drip, continues])
-async def test_a_slow_drip_does_not_stretch_an_attempt(raw: RawServer, act: Any) -> None:
+async def test_a_slow_response_does_not_extend_an_attempt(raw: RawServer, act: Any) -> None:
     raw.answer(act)
     async with session_for(raw.url, retry=ONCE, attempt_timeout=0.1) as session:
         error = await failure(session)
     assert isinstance(error, AttemptTimeoutError)
 
 
-async def test_an_endless_body_is_cut_at_the_maximum(raw: RawServer) -> None:
+async def test_reading_an_endless_body_stops_at_the_maximum(raw: RawServer) -> None:
     raw.answer(endless)
     async with session_for(raw.url, retry=ONCE) as session:
         inside: Any = session
@@ -369,7 +371,7 @@ async def test_an_endless_body_is_cut_at_the_maximum(raw: RawServer) -> None:
     assert "more than 1,048,576 bytes" in str(error)
 
 
-async def test_a_gzip_bomb_is_cut_at_the_maximum_without_growing_memory(raw: RawServer) -> None:
+async def test_reading_a_gzip_bomb_stops_at_the_maximum_without_using_memory(raw: RawServer) -> None:
     compressor = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = b"".join(compressor.compress(bytes(2**20)) for _ in range(128)) + compressor.flush()
     raw.answer(http(200, bomb, {"Content-Encoding": "gzip"}))
@@ -398,7 +400,7 @@ async def test_a_body_of_exactly_the_maximum_is_read(raw: RawServer) -> None:
             await session.get_group("7")
 
 
-async def test_a_refusal_of_10_mb_is_read_no_further_than_needed(raw: RawServer) -> None:
+async def test_only_the_beginning_of_a_large_error_body_is_read(raw: RawServer) -> None:
     sent = 0
 
     async def long_refusal(visit: Visit) -> None:
@@ -418,7 +420,7 @@ async def test_a_refusal_of_10_mb_is_read_no_further_than_needed(raw: RawServer)
 # ------------------------------------------------------------------ connections
 
 
-async def test_a_port_where_nobody_listens_is_a_failed_connection_that_sent_nothing() -> None:
+async def test_a_closed_port_is_a_failed_connection_that_sent_nothing() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -440,14 +442,14 @@ async def test_a_reset_before_the_request_is_a_failed_connection(raw: RawServer)
         assert isinstance(await failure(session), ConnectionFailedError)
 
 
-async def test_a_name_that_does_not_exist_is_a_failed_connection() -> None:
+async def test_an_unknown_host_is_a_failed_connection() -> None:
     async with session_for("https://no-such-host.invalid", retry=ONCE) as session:
         error = await failure(session)
     assert isinstance(error, ConnectionFailedError)
     assert "cannot connect to no-such-host.invalid:443" in str(error)
 
 
-async def test_plain_http_where_tls_belongs_is_a_failed_connection(raw: RawServer) -> None:
+async def test_a_server_without_tls_is_a_failed_connection(raw: RawServer) -> None:
     def talk_http(writer: asyncio.StreamWriter) -> bool:
         writer.write(http(400))
         return False
@@ -460,7 +462,7 @@ async def test_plain_http_where_tls_belongs_is_a_failed_connection(raw: RawServe
 
 
 @permit_at_connection
-async def test_a_connection_that_is_never_set_up_times_out_unsent() -> None:
+async def test_connecting_times_out_and_nothing_is_sent() -> None:
     # A listener whose queue is full: the kernel leaves further handshakes unanswered.
     with socket.socket() as listener, socket.socket() as filler, socket.socket() as second:
         listener.bind(("127.0.0.1", 0))
@@ -483,7 +485,7 @@ async def test_an_idle_connection_is_used_again(raw: RawServer, raw_session: Mut
     assert (pooled(raw_session), raw.connections) == (1, 1)
 
 
-async def test_an_early_refusal_of_a_large_body_is_the_refusal_and_frees_the_connection(raw: RawServer) -> None:
+async def test_an_early_error_response_to_a_large_body_is_raised_and_frees_the_connection(raw: RawServer) -> None:
     async def refuse(visit: Visit) -> None:
         await visit.send(http(413, b"too much", kind="text/plain"))
         await asyncio.Event().wait()
@@ -499,7 +501,7 @@ async def test_an_early_refusal_of_a_large_body_is_the_refusal_and_frees_the_con
     assert_pure(caught.value)
 
 
-async def test_a_body_of_more_than_a_megabyte_arrives_whole_and_again_after_a_reset(raw: RawServer) -> None:
+async def test_a_body_of_more_than_a_megabyte_arrives_complete_in_every_attempt(raw: RawServer) -> None:
     individuals = [f"user-{number:030}" for number in range(50_000)]
     raw.answer(reset_before_answer, http(503), http())
     async with session_for(raw.url) as session:
@@ -533,7 +535,7 @@ async def test_a_borrowed_session_is_used_and_stays_open(emulator: MutexEmulator
     assert all(request.headers["authorization"] == "Bearer ***" for request in emulator.requests)
 
 
-async def test_a_borrowed_session_that_raises_for_status_changes_no_error(emulator: MutexEmulator) -> None:
+async def test_a_borrowed_session_with_raise_for_status_raises_the_same_errors(emulator: MutexEmulator) -> None:
     async with (
         aiohttp.ClientSession(raise_for_status=True) as mine,
         session_for(emulator.url, http=mine, retry=ONCE) as session,
@@ -542,9 +544,7 @@ async def test_a_borrowed_session_that_raises_for_status_changes_no_error(emulat
             await session.get_group("404")
 
 
-async def test_a_borrowed_session_with_credentials_of_its_own_is_refused(
-    raw: RawServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_borrowed_session_with_credentials_is_rejected(raw: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
     async with aiohttp.ClientSession() as mine:
         # aiohttp deprecates its way to say so; sessions made elsewhere still have it.
         monkeypatch.setattr(mine, "_default_auth", object())
@@ -554,7 +554,7 @@ async def test_a_borrowed_session_with_credentials_of_its_own_is_refused(
     assert raw.requests == []
 
 
-async def test_a_borrowed_session_with_credentials_from_a_file_is_refused_and_nothing_is_sent(
+async def test_a_borrowed_session_with_credentials_from_netrc_is_rejected_and_nothing_is_sent(
     raw: RawServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login ada password lovelace\n")
@@ -566,7 +566,7 @@ async def test_a_borrowed_session_with_credentials_from_a_file_is_refused_and_no
     assert raw.requests == []
 
 
-async def test_a_borrowed_session_of_another_event_loop_is_refused(raw: RawServer) -> None:
+async def test_a_borrowed_session_of_another_event_loop_is_rejected(raw: RawServer) -> None:
     mine: list[aiohttp.ClientSession] = []
 
     async def make() -> None:
@@ -579,7 +579,7 @@ async def test_a_borrowed_session_of_another_event_loop_is_refused(raw: RawServe
     await mine[0].close()
 
 
-async def test_a_borrowed_session_with_a_content_type_of_its_own_sends_json_as_json(raw: RawServer) -> None:
+async def test_the_content_type_of_a_borrowed_session_is_overridden(raw: RawServer) -> None:
     async with (
         aiohttp.ClientSession(headers={"Content-Type": "text/plain"}) as mine,
         session_for(raw.url, http=mine) as session,
@@ -588,7 +588,7 @@ async def test_a_borrowed_session_with_a_content_type_of_its_own_sends_json_as_j
     assert raw.requests[0].headers["content-type"] == "application/json"
 
 
-async def test_a_borrowed_session_that_was_closed_is_a_configuration_error(emulator: MutexEmulator) -> None:
+async def test_a_closed_borrowed_session_is_a_configuration_error(emulator: MutexEmulator) -> None:
     mine = aiohttp.ClientSession()
     async with session_for(emulator.url, http=mine) as session:
         await mine.close()
@@ -608,7 +608,7 @@ async def test_a_borrowed_session_takes_a_permit_for_each_attempt_and_retries(em
     assert limiter.state().used_today == 3
 
 
-async def test_a_borrowed_session_hides_its_timeouts_of_its_own(raw: RawServer) -> None:
+async def test_the_timeouts_of_a_borrowed_session_are_overridden(raw: RawServer) -> None:
     raw.answer(say_nothing)
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.01)) as mine,
@@ -625,7 +625,7 @@ async def _failure_of(session: MutexSession) -> MutexError:
     return caught.value
 
 
-async def test_the_key_stands_in_the_header_of_each_request_and_nowhere_else(raw: RawServer) -> None:
+async def test_the_key_is_in_one_header_of_each_request_and_nowhere_else(raw: RawServer) -> None:
     raw.answer(http(200, b'{"mutexes":[]}'))
     async with session_for(raw.url) as session:
         await session.list_page()
@@ -640,7 +640,7 @@ async def test_the_key_stands_in_the_header_of_each_request_and_nowhere_else(raw
 
 
 @pytest.mark.parametrize("borrowed", [False, True])
-async def test_closing_a_session_ends_those_who_wait_for_permits(raw: RawServer, borrowed: bool) -> None:
+async def test_closing_a_session_ends_the_calls_that_wait_for_permits(raw: RawServer, borrowed: bool) -> None:
     limiter = fast_limiter()
     async with aiohttp.ClientSession() as mine:
         session = session_for(raw.url, rate_limiter=limiter, retry=RetryPolicy(), http=mine if borrowed else None)
@@ -668,7 +668,7 @@ async def test_closing_a_session_ends_those_who_wait_for_permits(raw: RawServer,
     assert len(raw.requests) == 1
 
 
-async def test_a_session_whose_loop_is_gone_closes_in_another() -> None:
+async def test_a_session_can_be_closed_after_its_event_loop_was_closed() -> None:
     async def leave() -> MutexSession:
         async with RawServer() as raw:
             raw.answer(say_nothing)
@@ -689,7 +689,7 @@ async def test_a_session_whose_loop_is_gone_closes_in_another() -> None:
     calls[0]._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-async def test_a_call_closed_from_outside_of_its_task_cleans_up(raw: RawServer) -> None:
+async def test_a_call_whose_coroutine_is_closed_from_outside_cleans_up(raw: RawServer) -> None:
     raw.answer(say_nothing)
     async with session_for(raw.url) as session:
         call = session.get_group("7")
