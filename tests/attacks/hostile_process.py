@@ -1,4 +1,4 @@
-"""One call to a server that never stops, in a process of its own: what came of it, and how far the memory grew."""
+"""Makes one call to a server that never stops sending; prints the outcome and how much the memory grew."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHUNK: Final = b"10000\r\n" + bytes(65_536) + b"\r\n"
 
 
 def bomb(status: bytes) -> tuple[bytes, bytes]:
-    """Zeros as gzip without an end, a thousandth of what they unfold to: the beginning, and what is then repeated."""
+    """An endless gzip stream of zeros, a thousandth of their size: its start, and the piece to repeat."""
     press = zlib.compressobj(9, zlib.DEFLATED, 31)
     head = press.compress(bytes(2**20)) + press.flush(zlib.Z_FULL_FLUSH)
     piece = press.compress(bytes(2**20)) + press.flush(zlib.Z_FULL_FLUSH)
@@ -34,18 +34,18 @@ def bomb(status: bytes) -> tuple[bytes, bytes]:
 ATTACKS: Final[dict[str, tuple[bytes, bytes]]] = {
     "10 GB": (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % MANY, bytes(65_536)),
     "10 GB of chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", CHUNK),
-    "10 GB of a refusal": (b"HTTP/1.1 400 No\r\nContent-Length: %d\r\n\r\n" % MANY, bytes(65_536)),
+    "10 GB of an error response": (b"HTTP/1.1 400 No\r\nContent-Length: %d\r\n\r\n" % MANY, bytes(65_536)),
     "10 GB of gzip": bomb(b"200 OK"),
-    "10 GB of gzip of a refusal": bomb(b"400 No"),
+    "10 GB of gzip of an error response": bomb(b"400 No"),
     "10 GB of small chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 10_000),
     "10 GB of early hints": (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 2_000),
     "10 GB of header lines": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 10_000),
-    "10 GB out of turn": (http(200, GROUP), b"HTTP/1.1 204 No Content\r\n\r\n" * 2_000),
+    "10 GB after the response": (http(200, GROUP), b"HTTP/1.1 204 No Content\r\n\r\n" * 2_000),
 }
 
 
 def peak() -> int:
-    """Kilobytes this process held at the most; ``getrusage`` would count the one that started it, too."""
+    """The peak memory of this process in KiB. ``getrusage`` would include the parent process."""
     (line,) = [row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM")]
     return int(line.split()[1])
 

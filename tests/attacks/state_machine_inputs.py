@@ -1,4 +1,4 @@
-"""What the state machine gives to the client: wishes that are right, wishes that are wrong, and troubles on the way."""
+"""Inputs of the state machine: valid arguments, invalid calls, and faults."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ shapes = st.sampled_from([[100], [40, 60], [1, 98, 1], [5] * 20])
 places = st.integers(0, 10**6)
 troubles = st.none() | st.none() | st.tuples(st.integers(1, 2), st.sampled_from(FAULTS))
 
-# Each breaks one rule, and must never leave the machine.
-WRONG: Final[tuple[Callable[[MutexSession, str], Coroutine[Any, Any, object]], ...]] = (
+# Each call is invalid in one way, and must send nothing.
+INVALID_CALLS: Final[tuple[Callable[[MutexSession, str], Coroutine[Any, Any, object]], ...]] = (
     lambda session, _: session.get_group("a/b"),
     lambda session, _: session.find_group(""),
     lambda session, _: session.list_page(limit=0),

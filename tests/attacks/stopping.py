@@ -99,12 +99,12 @@ class Scene:
             self.relay.url, rate_limiter=limiter, deadline=DEADLINE, attempt_timeout=900.0, max_connections=2
         ) as self.session:
             if subject.before is not None:
-                await self.uninterrupted(subject.before(self))
+                await self.without_interruption(subject.before(self))
             await self.lose_connections()
             self.emulator.clear_history()
             if subject.fault is not None:
                 self.emulator.fail_next(1, **subject.fault)
-            await self.uninterrupted(limiter.acquire())  # makes the call wait for its own permit
+            await self.without_interruption(limiter.acquire())  # makes the call wait for its own permit
             watch = Watch(self.loop, point)
             unsent = limiter.state().used_today - self.relay.requests
 
@@ -129,14 +129,14 @@ class Scene:
             sent = limiter.state().used_today - self.relay.requests - unsent
             assert sent == 0 or (subject.wasteful and sent == 1), f"{sent} permits were lost"
             if subject.after is not None:
-                await self.uninterrupted(subject.after(self))
+                await self.without_interruption(subject.after(self))
             self.emulator.faults.clear()
             await self._assert_session_works(limiter)
         await until(lambda: open_files() == before)
         assert not self._failures, self._failures
         return watch
 
-    async def uninterrupted(self, work: Awaitable[object]) -> None:
+    async def without_interruption(self, work: Awaitable[object]) -> None:
         """Await ``work`` without an interruption, and without waiting for permits."""
 
         async def whole() -> None:
@@ -172,7 +172,7 @@ class Scene:
             pass
         else:
             raise AssertionError("a permit that is due was not granted at once")
-        await self.uninterrupted(self.session.get_group(1))
+        await self.without_interruption(self.session.get_group(1))
 
 
 def open_files() -> int:

@@ -1,4 +1,4 @@
-"""Everything at once against a service in which all goes wrong that can: nothing lost, nothing twice, all true."""
+"""Edits, reads and creates at once while every kind of fault occurs: nothing is lost, and nothing is done twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PATIENT = RetryPolicy(max_attempts=12, base=0.001, cap=0.05)
 
 
 class Chaos:
-    """Edits, reads and creates side by side through one session; ``wrong`` says what was not as it should be."""
+    """Concurrent edits, reads and creates in one session. ``wrong`` lists unexpected responses."""
 
     def __init__(self, emulator: MutexEmulator, session: MutexSession, seed: int, size: int) -> None:
         order = random.Random(seed)
@@ -68,7 +68,7 @@ class Chaos:
                 if group_id <= GROUPS:
                     self.wrong.append(f"group {group_id} was not found")
             else:
-                # What is read beyond the first groups was created in the meantime.
+                # Groups beyond the first ones were created by this run.
                 if group.id != str(group_id):
                     self.wrong.append(f"asked for {group_id}, got {group.id}")
 
@@ -85,27 +85,27 @@ class Chaos:
                 self.wrong.append(f"{created} is not {key}")
 
     def check(self, report: BulkReport) -> None:
-        """Hold what was told against the service's own record."""
+        """Compare the reported outcomes with the emulator's records."""
         assert self.wrong == []
 
-        # Each edit has one outcome, each outcome is true, and no slot holds anything but its last edit.
+        # Each edit has one outcome, each outcome is true, and each slot holds its last edit.
         assert [each.position for each in sorted(report.outcomes, key=lambda it: it.position)] == [
             *range(len(self.edits))
         ]
         assert_true(self.emulator, report.outcomes)
         assert len(report.applied) >= len(self.edits) * 0.999
-        fates = {each.position: each.status for each in report.outcomes}
+        statuses = {each.position: each.status for each in report.outcomes}
         last: dict[tuple[str, int], list[int]] = {}
         for position, edit in enumerate(self.edits):
             address = (str(edit.group_id), edit.slot_index)
-            if fates[position] == "unknown":
+            if statuses[position] == "unknown":
                 last.pop(address, None)
-            elif fates[position] == "applied":
+            elif statuses[position] == "applied":
                 last[address] = list(edit.experiments or ())
         for (group_id, slot), experiments in last.items():
             assert self.emulator.groups[group_id].slots[slot - 1].experiments == experiments
 
-        # A write is made again only while its answer is missing, so never once another edit of its slot was made.
+        # A write is repeated only while its response is missing, so never after the next edit of its slot.
         made: dict[tuple[str, int], list[int]] = {}
         for group_id, slot, body in landed(self.emulator):
             (number,) = body["experiments"]
@@ -114,7 +114,7 @@ class Chaos:
                 numbers.append(number)
         assert all(numbers == sorted(set(numbers)) for numbers in made.values())
 
-        # No key was created twice, whatever was lost on the way, and none is missing.
+        # No key was created twice, and none is missing.
         keys = [group.key for group in self.emulator.groups.values()]
         assert len(keys) == len(set(keys))
         assert set(self.created) <= set(keys)
@@ -134,26 +134,26 @@ async def chaos(seed: int, size: int) -> None:
         run.check(await run.run())
         assert idle(session)
         assert limiter.state().waiting == 0
-        print(f"seed {seed}: {emulator.limits.accepted:,} requests; {len(run.unknown)} creates of unknown fate")
+        print(f"seed {seed}: {emulator.limits.accepted:,} requests; {len(run.unknown)} creates of unknown outcome")
 
 
 async def left_over() -> tuple[int, int]:
-    """Open files, and objects. Tasks and futures that failed unseen speak up here."""
-    await asyncio.sleep(0.05)  # what the server still has to close
+    """The numbers of open files and of objects. Collecting garbage reports unhandled task errors."""
+    await asyncio.sleep(0.05)  # until the server has closed its connections
     gc.collect()
     return open_files(), len(gc.get_objects())
 
 
-def test_the_faults_of_the_chaos_are_all_there_are() -> None:
+def test_every_kind_of_fault_is_used() -> None:
     assert {fault.kind for fault in FAULTS} == set(get_args(FaultKind))
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_edits_reads_and_creates_in_the_midst_of_faults(seed: int) -> None:
+async def test_edits_reads_and_creates_during_faults(seed: int) -> None:
     unhandled: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
-    await chaos(seed, 20)  # what is imported, cached and compiled once
+    await chaos(seed, 20)  # fills caches
     files, objects = await left_over()
     await chaos(seed, 500)  # 10,000 edits, 5,000 reads, 500 creates
     more_files, more_objects = await left_over()

@@ -1,4 +1,4 @@
-"""A few edits of few slots, and a fault for each request in turn: whatever goes wrong, all that is told is true."""
+"""A few edits with a fault for each request: the outcomes are true, and the run can be undone and resumed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 FAULTS: Final[dict[str, Fault | None]] = {
     "none": None,
-    "lost before": Fault(kind="reset-before"),
-    "lost after": Fault(kind="reset-after"),
-    "cut off": Fault(kind="truncate"),
-    "refused": Fault(kind="status", status=400),
+    "request lost": Fault(kind="reset-before"),
+    "response lost": Fault(kind="reset-after"),
+    "response cut": Fault(kind="truncate"),
+    "rejected": Fault(kind="status", status=400),
     "failed": Fault(kind="status", status=503),
-    "failed and done": Fault(kind="status", status=503, after_commit=True),
+    "failed but done": Fault(kind="status", status=503, after_commit=True),
 }
 PLACES: Final = [("1", 1), ("1", 2), ("2", 1)]
 LISTS: Final = [("experiments",), ("holdouts",), ("experiments", "holdouts")]
@@ -44,7 +44,7 @@ policies = st.sampled_from(list(POLICIES))
 
 
 class World:
-    """A service for many runs, each of which meets faults of its own, one request after the other."""
+    """One emulator for many runs. Each run has its own sequence of faults, one for each request."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
         self._runner = asyncio.Runner()
@@ -61,7 +61,7 @@ class World:
         self._runner.close()
 
     def begin(self) -> Path:
-        """Be as at first; the path of a journal that is not there yet."""
+        """Reset the emulator, and return the path of a new journal."""
         self.emulator.restore(self._seeded)
         self.emulator.clear_history()
         return next(self._journals)
@@ -69,10 +69,10 @@ class World:
     def do(
         self, call: Callable[[MutexSession], Awaitable[BulkReport]], trouble: Sequence[str] = (), policy: str = "once"
     ) -> BulkReport:
-        coming = iter(trouble)
+        upcoming = iter(trouble)
 
         def next_fault(_method: str, _path: str) -> Fault | None:
-            return FAULTS[next(coming, "none")]
+            return FAULTS[next(upcoming, "none")]
 
         inside: Any = self.emulator.faults
         inside.next_fault = next_fault
@@ -96,7 +96,7 @@ def world() -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def forgetful() -> Iterator[World]:
-    """A service that drops a slot's cohorts with each write."""
+    """An emulator that drops a slot's cohorts with each write."""
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), dialect=Dialect(cohorts_on_edit="dropped"))
         yield world
@@ -104,14 +104,14 @@ def forgetful() -> Iterator[World]:
 
 
 def edits_of(shape: Sequence[tuple[tuple[str, int], Sequence[str]]]) -> list[SlotEdit]:
-    """Edits that write a number of their own, so that what landed can be told."""
+    """Edits that each write a number of their own, so that the emulator's records identify them."""
     return [
         msgspec.structs.replace(SlotEdit(group, slot), **{field: [number] for field in lists})
         for number, ((group, slot), lists) in enumerate(shape, start=1_000)
     ]
 
 
-def all_is_true(world: World, shape: Any, trouble: Sequence[str], policy: str, *, verify: bool) -> None:
+def outcomes_are_true(world: World, shape: Any, trouble: Sequence[str], policy: str, *, verify: bool) -> None:
     edits = edits_of(shape)
     world.begin()
     report = world.do(lambda session: session.edit_slots(edits, verify=verify), trouble, policy)
@@ -119,7 +119,7 @@ def all_is_true(world: World, shape: Any, trouble: Sequence[str], policy: str, *
     assert_true(world.emulator, report.outcomes)
 
 
-def undo_takes_all_back(world: World, shape: Any, trouble: Sequence[str], policy: str, *, verify: bool) -> None:
+def undo_restores_every_slot(world: World, shape: Any, trouble: Sequence[str], policy: str, *, verify: bool) -> None:
     edits, journal = edits_of(shape), world.begin()
     before = held(world.emulator, PLACES)
     world.do(lambda session: session.edit_slots(edits, verify=verify, journal=journal), trouble, policy)
@@ -128,7 +128,7 @@ def undo_takes_all_back(world: World, shape: Any, trouble: Sequence[str], policy
     assert held(world.emulator, PLACES) == before
 
 
-def a_run_goes_on_to_its_end(world: World, shape: Any, trouble: Sequence[str], policy: str, *, verify: bool) -> None:
+def a_run_can_be_resumed(world: World, shape: Any, trouble: Sequence[str], policy: str, *, verify: bool) -> None:
     edits, journal = edits_of(shape), world.begin()
     world.do(lambda session: session.edit_slots(edits, verify=verify, journal=journal), trouble, policy)
     report = world.do(lambda session: session.edit_slots(edits, verify=verify, journal=journal))
@@ -136,26 +136,26 @@ def a_run_goes_on_to_its_end(world: World, shape: Any, trouble: Sequence[str], p
     assert_holds(world.emulator, after(edits))
 
 
-ENDS: Final = {each.__name__: each for each in (all_is_true, undo_takes_all_back, a_run_goes_on_to_its_end)}
+ENDS: Final = {each.__name__: each for each in (outcomes_are_true, undo_restores_every_slot, a_run_can_be_resumed)}
 QUICK: Final = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
-# An edit whose fate nobody knows, and another of the same slot or list after it.
+# An edit with an unknown outcome, followed by one of the same slot, with the same list or another.
 ONE_SLOT: Final = [(PLACES[0], LISTS[0])] * 2
 OTHER_LIST: Final = [(PLACES[0], LISTS[0]), (PLACES[0], LISTS[1])]
-UNKNOWN: Final = ["none", "lost after", "failed"]
+UNKNOWN: Final = ["none", "response lost", "failed"]
 
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("verify", [False, True], ids=["plain", "verified"])
-@example(shape=ONE_SLOT, trouble=[*UNKNOWN, "refused"], policy="once")
-@example(shape=ONE_SLOT, trouble=[*UNKNOWN, "lost before", "failed"], policy="once")
-@example(shape=ONE_SLOT, trouble=["none", "none", "lost after"], policy="once")
+@example(shape=ONE_SLOT, trouble=[*UNKNOWN, "rejected"], policy="once")
+@example(shape=ONE_SLOT, trouble=[*UNKNOWN, "request lost", "failed"], policy="once")
+@example(shape=ONE_SLOT, trouble=["none", "none", "response lost"], policy="once")
 @example(shape=OTHER_LIST, trouble=UNKNOWN, policy="once")
-@example(shape=ONE_SLOT + ONE_SLOT[:1], trouble=["none", *UNKNOWN, "lost before"], policy="once")
+@example(shape=ONE_SLOT + ONE_SLOT[:1], trouble=["none", *UNKNOWN, "request lost"], policy="once")
 @given(shape=shapes, trouble=troubles, policy=policies)
 @QUICK
-def test_whatever_goes_wrong_when(
+def test_any_fault_sequence(
     world: World, verify: bool, end: str, shape: Any, trouble: Sequence[str], policy: str
 ) -> None:
     ENDS[end](world, shape, trouble, policy, verify=verify)
@@ -166,17 +166,17 @@ def test_whatever_goes_wrong_when(
 @pytest.mark.parametrize("verify", [False, True], ids=["plain", "verified"])
 @given(shape=shapes, trouble=troubles, policy=policies)
 @settings(QUICK, max_examples=1_000)
-def test_whatever_goes_wrong_when_thousands_of_times(
+def test_thousands_of_fault_sequences(
     world: World, verify: bool, end: str, shape: Any, trouble: Sequence[str], policy: str
 ) -> None:
     ENDS[end](world, shape, trouble, policy, verify=verify)
 
 
-@example(shape=ONE_SLOT[:1], trouble=["none", "lost after"], policy="once")
-@example(shape=[(PLACES[0], LISTS[0]), (PLACES[1], LISTS[0])], trouble=["none", "none", "lost after"], policy="once")
+@example(shape=ONE_SLOT[:1], trouble=["none", "response lost"], policy="once")
+@example(shape=[(PLACES[0], LISTS[0]), (PLACES[1], LISTS[0])], trouble=["none", "none", "response lost"], policy="once")
 @given(shape=shapes, trouble=troubles, policy=policies)
 @QUICK
-def test_a_write_that_cost_a_slot_its_cohorts_is_never_told_applied(
+def test_a_write_that_dropped_cohorts_is_never_reported_as_applied(
     forgetful: World, shape: Any, trouble: Sequence[str], policy: str
 ) -> None:
     edits = edits_of(shape)

@@ -1,4 +1,4 @@
-"""Files that lie, never end or would be obeyed: a typed error or one clean line, in time, and nothing is sent."""
+"""Wrong, endless or malicious files end in a typed error or one clean line, in time; nothing is sent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MutexEmulator]:
-    """An emulator in the environment, and an empty folder to work in."""
+    """An emulator in the environment, and an empty working directory."""
     with MutexEmulator(groups=3, limits=False) as emulator:
         monkeypatch.setenv("AIOMUTEX_BASE_URL", emulator.url)
         monkeypatch.setenv("AMPLITUDE_MANAGEMENT_API_KEY", KEY)
@@ -42,7 +42,7 @@ def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MutexEm
 
 
 def ends_cleanly(done: Result) -> None:
-    """One line or a few for people, an exit code, and no traceback."""
+    """Check for an exit code, a short message, and no traceback."""
     assert done.exit_code in (1, 2), done.output
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     assert len(done.output) < 2_000
@@ -50,7 +50,7 @@ def ends_cleanly(done: Result) -> None:
 
 # ------------------------------------------------------------------ desired states
 
-WIDE: Final[dict[str, tuple[str, str, str]]] = {
+DESIRED_STATES: Final[dict[str, tuple[str, str, str]]] = {
     "a number of 5,000 digits": ("json", '{"groups":[{"key":"a","projectId":' + "9" * 5_000 + "}]}", "invalid JSON"),
     "an infinite percentage": (
         "json",
@@ -70,23 +70,23 @@ WIDE: Final[dict[str, tuple[str, str, str]]] = {
         "a number from 1",
     ),
     "50,000 directives": ("yaml", "".join(f"%TAG !a{n}! tag:x\n" for n in range(50_000)) + "--- {}", "100 YAML"),
-    "billions of laughs": ("yaml", "a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", "anchors and aliases"),
-    "a command to run": ("yaml", "groups: !!python/object/apply:os.system [id]", "YAML tags"),
-    "a million keys in keys": ("yaml", "{? " * 1_000_000, "the key of a mapping must be a string"),
+    "billion laughs": ("yaml", "a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", "anchors and aliases"),
+    "a command": ("yaml", "groups: !!python/object/apply:os.system [id]", "YAML tags"),
+    "a million nested keys": ("yaml", "{? " * 1_000_000, "the key of a mapping must be a string"),
     "20,000 unknown fields": ("yaml", "".join(f"projectIds{n}:\n" for n in range(20_000)), "unknown field"),
-    "a text of 2 million escapes": ("json", '"' + "\\\\" * (MAX_BYTES // 8) + '"', "must be a mapping"),
-    "16 MB of white space": ("json", "[" + " " * (MAX_BYTES - 2), "Expecting value"),
+    "a string of 2 million escapes": ("json", '"' + "\\\\" * (MAX_BYTES // 8) + '"', "must be a mapping"),
+    "16 MB of whitespace": ("json", "[" + " " * (MAX_BYTES - 2), "Expecting value"),
     "a NUL in a key": ("json", '{"groups":[{"projectId":1,"key":"a\\u0000"}]}', "without whitespace"),
     "half of a surrogate pair": ("json", '{"groups":[{"projectId":1,"key":"\\ud800"}]}', "half of a surrogate pair"),
 }
 
 
-@pytest.mark.parametrize(("format_", "text", "told"), WIDE.values(), ids=WIDE.keys())
-def test_a_desired_state_made_to_be_slow_or_large_ends_soon(format_: str, text: str, told: str) -> None:
+@pytest.mark.parametrize(("format_", "text", "message"), DESIRED_STATES.values(), ids=DESIRED_STATES.keys())
+def test_a_desired_state_that_is_slow_or_large_fails_soon(format_: str, text: str, message: str) -> None:
     started = time.process_time()
-    with pytest.raises(DesiredFileError, match=re.escape(told)) as caught:
+    with pytest.raises(DesiredFileError, match=re.escape(message)) as caught:
         parse_desired(text, format_=format_)
-    # Without its bound each of the wide ones takes minutes, or a gigabyte.
+    # Without the limits, each large one takes minutes or a gigabyte.
     assert time.process_time() - started < 5
     assert len(str(caught.value)) < 5_000
     assert str(caught.value).encode()
@@ -96,7 +96,7 @@ def a_pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-def a_folder(path: Path) -> None:
+def a_directory(path: Path) -> None:
     path.mkdir()
 
 
@@ -109,8 +109,8 @@ def a_sparse_file(path: Path) -> None:
     os.truncate(path, MAX_BYTES + 1)
 
 
-@pytest.mark.parametrize("make", [a_pipe, a_folder, an_endless_device, a_sparse_file])
-def test_what_is_no_file_or_has_no_end_is_no_plan(make: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [a_pipe, a_directory, an_endless_device, a_sparse_file])
+def test_a_plan_must_be_a_regular_file_of_bounded_size(make: Any, tmp_path: Path) -> None:
     path = tmp_path / "groups.json"
     make(path)
     for load in (load_desired, load_plan):
@@ -119,7 +119,7 @@ def test_what_is_no_file_or_has_no_end_is_no_plan(make: Any, tmp_path: Path) -> 
     assert not is_saved_plan(path)
 
 
-def test_a_link_to_a_file_is_that_file(tmp_path: Path) -> None:
+def test_a_symbolic_link_to_a_file_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real.json").write_text('{"groups": []}')
     (tmp_path / "groups.json").symlink_to("real.json")
     assert load_desired(tmp_path / "groups.json").groups == ()
@@ -128,7 +128,7 @@ def test_a_link_to_a_file_is_that_file(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ edits and users
 
 
-def test_a_line_without_an_end_is_told_and_nothing_of_it_is_kept(
+def test_an_endless_line_is_an_error_and_is_not_kept(
     service: MutexEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "MAX_LINE", 1_000)
@@ -150,41 +150,41 @@ def test_a_line_without_an_end_is_told_and_nothing_of_it_is_kept(
 
 
 HOSTILE_EDITS: Final[dict[str, tuple[str, bytes]]] = {
-    "lists in lists": ("jsonl", b"[" * 1_000_000),
-    "objects in objects": ("jsonl", b'{"group_id":' * 100_000),
+    "nested lists": ("jsonl", b"[" * 1_000_000),
+    "nested objects": ("jsonl", b'{"group_id":' * 100_000),
     "a number of 5,000 digits": ("jsonl", b'{"group_id":"1","slot_index":1,"experiments":[%s]}' % (b"9" * 5_000)),
     "a number of 30 digits": ("jsonl", b'{"group_id":"1","slot_index":1,"experiments":[%s]}' % (b"9" * 30)),
-    "no UTF-8": ("jsonl", b'{"group_id":"\xff","slot_index":1,"experiments":[]}'),
+    "not UTF-8": ("jsonl", b'{"group_id":"\xff","slot_index":1,"experiments":[]}'),
     "half of a surrogate pair": ("jsonl", b'{"group_id":"1","slot_index":1,"individuals":["\\ud800"]}'),
     "a NUL": ("jsonl", b'{"group_id":"1\\u0000","slot_index":1,"experiments":[]}'),
-    "a way out of its path": ("jsonl", b'{"group_id":"../../etc/passwd","slot_index":1,"experiments":[]}'),
-    "an escaped way out": ("jsonl", b'{"group_id":"..%2f..%2fx","slot_index":1,"experiments":[]}'),
-    "a query of its own": ("jsonl", b'{"group_id":"1?x=","slot_index":1,"experiments":[]}'),
+    "a path traversal": ("jsonl", b'{"group_id":"../../etc/passwd","slot_index":1,"experiments":[]}'),
+    "an escaped path traversal": ("jsonl", b'{"group_id":"..%2f..%2fx","slot_index":1,"experiments":[]}'),
+    "a query": ("jsonl", b'{"group_id":"1?x=","slot_index":1,"experiments":[]}'),
     "a fragment": ("jsonl", b'{"group_id":"1#","slot_index":1,"experiments":[]}'),
-    "a line of its own": ("jsonl", b'{"group_id":"1\\r\\nHost: x","slot_index":1,"experiments":[]}'),
-    "no UTF-8 in a cell": ("csv", b"group_id,slot_index,individuals\n1,1,\xff\n"),
+    "a line break": ("jsonl", b'{"group_id":"1\\r\\nHost: x","slot_index":1,"experiments":[]}'),
+    "not UTF-8 in a cell": ("csv", b"group_id,slot_index,individuals\n1,1,\xff\n"),
     "NULs in cells": ("csv", b"group_id,slot_index,individuals\n\0,1,\0\n"),
     "a field of 17 MB": ("csv", b"group_id,slot_index,individuals\n1,1," + b"x" * 17 * 2**20),
     "a field of 17 MB in lines": ("csv", b'group_id,slot_index,individuals\n1,1,"' + (b"x" * 8191 + b"\n") * 2_200),
-    "a quote that never ends": ("csv", b'group_id,slot_index,individuals\n1,1,"' + b"x\n" * 100_000),
+    "an unclosed quote": ("csv", b'group_id,slot_index,individuals\n1,1,"' + b"x\n" * 100_000),
     "a slot of 5,000 digits": ("csv", b"group_id,slot_index,individuals\n1," + b"9" * 5_000 + b",a\n"),
-    "a way out in a cell": ("csv", b"group_id,slot_index,individuals\n../../x,1,a\n"),
+    "a path traversal in a cell": ("csv", b"group_id,slot_index,individuals\n../../x,1,a\n"),
 }
 
 
 @pytest.mark.parametrize(("format_", "data"), HOSTILE_EDITS.values(), ids=HOSTILE_EDITS.keys())
-def test_a_hostile_file_of_edits_is_refused_and_nothing_is_sent(
+def test_a_hostile_file_of_edits_is_rejected_and_nothing_is_sent(
     service: MutexEmulator, tmp_path: Path, format_: str, data: bytes
 ) -> None:
     (tmp_path / f"edits.{format_}").write_bytes(data)
     ends_cleanly(command_line.run("slots", "bulk", f"edits.{format_}"))
-    # Through a pipe it cannot be looked at first.
+    # A pipe cannot be checked in advance.
     words = ("slots", "bulk", "-", "--format", format_, "--failures", "failed")
     ends_cleanly(CliRunner().invoke(root, words, input=data))
     assert not service.requests
 
 
-def test_what_comes_through_a_pipe_is_read_once_and_written(service: MutexEmulator, tmp_path: Path) -> None:
+def test_edits_from_a_pipe_are_read_once_and_applied(service: MutexEmulator, tmp_path: Path) -> None:
     a_pipe(tmp_path / "edits.jsonl")
     words = "import pathlib; pathlib.Path('edits.jsonl').write_text('{}')"
     line = '{"group_id": "1", "slot_index": 1, "experiments": [5]}\n'
@@ -208,12 +208,12 @@ def test_what_comes_through_a_pipe_is_read_once_and_written(service: MutexEmulat
 def test_a_file_that_cannot_be_written_ends_a_command_with_one_line(
     service: MutexEmulator, words: tuple[str, ...]
 ) -> None:
-    done = command_line.run(*words, stdin="no json\n")
+    done = command_line.run(*words, stdin="not json\n")
     ends_cleanly(done)
     assert re.search(r"aiomutex: .*(No such file|No space left)", done.stderr)
 
 
-def test_names_that_look_like_paths_or_commands_stay_names(service: MutexEmulator, tmp_path: Path) -> None:
+def test_names_that_look_like_paths_or_escape_sequences_are_harmless(service: MutexEmulator, tmp_path: Path) -> None:
     before = sorted(tmp_path.parent.rglob("*"))
     service.groups["1"].key = "../../escaped"
     service.groups["1"].name = "\x1b]0;owned\x07\u202e/etc/passwd"
@@ -226,7 +226,7 @@ def test_names_that_look_like_paths_or_commands_stay_names(service: MutexEmulato
         assert shown.replace("\n", "").isprintable()
 
 
-# ------------------------------------------------------------------ memory, as the operating system sees it
+# ------------------------------------------------------------------ memory, as the operating system counts it
 
 
 @pytest.mark.deep
@@ -244,7 +244,9 @@ def test_names_that_look_like_paths_or_commands_stay_names(service: MutexEmulato
         "traffic simulate in.csv",
     ],
 )
-def test_a_gigabyte_costs_no_gigabyte(service: MutexEmulator, tmp_path: Path, words: str, make: str) -> None:
+def test_a_file_of_a_gigabyte_is_not_held_in_memory(
+    service: MutexEmulator, tmp_path: Path, words: str, make: str
+) -> None:
     for name in ("in.yaml", "in.json", "in.jsonl", "in.csv"):
         if make == "device":
             an_endless_device(tmp_path / name)
@@ -252,12 +254,18 @@ def test_a_gigabyte_costs_no_gigabyte(service: MutexEmulator, tmp_path: Path, wo
             (tmp_path / name).touch()
             os.truncate(tmp_path / name, 2**30)
 
-    def bound() -> None:
+    def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (800 * 2**20, 800 * 2**20))
 
     command = [sys.executable, "-m", "aiomutex", *words.split()]
     done = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, preexec_fn=bound
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=limit,
     )
     assert done.returncode in (1, 2), done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""A server that lies, floods, dawdles or never ends: a typed error in time, and the next call reads its own answer."""
+"""A wrong, endless, slow or enormous response raises a typed error in time; the next call reads its own response."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from aiohttp.http_parser import HttpResponseParserPy
-from hostile_responses import HOSTILE, LATE, coded, keeps_saying, leaves, says
+from hostile_responses import HOSTILE, TIMED_OUT, encoded, raw_response, repeat, send_and_close
 from support import GROUP, KEY, ONCE, RawServer, connector_of, http, idle, pooled, session_for, until
 
 from aiomutex import (
@@ -38,44 +38,44 @@ STOLEN: Final = GROUP.replace(b'"id":7', b'"id":666')
 NEW: Final = NewGroup(project_id=1, name="n", key="k", slots=[NewSlot(percentage=100)])
 
 
-@pytest.mark.parametrize(("kind", "answer"), HOSTILE.values(), ids=HOSTILE.keys())
-async def test_it_ends_in_a_typed_error_and_the_next_call_reads_its_own_answer(
-    raw: RawServer, kind: type[MutexError], answer: Any
+@pytest.mark.parametrize(("error", "response"), HOSTILE.values(), ids=HOSTILE.keys())
+async def test_a_hostile_response_raises_a_typed_error_and_the_next_call_works(
+    raw: RawServer, error: type[MutexError], response: Any
 ) -> None:
-    raw.answer(answer, http(200, OTHER))
-    # Whoever waits for the end of what has none waits this long; all others end by themselves.
-    patience = 0.15 if kind is LATE else 5.0
-    async with session_for(raw.url, retry=ONCE, max_connections=1, attempt_timeout=patience) as session:
+    raw.answer(response, http(200, OTHER))
+    # An endless response takes as long as the timeout.
+    timeout = 0.15 if error is TIMED_OUT else 5.0
+    async with session_for(raw.url, retry=ONCE, max_connections=1, attempt_timeout=timeout) as session:
         async with asyncio.timeout(8):
             with pytest.raises(MutexError) as caught:
                 await session.get_group("7")
-        assert isinstance(caught.value, kind)
+        assert isinstance(caught.value, error)
         assert len(str(caught.value)) < 500
         assert idle(session)
         assert (await session.with_options(attempt_timeout=5.0).get_group("8")).id == "8"
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("response", "group_id"),
     [
         (http(200, b'{"id":1,"id":7,"slots":{},"slots":[]}'), "7"),
-        (leaves(b"HTTP/1.0 200 OK\r\n\r\n" + GROUP), "7"),
-        (coded("gzip", gzip.compress(GROUP[:50]) + gzip.compress(GROUP[50:])), "7"),
-        (coded("deflate", zlib.compress(GROUP)[2:-4]), "7"),
+        (send_and_close(b"HTTP/1.0 200 OK\r\n\r\n" + GROUP), "7"),
+        (encoded("gzip", gzip.compress(GROUP[:50]) + gzip.compress(GROUP[50:])), "7"),
+        (encoded("deflate", zlib.compress(GROUP)[2:-4]), "7"),
         (http(200, b'{"id":%s,"slots":[]}' % (b"9" * 4_000)), "9" * 4_000),
     ],
-    ids=["keys given twice", "HTTP/1.0", "gzip in two members", "raw deflate", "an id of 4,000 digits"],
+    ids=["duplicate keys", "HTTP/1.0", "gzip in two members", "raw deflate", "an id of 4,000 digits"],
 )
-async def test_what_is_odd_and_can_be_read_is_read(raw: RawServer, answer: Any, told: str) -> None:
-    raw.answer(answer)
+async def test_an_unusual_but_readable_response_is_read(raw: RawServer, response: Any, group_id: str) -> None:
+    raw.answer(response)
     async with session_for(raw.url, retry=ONCE) as session:
-        assert (await session.get_group("7")).id == told
+        assert (await session.get_group("7")).id == group_id
 
 
-# ------------------------------------------------------------------ out of turn
+# ------------------------------------------------------------------ more than the response
 
 
-def answers_and_then(*pieces: bytes, after: float = 0.0) -> Callable[[Visit], Awaitable[None]]:
+def respond_and_send(*pieces: bytes, after: float = 0.0) -> Callable[[Visit], Awaitable[None]]:
     async def act(visit: Visit) -> None:
         if not after:
             await visit.send(http(200, GROUP) + b"".join(pieces))
@@ -88,48 +88,48 @@ def answers_and_then(*pieces: bytes, after: float = 0.0) -> Callable[[Visit], Aw
     return act
 
 
-UNASKED: Final[dict[str, bytes]] = {
-    "an answer": http(200, STOLEN),
-    "100 answers": http(200, STOLEN) * 100,
-    "an empty answer": http(204),
+UNREQUESTED: Final[dict[str, bytes]] = {
+    "a response": http(200, STOLEN),
+    "100 responses": http(200, STOLEN) * 100,
+    "an empty response": http(204),
     "half a head": b"HTTP/1.1 200 OK\r\nContent-Le",
     "an empty line": b"\r\n",
 }
 
 
-def the_pooled(session: MutexSession) -> Any:
+def pooled_connection(session: MutexSession) -> Any:
     (protocol,) = [protocol for waiting in connector_of(session)._conns.values() for protocol, _ in waiting]
     return protocol
 
 
-@pytest.mark.parametrize("more", UNASKED.values(), ids=UNASKED.keys())
+@pytest.mark.parametrize("more", UNREQUESTED.values(), ids=UNREQUESTED.keys())
 @pytest.mark.parametrize("after", [0.0, 0.01])
-async def test_what_a_server_says_unasked_is_no_answer_to_the_next_request(
+async def test_unrequested_data_is_not_the_response_to_the_next_request(
     raw: RawServer, more: bytes, after: float
 ) -> None:
-    raw.answer(answers_and_then(more, after=after), http(200, OTHER))
+    raw.answer(respond_and_send(more, after=after), http(200, OTHER))
     async with session_for(raw.url, max_connections=1) as session:
         assert (await session.get_group("7")).id == "7"
         if after:
-            protocol = the_pooled(session)
+            protocol = pooled_connection(session)
             await until(lambda: not protocol.is_connected())
         assert (await session.get_group("8")).id == "8"
 
 
-async def test_a_flood_between_two_requests_ends_its_connection(raw: RawServer) -> None:
-    raw.answer(answers_and_then(*[http(204) * 100] * 1_000_000, after=0.0001), http(200, OTHER))
+async def test_a_flood_between_two_requests_closes_its_connection(raw: RawServer) -> None:
+    raw.answer(respond_and_send(*[http(204) * 100] * 1_000_000, after=0.0001), http(200, OTHER))
     async with session_for(raw.url) as session:
         await session.get_group("7")
-        protocol = the_pooled(session)
+        protocol = pooled_connection(session)
         await until(lambda: not protocol.is_connected())
         assert not protocol._buffer
         assert (await session.get_group("8")).id == "8"
 
 
-async def test_early_hints_before_an_answer_are_no_speech_out_of_turn(raw: RawServer) -> None:
+async def test_early_hints_before_a_response_keep_the_connection(raw: RawServer) -> None:
     async def hints(visit: Visit) -> None:
         for _ in range(3):
-            await visit.send(says("103 Early Hints\r\nLink: </x>"))
+            await visit.send(raw_response("103 Early Hints\r\nLink: </x>"))
             await asyncio.sleep(0.005)
         await visit.send(http(200, GROUP))
 
@@ -140,7 +140,7 @@ async def test_early_hints_before_an_answer_are_no_speech_out_of_turn(raw: RawSe
     assert raw.connections == 1
 
 
-async def test_a_success_before_the_request_was_sent_frees_the_connection_for_nobody(raw: RawServer) -> None:
+async def test_a_connection_is_not_reused_when_the_response_came_before_the_request_was_sent(raw: RawServer) -> None:
     raw.reads_bodies = False
 
     async def overtake(visit: Visit) -> None:
@@ -155,24 +155,24 @@ async def test_a_success_before_the_request_was_sent_frees_the_connection_for_no
         assert (await session.get_group("8")).id == "8"
 
 
-# ------------------------------------------------------------------ how much, how often, how long
+# ------------------------------------------------------------------ size, number and time
 
 
 @pytest.mark.parametrize("call", ["get_group", "archive_group", "create_group"])
-async def test_an_answer_over_the_maximum_is_fetched_once(raw: RawServer, call: str) -> None:
-    raw.answer(keeps_saying(bytes(65_536), b"HTTP/1.1 200 OK\r\n\r\n"), http(200, b'{"mutexes":[],"nextCursor":null}'))
+async def test_a_response_above_the_maximum_size_is_fetched_once(raw: RawServer, call: str) -> None:
+    raw.answer(repeat(bytes(65_536), b"HTTP/1.1 200 OK\r\n\r\n"), http(200, b'{"mutexes":[],"nextCursor":null}'))
     async with session_for(raw.url) as session:
         inside: Any = session
         inside._transport._max_body = 2**20
         with pytest.raises(MutexError, match="a body of more than 1,048,576 bytes") as caught:
             await getattr(session, call)(NEW if call == "create_group" else "7")
-    # A create is looked up, and not sent again.
+    # After a create, the key is looked up; the create is not repeated.
     assert len(raw.requests) == (2 if call == "create_group" else 1)
     assert caught.value.maybe_applied is (call != "get_group")
 
 
-async def test_attempts_that_dawdle_end_together_within_the_deadline(raw: RawServer) -> None:
-    raw.answer(keeps_saying(b"x", http(200, GROUP)[:-400], pause=0.01))
+async def test_slow_attempts_end_within_the_deadline(raw: RawServer) -> None:
+    raw.answer(repeat(b"x", http(200, GROUP)[:-400], pause=0.01))
     started = asyncio.get_running_loop().time()
     policy = RetryPolicy(max_attempts=1_000, base=0.001, cap=0.001)
     async with session_for(raw.url, retry=policy, attempt_timeout=0.05, deadline=0.4) as session:
@@ -182,7 +182,7 @@ async def test_attempts_that_dawdle_end_together_within_the_deadline(raw: RawSer
     assert len(raw.requests) > 1
 
 
-async def test_a_tls_server_that_never_shakes_hands_is_a_typed_error(raw: RawServer) -> None:
+async def test_a_tls_handshake_that_never_ends_raises_a_typed_error(raw: RawServer) -> None:
     async with session_for(
         raw.url.replace("http:", "https:"), retry=ONCE, attempt_timeout=0.1, deadline=2.0
     ) as session:
@@ -192,10 +192,10 @@ async def test_a_tls_server_that_never_shakes_hands_is_a_typed_error(raw: RawSer
         assert idle(session)
 
 
-async def test_a_switch_of_protocols_frees_its_connection_for_nobody_whoever_reads_it(
+async def test_a_connection_that_switched_protocols_is_not_reused(
     raw: RawServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Where aiohttp has no C extension.
+    # The parser of aiohttp without its C extension.
     monkeypatch.setattr("aiohttp.client_proto.HttpResponseParser", HttpResponseParserPy)
     raw.answer(HOSTILE["a switch of protocols"][1], http(200, OTHER))
     async with session_for(raw.url, retry=ONCE, max_connections=1) as session:
@@ -216,7 +216,7 @@ async def test_cookies_are_neither_kept_nor_sent(raw: RawServer) -> None:
     assert not any("cookie" in request.headers for request in raw.requests)
 
 
-async def test_a_terminal_obeys_nothing_that_a_refusal_says(raw: RawServer) -> None:
+async def test_an_error_message_holds_no_control_characters(raw: RawServer) -> None:
     raw.answer(http(400, json.dumps({"message": "a\x1b]0;b\x07c\u202ed\x9be"}), {"X-Request-Id": "r"}))
     async with session_for(raw.url, retry=ONCE) as session:
         with pytest.raises(APIError) as caught:
@@ -224,28 +224,28 @@ async def test_a_terminal_obeys_nothing_that_a_refusal_says(raw: RawServer) -> N
     assert str(caught.value).isprintable()
 
 
-# ------------------------------------------------------------------ memory, as the operating system sees it
+# ------------------------------------------------------------------ memory, as the operating system counts it
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize(
-    ("attack", "most"),
+    ("attack", "limit"),
     [
         ("10 GB", 160),
         ("10 GB of chunks", 160),
-        ("10 GB of a refusal", 20),
+        ("10 GB of an error response", 20),
         ("10 GB of gzip", 160),
-        ("10 GB of gzip of a refusal", 20),
+        ("10 GB of gzip of an error response", 20),
         ("10 GB of small chunks", 160),
         ("10 GB of early hints", 20),
         ("10 GB of header lines", 20),
-        ("10 GB out of turn", 10),
+        ("10 GB after the response", 10),
     ],
 )
-def test_memory_stays_within_a_bound(attack: str, most: int) -> None:
+def test_memory_stays_within_a_bound(attack: str, limit: int) -> None:
     run = [sys.executable, str(Path(__file__).with_name("hostile_process.py")), attack]
     done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=True)
-    told = json.loads(done.stdout)
-    print(f"{attack}: {told}")
-    assert told["megabytes"] < most
+    result = json.loads(done.stdout)
+    print(f"{attack}: {result}")
+    assert result["megabytes"] < limit
     assert KEY not in done.stdout + done.stderr

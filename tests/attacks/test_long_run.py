@@ -1,4 +1,4 @@
-"""Tens of thousands of calls of all fates through one session: what the process holds stays what it was."""
+"""Tens of thousands of calls with every outcome through one session: the process does not grow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def samples(*vitals: Vitals) -> list[Sample]:
 
 
 @pytest.mark.deep
-def test_calls_of_all_fates_leave_no_memory_socket_or_task_behind() -> None:
+def test_calls_with_every_outcome_leave_no_memory_socket_or_task_behind() -> None:
     taken = soaked(CALLS)
     first, last = taken[4], taken[-1]
     for sample in (first, last):
@@ -38,12 +38,19 @@ def test_calls_of_all_fates_leave_no_memory_socket_or_task_behind() -> None:
     assert leaks(taken) == []
     assert last.requests > CALLS
     assert last.vitals.memory - first.vitals.memory < 4
-    # What leaks would hide behind has happened.
-    for fate in ("good", "cancelled", "NotFoundError", "ServerError", "ConnectionFailedError", "DeadlineExceededError"):
-        assert last.outcomes[fate] > 2, last.outcomes
+    # Each outcome that could leak occurred.
+    for outcome in (
+        "good",
+        "cancelled",
+        "NotFoundError",
+        "ServerError",
+        "ConnectionFailedError",
+        "DeadlineExceededError",
+    ):
+        assert last.outcomes[outcome] > 2, last.outcomes
 
 
-def test_a_process_that_stays_as_it_is_leaks_nothing() -> None:
+def test_a_process_that_does_not_grow_has_no_leaks() -> None:
     noisy = [
         msgspec.structs.replace(STILL, blocks=STILL.blocks + 300 * (-1) ** n, files=68 - n % 3, pooled=63 - n % 3)
         for n in range(20)
@@ -52,14 +59,14 @@ def test_a_process_that_stays_as_it_is_leaks_nothing() -> None:
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("blocks", 0.1), ("objects", 0.1), ("heap", 10.0)])
-def test_an_object_or_a_short_body_kept_of_few_requests_is_told(kind: str, kept: float) -> None:
+def test_an_object_or_a_short_body_kept_of_few_requests_is_a_leak(kind: str, kept: float) -> None:
     growing = [
         msgspec.structs.replace(STILL, **{kind: int(getattr(STILL, kind) + 2_000 * kept * n)}) for n in range(20)
     ]
-    assert leaks(samples(*growing)) == [f"{kept:.3f} {kind} a request"]
+    assert leaks(samples(*growing)) == [f"{kept:.3f} {kind} per request"]
 
 
-@pytest.mark.parametrize(("kind", "told"), [("in_use", "connections in use"), ("tasks", "tasks"), ("files", "files")])
-def test_one_connection_task_or_file_left_over_is_told(kind: str, told: str) -> None:
+@pytest.mark.parametrize(("kind", "name"), [("in_use", "connections in use"), ("tasks", "tasks"), ("files", "files")])
+def test_one_connection_task_or_file_left_over_is_a_leak(kind: str, name: str) -> None:
     late = msgspec.structs.replace(STILL, **{kind: getattr(STILL, kind) + 1})
-    assert leaks(samples(*[STILL] * 19, late)) == [f"1 {told} after 40,000 requests"]
+    assert leaks(samples(*[STILL] * 19, late)) == [f"1 {name} after 40,000 requests"]

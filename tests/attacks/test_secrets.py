@@ -1,4 +1,4 @@
-"""The key shows nowhere: not where a server repeats it and then breaks off, not in any object, file or output."""
+"""The key appears in no error, traceback, log, object or file, even when a server repeats it."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from support import Visit
 
 
-# ------------------------------------------------------------------ what a traceback shows, and what looks deeper
+# ------------------------------------------------------------------ errors and tracebacks
 
 
 def parts_of(value: object, depth: int = 6, *, opens_objects: bool = True) -> Iterator[object]:
-    """A value and its items, and what ``vars`` and slots tell of our own objects."""
+    """A value, its items, and the attributes of objects of this package."""
     yield value
     if depth == 0 or isinstance(value, str | bytes | int | float | type | None):
         return
@@ -56,7 +56,7 @@ def parts_of(value: object, depth: int = 6, *, opens_objects: bool = True) -> It
 
 
 def frames_of(error: BaseException, seen: set[int]) -> Iterator[dict[str, Any]]:
-    """The locals of each frame of a traceback and of those it hangs on, but for the tests' own."""
+    """The locals of each frame of a traceback and of chained errors, except frames of tests."""
     if id(error) in seen:
         return
     seen.add(id(error))
@@ -69,7 +69,7 @@ def frames_of(error: BaseException, seen: set[int]) -> Iterator[dict[str, Any]]:
 
 
 def shown_by(error: BaseException) -> list[str]:
-    """All that tools show of an error: texts, attributes, pickles, and tracebacks with locals, also looked into."""
+    """All that tools show of an error: strings, attributes, pickles, and tracebacks with the parts of locals."""
     shown = [str(error), repr(error), repr(error.args), repr(vars(error))]
     with suppress(TypeError):
         shown.append(repr(pickle.dumps(error)))
@@ -79,12 +79,12 @@ def shown_by(error: BaseException) -> list[str]:
     return shown
 
 
-def leaks(texts: list[str], key: str = KEY) -> list[str]:
-    return [text[:300] for text in texts if key in text]
+def leaks(outputs: list[str], key: str = KEY) -> list[str]:
+    return [output[:300] for output in outputs if key in output]
 
 
 def echoing(before: bytes, *, cut: bool = False) -> Callable[[Visit], Awaitable[None]]:
-    """A server that repeats the key wherever it can, and does not come to an end."""
+    """A server that repeats the key wherever possible, and does not finish its response."""
 
     async def act(visit: Visit) -> None:
         key = visit.request.headers["authorization"].encode()
@@ -100,23 +100,23 @@ def echoing(before: bytes, *, cut: bool = False) -> Callable[[Visit], Awaitable[
     return act
 
 
-BREAKING_OFF: Final[dict[str, Callable[[Visit], Awaitable[None]]]] = {
-    "within the body": echoing(b"HTTP/1.1 200 KEY\r\nECHO\r\nContent-Length: 99999\r\n\r\nKEY", cut=True),
-    "dawdling in the body": echoing(b"HTTP/1.1 200 KEY\r\nECHO\r\nContent-Length: 99999\r\n\r\nKEY"),
-    "dawdling in a refusal": echoing(b"HTTP/1.1 400 KEY\r\nECHO\r\nContent-Length: 99999\r\n\r\nKEY"),
-    "dawdling after early hints": echoing(b"HTTP/1.1 103 KEY\r\nECHO\r\n\r\nHTTP/1.1 200 KEY\r\nX: "),
+UNFINISHED: Final[dict[str, Callable[[Visit], Awaitable[None]]]] = {
+    "cut in the body": echoing(b"HTTP/1.1 200 KEY\r\nECHO\r\nContent-Length: 99999\r\n\r\nKEY", cut=True),
+    "slow in the body": echoing(b"HTTP/1.1 200 KEY\r\nECHO\r\nContent-Length: 99999\r\n\r\nKEY"),
+    "slow in an error response": echoing(b"HTTP/1.1 400 KEY\r\nECHO\r\nContent-Length: 99999\r\n\r\nKEY"),
+    "slow after early hints": echoing(b"HTTP/1.1 103 KEY\r\nECHO\r\n\r\nHTTP/1.1 200 KEY\r\nX: "),
     "a body too large": echoing(b"HTTP/1.1 200 KEY\r\nECHO\r\nContent-Length: 99999\r\n\r\n" + b"KEY " * 2_000),
     "a switch of protocols": echoing(b"HTTP/1.1 101 KEY\r\nUpgrade: x\r\nConnection: upgrade\r\nECHO\r\n\r\n"),
-    "a status that is none": echoing(b"HTTP/1.1 KEY OK\r\n\r\n"),
-    "a header that is none": echoing(b"HTTP/1.1 200 OK\r\nKEY\x00: KEY\r\n\r\n"),
-    "chunks that are none": echoing(b"HTTP/1.1 200 OK\r\nECHO\r\nTransfer-Encoding: chunked\r\n\r\nKEY\r\n"),
-    "a coding that is none": echoing(b"HTTP/1.1 200 OK\r\nECHO\r\nContent-Encoding: gzip\r\nX: y\r\n\r\nKEY", cut=True),
+    "an invalid status": echoing(b"HTTP/1.1 KEY OK\r\n\r\n"),
+    "an invalid header": echoing(b"HTTP/1.1 200 OK\r\nKEY\x00: KEY\r\n\r\n"),
+    "invalid chunks": echoing(b"HTTP/1.1 200 OK\r\nECHO\r\nTransfer-Encoding: chunked\r\n\r\nKEY\r\n"),
+    "an invalid coding": echoing(b"HTTP/1.1 200 OK\r\nECHO\r\nContent-Encoding: gzip\r\nX: y\r\n\r\nKEY", cut=True),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("act", BREAKING_OFF.values(), ids=BREAKING_OFF.keys())
+@pytest.mark.parametrize("act", UNFINISHED.values(), ids=UNFINISHED.keys())
 @pytest.mark.parametrize(("borrowed", "cancelled"), [(False, False), (False, True), (True, True)])
-async def test_an_echo_that_breaks_off_shows_the_key_nowhere(
+async def test_an_unfinished_response_does_not_reveal_the_key(
     raw: RawServer, caplog: pytest.LogCaptureFixture, act: Any, borrowed: bool, cancelled: bool
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -126,8 +126,8 @@ async def test_an_echo_that_breaks_off_shows_the_key_nowhere(
     unhandled: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: unhandled.append(context))
     raw.answer(act)
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as mine:
-        session = session_for(raw.url, http=mine if borrowed else None, attempt_timeout=0.06, retry=ONCE)
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http_session:
+        session = session_for(raw.url, http=http_session if borrowed else None, attempt_timeout=0.06, retry=ONCE)
         async with session:
             inside: Any = session
             inside._transport._max_body = 20_000
@@ -142,32 +142,32 @@ async def test_an_echo_that_breaks_off_shows_the_key_nowhere(
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         gc.collect(1)
-    told = [caplog.text, repr(unhandled), *(str(each.message) for each in warned)]
-    assert leaks(shown_by(caught.value) + told) == []
+    messages = [caplog.text, repr(unhandled), *(str(each.message) for each in warned)]
+    assert leaks(shown_by(caught.value) + messages) == []
 
 
-async def test_a_session_that_was_never_closed_is_complained_of_without_its_key(raw: RawServer) -> None:
-    told: list[str] = []
-    # Texts only: to keep what the complaint is about would keep it alive.
-    asyncio.get_running_loop().set_exception_handler(lambda _, about: told.extend(map(repr, parts_of(about))))
+async def test_the_warning_about_an_unclosed_session_does_not_hold_the_key(raw: RawServer) -> None:
+    messages: list[str] = []
+    # Keep strings only: keeping the objects would keep them alive.
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: messages.extend(map(repr, parts_of(context))))
     session: Any = session_for(raw.url)
     session._transport.open()
     await session.get_group("7")
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         del session
-        for _ in range(2):  # the complaint about the session holds its connector, of which comes the next
+        for _ in range(2):  # the warning about the session holds the connector, which warns next
             gc.collect()
-            told += [repr(each.message) for each in warned]
+            messages += [repr(each.message) for each in warned]
             warned.clear()
-    assert "Unclosed connector" in "".join(told)
-    assert leaks(told) == []
+    assert "Unclosed connector" in "".join(messages)
+    assert leaks(messages) == []
 
 
-# ------------------------------------------------------------------ the key in the clothes a service may put it in
+# ------------------------------------------------------------------ encodings that a service may use
 
 AWKWARD: Final = 'mgmt/3f9a51+c07b"e2\\4d&68<z>=='
-CLOTHES: Final[dict[str, Callable[[str], str]]] = {
+ENCODINGS: Final[dict[str, Callable[[str], str]]] = {
     "plain": str,
     "in a header": "Bearer {}".format,
     "in a URL": lambda key: f"https://login/?token={quote(key, safe='')}",
@@ -175,31 +175,31 @@ CLOTHES: Final[dict[str, Callable[[str], str]]] = {
     "in a URL in lower case": lambda key: re.sub("%..", lambda code: code[0].lower(), quote(key, safe="")),
     "in JSON": lambda key: msgspec.json.encode(key).decode(),
     "in JSON with escaped slashes": lambda key: msgspec.json.encode(key).decode().replace("/", "\\/"),
-    "in JSON of plain letters": lambda key: re.sub(r"[^\w/-]", lambda mark: f"\\u{ord(mark[0]):04x}", key),
-    "in JSON of letters alone": lambda key: re.sub(r"\W", lambda mark: f"\\u{ord(mark[0]):04X}", key),
-    "in HTML by numbers": lambda key: re.sub(r"\W", lambda mark: f"&#{ord(mark[0])};", key),
-    "in HTML by hexadecimal numbers": lambda key: re.sub(r"\W", lambda mark: f"&#x{ord(mark[0]):x};", key),
+    "in JSON as ASCII": lambda key: re.sub(r"[^\w/-]", lambda mark: f"\\u{ord(mark[0]):04x}", key),
+    "in JSON with all punctuation escaped": lambda key: re.sub(r"\W", lambda mark: f"\\u{ord(mark[0]):04X}", key),
+    "in HTML as decimal references": lambda key: re.sub(r"\W", lambda mark: f"&#{ord(mark[0])};", key),
+    "in HTML as hexadecimal references": lambda key: re.sub(r"\W", lambda mark: f"&#x{ord(mark[0]):x};", key),
     "in HTML": lambda key: f"<h1>{html.escape(key)}</h1>",
     "in a repr": "{!r}".format,
     "twice": lambda key: key + key,
 }
 
 
-@pytest.mark.parametrize("dress", CLOTHES.values(), ids=CLOTHES.keys())
+@pytest.mark.parametrize("encode", ENCODINGS.values(), ids=ENCODINGS.keys())
 @pytest.mark.parametrize("key", [KEY, AWKWARD], ids=["plain key", "awkward key"])
-async def test_an_echo_in_any_likely_form_is_struck_out(raw: RawServer, dress: Callable[[str], str], key: str) -> None:
-    raw.answer(http(400, f"you sent {dress(key)}, which is no good", {"X-Request-Id": "r"}, kind="text/plain"))
+async def test_an_echo_in_any_encoding_is_redacted(raw: RawServer, encode: Callable[[str], str], key: str) -> None:
+    raw.answer(http(400, f"you sent {encode(key)}, which is invalid", {"X-Request-Id": "r"}, kind="text/plain"))
     async with MutexSession(key, base_url=raw.url, rate_limiter=fast_limiter(), retry=ONCE) as session:
         with pytest.raises(APIError) as caught:
             await session.get_group("7")
-    told = f"{caught.value} {caught.value.detail} {caught.value.body}"
-    assert "***" in told
-    assert dress(key) not in told
-    assert key not in told
-    assert told.count("which is no good") == 3
+    shown = f"{caught.value} {caught.value.detail} {caught.value.body}"
+    assert "***" in shown
+    assert encode(key) not in shown
+    assert key not in shown
+    assert shown.count("which is invalid") == 3
 
 
-async def test_a_long_echo_is_cut_within_no_key(raw: RawServer) -> None:
+async def test_a_long_echo_is_not_cut_within_a_key(raw: RawServer) -> None:
     raw.answer(http(400, KEY * 5_000, kind="text/plain"))
     async with session_for(raw.url, retry=ONCE) as session:
         with pytest.raises(APIError) as caught:
@@ -208,7 +208,7 @@ async def test_a_long_echo_is_cut_within_no_key(raw: RawServer) -> None:
 
 
 @pytest.mark.parametrize("way", ["list_page", "collect", "find_group"])
-async def test_a_cursor_that_is_the_key_is_not_followed(raw: RawServer, way: str) -> None:
+async def test_a_cursor_that_holds_the_key_is_not_followed(raw: RawServer, way: str) -> None:
     raw.answer(http(200, {"mutexes": [], "nextCursor": f"at {KEY}"}))
     async with session_for(raw.url, retry=ONCE) as session:
         calls: dict[str, Callable[[], Awaitable[object]]] = {
@@ -226,10 +226,10 @@ async def test_a_cursor_that_is_the_key_is_not_followed(raw: RawServer, way: str
 # ------------------------------------------------------------------ objects
 
 
-async def test_whatever_holds_the_key_is_a_secret_that_no_repr_or_pickle_tells() -> None:
+async def test_only_secret_strings_hold_the_key_and_no_repr_or_pickle_shows_it() -> None:
     key = SecretStr(f"mgmt-{secrets.token_hex(16)}")
     coded = SecretStr(base64.b64encode(key.encode()).decode())
-    # The service holds the key too, so it is kept out of this process.
+    # The emulator holds the key as well, so it runs in another process.
     with EmulatorProcess(groups=3, limits=False) as emulator:
         async with MutexSession(key, base_url=emulator.url, rate_limiter=fast_limiter(), retry=ONCE) as session:
             await session.edit_slot("1", 1, experiments=[1])
@@ -241,7 +241,7 @@ async def test_whatever_holds_the_key_is_a_secret_that_no_repr_or_pickle_tells()
             found = parts_of([session, session.with_options(), session.rate_limiter, report, vars(error)], 12)
             assert leaks([repr(part) for part in found], key) == []
             gc.collect()
-            # Looked at from all there is: the key is held by secrets alone, also inside of aiohttp.
+            # Of all objects in the process, only secret strings hold the key, also inside aiohttp.
             held = [
                 f"{type(text)} in {type(holder)}"
                 for holder in gc.get_objects()
@@ -260,32 +260,32 @@ async def test_whatever_holds_the_key_is_a_secret_that_no_repr_or_pickle_tells()
 # ------------------------------------------------------------------ files
 
 
-async def test_no_file_of_a_run_holds_the_key_while_it_runs_or_afterwards(raw: RawServer, tmp_path: Path) -> None:
-    refusals = 0
+async def test_no_file_holds_the_key_during_or_after_a_run(raw: RawServer, tmp_path: Path) -> None:
+    writes = 0
 
-    async def mixed(visit: Visit) -> None:
-        nonlocal refusals
+    async def echo_key(visit: Visit) -> None:
+        nonlocal writes
         key = visit.request.headers["authorization"]
         if visit.request.line.startswith("GET"):
             await visit.send(http(200, GROUP, {"X-Echo": key}))
             return
-        refusals += 1
-        await visit.send(http(200 if refusals % 2 else 400, {"message": f"you sent {key}"}, {"X-Request-Id": key}))
+        writes += 1
+        await visit.send(http(200 if writes % 2 else 400, {"message": f"you sent {key}"}, {"X-Request-Id": key}))
 
-    raw.answer(mixed)
+    raw.answer(echo_key)
     files: list[tuple[str, bytes]] = []
 
-    def look() -> None:
+    def collect() -> None:
         files.extend((path.name, path.read_bytes()) for path in tmp_path.iterdir())
 
     edits = [SlotEdit("7", 1 + n % 2, experiments=[n]) for n in range(20)]
     async with session_for(raw.url, retry=ONCE) as session:
         async with session.stream_slot_edits(edits, journal=tmp_path / "run.db", concurrency=2) as outcomes:
             async for _ in outcomes:
-                look()
-        # The outcomes of an undo are kept in the journal, too.
+                collect()
+        # The journal also keeps the outcomes of an undo.
         with suppress(JournalError):
             await aiomutex.bulk.undo(session, tmp_path / "run.db")
-    look()
+    collect()
     assert {name for name, _ in files} >= {"run.db", "run.db-wal"}
     assert [name for name, data in files if KEY.encode() in data] == []

@@ -1,4 +1,4 @@
-"""The key leaves a process in one header only: no output of a command and nothing that workers share holds it."""
+"""The key leaves a process in one header only. No command prints or writes it, and workers do not share it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAGE: Final = b'{"mutexes":[%s],"nextCursor":null}' % GROUP
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Repeats the key in each header and in the body, with the status its server was told."""
+    """Repeats the key in each header and in the body, with the server's ``status``."""
 
     protocol_version = "HTTP/1.1"
     seen: Final[list[str]] = []
@@ -40,7 +40,7 @@ class Echo(BaseHTTPRequestHandler):
         self.seen.append(key)
         body = f'{{"message": "you sent {key}", "error": "{key}"}}'.encode()
         status = server.status
-        if status == 0:  # a service that works, and talks too much in its headers
+        if status == 0:  # a service that works, but repeats the key in its headers
             status, body = 200, PAGE if "?" in self.path else GROUP
         self.send_response(status, key)
         for name in ("X-Request-Id", "Location", "X-Echo", "Set-Cookie", "Content-Type"):
@@ -49,10 +49,10 @@ class Echo(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_PATCH = do_POST = answer  # noqa: N815  # the names that http.server looks for
+    do_GET = do_PATCH = do_POST = answer  # noqa: N815  # names that http.server requires
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its parent's name
-        """Say nothing."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name in the base class
+        """Log nothing."""
 
 
 def no_wait(_attempt: int, **_options: float) -> float:
@@ -65,7 +65,7 @@ def echo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         monkeypatch.setenv("AIOMUTEX_BASE_URL", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("AMPLITUDE_MANAGEMENT_API_KEY", KEY)
-        # There is no flag for more words than these: asyncio's own, and all of the logging.
+        # The most verbose settings: the debug mode of asyncio, and all log levels.
         monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
         monkeypatch.setattr(retry, "backoff", no_wait)
         monkeypatch.chdir(tmp_path)
@@ -120,16 +120,16 @@ def test_no_command_prints_logs_or_writes_the_key(
     assert {"failed.jsonl", "run.db"} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_what_workers_tell_each_other_holds_no_key() -> None:
+def test_jobs_and_reports_of_a_fleet_do_not_hold_the_key() -> None:
     edit = SlotEdit("7", 1, experiments=[5])
     error = APIError("you sent ***", status=400, method="PATCH", path="/api/1/mutexes/7/slots/1", body="***")
     outcome = SlotOutcome(edit=edit, status="failed", position=0, error=error)
-    told = encode_report(BulkReport(outcomes=[outcome]))
-    assert KEY not in told + repr(Job(edits=[edit]))
+    report = encode_report(BulkReport(outcomes=[outcome]))
+    assert KEY not in report + repr(Job(edits=[edit]))
 
 
 @pytest.mark.redis
-async def test_redis_holds_no_key(redis_server: RedisServer) -> None:
+async def test_redis_does_not_hold_the_key(redis_server: RedisServer) -> None:
     async with MutexEmulator(groups=2, limits=False) as emulator:
         limiter = RedisRateLimiter(redis_server.url, name="project 1")
         async with session_for(emulator.url, rate_limiter=limiter) as session:

@@ -1,4 +1,4 @@
-"""Emulator and client side by side against a model in memory, whatever is done in whatever order, faults or not."""
+"""Client and emulator agree with a model in memory after any sequence of calls, with and without faults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
-from state_machine_inputs import LISTS, WRONG, changes, given_lists, names, places, shapes, troubles
+from state_machine_inputs import INVALID_CALLS, LISTS, changes, given_lists, names, places, shapes, troubles
 from support import idle, session_for
 
 from aiomutex import (
@@ -40,7 +40,7 @@ def same(one: list[Any], other: list[Any]) -> bool:
 
 
 class Service(RuleBasedStateMachine):
-    """The model is ``groups``: plain dictionaries by id, changed by each rule as the documentation has it."""
+    """The model is ``groups``: dictionaries by group ID that each rule changes as documented."""
 
     runs = Bundle("runs")
 
@@ -62,7 +62,7 @@ class Service(RuleBasedStateMachine):
         self.folder.cleanup()
 
     def do(self, work: Coroutine[Any, Any, Any], trouble: tuple[int, dict[str, Any]] | None = None) -> Any:
-        """Run a call, with the next requests going wrong."""
+        """Run a call, with faults for its first requests."""
         if trouble is not None:
             faults: dict[str, Any] = {"n": trouble[0]} | trouble[1]
             self.emulator.fail_next(**faults)
@@ -85,20 +85,20 @@ class Service(RuleBasedStateMachine):
     def create(self, name: str, shape: list[int], lists: dict[str, Any], description: str | None, trouble: Any) -> None:
         key = f"key-{next(self.numbers)}"
         slots = [NewSlot(percentage=shape[0], **lists), *(NewSlot(percentage=share) for share in shape[1:])]
-        wish = NewGroup(project_id=1, name=f"{name} {key}", key=key, description=description, slots=slots)
-        made = self.do(self.session.create_group(wish), trouble)
-        assert (made.id, made.key) == (str(len(self.groups) + 1), key)
+        new = NewGroup(project_id=1, name=f"{name} {key}", key=key, description=description, slots=slots)
+        created = self.do(self.session.create_group(new), trouble)
+        assert (created.id, created.key) == (str(len(self.groups) + 1), key)
         empty: list[dict[str, list[Any]]] = [{name: [] for name in LISTS} for _ in shape]
-        self.groups[made.id] = {"key": key, "name": wish.name, "description": description, "archived": False,
+        self.groups[created.id] = {"key": key, "name": new.name, "description": description, "archived": False,
                                 "shape": shape, "slots": [empty[0] | lists, *empty[1:]]}  # fmt: skip
 
     @precondition(lambda self: self.groups)
     @rule(place=places, trouble=troubles)
-    def create_with_a_key_that_is_taken(self, place: int, trouble: Any) -> None:
+    def create_with_a_duplicate_key(self, place: int, trouble: Any) -> None:
         key = self.group(place)[1]["key"]
-        wish = NewGroup(project_id=1, name="another", key=key, slots=[NewSlot(percentage=100)])
+        new = NewGroup(project_id=1, name="another", key=key, slots=[NewSlot(percentage=100)])
         with pytest.raises((BadRequestError, OutcomeUnknownError)):
-            self.do(self.session.create_group(wish), trouble)
+            self.do(self.session.create_group(new), trouble)
 
     @precondition(lambda self: self.groups)
     @rule(place=places, trouble=troubles)
@@ -106,17 +106,17 @@ class Service(RuleBasedStateMachine):
         id_, group = self.group(place)
         assert self.do(self.session.get_group(id_), trouble).id == id_
         assert self.do(self.session.find_group(group["key"]), trouble).id == id_
-        assert self.do(self.session.find_group("nobody"), trouble) is None
+        assert self.do(self.session.find_group("missing"), trouble) is None
 
     @rule(trouble=troubles)
-    def ask_for_what_does_not_exist(self, trouble: Any) -> None:
-        nowhere = str(len(self.groups) + 1)
+    def call_a_missing_group(self, trouble: Any) -> None:
+        missing = str(len(self.groups) + 1)
         if trouble is not None and trouble[1].get("kind") == "garbage":
-            trouble = None  # which is a success, and a lie
+            trouble = None  # that would be a success
         for work in (
-            self.session.get_group(nowhere),
-            self.session.edit_group(nowhere, name="n"),
-            self.session.edit_slot(nowhere, 1, experiments=[1]),
+            self.session.get_group(missing),
+            self.session.edit_group(missing, name="n"),
+            self.session.edit_slot(missing, 1, experiments=[1]),
         ):
             with pytest.raises(NotFoundError):
                 self.do(work, trouble)
@@ -156,11 +156,11 @@ class Service(RuleBasedStateMachine):
             with pytest.raises(InvalidRequestError):
                 self.do(work, trouble)
             return
-        told = self.do(work, trouble)
+        result = self.do(work, trouble)
         for name in LISTS:
             kept = [item for item in slot[name] if item not in change.get(f"remove_{name}", ())]
             slot[name] = kept + [item for item in change.get(f"add_{name}", ()) if item not in kept]
-            assert getattr(told, name) == slot[name]
+            assert getattr(result, name) == slot[name]
 
     @precondition(lambda self: self.groups)
     @rule(place=places, to=st.integers(0, 19), experiment=st.integers(0, 5), trouble=troubles)
@@ -178,11 +178,11 @@ class Service(RuleBasedStateMachine):
         target["experiments"] += [experiment] * (experiment not in target["experiments"])
 
     @precondition(lambda self: self.groups)
-    @rule(place=places, wrong=st.sampled_from(WRONG))
-    def give_something_wrong(self, place: int, wrong: Callable[[MutexSession, str], Any]) -> None:
+    @rule(place=places, call=st.sampled_from(INVALID_CALLS))
+    def make_an_invalid_call(self, place: int, call: Callable[[MutexSession, str], Any]) -> None:
         before = len(self.emulator.requests)
         with pytest.raises(InvalidRequestError):
-            self.do(wrong(self.session, self.group(place)[0]))
+            self.do(call(self.session, self.group(place)[0]))
         assert len(self.emulator.requests) == before
 
     # ------------------------------------------------------------------------------------------ many calls
@@ -191,33 +191,33 @@ class Service(RuleBasedStateMachine):
     def read_pages(self, size: int, trouble: Any) -> None:
         async def by_hand() -> list[str]:
             page = await self.session.list_page(limit=size)
-            met = [group.id for group in page.groups]
+            ids = [group.id for group in page.groups]
             while page.next_cursor is not None:
                 page = await self.session.list_page(limit=size, cursor=page.next_cursor)
-                met += [group.id for group in page.groups]
-            return met
+                ids += [group.id for group in page.groups]
+            return ids
 
         async def by_iterating() -> list[str]:
             return [group.id async for group in self.session.list_groups(page_size=size)]
 
-        async def side_by_side() -> list[str]:
+        async def concurrently() -> list[str]:
             return [group.id for group in await self.session.list_groups(page_size=size).collect(concurrency=3)]
 
-        for way in (by_hand, by_iterating, side_by_side):
+        for way in (by_hand, by_iterating, concurrently):
             assert self.do(way(), trouble) == list(self.groups)
 
     @precondition(lambda self: self.groups)
     @rule(
         target=runs,
-        wishes=st.lists(st.tuples(places, given_lists), min_size=1, max_size=6),
+        inputs=st.lists(st.tuples(places, given_lists), min_size=1, max_size=6),
         journaled=st.booleans(),
         verify=st.booleans(),
         trouble=troubles,
     )
-    def edit_slots(self, wishes: list[Any], journaled: bool, verify: bool, trouble: Any) -> tuple[str, dict[Any, Any]]:
+    def edit_slots(self, inputs: list[Any], journaled: bool, verify: bool, trouble: Any) -> tuple[str, dict[Any, Any]]:
         edits: list[SlotEdit] = []
         kept: dict[tuple[str, int], tuple[dict[str, Any], dict[str, Any]]] = {}
-        for place, lists in wishes:
+        for place, lists in inputs:
             id_, index, slot = self.slot(place)
             edits.append(SlotEdit(id_, index, **lists))
             kept.setdefault((id_, index), (dict(slot), {}))[1].update(lists)
@@ -249,22 +249,22 @@ class Service(RuleBasedStateMachine):
     # ------------------------------------------------------------------------------------------ always
 
     @invariant()
-    def the_service_holds_what_the_model_says(self) -> None:
+    def the_emulator_agrees_with_the_model(self) -> None:
         held = self.emulator.groups
-        assert {id_: _seen(held[id_], bool(held[id_].deleted)) for id_ in held} == self.groups
+        assert {id_: _as_model(held[id_], bool(held[id_].deleted)) for id_ in held} == self.groups
 
     @invariant()
-    def the_client_reads_what_the_model_says(self) -> None:
+    def the_client_agrees_with_the_model(self) -> None:
         read = self.do(self.session.list_groups().collect())
-        assert {group.id: _seen(group, bool(group.deleted)) for group in read} == self.groups
+        assert {group.id: _as_model(group, bool(group.deleted)) for group in read} == self.groups
 
     @invariant()
-    def nothing_is_in_use_and_nobody_waits(self) -> None:
+    def nothing_is_in_use_or_waiting(self) -> None:
         assert idle(self.session)
         assert self.session.rate_limiter.state().waiting == 0
 
 
-def _seen(group: Any, archived: bool) -> dict[str, Any]:
+def _as_model(group: Any, archived: bool) -> dict[str, Any]:
     assert [slot.index for slot in group.slots] == list(range(1, len(group.slots) + 1))
     return {
         "key": group.key, "name": group.name, "description": group.description, "archived": archived,
@@ -276,7 +276,7 @@ def _seen(group: Any, archived: bool) -> dict[str, Any]:
 CALM: Final = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
-def test_client_emulator_and_model_agree_whatever_is_done() -> None:
+def test_client_emulator_and_model_agree() -> None:
     run_machine(Service, settings=settings(CALM, max_examples=8, stateful_step_count=25))
 
 
