@@ -214,7 +214,7 @@ def _summarize(result: dict[str, Any], journal: str | None, *, as_json: bool) ->
     else:
         echo(f"{_counts_line(counts)}; {counted(result['requests'], 'request')}")
         if result["stopped_by"]:
-            echo(f"Stopped: {result['stopped_by']}", err=True)
+            echo(f"aiomutex: {result['stopped_by']}", err=True)
     if result["interrupted"] or result["stopped_by"]:
         resume = f"To resume, run the same command again: {journal} holds the progress."
         echo(resume if journal else "Not resumable: run with --journal next time.", err=True)
@@ -239,6 +239,6 @@ def _undo(journal: str, *, force: bool, as_json: bool) -> None:
             echo(f"{where}: {outcome.status}: {outcome.error or outcome.note}", err=True)
         echo(f"Undo: {_counts_line(counts)}")
         if report.stopped_by is not None:
-            echo(f"Stopped: {report.stopped_by}. To resume, run the same command again.", err=True)
+            echo(f"aiomutex: {report.stopped_by}\nTo resume, run the same command again.", err=True)
     if report.failed or report.unknown or changed:
         sys.exit(1)

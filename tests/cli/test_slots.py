@@ -192,7 +192,7 @@ def test_an_exhausted_daily_budget_stops_the_run_and_says_how_to_resume(
     done = aiomutex("slots", "bulk", file, "--journal", "run.db", "--used-today", "99997")
     assert done.exit_code == 1
     assert done.stdout.startswith("2 applied")
-    assert "Stopped: 100,000 of 100,000 requests used today" in done.stderr
+    assert "aiomutex: 100,000 of 100,000 requests used today" in done.stderr
     assert "To resume, run the same command again: run.db holds the progress." in done.stderr
 
 
