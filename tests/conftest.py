@@ -30,21 +30,21 @@ def pytest_asyncio_loop_factories(config: pytest.Config) -> dict[str, Callable[[
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
-    """No setting of the machine reaches a test."""
+    """Tests do not depend on the environment of the machine."""
     for name in ("AMPLITUDE_MANAGEMENT_API_KEY", "AIOMUTEX_REGION", "AIOMUTEX_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 async def emulator() -> AsyncIterator[MutexEmulator]:
-    """A service in this event loop with ten groups and no limits."""
+    """An emulator in this event loop, with ten groups and no limits."""
     async with MutexEmulator(groups=10, limits=False) as emulator:
         yield emulator
 
 
 @pytest.fixture
 async def session(emulator: MutexEmulator) -> AsyncIterator[MutexSession]:
-    """An open session of the emulator that is never held up and quick to send again."""
+    """An open session of the emulator that retries quickly and never waits for a permit."""
     async with session_for(emulator.url) as session:
         yield session
 
@@ -83,7 +83,7 @@ def start_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
 
 @pytest.fixture
 async def raw() -> AsyncIterator[RawServer]:
-    """A server that answers what a test tells it to, byte for byte."""
+    """A server that sends what a test says, byte for byte."""
     async with RawServer() as server:
         yield server
 
@@ -97,6 +97,6 @@ async def raw_session(raw: RawServer) -> AsyncIterator[MutexSession]:
 
 @pytest.fixture
 def responses() -> Iterator[Responses]:
-    """aioresponses: no socket, exact requests, any answer."""
+    """aioresponses: no socket, exact requests, any response."""
     with Responses() as responses:
         yield responses

@@ -1,4 +1,4 @@
-"""What the tests of the core share: a scriptable raw server, answers as bytes, and the key that must never show."""
+"""Shared by the tests of the core: a scriptable raw server, responses as bytes, and the key that must never show."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from aioresponses import aioresponses
 
-from aiomutex import LocalRateLimiter, MutexSession, RetryPolicy
+from aiomutex import LocalRateLimiter, MutexError, MutexSession, RetryPolicy
 from aiomutex._http.internals import MISSING
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ permit_at_connection = pytest.mark.skipif(
     bool(MISSING), reason="without aiohttp's internals, permits are taken before connections"
 )
 
-# The documented examples, as the documentation writes them.
+# The examples of the documentation, byte for byte.
 GROUP: Final = (
     b'{"id":7,"projectId":1,"name":"mutex name","key":"mutex-key","description":null,"evaluationMode":"local",'
     b'"bucketingKey":"device_id","bucketingSalt":"abcd","slots":[{"name":"SLOT 1","index":1,"variantKey":"slot-1",'
@@ -50,18 +50,18 @@ GROUP_EDIT: Final = b'{"name":"updated name","description":"updated description"
 
 
 def fast_limiter() -> LocalRateLimiter:
-    """A limiter that holds nobody up."""
+    """A limiter that never makes a call wait."""
     return LocalRateLimiter(per_second=5_000, per_day=100_000_000)
 
 
 def session_for(url: str, **options: Any) -> MutexSession:
-    """A session that is quick to send again and never held up, unless ``options`` say otherwise."""
+    """A session that retries quickly and never waits for a permit, unless ``options`` say otherwise."""
     defaults: dict[str, Any] = {"rate_limiter": fast_limiter(), "retry": FAST, "attempt_timeout": 5.0, "deadline": 10.0}
     return MutexSession(KEY, base_url=url, **(defaults | options))
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let others run until something is so."""
+    """Let other tasks run until a condition is true."""
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110  # what is awaited lies in objects that know no events
             await asyncio.sleep(0.0005)
@@ -73,15 +73,37 @@ def connector_of(session: MutexSession) -> Any:
 
 
 def idle(session: MutexSession) -> bool:
-    """Whether no connection of the session is in use and no request under way."""
+    """Whether no connection of the session is in use and no request in progress."""
     inside: Any = session
     connector = connector_of(session)
     return not connector._acquired and not any(connector._waiters.values()) and not inside._transport.in_flight
 
 
 def pooled(session: MutexSession) -> int:
-    """How many connections wait in the session's pool for their next use."""
+    """The number of idle connections in the session's pool."""
     return sum(len(connections) for connections in connector_of(session)._conns.values())
+
+
+def assert_only_our_errors(error: BaseException) -> None:
+    """Everything that a traceback of the error would print is an error of this library."""
+    seen: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        link = waiting.pop()
+        if link is not None and link not in seen:
+            assert isinstance(link, MutexError), link
+            seen.append(link)
+            waiting += [link.__cause__, link.__context__, *link.earlier]
+
+
+async def failure_of(session: MutexSession) -> MutexError:
+    """The error of a GET. It must fail well before the session's deadline, and leave nothing behind."""
+    async with asyncio.timeout(8):
+        with pytest.raises(MutexError) as caught:
+            await session.get_group("7")
+    assert_only_our_errors(caught.value)
+    assert idle(session)
+    return caught.value
 
 
 # ---------------------------------------------------------------------------------------------- a raw server
@@ -89,7 +111,7 @@ def pooled(session: MutexSession) -> int:
 
 @dataclass
 class RawRequest:
-    """One request as its bytes arrived."""
+    """One request, as bytes."""
 
     head: bytes
     body: bytes
@@ -115,7 +137,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Visit:
-    """One request on its connection, for an act to answer as it likes."""
+    """One request and its connection, for a coroutine function that answers it."""
 
     request: RawRequest
     reader: asyncio.StreamReader
@@ -130,7 +152,7 @@ class Visit:
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """Close with a TCP reset instead of a farewell."""
+    """Close with a TCP reset instead of a FIN."""
     sock: socket.socket = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
@@ -141,12 +163,12 @@ def http(
     body: bytes | str | object = b"",
     headers: Mapping[str, str] | None = None,
     *,
-    kind: str = "application/json",
+    content_type: str = "application/json",
 ) -> bytes:
-    """A whole HTTP answer. A body that is neither bytes nor text is written as JSON."""
+    """A complete HTTP response. A body that is neither bytes nor a string is encoded as JSON."""
     data = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else msgspec.json.encode(body)
-    told = {"Content-Type": kind, "Content-Length": str(len(data)), **(headers or {})}
-    lines = [f"HTTP/1.1 {status} Reason", *(f"{name}: {value}" for name, value in told.items())]
+    fields = {"Content-Type": content_type, "Content-Length": str(len(data)), **(headers or {})}
+    lines = [f"HTTP/1.1 {status} Reason", *(f"{name}: {value}" for name, value in fields.items())]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + data
 
 
@@ -155,18 +177,18 @@ async def say_nothing(visit: Visit) -> None:
     await visit.reader.read()
 
 
-async def reset_before_answer(visit: Visit) -> None:
+async def reset_before_response(visit: Visit) -> None:
     visit.reset()
 
 
-async def close_before_answer(visit: Visit) -> None:
+async def close_before_response(visit: Visit) -> None:
     visit.writer.close()
 
 
 class RawServer:
-    """A server that says exactly what a test tells it to: the answers given, in turn, the last one for ever.
+    """A server that sends the given responses, one for each request, and repeats the last one.
 
-    An answer is the bytes to write, or an act: a coroutine function that is handed the ``Visit``.
+    A response is the bytes to write, or an act: a coroutine function that gets the ``Visit``.
     """
 
     def __init__(self) -> None:
@@ -174,7 +196,7 @@ class RawServer:
         self.connections = 0
         self.reads_bodies = True
         self.greet: Callable[[asyncio.StreamWriter], bool] = lambda _: True
-        self._answers: deque[bytes | Act] = deque([http(200, GROUP)])
+        self._responses: deque[bytes | Act] = deque([http(200, GROUP)])
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -195,8 +217,8 @@ class RawServer:
         assert self._server is not None
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
-    def answer(self, *answers: bytes | Act) -> None:
-        self._answers = deque(answers)
+    def answer(self, *responses: bytes | Act) -> None:
+        self._responses = deque(responses)
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -221,26 +243,26 @@ class RawServer:
             if self.reads_bodies:
                 request.body = await reader.readexactly(int(request.headers.get("content-length", "0")))
             self.requests.append(request)
-            answer = self._answers.popleft() if len(self._answers) > 1 else self._answers[0]
-            if isinstance(answer, bytes):
-                writer.write(answer)
+            response = self._responses.popleft() if len(self._responses) > 1 else self._responses[0]
+            if isinstance(response, bytes):
+                writer.write(response)
                 await writer.drain()
             else:
-                await answer(Visit(request, reader, writer))
+                await response(Visit(request, reader, writer))
 
 
 # ---------------------------------------------------------------------------------------------- aioresponses
 
 
 class _Response(aiohttp.ClientResponse):
-    """aioresponses makes responses without the ``stream_writer`` that aiohttp wants from 3.14 on (its issue 289)."""
+    """aioresponses makes responses without ``stream_writer``, which aiohttp requires since 3.14 (its issue 289)."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **{"stream_writer": SimpleNamespace(output_size=0)} | more)
 
 
 class Responses:
-    """aioresponses with types, and with answers that this aiohttp can make."""
+    """aioresponses with types, and with responses that work with this aiohttp."""
 
     def __init__(self) -> None:
         self._mock: Any = aioresponses()
@@ -256,7 +278,7 @@ class Responses:
         self._mock.add(url, method=method, body=body, response_class=_Response, **more)
 
     def sent(self) -> list[tuple[str, str, dict[str, str], bytes | None]]:
-        """Each request: method, URL, headers, body; nothing in them decoded or put in order."""
+        """Each request: method, URL, headers and body, neither decoded nor reordered."""
         calls: dict[tuple[str, object], list[Any]] = self._mock.requests
         return [
             (method, str(url), dict(call.kwargs["headers"]), getattr(call.kwargs["data"], "_value", None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import ONCE, RawServer, http, reset_before_answer, session_for
+from support import ONCE, RawServer, http, reset_before_response, session_for
 
 from aiomutex import (
     ConnectionFailedError,
@@ -83,7 +83,7 @@ async def test_a_body_that_is_not_given_is_not_sent(raw: RawServer) -> None:
 async def test_a_lost_response_is_retried_only_if_the_request_is_idempotent(
     raw: RawServer, method: str, idempotent: bool | None, attempts: int
 ) -> None:
-    raw.answer(reset_before_answer, http(200))
+    raw.answer(reset_before_response, http(200))
     async with session_for(raw.url) as session:
         if attempts == 1:
             with pytest.raises(ConnectionFailedError) as caught:

@@ -28,7 +28,7 @@ from support import (
     http,
     idle,
     permit_at_connection,
-    reset_before_answer,
+    reset_before_response,
     say_nothing,
     session_for,
     until,
@@ -94,7 +94,7 @@ def echo(status: int, body: Callable[[bytes], bytes]) -> Callable[[Visit], Await
         secret = visit.request.headers["authorization"].removeprefix("Bearer ")
         headers = {"X-Request-Id": secret, "Location": f"https://evil/?k={secret}", "X-Echo": f"Bearer {secret}"}
         headers["Retry-After"] = "0.001"
-        await visit.send(http(status, body(secret.encode()), headers, kind=f"text/{secret}"))
+        await visit.send(http(status, body(secret.encode()), headers, content_type=f"text/{secret}"))
 
     return answer
 
@@ -105,7 +105,7 @@ RESPONSES: dict[str, Any] = {
         for status in (200, 301, 400, 401, 429, 500)
         for name, body in ECHOES.items()
     },
-    "reset": reset_before_answer,
+    "reset": reset_before_response,
     "silence": say_nothing,
     "no HTTP": b"NONSENSE\r\n\r\n",
     "cut short": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\n{",

@@ -1,4 +1,4 @@
-"""A session's life: opening, views, closing, and what its repr says."""
+"""The life cycle of a session: opening, views, closing, and its repr."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ async def test_an_invalid_option_of_a_view_is_rejected_by_name(emulator: MutexEm
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"edits": None}, "edits must be an iterable of SlotEdit, not NoneType"),
         ({"edits": SlotEdit("1", 1, experiments=[1])}, "edits must be an iterable of SlotEdit, not SlotEdit"),
@@ -184,11 +184,11 @@ async def test_an_invalid_option_of_a_view_is_rejected_by_name(emulator: MutexEm
     ],
 )
 async def test_invalid_arguments_of_bulk_edits_are_rejected_before_anything_is_sent(
-    emulator: MutexEmulator, session: MutexSession, wrong: dict[str, Any], told: str
+    emulator: MutexEmulator, session: MutexSession, wrong: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         await session.edit_slots(**wrong)
-    assert str(caught.value) == told
+    assert str(caught.value) == message
     with pytest.raises(InvalidRequestError):
         session.stream_slot_edits(**wrong)
     assert not emulator.requests

@@ -1,4 +1,4 @@
-"""The one retry loop: what is sent again, how often, after which wait, and what the error tells of it."""
+"""The retry loop: what is sent again, how often and after which wait, and what the error says about it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from support import (
     FAST,
     GROUP,
     ONCE,
-    close_before_answer,
+    close_before_response,
     fast_limiter,
     http,
     idle,
-    reset_before_answer,
+    reset_before_response,
     session_for,
     until,
 )
@@ -104,7 +104,7 @@ async def test_the_policy_limits_the_attempts(emulator: MutexEmulator, attempts:
 
 
 async def test_the_error_keeps_the_history_of_the_attempts(raw: RawServer, raw_session: MutexSession) -> None:
-    raw.answer(http(503), reset_before_answer, http(200, b"<"), http(404))
+    raw.answer(http(503), reset_before_response, http(200, b"<"), http(404))
     with pytest.raises(NotFoundError) as caught:
         await raw_session.get_group("7")
     kinds = [type(error) for error in caught.value.earlier]
@@ -196,12 +196,12 @@ async def test_a_dead_keep_alive_connection_costs_one_attempt_and_one_permit(
 ) -> None:
     limiter = fast_limiter()
     group = http(200, GROUP)
-    raw.answer(group, close_before_answer, group)
+    raw.answer(group, close_before_response, group)
     async with session_for(raw.url, rate_limiter=limiter, retry=RetryPolicy(max_attempts=2, base=0)) as session:
         await session.get_group("7")
         await session.get_group("7")
     assert len(raw.requests) == limiter.state().used_today == 3
-    raw.answer(group, close_before_answer, group)
+    raw.answer(group, close_before_response, group)
     raw.requests.clear()
     async with session_for(raw.url, rate_limiter=limiter, retry=ONCE) as session:
         await session.get_group("7")
@@ -223,10 +223,10 @@ async def test_no_connection_is_held_during_a_back_off(emulator: MutexEmulator) 
 
 
 async def test_an_unread_error_body_holds_no_connection_during_a_back_off(raw: RawServer) -> None:
-    async def refuse(visit: Visit) -> None:
+    async def send_error(visit: Visit) -> None:
         await visit.send(http(503, b"x" * 10_000_000))
 
-    raw.answer(refuse, http(200, GROUP))
+    raw.answer(send_error, http(200, GROUP))
     async with session_for(raw.url, max_connections=1) as session:
         assert (await session.get_group("7")).id == "7"
     assert raw.connections == 2
@@ -236,9 +236,9 @@ async def test_a_deadline_that_ends_the_wait_for_a_permit_says_that_nothing_was_
     limiter = LocalRateLimiter(per_second=1)
     async with session_for(emulator.url, rate_limiter=limiter) as session:
         await session.get_group("1")
-        hasty = session.with_options(deadline=0.05)
+        impatient = session.with_options(deadline=0.05)
         with pytest.raises(DeadlineExceededError, match="before the request was sent") as caught:
-            await hasty.edit_slot("1", 1, experiments=[5])
+            await impatient.edit_slot("1", 1, experiments=[5])
         assert (caught.value.maybe_applied, caught.value.attempts, caught.value.deadline) == (False, 0, 0.05)
         assert idle(session)
         assert limiter.state().waiting == 0
@@ -269,7 +269,7 @@ async def test_a_write_is_maybe_applied_if_the_daily_budget_ends_after_its_first
 
 class Unreachable(LocalRateLimiter):
     async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
-        raise LimiterUnavailableError("the shared limiter does not answer")
+        raise LimiterUnavailableError("the shared limiter is unavailable")
 
 
 async def test_an_unreachable_limiter_sends_nothing(emulator: MutexEmulator) -> None:

@@ -1,4 +1,4 @@
-"""Where the service is and who asks: key, region and base URL, and their environment fallbacks."""
+"""The API key, the region and the base URL: their checks and their fallbacks from the environment."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_an_invalid_option_is_rejected_by_name(option: str, value: Any) -> None:
 
 
 class Wrapped:
-    """A limiter of a user's own, which passes on what it does not do itself."""
+    """A limiter by a user that delegates to another one."""
 
     def __init__(self) -> None:
         self._limiter = LocalRateLimiter()
@@ -184,7 +184,7 @@ class Wrapped:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "shown"),
     [
         ("rate_limiter", LocalRateLimiter, "the class LocalRateLimiter"),
         ("rate_limiter", 100, "int"),
@@ -194,12 +194,12 @@ class Wrapped:
         ("http", LocalRateLimiter(), "LocalRateLimiter"),
     ],
 )
-def test_an_invalid_limiter_or_aiohttp_session_is_rejected_by_name_and_type(option: str, value: Any, told: str) -> None:
+def test_an_invalid_limiter_or_aiohttp_session_is_rejected_by_type(option: str, value: Any, shown: str) -> None:
     wrong: dict[str, Any] = {option: value}
     with pytest.raises(ConfigurationError) as caught:
         MutexSession(KEY, **wrong)
-    right = {"rate_limiter": "a limiter such as LocalRateLimiter()", "http": "an aiohttp.ClientSession"}
-    assert str(caught.value) == f"{option} must be {right[option]}, not {told}"
+    expected = {"rate_limiter": "a limiter such as LocalRateLimiter()", "http": "an aiohttp.ClientSession"}
+    assert str(caught.value) == f"{option} must be {expected[option]}, not {shown}"
 
 
 def test_any_object_with_the_methods_of_a_limiter_is_accepted() -> None:
@@ -219,7 +219,7 @@ def test_importing_the_core_does_not_import_the_extras_or_the_emulator() -> None
         "heavy = ('click', 'rich', 'redis', 'pytest', 'aiohttp.web', 'sqlite3', 'aiomutex.emulator', 'aiomutex.cli')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
-    # A measurement of coverage imports things of its own.
+    # Measuring coverage imports further modules.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=plain)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""The pool with a gate: what becomes of permits when connections die, and who gets a connection first."""
+"""The connection pool: what happens to permits when connections are lost, and which calls get a connection first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 NEW = NewGroup(project_id=1, name="n", key="k", slots=[NewSlot(percentage=100)])
 
 
-# ------------------------------------------------------------------ connections that die while calls wait
+# ------------------------------------------------------------------ connections that are lost while calls wait
 
 
 def hang_up(visits: list[Visit]) -> None:
@@ -121,17 +121,17 @@ async def test_a_server_that_drops_connections_is_not_flooded_with_new_ones(raw:
     raw.greet = drop_some
     async with session_for(raw.url, rate_limiter=limiter, retry=ONCE, max_connections=1) as session:
         await session.get_group("7")
-        for (line, _), *_ in connector_of(session)._conns.values():
-            line.close()
+        for (protocol, _), *_ in connector_of(session)._conns.values():
+            protocol.close()
         await session.get_group("7")
     assert len(made) == 5
-    # Only the first replacement comes at once; the next wait half of 0.25 s and half of 0.5 s at the least.
+    # Only the first replacement is made at once. The next two wait at least half of 0.25 s and half of 0.5 s.
     assert made[3] - made[2] >= 0.12
     assert made[4] - made[3] >= 0.24
 
 
-class Unlucky(LocalRateLimiter):
-    """Its first permit comes as the connection that waits for it goes."""
+class LosesConnection(LocalRateLimiter):
+    """A limiter that calls ``lose`` as it grants the next permit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,9 +147,9 @@ class Unlucky(LocalRateLimiter):
 
 @permit_at_connection
 async def test_a_permit_granted_as_its_connection_is_lost_is_discarded(raw: RawServer) -> None:
-    limiter = Unlucky()
+    limiter = LosesConnection()
     async with session_for(raw.url, rate_limiter=limiter, retry=ONCE, max_connections=1) as session:
-        limiter.lose = lambda: [line.transport.close() for line in connector_of(session)._acquired]
+        limiter.lose = lambda: [protocol.transport.close() for protocol in connector_of(session)._acquired]
         assert (await session.get_group("7")).id == "7"
         assert idle(session)
     assert (len(raw.requests), limiter.state().used_today) == (1, 2)
@@ -191,7 +191,7 @@ async def test_a_write_whose_server_dies_while_it_waits_for_a_permit_is_not_sent
         assert len(raw.requests) == 2
 
 
-# ------------------------------------------------------------------ interactive calls go ahead of bulk ones
+# ------------------------------------------------------------------ interactive calls go ahead of bulk calls
 
 
 @pytest.mark.parametrize("connections", [1, 2, 4])
@@ -218,14 +218,14 @@ async def test_a_bulk_call_that_waits_for_a_slot_obeys_its_deadline_and_leaks_no
         bulk = session.with_options(priority=Priority.BULK)
         holder = asyncio.ensure_future(bulk.get_group("7"))
         await until(lambda: raw.requests)
-        hasty = asyncio.ensure_future(bulk.with_options(deadline=0.02).edit_slot("7", 1, experiments=[1]))
+        impatient = asyncio.ensure_future(bulk.with_options(deadline=0.02).edit_slot("7", 1, experiments=[1]))
         behind = asyncio.ensure_future(bulk.with_options(attempt_timeout=0.1).get_group("7"))
         with pytest.raises(DeadlineExceededError, match="before the request was sent") as caught:
-            await hasty
+            await impatient
         assert (caught.value.attempts, caught.value.maybe_applied) == (0, False)
         await asyncio.sleep(0.1)
         holder.cancel()
-        # What it waited for room is no part of its attempt.
+        # The wait for a slot is not part of its attempt.
         assert (await behind).id == "7"
         assert limiter.state().used_today == 2
         assert idle(session)

@@ -1,4 +1,4 @@
-"""A group is created once and only once, whatever gets lost."""
+"""A group is created exactly once, whatever is lost on the way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support import (
     ROOT,
     fast_limiter,
     http,
-    reset_before_answer,
+    reset_before_response,
     session_for,
     until,
 )
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from aiomutex.testing import MutexEmulator
 
-WISHED = NewGroup(
+NEW = NewGroup(
     project_id=1,
     name="mutex name",
     key="mutex-key",
@@ -60,7 +60,7 @@ def created_by(emulator: MutexEmulator) -> int:
 
 
 async def test_a_group_is_created_with_one_request(emulator: MutexEmulator, session: MutexSession) -> None:
-    created = await session.create_group(WISHED)
+    created = await session.create_group(NEW)
     assert created.key == emulator.groups[created.id].key == "mutex-key"
     assert created.url
     assert methods(emulator) == ["POST"]
@@ -90,7 +90,7 @@ async def test_a_create_whose_response_was_lost_is_found_by_its_key_and_not_sent
     emulator: MutexEmulator, session: MutexSession, fault: dict[str, Any]
 ) -> None:
     emulator.fail_next(**fault)
-    created = await session.create_group(WISHED)
+    created = await session.create_group(NEW)
     assert (created.key, created.url) == ("mutex-key", None)
     assert emulator.groups[created.id].name == "mutex name"
     assert methods(emulator) == ["POST", "GET"]
@@ -100,7 +100,7 @@ async def test_a_create_whose_response_was_lost_is_found_by_its_key_and_not_sent
 async def test_a_create_whose_response_timed_out_is_found_by_its_key(emulator: MutexEmulator) -> None:
     emulator.fail_next(kind="stall")
     async with session_for(emulator.url, attempt_timeout=0.1) as session:
-        await session.create_group(WISHED)
+        await session.create_group(NEW)
     assert created_by(emulator) == 1
 
 
@@ -109,7 +109,7 @@ async def test_a_create_that_was_not_applied_is_sent_again_after_a_lookup(
     emulator: MutexEmulator, session: MutexSession, fault: dict[str, Any]
 ) -> None:
     emulator.fail_next(2, method="POST", **fault)
-    created = await session.create_group(WISHED)
+    created = await session.create_group(NEW)
     assert created.url
     assert methods(emulator) == ["POST", "GET", "POST", "GET", "POST"]
     assert {request.json["key"] for request in emulator.requests if request.json} == {"mutex-key"}
@@ -127,7 +127,7 @@ async def test_a_lookup_reads_every_page(emulator: MutexEmulator, session: Mutex
     for _ in range(2500):
         emulator.add_group()
     emulator.fail_next(after_commit=True)
-    await session.create_group(WISHED)
+    await session.create_group(NEW)
     assert methods(emulator) == ["POST", "GET", "GET", "GET"]
     assert created_by(emulator) == 1
 
@@ -135,7 +135,7 @@ async def test_a_lookup_reads_every_page(emulator: MutexEmulator, session: Mutex
 async def test_a_create_that_got_a_429_is_sent_again_without_a_lookup(raw: RawServer) -> None:
     raw.answer(http(429, b"", {"Retry-After": "0.001"}), http(429, b"", {"Retry-After": "0.001"}), CREATED)
     async with session_for(raw.url) as session:
-        assert (await session.create_group(WISHED)).id == "7"
+        assert (await session.create_group(NEW)).id == "7"
     assert methods(raw) == ["POST"] * 3
 
 
@@ -145,7 +145,7 @@ async def test_a_rejected_create_is_an_error_at_once(
 ) -> None:
     emulator.fail_next(status=status)
     with pytest.raises(APIError) as caught:
-        await session.create_group(WISHED)
+        await session.create_group(NEW)
     assert (caught.value.status, caught.value.maybe_applied) == (status, False)
     assert methods(emulator) == ["POST"]
 
@@ -157,7 +157,7 @@ async def test_a_key_that_is_taken_is_an_error_at_once(
     emulator.dialect = Dialect(taken_key=status)
     emulator.add_group(key="mutex-key")
     with pytest.raises(BadRequestError if status == 400 else ConflictError):
-        await session.create_group(WISHED)
+        await session.create_group(NEW)
     assert methods(emulator) == ["POST"]
 
 
@@ -166,7 +166,7 @@ async def test_a_failed_lookup_leaves_the_outcome_unknown(emulator: MutexEmulato
     emulator.fail_next(100, status=503, method="GET")
     async with session_for(emulator.url) as session:
         with pytest.raises(OutcomeUnknownError, match="looking up the key failed") as caught:
-            await session.create_group(WISHED)
+            await session.create_group(NEW)
     assert caught.value.key == "mutex-key"
     assert caught.value.maybe_applied
     assert caught.value.earlier
@@ -178,20 +178,20 @@ async def test_a_failed_lookup_leaves_the_outcome_unknown(emulator: MutexEmulato
 async def test_a_conflict_after_a_lost_response_means_that_the_first_create_was_applied(
     raw: RawServer, status: int
 ) -> None:
-    # The first request is still on its way while the key is looked up.
-    raw.answer(reset_before_answer, NO_GROUPS, http(status, b'{"message":"key is taken"}'), LISTED)
+    # The first create is still on its way while the key is looked up.
+    raw.answer(reset_before_response, NO_GROUPS, http(status, b'{"message":"key is taken"}'), LISTED)
     async with session_for(raw.url) as session:
-        created = await session.create_group(WISHED)
+        created = await session.create_group(NEW)
     assert (created.id, created.url) == ("7", None)
     assert methods(raw) == ["POST", "GET", "POST", "GET"]
 
 
 @pytest.mark.parametrize("status", [400, 409])
 async def test_a_rejection_after_a_lost_response_is_raised_if_no_group_has_the_key(raw: RawServer, status: int) -> None:
-    raw.answer(reset_before_answer, NO_GROUPS, http(status, b'{"message":"a flag has this key"}'), NO_GROUPS)
+    raw.answer(reset_before_response, NO_GROUPS, http(status, b'{"message":"a flag has this key"}'), NO_GROUPS)
     async with session_for(raw.url) as session:
         with pytest.raises(APIError, match="a flag has this key") as caught:
-            await session.create_group(WISHED)
+            await session.create_group(NEW)
     assert caught.value.status == status
 
 
@@ -209,26 +209,26 @@ async def test_a_rejection_after_a_lost_response_is_raised_if_no_group_has_the_k
 async def test_a_different_group_with_the_key_leaves_the_outcome_unknown(
     raw: RawServer, change: dict[str, Any]
 ) -> None:
-    raw.answer(reset_before_answer, LISTED)
+    raw.answer(reset_before_response, LISTED)
     async with session_for(raw.url) as session:
         with pytest.raises(OutcomeUnknownError, match="it differs from the one to create") as caught:
-            await session.create_group(msgspec.structs.replace(WISHED, **change))
+            await session.create_group(msgspec.structs.replace(NEW, **change))
     assert caught.value.key == "mutex-key"
     assert methods(raw) == ["POST", "GET"]
 
 
 async def test_a_group_without_a_project_can_be_the_one_created(raw: RawServer) -> None:
-    raw.answer(reset_before_answer, http(200, b'{"mutexes":[%s]}' % GROUP.replace(b'"projectId":1,', b"")))
-    wished = msgspec.structs.replace(WISHED, bucketing_salt="abcd")
+    raw.answer(reset_before_response, http(200, b'{"mutexes":[%s]}' % GROUP.replace(b'"projectId":1,', b"")))
+    group = msgspec.structs.replace(NEW, bucketing_salt="abcd")
     async with session_for(raw.url) as session:
-        assert (await session.create_group(wished)).id == "7"
+        assert (await session.create_group(group)).id == "7"
 
 
 async def test_an_archived_group_under_the_key_is_not_the_one_just_created(raw: RawServer) -> None:
     raw.answer(http(500), http(200, b'{"mutexes":[%s]}' % GROUP.replace(b'{"id":7,', b'{"id":7,"deleted":true,')))
     async with session_for(raw.url) as session:
         with pytest.raises(OutcomeUnknownError, match="it differs from the one to create"):
-            await session.create_group(WISHED)
+            await session.create_group(NEW)
     assert methods(raw) == ["POST", "GET"]
 
 
@@ -236,7 +236,7 @@ async def test_the_outcome_is_unknown_after_the_last_create_without_a_response(e
     emulator.fail_next(100, kind="reset-before", method="POST")
     async with session_for(emulator.url, retry=RetryPolicy(max_attempts=3, base=0.001)) as session:
         with pytest.raises(OutcomeUnknownError, match="no group has this key so far"):
-            await session.create_group(WISHED)
+            await session.create_group(NEW)
     assert methods(emulator) == ["POST", "GET"] * 3
     assert created_by(emulator) == 0
 
@@ -245,22 +245,22 @@ async def test_a_service_that_always_fails_and_lists_no_group_is_a_server_error(
     emulator.fail_next(100, status=500, method="POST")
     async with session_for(emulator.url, retry=RetryPolicy(max_attempts=2, base=0.001)) as session:
         with pytest.raises(ServerError):
-            await session.create_group(WISHED)
+            await session.create_group(NEW)
     assert methods(emulator) == ["POST", "GET"] * 2
 
 
 async def test_a_single_attempt_is_looked_up_too(emulator: MutexEmulator) -> None:
     emulator.fail_next(after_commit=True)
     async with session_for(emulator.url, retry=ONCE) as session:
-        assert (await session.create_group(WISHED)).id in emulator.groups
+        assert (await session.create_group(NEW)).id in emulator.groups
     assert methods(emulator) == ["POST", "GET"]
 
 
 async def test_an_api_key_revoked_after_a_lost_response_leaves_the_outcome_unknown(raw: RawServer) -> None:
-    raw.answer(reset_before_answer, NO_GROUPS, http(401))
+    raw.answer(reset_before_response, NO_GROUPS, http(401))
     async with session_for(raw.url) as session:
         with pytest.raises(OutcomeUnknownError) as caught:
-            await session.create_group(WISHED)
+            await session.create_group(NEW)
     assert isinstance(caught.value.earlier[-1], AuthenticationError)
 
 
@@ -268,7 +268,7 @@ async def test_a_deadline_after_sending_leaves_the_outcome_unknown(emulator: Mut
     emulator.fail_next(kind="stall")
     async with session_for(emulator.url, deadline=0.1) as session:
         with pytest.raises(OutcomeUnknownError) as caught:
-            await session.create_group(WISHED)
+            await session.create_group(NEW)
     assert caught.value.maybe_applied
     assert methods(emulator) == ["POST"]
 
@@ -278,7 +278,7 @@ async def test_a_deadline_before_sending_is_a_deadline_error(emulator: MutexEmul
     async with session_for(emulator.url, rate_limiter=limiter, deadline=0.05) as session:
         await session.get_group("1")
         with pytest.raises(DeadlineExceededError) as caught:
-            await session.create_group(WISHED)
+            await session.create_group(NEW)
     assert (caught.value.maybe_applied, caught.value.attempts) == (False, 0)
     assert methods(emulator) == ["GET"]
 
@@ -288,14 +288,14 @@ async def test_a_deadline_without_time_for_a_lookup_leaves_the_outcome_unknown(e
     patient = RetryPolicy(base=5.0, cap=5.0)
     async with session_for(emulator.url, deadline=2.0, retry=patient) as session, asyncio.timeout(1.5):
         with pytest.raises(OutcomeUnknownError):
-            await session.create_group(WISHED)
+            await session.create_group(NEW)
     assert methods(emulator) == ["POST"]
 
 
 async def test_a_cancelled_create_sends_nothing_more(emulator: MutexEmulator) -> None:
     emulator.fail_next(kind="stall")
     async with session_for(emulator.url) as session:
-        call = asyncio.ensure_future(session.create_group(WISHED))
+        call = asyncio.ensure_future(session.create_group(NEW))
         await until(lambda: emulator.requests)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -308,12 +308,12 @@ async def test_many_concurrent_creates_over_a_bad_network_create_each_group_once
     emulator.fail_next(10, kind="reset-before", path=ROOT)
     emulator.fail_next(5, status=503, path=ROOT)
     async with session_for(emulator.url, rate_limiter=fast_limiter()) as session:
-        wishes = [msgspec.structs.replace(WISHED, key=f"key-{number}") for number in range(30)]
-        made = await asyncio.gather(*map(session.create_group, wishes), return_exceptions=True)
+        groups = [msgspec.structs.replace(NEW, key=f"key-{number}") for number in range(30)]
+        results = await asyncio.gather(*map(session.create_group, groups), return_exceptions=True)
     keys = [group.key for group in emulator.groups.values()]
     assert len(keys) == len(set(keys))
-    for wish, result in zip(wishes, made, strict=True):
+    for group, result in zip(groups, results, strict=True):
         if isinstance(result, BaseException):
             assert isinstance(result, OutcomeUnknownError)
         else:
-            assert emulator.groups[result.id].key == wish.key
+            assert emulator.groups[result.id].key == group.key

@@ -188,7 +188,7 @@ ENCODINGS: Final[dict[str, Callable[[str], str]]] = {
 @pytest.mark.parametrize("encode", ENCODINGS.values(), ids=ENCODINGS.keys())
 @pytest.mark.parametrize("key", [KEY, AWKWARD], ids=["plain key", "awkward key"])
 async def test_an_echo_in_any_encoding_is_redacted(raw: RawServer, encode: Callable[[str], str], key: str) -> None:
-    raw.answer(http(400, f"you sent {encode(key)}, which is invalid", {"X-Request-Id": "r"}, kind="text/plain"))
+    raw.answer(http(400, f"you sent {encode(key)}, which is invalid", {"X-Request-Id": "r"}, content_type="text/plain"))
     async with MutexSession(key, base_url=raw.url, rate_limiter=fast_limiter(), retry=ONCE) as session:
         with pytest.raises(APIError) as caught:
             await session.get_group("7")
@@ -200,7 +200,7 @@ async def test_an_echo_in_any_encoding_is_redacted(raw: RawServer, encode: Calla
 
 
 async def test_a_long_echo_is_not_cut_within_a_key(raw: RawServer) -> None:
-    raw.answer(http(400, KEY * 5_000, kind="text/plain"))
+    raw.answer(http(400, KEY * 5_000, content_type="text/plain"))
     async with session_for(raw.url, retry=ONCE) as session:
         with pytest.raises(APIError) as caught:
             await session.get_group("7")

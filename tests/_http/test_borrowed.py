@@ -1,0 +1,128 @@
+"""A borrowed ``aiohttp.ClientSession``: its settings and credentials do not change what a session does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+from support import (
+    FAST,
+    ONCE,
+    ROOT,
+    RawServer,
+    assert_only_our_errors,
+    failure_of,
+    fast_limiter,
+    say_nothing,
+    session_for,
+)
+
+from aiomutex import (
+    AttemptTimeoutError,
+    ConfigurationError,
+    NotFoundError,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aiomutex.testing import MutexEmulator
+
+PATH = f"{ROOT}/7"
+HTML = "<html><head><title>Sign in</title></head><body>please</body></html>"
+
+
+async def test_a_borrowed_session_is_used_and_stays_open(emulator: MutexEmulator) -> None:
+    async with aiohttp.ClientSession() as mine:
+        async with session_for(emulator.url, http=mine) as session:
+            assert (await session.get_group("1")).id == "1"
+            await session.edit_slot("1", 1, experiments=[5])
+        assert not mine.closed
+        assert "Authorization" not in mine.headers
+    assert emulator.groups["1"].slots[0].experiments == [5]
+    assert all(request.headers["authorization"] == "Bearer ***" for request in emulator.requests)
+
+
+async def test_a_borrowed_session_with_raise_for_status_raises_the_same_errors(emulator: MutexEmulator) -> None:
+    async with (
+        aiohttp.ClientSession(raise_for_status=True) as mine,
+        session_for(emulator.url, http=mine, retry=ONCE) as session,
+    ):
+        with pytest.raises(NotFoundError):
+            await session.get_group("404")
+
+
+async def test_a_borrowed_session_with_credentials_is_rejected(raw: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with aiohttp.ClientSession() as mine:
+        # aiohttp deprecates the argument, but other code may still pass it.
+        monkeypatch.setattr(mine, "_default_auth", object())
+        with pytest.raises(ConfigurationError, match="'http' must not have an 'auth'"):
+            async with session_for(raw.url, http=mine):
+                pass
+    assert raw.requests == []
+
+
+async def test_a_borrowed_session_with_credentials_from_netrc_is_rejected_and_nothing_is_sent(
+    raw: RawServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ada password lovelace\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    async with aiohttp.ClientSession(trust_env=True) as mine, session_for(raw.url, http=mine) as session:
+        with pytest.raises(ConfigurationError, match=r"the \.netrc file has credentials for this host") as caught:
+            await session.edit_slot("7", 1, experiments=[1])
+        assert_only_our_errors(caught.value)
+    assert raw.requests == []
+
+
+async def test_a_borrowed_session_of_another_event_loop_is_rejected(raw: RawServer) -> None:
+    mine: list[aiohttp.ClientSession] = []
+
+    async def make() -> None:
+        mine.append(aiohttp.ClientSession())
+
+    await asyncio.to_thread(asyncio.run, make())
+    with pytest.raises(ConfigurationError, match="belongs to another event loop"):
+        async with session_for(raw.url, http=mine[0]):
+            pass
+    await mine[0].close()
+
+
+async def test_the_content_type_of_a_borrowed_session_is_overridden(raw: RawServer) -> None:
+    async with (
+        aiohttp.ClientSession(headers={"Content-Type": "text/plain"}) as mine,
+        session_for(raw.url, http=mine) as session,
+    ):
+        await session.edit_slot("7", 1, experiments=[1])
+    assert raw.requests[0].headers["content-type"] == "application/json"
+
+
+async def test_a_closed_borrowed_session_is_a_configuration_error(emulator: MutexEmulator) -> None:
+    mine = aiohttp.ClientSession()
+    async with session_for(emulator.url, http=mine) as session:
+        await mine.close()
+        with pytest.raises(ConfigurationError, match="passed as 'http' is closed"):
+            await session.get_group("1")
+    assert not emulator.requests
+
+
+async def test_a_borrowed_session_takes_a_permit_for_each_attempt_and_retries(emulator: MutexEmulator) -> None:
+    limiter = fast_limiter()
+    emulator.fail_next(2, status=503)
+    async with (
+        aiohttp.ClientSession() as mine,
+        session_for(emulator.url, http=mine, rate_limiter=limiter, retry=FAST) as session,
+    ):
+        await session.get_group("1")
+    assert limiter.state().used_today == 3
+
+
+async def test_the_timeouts_of_a_borrowed_session_are_overridden(raw: RawServer) -> None:
+    raw.answer(say_nothing)
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.01)) as mine,
+        session_for(raw.url, http=mine, retry=ONCE, attempt_timeout=0.1) as session,
+    ):
+        error = await failure_of(session)
+    assert isinstance(error, AttemptTimeoutError)
