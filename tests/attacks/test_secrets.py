@@ -132,7 +132,7 @@ async def test_an_unfinished_response_does_not_reveal_the_key(
             inside: Any = session
             inside._transport._max_body = 20_000
             call = asyncio.ensure_future(session.edit_slot("7", 1, experiments=[1]))
-            await until(lambda: raw.requests)
+            await until(lambda: raw.requests or call.done())  # on a busy machine, the timeout may come first
             if cancelled:
                 await asyncio.sleep(0.03)
                 call.cancel()

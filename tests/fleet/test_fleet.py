@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,28 +18,20 @@ from redis import Redis
 
 from aiomutex import (
     AuthenticationError,
-    BulkReport,
     ConfigurationError,
     InvalidRequestError,
-    LimiterUnavailableError,
     NotFoundError,
-    OutcomeUnknownError,
     SlotEdit,
     SlotOutcome,
     TooManyFailuresError,
 )
-from aiomutex.bulk.options import Settings
-from aiomutex.bulk.stream import OutcomeStream
 from aiomutex.fleet import Fleet
-from aiomutex.fleet.run import FleetRun
-from aiomutex.fleet.wire import encode_report
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from redis_server import RedisServer
 
-    from aiomutex.fleet.wire import Job
 
 HERE = Path(__file__).parent
 KEY = "mgmt-of-the-workers-5c1d"
@@ -239,100 +230,6 @@ async def test_a_fleet_must_be_open_to_edit() -> None:
 def test_invalid_options_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
         Fleet("redis://127.0.0.1:1", **({"name": "x"} | options))
-
-
-def stream_over(
-    ask: Callable[[Job], Awaitable[str]], count: int, on_outcome: Callable[[SlotOutcome], object]
-) -> OutcomeStream:
-    run = FleetRun(ask, Settings(concurrency=3), batch_size=5, verify=False)
-    return OutcomeStream(run, iter(edits_for(count, groups=count)), on_outcome)
-
-
-async def answered(job: Job) -> str:
-    """What a worker answers."""
-    outcomes = [SlotOutcome(edit=edit, status="applied", position=n) for n, edit in enumerate(job.edits)]
-    return encode_report(BulkReport(outcomes=outcomes))
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        (ConnectionError("gone"), "unknown"),
-        (LimiterUnavailableError("gone").with_attempts(0, maybe_applied=True), "unknown"),
-        (LimiterUnavailableError("gone"), "skipped"),
-    ],
-)
-async def test_a_job_without_an_answer_ends_the_run_and_its_input_is_not_used_up(error: Exception, status: str) -> None:
-    async def ask(_: Job) -> str:
-        raise error
-
-    told: list[SlotOutcome] = []
-    async with (stream := stream_over(ask, 20_000, told.append)):
-        async for _ in stream:
-            pass
-    assert stream.pulled == len(told) <= 2 * 3 * 5
-    statuses = Counter[str](outcome.status for outcome in told)
-    assert set(statuses) <= {status, "skipped"}
-    assert statuses[status] > 0
-    assert statuses["unknown"] <= 3 * 5
-    assert isinstance(stream.stopped_by, LimiterUnavailableError | OutcomeUnknownError)
-
-
-async def test_what_on_outcome_raises_ends_the_run_and_it_is_not_called_again() -> None:
-    told: list[int] = []
-
-    def tell(outcome: SlotOutcome) -> None:
-        told.append(outcome.position)
-        raise KeyError(outcome.position)
-
-    stream = stream_over(answered, 100, tell)
-
-    async def run() -> None:
-        async with stream:
-            async for _ in stream:
-                pass
-
-    with pytest.raises(KeyError, match=r"^0$") as raised:
-        await run()
-    assert raised.value.__context__ is None
-    assert told == [0]
-    assert stream.unfinished
-
-
-async def test_what_on_outcome_raises_at_the_end_comes_out_unless_something_else_does() -> None:
-    asked = asyncio.Event()
-
-    async def ask(_: Job) -> str:
-        asked.set()
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    def tell(outcome: SlotOutcome) -> None:
-        raise KeyError(outcome.status)
-
-    async def leave() -> None:
-        async with stream_over(ask, 100, tell):
-            await asked.wait()
-
-    async def fail() -> None:
-        async with stream_over(ask, 100, tell):
-            await asked.wait()
-            raise ValueError("first")
-
-    async def stay() -> None:
-        async with (stream := stream_over(ask, 100, tell)):
-            await anext(stream)
-
-    with pytest.raises(KeyError, match="unknown"):
-        await leave()
-    with pytest.raises(ValueError, match="first"):
-        await fail()
-    asked.clear()
-    task = asyncio.create_task(stay())
-    await asked.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
 
 
 def test_without_the_extra_the_error_names_it_and_the_core_works() -> None:
