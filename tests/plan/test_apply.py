@@ -335,11 +335,13 @@ async def test_running_experiments_are_reported_with_the_groups_that_affect_them
     from aiohttp import web  # noqa: PLC0415  # as the emulator's pages want it
 
     fill(emulator)
-    emulator.groups["8"].slots[0].experiments = [6]
+    emulator.groups["8"].slots[0].experiments = [6, 8, 9]
     bodies = {
         "1": '{"state": "running"}',
         "5": '{"state": "planning", "evaluationMode": "local"}',
         "6": "{}",
+        "8": "[]",
+        "9": "not JSON",
     }
 
     def page(body: str) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
@@ -354,6 +356,8 @@ async def test_running_experiments_are_reported_with_the_groups_that_affect_them
     assert [str(each) for each in findings] == [
         "experiment 1 is running; affected by checkout (project 1)",
         "experiment 6 may be running (state None); affected by old (project 1)",
+        "experiment 8 may be running (state None); affected by old (project 1)",
+        "experiment 9 may be running (state None); affected by old (project 1)",
     ]
 
 

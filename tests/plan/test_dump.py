@@ -119,6 +119,13 @@ def test_yaml_quotes_strings_that_any_yaml_version_reads_as_something_else(group
     assert set(slot.individuals) == set(yaml.safe_load(text)["groups"][0]["slots"][0]["individuals"])
 
 
+def test_the_order_of_groups_and_members_does_not_matter() -> None:
+    groups = ["{projectId: 1, key: a, slots: [{percentage: 100, experiments: [%s]}]}", "{projectId: 1, key: b}"]
+    one = parse_desired(f"groups: [{groups[0] % '1, 2'}, {groups[1]}]")
+    assert same_content(one, parse_desired(f"groups: [{groups[1]}, {groups[0] % '2, 1'}]"))
+    assert not same_content(one, parse_desired(f"groups: [{groups[1]}, {groups[0] % '2, 3'}]"))
+
+
 @pytest.mark.parametrize("format_", FORMATS)
 def test_small_and_fractional_numbers_are_read_back_unchanged(format_: str) -> None:
     for share in (0.00001, 1e-300, 1 / 3):

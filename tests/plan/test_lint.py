@@ -89,7 +89,7 @@ def test_local_experiments_may_join_local_groups_and_unknown_modes_are_not_check
 
 def test_findings_are_in_the_order_of_the_file_with_and_without_lines() -> None:
     slots = [{"percentage": 50, "experiments": [1]}, {"percentage": 50}]
-    groups = [{"projectId": 1, "key": key, "slots": slots} for key in ("z", "a")]
+    groups = [{"projectId": 1, "key": key, "slots": slots} for key in ("z", "a", "b")]
     desired = parse_desired(json.dumps({"groups": groups}), format_="json")
     for each in (desired, parse_desired(dump_desired(desired))):
-        assert [finding.group for finding in lint(each)] == ["z", "a", "a"]
+        assert [finding.group for finding in lint(each)] == ["z", "a", "a", "b", "b"]

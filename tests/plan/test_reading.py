@@ -86,6 +86,7 @@ GROUP = "groups:\n- projectId: 1\n  key: a\n"
         (GROUP + "  experimets: [1]", 4, "groups[0] has an unknown field 'experimets'; known fields are projectId"),
         (GROUP + "  name: 12", 4, "groups[0].name must be a non-empty string (in quotes if it is a number), not 12"),
         (GROUP + "  name: ' '", 4, "groups[0].name must be a non-empty string (in quotes if it is a number), not ' '"),
+        (GROUP + "  name:\n  - x", 4, "groups[0].name must be a non-empty string"),
         (GROUP + "  description: [1]", 4, "groups[0].description must be a string, or null for none, not a list"),
         (GROUP + "  evaluationMode: lokal", 4, "groups[0].evaluationMode must be local or remote, not 'lokal'"),
         (GROUP + "  archived: yes", 4, "groups[0].archived must be true or false, not 'yes'"),
