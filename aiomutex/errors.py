@@ -176,7 +176,7 @@ class ServerError(APIError):
 class UnexpectedResponseError(_ResponseError):
     """A success that is not as documented: HTML, truncated JSON, a group without an ID, a 204 to a read.
 
-    It has the attributes of :class:`APIError`, and one more.
+    It has the attributes of ``APIError``, and one more.
 
     Attributes:
         too_large: True if the body is larger than the maximum. Such a request is not sent again.
