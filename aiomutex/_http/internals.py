@@ -25,7 +25,7 @@ class Internal(NamedTuple):
         path: Module, class and attribute.
         signature: The parameters without ``self``; ``async`` for a coroutine function; ``...`` for further optional
             parameters, which a method that is overridden here must not have. ``None`` for what is not a method.
-        purpose: What it is used for.
+        purpose: What it is used to do.
     """
 
     path: str
@@ -40,24 +40,25 @@ INTERNALS: Final = (
     Internal(
         "connector.TCPConnector._wait_for_available_connection",
         "async (key, traces)",
-        "notice a waiter that is cancelled after it was woken up",
+        "notice that a waiter is cancelled after it was woken up",
     ),
     Internal("connector.TCPConnector._release_waiter", "()", "wake up the next waiter"),
     Internal("connector.TCPConnector._factory", None, "make connections of our class"),
     Internal("connector.Connection.protocol", None, "get the connection of our class"),
-    Internal("client_proto.ResponseHandler.__init__", "(loop)", "the base of that class"),
-    Internal("client_proto.ResponseHandler.is_connected", "()", "not to take a permit for a connection that is lost"),
+    Internal("client_proto.ResponseHandler.__init__", "(loop)", "be the base of that class"),
+    Internal("client_proto.ResponseHandler.is_connected", "()", "take no permit for a connection that is lost"),
     Internal(
         "client_proto.ResponseHandler.connection_lost", "(exc)", "notice a connection lost while waiting for a permit"
     ),
     Internal("client_proto.ResponseHandler.data_received", "(data)", "notice data that no request asked for"),
-    Internal("client_proto.ResponseHandler._payload", None, "whether the last response is complete"),
-    Internal("client_proto.ResponseHandler._waiter", None, "whether a response is awaited"),
-    Internal("client_proto.ResponseHandler._buffer", None, "whether a response has come that is not read yet"),
+    Internal("client_proto.ResponseHandler._payload", None, "know whether the last response is complete"),
+    Internal("client_proto.ResponseHandler._waiter", None, "know whether a response is awaited"),
+    Internal("client_proto.ResponseHandler._buffer", None, "know whether a response has come that is not read yet"),
     Internal("client_proto.ResponseHandler.feed_data", "(data, size)", "notice a switch of protocols"),
+    Internal("http.RawResponseMessage.code", None, "notice a switch of protocols"),
     Internal("client_proto.ResponseHandler.close", "()", "close a connection"),
     Internal("client_proto.ResponseHandler.force_close", "()", "keep a connection out of the pool"),
-    Internal("client_proto.ResponseHandler.start_timeout", "()", "what aiohttp does once a request is written"),
+    Internal("client_proto.ResponseHandler.start_timeout", "()", "do what aiohttp does once a request is written"),
     Internal("client_proto.ResponseHandler.writing_paused", None, "leave a write that would block to aiohttp"),
     Internal("client_reqrep.ClientRequest.send", "async (conn)", "write a request without a task for its body"),
     Internal("client_reqrep.ClientRequest._continue", None, "leave an unusual request to aiohttp"),

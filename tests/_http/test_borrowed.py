@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -22,6 +23,7 @@ from support import (
 from aiomutex import (
     AttemptTimeoutError,
     ConfigurationError,
+    ConnectionFailedError,
     NotFoundError,
 )
 
@@ -126,3 +128,13 @@ async def test_the_timeouts_of_a_borrowed_session_are_overridden(raw: RawServer)
     ):
         error = await failure_of(session)
     assert isinstance(error, AttemptTimeoutError)
+
+
+async def test_a_write_over_a_borrowed_session_that_cannot_connect_is_not_sent() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        async with aiohttp.ClientSession() as mine, session_for(url, http=mine, retry=ONCE) as session:
+            with pytest.raises(ConnectionFailedError, match="cannot connect") as caught:
+                await session.edit_slot("7", 1, experiments=[1])
+    assert (caught.value.sent, caught.value.maybe_applied) == (False, False)

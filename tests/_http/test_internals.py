@@ -58,6 +58,10 @@ EDITS: dict[str, tuple[Edit, ...]] = {
     "client_proto.ResponseHandler._waiter": renamed("_waiter"),
     "client_proto.ResponseHandler._buffer": renamed("_buffer"),
     "client_proto.ResponseHandler.feed_data": another_parameter("streams.py", r"def feed_data\(self, data: _T"),
+    "http.RawResponseMessage.code": (
+        Edit(r"    code: int(?=\n    reason)", "    status: int", "http_parser.py"),
+        Edit(r"\bmessage\.code\b", "message.status", "client*.py"),
+    ),
     "client_proto.ResponseHandler.close": another_parameter("client_proto.py", r"def close\(self"),
     "client_proto.ResponseHandler.force_close": another_parameter("client_proto.py", r"def force_close\(self"),
     "client_proto.ResponseHandler.start_timeout": renamed("start_timeout"),
@@ -103,6 +107,8 @@ def run_without(path: str | None, directory: Path, *command: str) -> subprocess.
         write_altered(directory / "altered", path)
         paths.insert(0, str(directory / "altered"))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    if path == "http.RawResponseMessage.code":
+        environment["AIOHTTP_NO_EXTENSIONS"] = "1"  # the class is written in C otherwise
     return subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, check=False, cwd=ROOT, env=environment, timeout=300
     )
