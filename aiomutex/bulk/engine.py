@@ -37,7 +37,7 @@ class Engine(Run):
     Args:
         send: Sends a request with the session's options.
         limiter: The session's limiter, which knows what is left of the daily budget.
-        settings: How to go about it.
+        settings: The settings of the run.
         journal: The file that records progress, if any.
         verify: Whether to read writes back.
 

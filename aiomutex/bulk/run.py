@@ -41,7 +41,7 @@ class Run(abc.ABC):
     """One run, used once: ``open`` it, await ``run``, then ``close`` it.
 
     Args:
-        settings: How to go about it.
+        settings: The settings of the run.
         look_ahead: The maximum number of edits pulled and without an outcome.
     """
 

@@ -26,7 +26,7 @@ class FleetRun(Run):
 
     Args:
         send: Queues a job and waits for the worker's response.
-        settings: How to go about it; ``concurrency`` is the maximum number of jobs queued or being done.
+        settings: The settings of the run; ``concurrency`` is the maximum number of jobs waiting or being done.
         batch_size: The maximum number of edits of a job.
         verify: Whether workers read writes back.
     """
@@ -36,7 +36,7 @@ class FleetRun(Run):
     def __init__(
         self, send: Callable[[Job], Awaitable[str]], settings: Settings, *, batch_size: int, verify: bool
     ) -> None:
-        # Enough for every job being done, and for the one after it.
+        # Enough for every job being done and the next one of each worker.
         super().__init__(settings, 2 * settings.concurrency * batch_size)
         self._send = send
         self._batch_size = batch_size
@@ -54,7 +54,7 @@ class FleetRun(Run):
                 self.in_flight[item.position] = item
                 places.append((item.position, item.edit))
         self._busy_groups += len(groups)
-        await self._have_done(places)
+        await self._run_job(places)
         self._busy_groups -= len(groups)
         for each in groups[1:]:
             self._release(each)
@@ -62,12 +62,12 @@ class FleetRun(Run):
     def _more_groups(self) -> list[GroupQueue]:
         """Claim the other groups of a job: as many as give each job an equal share of the groups."""
         ready = self._ready.qsize()
-        # The edits of a group are made one after another, so a run is as fast as many groups are in work.
+        # The edits of a group are made one after another, so the number of groups in work limits the speed.
         share = -(-(1 + ready + self._busy_groups) // self.settings.concurrency)
         count = min(share - 1, self._batch_size - 1, ready)
         return [group for _ in range(count) if (group := self._ready.get_nowait()) is not None]
 
-    async def _have_done(self, places: list[Place]) -> None:
+    async def _run_job(self, places: list[Place]) -> None:
         settings = self.settings
         job = Job(
             edits=[edit for _, edit in places],
