@@ -22,17 +22,9 @@ READ_AHEAD: Final = 64
 async def read_in_thread(items: Generator[T]) -> AsyncGenerator[T]:
     """Iterate over a blocking generator in a daemon thread.
 
-    Close it with ``contextlib.aclosing``. The thread then ends at the next item. If none ever comes, as from an idle
-    terminal, the thread ends with the process, which does not wait for it.
-
-    Args:
-        items: The generator. The thread closes it at the end.
-
-    Yields:
-        Its items.
-
-    Raises:
-        BaseException: What the generator raised, after the items before it.
+    Close it with ``contextlib.aclosing``. The thread then closes the generator at its next item. If none ever comes, as
+    from an idle terminal, the thread ends with the process, which does not wait for it. An error of the generator is
+    raised after the items before it.
     """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()

@@ -136,7 +136,7 @@ async def _run(
     limiter = LocalRateLimiter(used_today=used_today)
     invalid: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
-        failed = stack.enter_context(FailuresFile(failures)) if failures else None
+        failed = stack.enter_context(contextlib.closing(FailuresFile(failures))) if failures else None
         progress = stack.enter_context(RunProgress(limiter, total))
 
         async def edits() -> AsyncGenerator[LineEdit]:

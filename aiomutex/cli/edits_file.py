@@ -50,9 +50,6 @@ def read_edits(lines: Iterable[str], format_: str) -> Iterator[LineEdit | BadLin
     Args:
         lines: The lines of the file.
         format_: ``"jsonl"`` or ``"csv"``.
-
-    Yields:
-        A valid edit or a bad line, in the order of the file.
     """
     try:
         yield from _from_csv(lines) if format_ == "csv" else _from_json(lines)
@@ -67,20 +64,14 @@ def to_json_line(edit: SlotEdit) -> str:
 
 
 def _edit_of(fields: object, line: int) -> LineEdit:
-    """Build a valid edit.
-
-    Raises:
-        InvalidRequestError: A field is unknown, missing or invalid.
-    """
+    """Build an edit, or raise ``InvalidRequestError`` if a field is unknown, missing or invalid."""
     if not isinstance(fields, dict):
         raise InvalidRequestError(f"an edit must be an object, not {describe(fields)}")
     given = cast("dict[str, Any]", fields)
-    for name in given:
-        if name not in _FIELDS:
-            raise InvalidRequestError(f"unknown field {name!r}; an edit has {', '.join(_FIELDS)}")
-    for name in _REQUIRED:
-        if name not in given:
-            raise InvalidRequestError(f"{name} is missing")
+    if unknown := given.keys() - {*_FIELDS}:
+        raise InvalidRequestError(f"unknown field {min(unknown)!r}; an edit has {', '.join(_FIELDS)}")
+    if missing := [name for name in _REQUIRED if name not in given]:
+        raise InvalidRequestError(f"{missing[0]} is missing")
     edit = LineEdit(**given, line=line)
     request_of(edit)
     return edit

@@ -5,10 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["FailuresFile", "is_same_file"]
 
@@ -24,7 +20,7 @@ def is_same_file(path: str, other: str | int) -> bool:
 
 
 class FailuresFile:
-    """An open file of failed edits, used as a context manager.
+    """An open file of failed edits.
 
     The failures of an earlier run are kept until this run has one of its own or ends without any, so that a run that
     does not start loses nothing. Each line is flushed at once, so that a crash loses none.
@@ -49,10 +45,6 @@ class FailuresFile:
             self._has_previous = False
             self._file.truncate(0)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()

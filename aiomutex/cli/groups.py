@@ -45,12 +45,7 @@ def list_(page_size: int, as_json: bool) -> None:
 @click.argument("group_id")
 @json_option
 def get(group_id: str, as_json: bool) -> None:
-    """Show one group.
-
-    \b
-    Example:
-      aiomutex groups get 12345
-    """  # noqa: D301  # \b keeps click from wrapping the next lines
+    """Show one group."""
     group = call(lambda session: session.get_group(group_id))
     if as_json:
         print_json(group)
@@ -142,12 +137,7 @@ def _slot(text: str) -> NewSlot:
 @click.option("--description", help="The new description.")
 @click.option("--no-description", is_flag=True, help="Remove the description (send null).")
 def edit(group_id: str, name: str | None, description: str | None, no_description: bool) -> None:
-    """Change a group's name or description.
-
-    \b
-    Example:
-      aiomutex groups edit 12345 --name 'Checkout tests'
-    """  # noqa: D301  # \b keeps click from wrapping the next lines
+    """Change a group's name or description."""
     from aiomutex import UNSET
 
     if description is not None and no_description:
@@ -164,12 +154,7 @@ def edit(group_id: str, name: str | None, description: str | None, no_descriptio
 @click.option("--undo", is_flag=True, help="Unarchive the group; its experiments stay detached.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def archive(group_id: str, undo: bool, yes: bool) -> None:
-    """Archive a group. This detaches its experiments permanently, and affects those that are running.
-
-    \b
-    Example:
-      aiomutex groups archive 12345
-    """  # noqa: D301  # \b keeps click from wrapping the next lines
+    """Archive a group. This detaches its experiments permanently, and affects those that are running."""
     if not undo and not yes:
         if not sys.stdin.isatty():
             fail("archiving detaches the experiments permanently; without a terminal, confirm with --yes", 2)
