@@ -27,7 +27,6 @@ logger = logging.getLogger("aiomutex.bulk")
 
 REDIS_ERRORS: Final = (RedisError, OSError)
 """What redis-py raises when Redis is unreachable or rejects a command."""
-_DAY: Final = 86_400
 
 # Each script gets KEYS: the stream of jobs, the hash that maps each unfinished job to its entry in the stream; and
 # ARGV: consumer group, consumer. A job is in both or in neither.
@@ -39,7 +38,7 @@ end
 _FINISH: Final = """
 local entry = redis.call('HGET', KEYS[2], ARGV[3])
 if entry and #redis.call('XPENDING', KEYS[1], ARGV[1], entry, entry, 1, ARGV[2]) == 1 then
-    redis.call('SET', KEYS[3], ARGV[4], 'EX', ARGV[5])
+    redis.call('SET', KEYS[3], ARGV[4], 'EX', 86400)
     redis.call('XACK', KEYS[1], ARGV[1], entry)
     redis.call('XDEL', KEYS[1], entry)
     redis.call('HDEL', KEYS[2], ARGV[3])
@@ -89,6 +88,7 @@ class FleetBroker(RedisStreamBroker):
             xread_count=1,
             unacknowledged_batch_size=1,
         )
+        self._redis = Redis(connection_pool=self.connection_pool)
         self._unfinished = f"aiomutex:{name}:unfinished"
         self._results = _ResultBackend(self, url, f"aiomutex:{name}:results")
         self._held: set[str] = set()
@@ -107,8 +107,7 @@ class FleetBroker(RedisStreamBroker):
         """
         sent = False
         try:
-            async with self._redis() as redis:
-                await redis.exists(self._unfinished)  # fails before anything is sent if Redis is unreachable
+            await self._redis.exists(self._unfinished)  # fails before the job is sent if Redis is unreachable
             sent = True
             await self._run(_QUEUE, message.task_id, message.message, job=message.task_id)
         except REDIS_ERRORS as error:
@@ -122,17 +121,13 @@ class FleetBroker(RedisStreamBroker):
         Raises:
             ResultIsMissingError: Redis has no such job.
         """
-        async with self._redis() as redis:
-            unfinished: Any = redis.hexists(self._unfinished, job)
-            if await unfinished:
-                return None
-        return await self._results.get_result(job)
+        is_unfinished: Any = self._redis.hexists(self._unfinished, job)
+        return None if await is_unfinished else await self._results.get_result(job)
 
     async def forget(self, job: str) -> None:
-        """Delete a result that the caller has received. One that cannot be deleted expires."""
+        """Delete a result that the caller has received. One that cannot be deleted expires after a day."""
         with contextlib.suppress(*REDIS_ERRORS):
-            async with self._redis() as redis:
-                await redis.delete(self._results.key(job))
+            await self._redis.delete(self._results.key(job))
 
     # The worker's side
 
@@ -162,7 +157,7 @@ class FleetBroker(RedisStreamBroker):
         If this fails, the job is requeued as if its worker had died.
         """
         self._held.discard(job)
-        await self._run(_FINISH, job, result, _DAY, job=job)
+        await self._run(_FINISH, job, result, job=job)
 
     async def keep_jobs(self) -> None:
         """Until cancelled, show that this worker is alive, and requeue the jobs of workers that are not.
@@ -179,12 +174,8 @@ class FleetBroker(RedisStreamBroker):
 
     async def _run(self, script: str, *arguments: Any, job: str = "") -> None:
         keys = (self.queue_name, self._unfinished, self._results.key(job))
-        async with self._redis() as redis:
-            done: Any = redis.eval(script, len(keys), *keys, self.consumer_group_name, self.consumer_name, *arguments)
-            await done
-
-    def _redis(self) -> Redis:
-        return Redis(connection_pool=self.connection_pool)
+        done: Any = self._redis.eval(script, 3, *keys, self.consumer_group_name, self.consumer_name, *arguments)
+        await done
 
 
 class _ResultBackend(RedisAsyncResultBackend[Any]):

@@ -228,8 +228,9 @@ async def test_a_fleet_must_be_open_to_edit() -> None:
     ],
 )
 def test_invalid_options_are_rejected(options: dict[str, Any], message: str) -> None:
+    options = {"name": "x", **options}
     with pytest.raises(ConfigurationError, match=f"^{re.escape(message)}$"):
-        Fleet("redis://127.0.0.1:1", **({"name": "x"} | options))
+        Fleet("redis://127.0.0.1:1", **options)
 
 
 def test_without_the_extra_the_error_names_it_and_the_core_works() -> None:
