@@ -15,8 +15,6 @@ from aiomutex.errors import DailyBudgetExhaustedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiomutex.limits.day_file import DayFile
-
 __all__ = ["DailyBudget", "format_duration"]
 
 logger = logging.getLogger("aiomutex.limits")
@@ -44,21 +42,18 @@ class DailyBudget:
     Args:
         limit: Requests allowed per day.
         used: Requests used today already.
-        file: The file that counts for all processes of this machine, if there is one.
         clock: The wall clock, in seconds since 1970.
 
     Attributes:
         used: Requests counted today.
         limit: Requests allowed per day.
-        checkpoint: The count that needs ``take``: for a warning, another block of the file, or the end of the budget.
+        checkpoint: The count that needs ``take``: for a warning, or the end of the budget.
         ends_at: Start of the next day, in seconds of the wall clock.
         day: The current day, in days since 1970.
         clock: The wall clock, in seconds since 1970.
     """
 
     __slots__ = (
-        "_block_end",
-        "_file",
         "_latest_day",
         "_previous",
         "_trusted_at",
@@ -76,20 +71,16 @@ class DailyBudget:
         limit: int,
         *,
         used: int = 0,
-        file: DayFile | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.clock = clock or time.time
         self.limit = limit
         self.used = used
-        self._file = file
         self._previous: tuple[int, int] = (-1, 0)  # the day shown before the latest one, and its count
         self._warned = 0  # the highest threshold warned about today, in per cent
         self._start_day(self._today())
         self._latest_day = self.day  # the latest day that the clock has shown
         self._trusted_at = 0.0  # the uptime in seconds from which a clock that was set back is believed
-        if file:
-            self.used = self._block_end = file.raise_to(self.day, used)
         # The first permit goes through ``take``, which warns if the start is above 80 %.
         self.checkpoint = self.used
 
@@ -99,7 +90,6 @@ class DailyBudget:
     def _start_day(self, day: int) -> None:
         self.day = day
         self.ends_at = (day + 1) * _SECONDS_PER_DAY
-        self._block_end = self.used if self._file else self.limit
 
     @property
     def resets_at(self) -> datetime:
@@ -143,11 +133,7 @@ class DailyBudget:
             DailyBudgetExhaustedError: The daily budget is exhausted.
         """
         self.follow_clock()
-        if self.used >= self._block_end and self._file:
-            # A new block starts at the file's count, which includes what other processes took since the last one.
-            start, size = self._file.take(self.day, self.limit)
-            self.used, self._block_end = start, start + size
-        if self.used >= min(self._block_end, self.limit):
+        if self.used >= self.limit:
             raise self.exhausted_error()
 
     def take(self) -> None:
@@ -159,9 +145,9 @@ class DailyBudget:
         self.ensure_available()
         self.used += 1
         self._warn()
-        thresholds = (-(-self.limit * percent // 100) for percent in _WARN_AT if percent > self._warned)
+        thresholds = [-(-self.limit * percent // 100) for percent in _WARN_AT if percent > self._warned]
         # One below each threshold, so that the request that reaches it comes through here and warns.
-        self.checkpoint = min(self._block_end, self.limit, *(count - 1 for count in thresholds))
+        self.checkpoint = min([self.limit, *(count - 1 for count in thresholds)])
 
     def _warn(self) -> None:
         for percent in _WARN_AT:
@@ -171,7 +157,7 @@ class DailyBudget:
                 break
 
     def sync(self, day: int, used: int) -> None:
-        """Take over a count that Redis keeps."""
+        """Take over the count of a shared budget."""
         if day != self.day:
             self._warned = 0
             self._start_day(day)
@@ -187,12 +173,6 @@ class DailyBudget:
     def give_back(self) -> None:
         """Uncount one request that was not sent after all."""
         self.used = max(0, self.used - 1)
-
-    def close(self) -> None:
-        """Return the unused rest of the block to the file."""
-        if self._file and self._block_end > self.used:
-            self._file.give_back(self.day, self._block_end - self.used)
-            self._block_end = self.checkpoint = self.used
 
     def exhausted_error(self) -> DailyBudgetExhaustedError:
         """The error for a budget that is exhausted by our own count."""

@@ -1,4 +1,4 @@
-"""What a worker sends to ``lease.lua``, and what the script returns. All durations are in seconds."""
+"""What a worker sends to a shared budget, and what it gets. All durations are in seconds."""
 
 from __future__ import annotations
 
@@ -36,15 +36,17 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
     window: float
     per_day: int
     wanted: int
+    interactive: int
+    """How many of the wanted are for interactive calls. Budgets in Redis do not distinguish them."""
     uncertain: bool
     """The last exchange failed, so permits may have been granted that the log does not show."""
     day: int
     used: int
-    unreported: int
-    """Permits used without Redis since the last exchange."""
     spacing: float
     """Time between two exchanges of workers that want more."""
-    fallback_grace: float
+    unreported: int = 0
+    """Permits used without Redis since the last exchange."""
+    fallback_grace: float = 0.0
     """How long workers that continue without Redis may need to notice that it is back."""
     feedback: Feedback | None = None
     latency: float = 0.0
@@ -59,8 +61,8 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
 class Lease(msgspec.Struct, kw_only=True):
     """The state of the shared budget, and the granted send times."""
 
-    now: str
-    """The server's time in microseconds since 1970."""
+    now: str = "0"
+    """The Redis server's time in microseconds since 1970."""
     wait: float
     """When to ask again."""
     next_free: float

@@ -11,17 +11,13 @@ from asyncio import get_running_loop
 from collections import deque
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING
 
 from aiomutex._util.checks import check_integer
-from aiomutex.errors import ConfigurationError, LimiterUnavailableError, MutexError
+from aiomutex.errors import ConfigurationError, MutexError
 from aiomutex.limits.daily_budget import DailyBudget
 from aiomutex.limits.interface import Priority
 from aiomutex.limits.margin import Margin
 from aiomutex.limits.queueing import QueueingLimiter
-
-if TYPE_CHECKING:
-    import os
 
 __all__ = ["LocalRateLimiter"]
 
@@ -34,19 +30,17 @@ class LocalRateLimiter(QueueingLimiter):
     wait, permits are evenly spaced and interactive calls go first; at least every eighth goes to bulk work. Bulk work
     takes about half of the permits in half a window and leaves a tenth to interactive calls, so that they hardly wait.
 
-    A permit need not be released. A limiter serves one event loop at a time, and another one after that has ended.
+    A permit need not be released. A limiter serves one event loop at a time, and another one after that has ended. It
+    serves one process: others need their own share, or ``MachineRateLimiter``.
 
     Args:
         per_second: Requests the service allows per second.
         per_day: Requests the service allows per UTC day.
         safe: Keep the wider margin, for networks whose delay varies by more than about 20 ms.
         used_today: Requests used today already, by earlier runs or other clients.
-        day_file: A file that counts the requests of the day for all processes of this machine; created if absent.
-            Without it each limiter starts at ``used_today``.
 
     Raises:
-        ConfigurationError: A limit is not a positive integer, or ``day_file`` cannot be used.
-        LimiterUnavailableError: ``day_file`` cannot be read or written at the moment.
+        ConfigurationError: A limit is not a positive integer.
 
     Example:
         >>> from aiomutex import LocalRateLimiter, MutexSession
@@ -64,17 +58,11 @@ class LocalRateLimiter(QueueingLimiter):
         *,
         safe: bool = False,
         used_today: int = 0,
-        day_file: str | os.PathLike[str] | None = None,
     ) -> None:
         margin = Margin.below(per_second, safe=safe)
         check_integer("per_day", per_day, least=1, error=ConfigurationError)
         check_integer("used_today", used_today, least=0, error=ConfigurationError)
-        file = None
-        if day_file is not None:
-            from aiomutex.limits.day_file import DayFile  # noqa: PLC0415 -- few use it, and it needs fcntl
-
-            file = DayFile(day_file)
-        super().__init__(margin, DailyBudget(per_day, used=used_today, file=file))
+        super().__init__(margin, DailyBudget(per_day, used=used_today))
         self._log: deque[float] = deque([-math.inf] * margin.permits, maxlen=margin.permits)
         self._last_due = -math.inf  # when the last permit granted under backlog was due
         # Between these two times the fast path of ``acquire`` needs only the day's count. While callers wait or a
@@ -93,8 +81,7 @@ class LocalRateLimiter(QueueingLimiter):
 
         Raises:
             DailyBudgetExhaustedError: The daily budget is exhausted, or seems to be.
-            LimiterUnavailableError: The day file cannot be read or written, for example because the disk is full.
-            ConfigurationError: Another event loop uses the limiter, or the day file has been overwritten.
+            ConfigurationError: Another event loop or process uses the limiter.
 
         Example:
             >>> from aiomutex import LocalRateLimiter, Priority
@@ -119,16 +106,6 @@ class LocalRateLimiter(QueueingLimiter):
         else:
             self._attach(loop)
         return await self._wait(loop, priority)
-
-    async def aclose(self) -> None:
-        """Return the permits that were reserved for this process to the day file. The limiter stays usable.
-
-        Without a day file there is nothing to do.
-
-        Raises:
-            LimiterUnavailableError: The day file cannot be read or written.
-        """
-        self._daily_budget.close()
 
     def __repr__(self) -> str:
         return f"<LocalRateLimiter {self._describe()}>"
@@ -159,10 +136,6 @@ class LocalRateLimiter(QueueingLimiter):
         except MutexError as error:
             self._waiters.fail_all(partial(copy, error))
             return
-        except BaseException as error:
-            # A bug or an interrupt, and no timer is set: without this the waiters would wait forever.
-            self._waiters.fail_all(partial(LimiterUnavailableError, f"the limiter failed: {type(error).__name__}"))
-            raise
         # After a late timer, catch up by two permits at most.
         self._last_due = max(due, now - 2 * self._margin.interval)
         self._log.append(now)
@@ -215,6 +188,12 @@ class LocalRateLimiter(QueueingLimiter):
 
     def _count_used(self, now: float) -> int:
         return sum(sent > now - self._window for sent in self._log)
+
+    def _on_fork(self) -> None:
+        raise ConfigurationError(
+            "this LocalRateLimiter was used before a fork, and both processes would exceed the limit; create it after "
+            "the fork, or use aiomutex.limits.machine.MachineRateLimiter"
+        )
 
     def _on_new_loop(self, now: float, *, same_clock: bool) -> None:
         if not same_clock:

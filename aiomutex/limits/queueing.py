@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ class QueueingLimiter:
         self._clock_offset = math.nan  # the loop's clock minus the system's monotonic clock
         self._timer: asyncio.TimerHandle | None = None
         self._next_warning_at = -math.inf
+        self._pid = 0  # the process that uses it; 0 before the first use
 
     # What each limiter implements
 
@@ -72,6 +74,14 @@ class QueueingLimiter:
 
     def _count_used(self, now: float) -> int:
         """Permits used in the current window."""
+        raise NotImplementedError
+
+    def _on_fork(self) -> None:
+        """Handle the first use in a process that was forked from one that used the limiter.
+
+        Raises:
+            ConfigurationError: The limiter cannot be used here.
+        """
         raise NotImplementedError
 
     def _on_new_loop(self, now: float, *, same_clock: bool) -> None:
@@ -224,8 +234,12 @@ class QueueingLimiter:
 
     def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Move to another event loop: the limiter's first, or the next one after the last has ended."""
-        if self._loop is not None:
+        if self._pid not in (0, os.getpid()):
+            self._on_fork()
+            self._waiters = Waiters()  # those of the parent process
+        elif self._loop is not None:
             self._waiters.detach(self._loop, type(self).__name__)
+        self._pid = os.getpid()
         now = loop.time()
         offset = now - time.monotonic()
         same_clock = self._loop is None or abs(offset - self._clock_offset) < _CLOCK_TOLERANCE

@@ -16,7 +16,6 @@ from aiomutex.testing import MutexEmulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from pathlib import Path
 
     from cancelling import Way
 
@@ -138,16 +137,15 @@ def test_a_probe_cancelled_in_flight_is_followed_by_another() -> None:
 
 
 @MOMENTS
-def test_an_unused_permit_is_returned_to_the_day_file(tmp_path: Path, late: bool) -> None:
+def test_a_permit_that_is_not_used_is_not_counted_for_the_day(late: bool) -> None:
     async def main(loop: Loop) -> None:
-        limiter = LocalRateLimiter(per_second=1, day_file=tmp_path / "day")
+        limiter = LocalRateLimiter(per_second=1)
         await limiter.acquire()
         watch = Watch(loop, Point("permit", 1, late))
         assert await watched(cancel(limiter.acquire(), watch), watch)
         loop.advance()
         await limiter.acquire()
-        await limiter.aclose()
-        assert LocalRateLimiter(day_file=tmp_path / "day").state().used_today == 2
+        assert limiter.state().used_today == 2
 
     run_with_fake_clock(main)
 

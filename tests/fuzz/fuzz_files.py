@@ -1,7 +1,7 @@
 # The targets are private, and their inputs have no types.
 # pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
-"""Fuzz targets for files of edits, journals and day files."""
+"""Fuzz targets for files of edits, journals and the budgets of machines."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import contextlib
 import functools
 import io
 import json
+import math
 import shutil
 import sqlite3
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from fuzz_promises import Target, folder, in_loop, keep, only
@@ -22,7 +24,8 @@ from aiomutex.bulk.journal import Journal
 from aiomutex.bulk.options import request_of
 from aiomutex.bulk.slot_lists import SlotLists
 from aiomutex.cli.edits_file import BadLine, read_edits, to_json_line
-from aiomutex.limits.day_file import DayFile
+from aiomutex.limits.lease import LeaseRequest
+from aiomutex.limits.machine_budget import MachineBudget
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,19 +161,36 @@ class _NoSession:
         return self
 
 
-def day_file(data: bytes) -> None:
-    """A day file is a count or a ``ConfigurationError``, and stays well formed."""
-    path = folder() / "day"
-    path.write_bytes(data)
-    file = DayFile(path)
+def machine_budget(data: bytes) -> None:
+    """Whatever a budget file holds, it gives a lease within the limits, or a ``ConfigurationError``."""
+    path = folder() / "budget.db"
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    if data.startswith(b"{"):
+        in_loop(MachineBudget(path).lease(_request(0), time.monotonic))
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE budget SET state = ?", (data,))
+    else:
+        path.write_bytes(data)
+
+    async def lease() -> None:
+        budget = MachineBudget(path)
+        granted = 0
+        for _ in range(3):
+            lease, _ = await budget.lease(_request(40), time.monotonic)
+            granted += len(lease.send_times)
+            keep(lease.used >= granted, "the count of the day decreased")
+            keep(lease.wait >= 0 and all(map(math.isfinite, lease.send_times)), "not a time")
+        keep(granted <= 97, "more permits than a window may have")
+        await budget.aclose()
+
     with only(ConfigurationError):
-        count = file.raise_to(TODAY, 5)
-        keep(count >= 5, "the count decreased")
-        before, size = file.take(TODAY, 100)
-        keep(before == count and 0 <= size <= 50 and before + size <= max(100, count), "too many permits")
-        file.give_back(TODAY, size)
-        # Nothing is given back to the count of a later day, which a clock that was set back leaves behind.
-        keep(file.raise_to(TODAY, 0) in (count, count + size), "the counts do not add up")
+        in_loop(lease())
+
+
+def _request(wanted: int) -> LeaseRequest:
+    return LeaseRequest(max_permits=97, window=1.02, per_day=100_000, wanted=wanted, interactive=wanted // 2,
+                        uncertain=False, day=0, used=0, spacing=0.01)  # fmt: skip
 
 
 _ROWS: Final = (
@@ -192,11 +212,14 @@ FILES: Final[dict[str, Target]] = {
     "journal_bytes": Target(journal_bytes, (b"\x00\x00\x60\x01|\x00\x10\x00\xff",), ("|",), share=0.1, longest=256),
     "journal_rows": Target(journal_rows, (_ROWS,), ("facts", "edits", "slots"), share=0.2),
     "undo": Target(undo_of_a_journal, (b"", b"SQLite format 3\x00"), share=0.1, longest=8192),
-    "day_file": Target(
-        day_file,
-        (b"requests on 2026-11-23: 000000000123\nrequests on 2026-11-22: 000000000500\n", b""),
-        ("2026-11-24",),
-        0.5,
+    "machine_budget": Target(
+        machine_budget,
+        (
+            b'{"clock":1.7e9,"state":{"log":[1.0,2.0],"day":20780,"used":5,"reserved":[2.0],"paused":true}}',
+            b"SQLite format 3\x00",
+        ),
+        ("clock", "state", "log", "permits", "pause_until", "suspected_day"),
+        0.1,
         64,
     ),
 }

@@ -152,7 +152,6 @@ def retry_after(data: bytes) -> None:
         limiter = LocalRateLimiter()
         limiter.throttled(await limiter.acquire(), seconds)
         keep("Limiter" in repr(limiter) and limiter.state().paused_for > 0, "no pause after a 429")
-        await limiter.aclose()
 
     in_loop(hold())
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis.asyncio
 from limits_support import most_in_a_second, take
+from support import until
 
 from aiomutex.errors import ConfigurationError, DailyBudgetExhaustedError, LimiterUnavailableError
 from aiomutex.limits import Priority, RateLimiter
@@ -182,13 +183,18 @@ async def test_a_suspected_exhaustion_is_shared(server: RedisServer, make: Make)
         assert caught.value.suspected
 
 
+def exchanged(limiter: Any) -> bool:
+    """Whether Redis has all feedback of the limiter."""
+    return limiter._feedback is None and limiter._exchange_task is None
+
+
 async def test_a_late_429_of_another_worker_does_not_extend_the_pause(server: RedisServer, make: Make) -> None:
     first, second = make(server), make(server)
     one, two = await asyncio.gather(first.acquire(), second.acquire())
     first.throttled(one, 0.5)
-    await asyncio.sleep(0.1)
+    await until(lambda: exchanged(first))
     second.throttled(two, 30.0)  # sent before the pause began
-    await asyncio.sleep(0.1)
+    await until(lambda: exchanged(second))
     permit = await asyncio.wait_for(first.acquire(), 5)
     assert permit - one < 5
 

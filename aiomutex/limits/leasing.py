@@ -1,0 +1,292 @@
+"""What limiters with a shared budget do in each process: lease scheduled send times ahead, and grant them to callers.
+
+One exchange with the budget serves several callers. Callers never touch the budget: one task per limiter leases for all
+of them, so cancelling a caller cancels no exchange.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from asyncio import get_running_loop
+from collections import deque
+from copy import copy
+from functools import partial
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from aiomutex._util.tasks import run_to_completion
+from aiomutex.errors import ConfigurationError, LimiterUnavailableError, MutexError
+from aiomutex.limits.daily_budget import DailyBudget
+from aiomutex.limits.interface import Priority
+from aiomutex.limits.lease import Feedback, LeaseRequest
+from aiomutex.limits.queueing import QueueingLimiter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiomutex.limits.lease import Lease
+    from aiomutex.limits.margin import Margin
+
+__all__ = ["LeasingLimiter"]
+
+_MAX_LEASE = 20
+"""The most send times leased at once."""
+
+
+class Budget(Protocol):
+    """Where send times are leased."""
+
+    @property
+    def clock_offset(self) -> float:
+        """Seconds to add to the loop's clock to get the wall clock that the budget follows."""
+        ...
+
+    def earliest_server_time(self, loop_time: float) -> float:
+        """The earliest time that the budget's clock may have shown at ``loop_time``."""
+        ...
+
+    async def lease(self, request: LeaseRequest, clock: Callable[[], float]) -> tuple[Lease, bool]:
+        """Run one exchange. The send times are void if the second value is false."""
+        ...
+
+    def reset(self) -> None:
+        """Start over on another event loop or in another process."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release what was opened."""
+        ...
+
+
+BudgetT = TypeVar("BudgetT", bound=Budget)
+
+
+class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
+    """A limiter that leases from ``budget``.
+
+    Args:
+        margin: How many permits a window may hold.
+        per_day: Requests the service allows per UTC day.
+        budget: The shared budget.
+        mean_lease: Send times that an exchange should bring on average.
+    """
+
+    def __init__(self, margin: Margin, per_day: int, budget: BudgetT, mean_lease: float) -> None:
+        super().__init__(margin, DailyBudget(per_day))
+        self._budget = budget
+        self._mean_lease = mean_lease
+        self._max_permits = margin.permits
+        # A send time missed by more than this is lost: the margin's extra window covers no longer delay.
+        self._max_lateness = (margin.window - 1.0) * 0.6
+        self._reset()
+        self._closed = False
+
+    def _reset(self) -> None:
+        self._leased: deque[float] = deque()
+        self._exchange_task: asyncio.Task[None] | None = None
+        self._feedback: Feedback | None = None
+        self._uncertain = False
+        self._last_used = (-math.inf, 0)  # when the budget last responded, and the permits used in that window
+        # When the next exchange is due while callers wait, and when it is due for the first of them.
+        self._next_exchange = self._not_before = -math.inf
+
+    async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
+        """Wait until one request may be sent.
+
+        Args:
+            priority: ``Priority.BULK`` waits behind interactive calls, but gets at least every eighth permit.
+
+        Returns:
+            The permit: when it was granted, in seconds of the event loop's clock.
+
+        Raises:
+            DailyBudgetExhaustedError: The daily budget is exhausted, or seems to be.
+            LimiterUnavailableError: The shared budget cannot be reached, or does not respond in time.
+            ConfigurationError: The budget cannot be used, or the limiter is closed or used by another event loop.
+        """
+        if self._closed:
+            raise ConfigurationError(f"this {type(self).__name__} is closed")
+        loop = get_running_loop()
+        if loop is not self._loop:
+            self._attach(loop)
+        return await self._wait(loop, priority)
+
+    async def aclose(self) -> None:
+        """Close the limiter and what it opened. Waiters get a ``LimiterUnavailableError``."""
+        self._closed = True
+        self._stop_timer()
+        self._waiters.fail_all(lambda: LimiterUnavailableError("the limiter was closed while requests waited"))
+        await run_to_completion(self._disconnect())
+
+    async def _disconnect(self) -> None:
+        if self._exchange_task is not None:
+            self._exchange_task.cancel()
+            await asyncio.wait([self._exchange_task])
+        await self._budget.aclose()
+
+    # Granting permits
+
+    def _serve(self) -> None:
+        self._stop_timer()
+        loop = self._loop
+        if loop is None or loop.is_closed() or self._closed:
+            return
+        now = loop.time()
+        leased = self._leased
+        while (priority := self._waiters.next_priority()) is not None:
+            while leased and leased[0] < now - self._max_lateness:
+                leased.popleft()
+            if not leased:
+                self._schedule_without_budget(now)
+            if not leased or leased[0] > now:
+                break
+            self._grant(priority, leased.popleft(), now)
+        wake_at = leased[0] if leased else math.inf
+        if self._exchange_task is None:
+            if self._feedback or (len(self._waiters) > len(leased) and now >= self._next_exchange):
+                # Not ``loop.create_task``: an eager task may end before its name is assigned here, and block the rest.
+                self._exchange_task = asyncio.Task(self._exchange(loop), loop=loop, name="aiomutex-limiter")
+            elif len(self._waiters) > len(leased):
+                wake_at = min(wake_at, self._next_exchange)
+        if self._waiters and wake_at < math.inf:
+            self._set_timer(loop, wake_at - now)
+
+    def _grant(self, priority: Priority, send_time: float, now: float) -> None:  # noqa: ARG002 -- subclasses need it
+        if self._pause.active:
+            self._pause.probe_sent(now)
+        self._log_long_wait(now - self._waiters.grant(priority, now), now)
+
+    def _schedule_without_budget(self, now: float) -> None:
+        """Schedule a send time while the budget is unavailable, if the limiter can."""
+
+    def _on_join(self, priority: Priority, now: float) -> None:  # noqa: ARG002 -- LocalRateLimiter needs the time
+        if len(self._waiters) == 1:
+            # Nobody waited before, so the pace of exchanges under backlog does not apply.
+            self._next_exchange = self._not_before
+        if self._timer is None or (not priority and self._waiters.interactive == 1):
+            self._serve()
+
+    def _give_back(self, permit: float) -> None:
+        # The next waiter may still use it, if it comes soon enough.
+        self._leased.appendleft(permit)
+        if self._pause.active:
+            self._pause.probe_returned()
+        self._serve()
+
+    # Exchanges with the budget
+
+    async def _exchange(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Report to the shared budget, lease send times from it, and grant them."""
+        asked_at = loop.time()
+        request = self._request()
+        self._feedback = None
+        try:
+            lease, steady = await self._budget.lease(request, loop.time)
+        except asyncio.CancelledError:
+            raise
+        except MutexError as error:
+            self._feedback = self._feedback or request.feedback
+            self._uncertain = True
+            self._on_failure(request, error, loop.time())
+        except BaseException as error:
+            # A bug or an interrupt: without this the waiters would wait forever.
+            self._uncertain = True
+            self._waiters.fail_all(partial(LimiterUnavailableError, f"the limiter failed: {type(error).__name__}"))
+            raise
+        else:
+            self._uncertain = not steady
+            self._apply(lease, asked_at, loop.time(), steady=steady)
+        finally:
+            self._exchange_task = None
+        self._serve()
+
+    def _request(self) -> LeaseRequest:
+        wanted = min(_MAX_LEASE, max(0, len(self._waiters) - len(self._leased)))
+        return LeaseRequest(
+            max_permits=self._max_permits,
+            window=self._window,
+            per_day=self._daily_budget.limit,
+            wanted=wanted,
+            interactive=min(wanted, self._waiters.interactive),
+            uncertain=self._uncertain,
+            day=self._daily_budget.day,
+            used=self._daily_budget.used,
+            spacing=self._mean_lease * self._margin.interval,
+            feedback=self._feedback,
+        )
+
+    def _apply(self, lease: Lease, asked_at: float, now: float, *, steady: bool) -> None:
+        """Take over the state of the shared budget and the leased send times."""
+        offset = self._budget.clock_offset
+        self._daily_budget.clock = lambda: (self._loop.time() if self._loop else 0.0) + offset
+        self._daily_budget.sync(lease.day, lease.used)
+        self._last_used = (now, lease.used_in_window)
+        self._next_exchange = now + lease.wait
+        self._not_before = self._next_exchange if lease.paused else -math.inf
+        if self._feedback:
+            # A 429 arrived during the exchange, which knows nothing of it.
+            return
+        self._margin = self._margin._replace(permits=min(self._margin.permits, lease.permits))
+        self._mirror_pause(lease, asked_at, now)
+        if not steady:
+            return
+        self._leased.extend(lease.send_times)
+        if self._daily_budget.exhausted and not self._leased:
+            self._waiters.fail_all(self._daily_budget.exhausted_error)
+
+    def _mirror_pause(self, lease: Lease, asked_at: float, now: float) -> None:
+        """Enter or leave the pause that all workers share."""
+        if not lease.paused:
+            if self._pause.active:
+                self._pause.end()
+            return
+        self._pause.mirror(
+            now,
+            asked_at=asked_at,
+            until=now + lease.pause_left,
+            first_429_at=now - lease.since_first_429,
+            failed_probes=lease.failed_probes,
+            suspected_on=lease.day if lease.suspected else None,
+            requested_wait=lease.requested_wait or None,
+        )
+        if lease.suspected and not lease.is_probe:
+            self._waiters.fail_all(self._suspected_error)
+
+    def _on_failure(self, request: LeaseRequest, error: MutexError, now: float) -> None:  # noqa: ARG002 -- for subclasses
+        """Fail the waiters."""
+        self._not_before = self._next_exchange = -math.inf
+        self._waiters.fail_all(partial(copy, error))
+
+    # The pause after a 429
+
+    def _on_throttled(self, permit: float, *, started: bool) -> None:  # noqa: ARG002 -- every 429 is reported
+        self._leased.clear()
+        pause = self._pause
+        self._feedback = Feedback(
+            kind="throttled",
+            permit=self._budget.earliest_server_time(permit),
+            permits=self._margin.permits,
+            delay=pause.until - self._now(),
+            failed_probes=pause.failed_probes,
+            suspected=pause.suspected_on is not None,
+            requested_wait=pause.requested_wait or 0.0,
+        )
+
+    def _on_resumed(self, permit: float, now: float) -> None:  # noqa: ARG002 -- the budget has its own clock
+        self._feedback = Feedback(kind="answered", permit=self._budget.earliest_server_time(permit))
+
+    # State and event loops
+
+    def _count_used(self, now: float) -> int:
+        responded_at, used = self._last_used
+        return used if now - responded_at < self._window else 0
+
+    def _on_fork(self) -> None:
+        """Do nothing: the budget knows what the parent process was granted, and leases here are new."""
+
+    def _on_new_loop(self, now: float, *, same_clock: bool) -> None:  # noqa: ARG002 -- nothing here outlives the loop
+        # The budget has logged what it leased on the last loop. Its callers are gone, so that is lost.
+        uncertain = self._uncertain
+        self._reset()
+        self._uncertain = uncertain
+        self._budget.reset()

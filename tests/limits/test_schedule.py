@@ -1,0 +1,196 @@
+"""The rules of the budget that processes of one machine share, with random processes and a virtual clock."""
+
+from __future__ import annotations
+
+import bisect
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiomutex.limits.lease import Feedback, Lease, LeaseRequest
+from aiomutex.limits.schedule import BudgetState, exchange, forget_log
+
+DAY = 20_780
+WINDOW = 1.02
+
+
+def request(wanted: int = 1, interactive: int = 0, *, permits: int = 97, **more: Any) -> LeaseRequest:
+    fields: dict[str, Any] = {"per_day": 10**6, "uncertain": False, "day": 0, "used": 0, "spacing": WINDOW / permits}
+    return LeaseRequest(max_permits=permits, window=WINDOW, wanted=wanted, interactive=interactive, **fields | more)
+
+
+def idle_state(permits: int = 97, now: float = 100.0) -> BudgetState:
+    """A budget that was last used long before ``now``."""
+    return BudgetState(log=[now - 60.0] * permits, day=DAY)
+
+
+def most_in_a_window(times: list[float], window: float) -> int:
+    times = sorted(times)
+    return max((bisect.bisect_left(times, start + window - 1e-9) - i for i, start in enumerate(times)), default=0)
+
+
+asks = st.tuples(
+    st.floats(0.0, 0.3),  # seconds since the last exchange of any process
+    st.integers(0, 20),  # wanted
+    st.integers(0, 20),  # of these, interactive
+    st.sampled_from([None, None, None, None, None, "throttled", "answered"]),
+)
+
+
+@given(st.integers(1, 97), st.lists(asks, max_size=60))
+def test_no_window_has_more_permits_than_allowed(permits: int, steps: list[tuple[float, int, int, str | None]]) -> None:
+    state, now, granted = BudgetState(), 100.0, list[float]()
+    for pause, wanted, interactive, kind in steps:
+        now += pause
+        feedback = None
+        if kind == "throttled":
+            feedback = Feedback(kind="throttled", permit=now, permits=permits, delay=0.5)
+        elif kind == "answered":
+            feedback = Feedback(kind="answered", permit=now)
+        lease = exchange(state, request(wanted, min(interactive, wanted), permits=permits, feedback=feedback), now, DAY)
+        assert all(now <= at <= now + 0.1 for at in lease.send_times)
+        assert len(lease.send_times) <= wanted
+        assert lease.wait >= 0
+        granted += lease.send_times
+        assert state.used == len(granted)
+    assert most_in_a_window(granted, WINDOW) <= permits
+    assert len(state.log) <= permits
+
+
+def test_a_new_budget_grants_nothing_for_one_window() -> None:
+    state = BudgetState()
+    assert exchange(state, request(5), 100.0, DAY).send_times == []
+    assert exchange(state, request(5), 100.0 + WINDOW + 0.05, DAY).send_times == []
+    assert exchange(state, request(5), 100.0 + WINDOW + 0.1, DAY).send_times
+
+
+def test_after_an_idle_window_half_a_window_is_granted_at_once() -> None:
+    lease = exchange(idle_state(), request(20, 20), 100.0, DAY)
+    assert lease.send_times == [100.0] * 20
+
+
+@pytest.mark.parametrize("processes", [1, 3, 8, 40])
+def test_bulk_work_of_any_number_of_processes_uses_nearly_all_permits(processes: int) -> None:
+    state, granted = idle_state(), list[float]()
+    due = [100.0 + index * 0.001 for index in range(processes)]
+    while (now := min(due)) < 110.0:
+        index = due.index(now)
+        lease = exchange(state, request(20), now, DAY)
+        granted += lease.send_times
+        due[index] = now + max(lease.wait, 0.001)
+    assert len(granted) >= 94 * 10
+    assert most_in_a_window(granted, WINDOW) <= 97
+
+
+def test_an_interactive_call_is_two_permits_away_during_bulk_work_of_other_processes() -> None:
+    state, due, waits = idle_state(), [100.0 + index * 0.001 for index in range(8)], list[float]()
+    next_call = 102.0
+    while (now := min(due)) < 110.0:
+        if now >= next_call:
+            [at] = exchange(state, request(1, 1), now, DAY).send_times
+            waits.append(at - now)
+            next_call += 0.137
+        index = due.index(now)
+        due[index] = now + max(exchange(state, request(20), now, DAY).wait, 0.001)
+    assert len(waits) > 50
+    assert max(waits) < 0.012 + 2 * WINDOW / 97
+
+
+def test_bulk_work_gets_an_eighth_while_interactive_calls_never_end() -> None:
+    state, now, bulk, interactive = idle_state(), 100.0, 0, 0
+    while now < 110.0:
+        now += 0.005
+        interactive += len(exchange(state, request(20, 20), now, DAY).send_times)
+        bulk += len(exchange(state, request(20), now, DAY).send_times)
+    assert interactive + bulk <= 97 * 11
+    assert bulk >= (interactive + bulk) / 8 - 15
+
+
+def test_send_times_reserved_for_bulk_work_that_ended_are_given_up() -> None:
+    state, now = idle_state(), 100.0
+    exchange(state, request(20), now, DAY)
+    granted = 0
+    for _ in range(2_000):
+        now += 0.005
+        granted += len(exchange(state, request(20, 20), now, DAY).send_times)
+    assert granted >= 94 * 9
+
+
+def test_the_day_is_counted_and_ends() -> None:
+    state = idle_state()
+    assert len(exchange(state, request(20, 20, per_day=5), 100.0, DAY).send_times) == 5
+    lease = exchange(state, request(20, 20, per_day=5), 101.0, DAY)
+    assert (lease.send_times, lease.used, lease.day) == ([], 5, DAY)
+    lease = exchange(state, request(1, per_day=5), 102.0, DAY + 1)
+    assert (len(lease.send_times), lease.used, lease.day) == (1, 1, DAY + 1)
+    # A clock that was set back does not make the budget whole.
+    assert exchange(state, request(0, per_day=5), 103.0, DAY).day == DAY + 1
+
+
+def test_the_count_that_a_process_remembers_survives_the_loss_of_the_file() -> None:
+    assert exchange(BudgetState(), request(0, day=DAY, used=70), 100.0, DAY).used == 70
+    assert exchange(BudgetState(), request(0, day=DAY - 1, used=70), 100.0, DAY).used == 0
+
+
+def paused_state() -> BudgetState:
+    state = idle_state()
+    feedback = Feedback(kind="throttled", permit=99.9, permits=95, delay=2.0)
+    lease = exchange(state, request(20, 20, feedback=feedback), 100.0, DAY)
+    assert (lease.paused, lease.send_times, lease.pause_left, lease.permits) == (True, [], 2.0, 95)
+    return state
+
+
+def test_a_pause_lets_one_probe_through_and_ends_with_its_success() -> None:
+    state = paused_state()
+    assert exchange(state, request(20, 20), 101.9, DAY).send_times == []
+    probe = exchange(state, request(20, 20), 102.1, DAY)
+    assert (len(probe.send_times), probe.is_probe) == (1, True)
+    second = exchange(state, request(20, 20), 103.0, DAY)
+    assert second.send_times == []
+    assert second.wait > 0
+    # Without a response the next probe follows.
+    assert exchange(state, request(20, 20), 108.0, DAY).is_probe
+    lease = exchange(state, request(20, 20, feedback=Feedback(kind="answered", permit=108.0)), 108.1, DAY)
+    assert not lease.paused
+    # No burst: the last window counts as evenly used.
+    assert len(lease.send_times) <= 12
+
+
+def test_a_late_429_does_not_extend_the_pause_and_another_one_does() -> None:
+    state = paused_state()
+    late = Feedback(kind="throttled", permit=99.95, permits=93, delay=60.0)
+    assert exchange(state, request(0, feedback=late), 100.5, DAY).pause_left == 1.5
+    later = Feedback(kind="throttled", permit=102.0, permits=93, delay=60.0, failed_probes=1)
+    lease = exchange(state, request(0, feedback=later), 102.1, DAY)
+    assert (lease.pause_left, lease.failed_probes, lease.permits) == (60.0, 1, 93)
+
+
+def test_a_suspected_exhaustion_ends_with_the_day() -> None:
+    state = idle_state()
+    feedback = Feedback(kind="throttled", permit=99.9, permits=95, delay=3600.0, suspected=True, requested_wait=3600.0)
+    lease = exchange(state, request(1, feedback=feedback), 100.0, DAY)
+    assert (lease.suspected, lease.requested_wait) == (True, 3600.0)
+    next_day = exchange(state, request(1, 1), 200.0, DAY + 1)
+    assert (next_day.suspected, next_day.is_probe, len(next_day.send_times)) == (False, True, 1)
+    assert next_day.permits == 97
+
+
+def test_on_another_clock_a_full_window_is_assumed_and_the_count_kept() -> None:
+    state = paused_state()
+    state.used = 40
+    forget_log(state)
+    lease = exchange(state, request(5), 3.0, DAY)
+    assert (lease.send_times, lease.used, lease.paused) == ([], 40, False)
+    assert exchange(state, request(5), 3.0 + WINDOW + 0.1, DAY).send_times
+
+
+def test_processes_with_different_limits_keep_the_smaller_one_each() -> None:
+    state, now, granted = idle_state(), 100.0, list[float]()
+    for step in range(600):
+        now += 0.01
+        permits = 10 if step % 2 else 97
+        lease: Lease = exchange(state, request(20, permits=permits), now, DAY)
+        granted += lease.send_times
+    assert most_in_a_window(granted, WINDOW) <= 97
