@@ -126,6 +126,23 @@ async def test_a_killed_worker_loses_no_edit(redis_url: str) -> None:
         assert [key for key in client.scan_iter() if b"results" in key] == []
 
 
+@pytest.mark.deep
+@pytest.mark.redis
+async def test_a_worker_finishes_its_job_after_sigterm(redis_url: str) -> None:
+    with (
+        EmulatorProcess(groups=1, latency="100ms", limits=False) as emulator,
+        Worker(emulator.url, redis_url) as worker,
+    ):
+        async with Fleet(redis_url, name="project-1") as fleet:
+            run = asyncio.create_task(fleet.edit_slots(edits_for(15, groups=1)))
+            while not await asyncio.to_thread(emulator.ask, "commits"):  # noqa: ASYNC110  # another process
+                await asyncio.sleep(0.05)
+            await asyncio.to_thread(worker.terminate)
+            report = await asyncio.wait_for(run, 10)
+        assert str(report) == "15 edits: 15 applied"
+        assert len(emulator.ask("commits")) == 15
+
+
 @pytest.mark.redis
 async def test_outcomes_are_the_same_as_on_one_machine(redis_url: str) -> None:
     edits = [
