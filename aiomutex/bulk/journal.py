@@ -31,6 +31,9 @@ __all__ = ["Journal", "Progress", "SlotRecord"]
 _NUMBERS: Final[dict[str, int]] = {"sent": 1, "applied": 2, "failed": 3, "unknown": 4}
 _NAMES: Final = {number: name for name, number in _NUMBERS.items()}
 
+_APPLY_STARTED: Final = 1
+_APPLY_DONE: Final = 2
+
 Progress = Literal["new", "sent", "applied", "failed", "unknown"]
 
 _SlotRow = tuple[str, int, bytes, bytes | None, bytes | None, int]
@@ -242,6 +245,34 @@ class Journal(JournalFile):
             "UPDATE slots SET after = ?, open = ?, done = ? WHERE group_id = ? AND slot = ?",
             (after.encode(), encode_all(earlier + later), last.position if applied else row[2], *slot),
         )
+
+    # An apply of a plan: several runs, each with the edits that are left
+
+    def begin_apply(self) -> None:
+        """Prepare for a run of an apply: keep what the slots held before, and forget the edits of earlier runs.
+
+        Raises:
+            JournalError: The journal belongs to an apply that is complete or was undone, or to a bulk run.
+        """
+        self.check_not_undone()
+        state = self._number("SELECT value FROM facts WHERE name = 'apply'")
+        if state == _APPLY_DONE:
+            raise JournalError(
+                f"journal {self.path} belongs to a completed apply; use a new file, so that each can be undone"
+            )
+        if state is None and not (self._max_position is None and self._total is None):
+            raise JournalError(f"journal {self.path} belongs to a bulk run, not to an apply; use a new file")
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO facts VALUES ('apply', ?)", (_APPLY_STARTED,))
+            db.execute("DELETE FROM facts WHERE name = 'total'")
+            db.execute("DELETE FROM edits")
+            # Slots that were not written yet may be changed by others until they are, so their content is read again.
+            db.execute("DELETE FROM slots WHERE after IS NULL AND open IS NULL")
+
+    def end_apply(self) -> None:
+        """Record that the apply is complete."""
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO facts VALUES ('apply', ?)", (_APPLY_DONE,))
 
     # An undo
 

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Sequence
 
+    from aiomutex.bulk.journal import Journal
     from aiomutex.bulk.report import SlotOutcome
     from aiomutex.models import SlotEdit
     from aiomutex.plan.changes import GroupPlan, Plan
-    from aiomutex.plan.journal import ApplyJournal
     from aiomutex.session import MutexSession
 
 __all__ = ["ApplyReport", "PlanBlockedError", "Step", "apply"]
@@ -185,10 +185,10 @@ async def apply(
     return report
 
 
-def _open_journal(path: str | os.PathLike[str]) -> ApplyJournal:
-    from aiomutex.plan.journal import ApplyJournal  # noqa: PLC0415  # imports SQLite only if a journal is used
+def _open_journal(path: str | os.PathLike[str]) -> Journal:
+    from aiomutex.bulk.journal import Journal  # noqa: PLC0415  # imports SQLite only if a journal is used
 
-    return ApplyJournal(path)
+    return Journal(path)
 
 
 class _Run:
