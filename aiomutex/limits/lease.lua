@@ -47,7 +47,7 @@ local log = redis.call('LRANGE', KEYS[1], 0, -1)
 for i = 1, #log do
     log[i] = tonumber(log[i])
 end
-local rewrite = false
+local rewrite, was_empty = false, #log == 0
 
 local permits = request.max_permits
 if number('permits') > 0 then
@@ -191,6 +191,7 @@ local lease = {
     now = format(now),
     wait = math.ceil(wait) / SECOND,
     next_free = next_free / SECOND,
+    was_empty = was_empty,
     day = number('day'),
     used = used,
     permits = permits,

@@ -67,6 +67,8 @@ class Lease(msgspec.Struct, kw_only=True):
     """When to ask again."""
     next_free: float
     """When the next send time is free."""
+    was_empty: bool
+    """Nothing was known of earlier send times."""
     day: int
     used: int
     permits: int

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LeasingLimiter"]
 
+_MAX_LOSSES = 3
+"""Exchanges in a row that found the budget empty."""
 _MAX_LEASE = 20
 """The most send times leased at once."""
 
@@ -43,6 +45,11 @@ class Budget(Protocol):
 
     def earliest_server_time(self, loop_time: float) -> float:
         """The earliest time that the budget's clock may have shown at ``loop_time``."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """Where the budget is, for messages."""
         ...
 
     async def lease(self, request: LeaseRequest, clock: Callable[[], float]) -> tuple[Lease, bool]:
@@ -86,6 +93,7 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
         self._exchange_task: asyncio.Task[None] | None = None
         self._feedback: Feedback | None = None
         self._uncertain = False
+        self._losses = 0
         self._last_used = (-math.inf, 0)  # when the budget last responded, and the permits used in that window
         # When the next exchange is due while callers wait, and when it is due for the first of them.
         self._next_exchange = self._not_before = -math.inf
@@ -196,6 +204,12 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
         else:
             self._uncertain = not steady
             self._apply(lease, asked_at, loop.time(), steady=steady)
+            self._losses = self._losses + 1 if lease.was_empty else 0
+            if self._losses >= _MAX_LOSSES:
+                # Each loss costs a silent window, so without an error the callers would wait forever.
+                request.unreported = 0
+                message = f"{self._budget.address} loses the shared budget again and again; are its keys evicted?"
+                self._on_failure(request, LimiterUnavailableError(message), loop.time())
         finally:
             self._exchange_task = None
         self._serve()

@@ -73,6 +73,11 @@ class MachineBudget:
         """Seconds to add to the event loop's clock to get the wall clock."""
         self._monotonic_offset = 0.0
 
+    @property
+    def address(self) -> str:
+        """The path."""
+        return str(self.path)
+
     def earliest_server_time(self, loop_time: float) -> float:
         """The earliest time that the monotonic clock may have shown at ``loop_time``."""
         return loop_time - self._monotonic_offset - 0.001  # some event loops count in milliseconds

@@ -72,6 +72,7 @@ def exchange(state: BudgetState, request: LeaseRequest, now: float, today: int) 
         state.day, state.used, state.permits = today, 0, None
     if request.day == state.day:
         state.used = max(state.used, request.used)
+    was_empty = not state.log
     state.log.sort()
     if not state.log or state.log[-1] > now + _MAX_AHEAD:
         # The log may be incomplete: assume that the last window was full up to the latest time that any process may
@@ -91,6 +92,7 @@ def exchange(state: BudgetState, request: LeaseRequest, now: float, today: int) 
     return Lease(
         wait=wait,
         next_free=max(0.0, _earliest(state.log, permits, request.window, now) - now),
+        was_empty=was_empty,
         day=state.day,
         used=state.used,
         permits=permits,

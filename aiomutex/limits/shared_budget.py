@@ -20,6 +20,8 @@ from aiomutex.limits.lease import OLDEST_VERSION, Lease
 
 try:
     import redis.asyncio as redis
+    from redis import Redis as SyncRedis
+    from redis import RedisCluster as SyncRedisCluster
     from redis import exceptions
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
@@ -78,9 +80,11 @@ class SharedBudget:
 
     def _connect(self) -> Any:
         if not isinstance(self._url_or_client, str):
-            if not hasattr(self._url_or_client, "register_script"):
+            is_sync = isinstance(self._url_or_client, (SyncRedis, SyncRedisCluster))
+            if is_sync or not hasattr(self._url_or_client, "register_script"):
                 raise ConfigurationError(
-                    f"url_or_client must be a Redis URL or a redis.asyncio client, not {type_name(self._url_or_client)}"
+                    "url_or_client must be a Redis URL or a redis.asyncio client, not "
+                    f"{'the synchronous ' if is_sync else ''}{type_name(self._url_or_client)}"
                 )
             return self._url_or_client
         from_url: Any = getattr(redis.Redis, "from_url")  # noqa: B009 -- its keyword arguments have no types

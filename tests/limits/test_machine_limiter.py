@@ -112,6 +112,17 @@ def exchanged(limiter: Any) -> bool:
     return limiter._feedback is None and limiter._exchange_task is None
 
 
+@pytest.mark.parametrize("eager", [False, hasattr(asyncio, "eager_task_factory")])
+async def test_it_works_with_eager_tasks(path: Path, eager: bool) -> None:
+    loop = asyncio.get_running_loop()
+    if eager:
+        loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009  # new in Python 3.12
+    limiter = MachineRateLimiter(path)
+    await asyncio.wait_for(take(limiter, 60), 10)
+    with pytest.raises(ConfigurationError):
+        await asyncio.wait_for(MachineRateLimiter(path.parent).acquire(), 10)
+
+
 async def test_a_session_uses_it(path: Path) -> None:
     limiter = MachineRateLimiter(path)
     async with (

@@ -51,6 +51,26 @@ async def test_a_hanging_server_is_an_error_within_the_timeout_until_it_responds
     assert after - before > 1.02  # the lease of the failed exchange counts as used
 
 
+async def test_a_server_that_evicts_the_budget_is_an_error_instead_of_an_endless_wait(
+    own_server: RedisServer, make: Make
+) -> None:
+    limiter = make(own_server)
+    await limiter.acquire()
+
+    async def evict() -> None:
+        while True:
+            own_server.send("FLUSHALL")
+            await asyncio.sleep(0.02)
+
+    eviction = asyncio.ensure_future(evict())
+    with pytest.raises(LimiterUnavailableError, match="loses the shared budget again and again; are its keys evicted"):
+        await asyncio.wait_for(limiter.acquire(), 20)
+    eviction.cancel()
+    await asyncio.wait_for(limiter.acquire(), 5)
+    own_server.send("FLUSHALL")
+    await asyncio.wait_for(limiter.acquire(), 5)  # losing it once is no error
+
+
 async def test_a_killed_server_is_an_error_and_after_its_restart_the_limiter_waits_a_window(
     own_server: RedisServer, make: Make
 ) -> None:

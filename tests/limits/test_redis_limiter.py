@@ -251,6 +251,7 @@ def test_one_limiter_serves_one_loop_after_another(server: RedisServer) -> None:
         ({"timeout": "1"}, "timeout must be a number of seconds"),
         ({"url_or_client": "http://:hunter2@x"}, "not a string with 'http' scheme"),
         ({"url_or_client": ":hunter2@x"}, "not a string with no scheme"),
+        ({"url_or_client": redis.Redis()}, "or a redis.asyncio client, not the synchronous Redis"),
         ({"url_or_client": 7}, "must be a Redis URL or a redis.asyncio client, not int"),
     ],
 )
