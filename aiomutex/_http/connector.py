@@ -73,7 +73,7 @@ class PermitConnector(aiohttp.TCPConnector):
         """Wait in line for a connection.
 
         A waiter that is cancelled after it was woken up wakes up the next one. aiohttp does not: the free connection
-        would stay unused and the rest of the line would wait until another connection is released, perhaps for ever.
+        would stay unused and the rest of the line would wait until another connection is released, perhaps forever.
         """
         try:
             await super()._wait_for_available_connection(key, traces)
@@ -96,7 +96,7 @@ class PermitConnector(aiohttp.TCPConnector):
                 if await context.take_permit_for(protocol):
                     return connection
             except BaseException:
-                # Unused, so it goes back to the pool. Without this it would count against the limit for ever.
+                # Unused, so it goes back to the pool. Without this it would count against the limit forever.
                 connection.release()
                 raise
             connection.close()
