@@ -5,6 +5,7 @@ It is used and never closed. Its connector is not ours, so permits are taken bef
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Final
 
 from aiomutex.errors import ConfigurationError
@@ -32,7 +33,10 @@ def check_borrowed(http: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop)
     """
     if http.auth is not None:
         raise ConfigurationError(f"{_BORROWED} must not have an 'auth', which would replace the API key")
-    if getattr(http, "_loop", loop) is not loop:  # the public property emits a DeprecationWarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that of the only documented way to get the loop
+        its_loop = http.loop
+    if its_loop is not loop:
         raise ConfigurationError(f"{_BORROWED} belongs to another event loop; create one in each loop")
 
 

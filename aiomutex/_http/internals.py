@@ -75,7 +75,6 @@ INTERNALS: Final = (
     Internal("http.StreamWriter.write_eof", "async (chunk)", "write a request"),
     Internal("http.StreamWriter.set_eof", "()", "write a request without a body"),
     Internal("payload.BytesPayload.as_bytes", "async (...)", "write a request's body together with its headers"),
-    Internal("client.ClientSession._loop", None, "reject a borrowed session of another event loop"),
 )
 
 

@@ -80,10 +80,6 @@ EDITS: dict[str, tuple[Edit, ...]] = {
     "http.StreamWriter.write_eof": another_parameter("http_writer.py", r"async def write_eof\(self"),
     "http.StreamWriter.set_eof": renamed("set_eof"),
     "payload.BytesPayload.as_bytes": renamed("as_bytes"),
-    "client.ClientSession._loop": (
-        Edit(r"self\._loop\b", "self._event_loop", "client.py"),
-        Edit(r'"_loop"', '"_event_loop"', "client.py"),
-    ),
 }
 
 
