@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from aiomutex.emulator.clock import Clock
     from aiomutex.emulator.faults import Fault, Faults, Latency
+    from aiomutex.emulator.late import LateChanges
     from aiomutex.emulator.limits import Limits
     from aiomutex.emulator.service import Service
 
@@ -51,6 +52,7 @@ class Application:
     limits: Limits
     faults: Faults
     latency: Latency
+    late: LateChanges
     rng: Random
     key: str | None
     forbidden_keys: frozenset[str]
@@ -62,6 +64,7 @@ class Application:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Handle one request."""
+        self.late.make_due()
         now = self.clock.now()
         method = request.method
         target = request.raw_path
@@ -87,7 +90,9 @@ class Application:
             response = response or self.service.encoder.error(400, "the body does not match its Content-Encoding")
         if response is None:
             fault = self.faults.next_fault(method, path)
-            if fault is None or fault.kind not in _BEFORE_COMMIT or fault.after_commit:
+            if fault is not None and fault.kind == "late":
+                await self.late.make_in(fault.seconds, lambda: self._change_late(record, request))
+            elif fault is None or fault.kind not in _BEFORE_COMMIT or fault.after_commit:
                 response = await self._respond(record, request.headers.get("Content-Type", ""))
         if self.latency.base:
             await asyncio.sleep(self.latency.sample(self.rng))
@@ -146,6 +151,12 @@ class Application:
         loop.call_later(RACE_WINDOW, write)
         return await written
 
+    def _change_late(self, record: RecordedRequest, request: web.BaseRequest) -> None:
+        content_type = request.headers.get("Content-Type", "")
+        result = self.service.respond(record.method, record.target, record.body, content_type)
+        if not isinstance(result, Response):
+            result()
+
     async def _apply_fault(self, fault: Fault, response: Response | None, request: web.BaseRequest) -> Response | None:
         """Return the response to send, or None if there is none and the connection is closed."""
         if fault.kind == "status":
@@ -157,6 +168,9 @@ class Application:
         if fault.kind == "garbage":
             body = fault.body_bytes()
             return Response(200, b"\x00\xff{[<garbage>" if body is None else body, JSON)
+        if fault.kind == "maintenance":
+            body = fault.body_bytes()
+            return Response(200, _MAINTENANCE if body is None else body, HTML)
         if fault.kind == "stall":
             # Never done: aiohttp cancels the handler when the connection closes.
             await asyncio.get_running_loop().create_future()
@@ -217,7 +231,8 @@ class Application:
             _log.info("%s %s %s %s %.1f ms", at, record.method, record.target, result, took)
 
 
-_BEFORE_COMMIT = frozenset({"status", "reset-before", "stall", "storm"})
+_BEFORE_COMMIT = frozenset({"status", "reset-before", "stall", "storm", "maintenance"})
+_MAINTENANCE = b"<!doctype html><title>Maintenance</title><h1>We will be back soon</h1>"
 _WITHOUT_BODY = frozenset({204, 304})
 
 

@@ -120,6 +120,7 @@ class Controls:
         retry_after: float | str | None = None,
         body: object = None,
         headers: Mapping[str, str] | None = None,
+        delay: float = 1.0,
     ) -> None:
         """Make the next ``n`` matching requests fail, not counting those that the key or the limits reject.
 
@@ -128,8 +129,8 @@ class Controls:
 
         Args:
             n: How many requests.
-            kind: ``"status"``, ``"reset-before"``, ``"reset-after"``, ``"truncate"``, ``"garbage"``, ``"stall"`` or
-                ``"storm"``; see ``FaultKind``.
+            kind: ``"status"``, ``"reset-before"``, ``"reset-after"``, ``"truncate"``, ``"garbage"``, ``"stall"``,
+                ``"storm"``, ``"late"`` or ``"maintenance"``; see ``FaultKind``.
             status: The status of the response.
             after_commit: Make the change before the request fails.
             method: Only requests with this method.
@@ -137,6 +138,7 @@ class Controls:
             retry_after: The ``Retry-After`` header: seconds or a string.
             body: The body of the response: bytes, a string, or anything else as JSON. None leaves it to the dialect.
             headers: Additional headers of the response, such as ``{"Location": "..."}``.
+            delay: How many seconds after its request a ``late`` change is made, or how long a ``storm`` lasts.
 
         Raises:
             ValueError: An argument is invalid.
@@ -158,8 +160,14 @@ class Controls:
             retry_after=retry_after,
             body=body,
             headers=headers or {},
+            seconds=delay,
         )
         self.faults.schedule(n, fault, method=method, path=path)
+
+    @property
+    def pending_changes(self) -> int:
+        """How many changes of ``late`` faults were not made yet. They are made while the emulator runs."""
+        return len(self._app.late)
 
     def storm(self, seconds: float) -> None:
         """Reject every request with 429 for the next ``seconds``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import asdict, dataclass, fields
+from math import inf
 from typing import Any, Literal, Self, cast, get_args, get_type_hints
 
 import msgspec
@@ -37,6 +38,7 @@ class Dialect:
         cohorts_on_edit: Whether a slot keeps its cohorts when it is edited.
         patch_body: The body of a successful PATCH: the text ``OK``, nothing, or the group as JSON.
         slot_patch: Whether a list in a slot edit replaces the slot's list or is merged into it.
+        slot_numbers: Whether the path of a slot edit counts slots ``from 1``, as the responses do, or ``from 0``.
         slot_writes: With ``racy``, concurrent edits of one group may overwrite each other, because each edit writes
             back all slots as it read them.
         empty_edit: Whether a PATCH that sets nothing is accepted or rejected with 400.
@@ -51,6 +53,10 @@ class Dialect:
         daily_hint: Whether a 429 for the daily limit says so in its message, and in ``Retry-After`` if it has one.
         error_body: The format of an error's body.
         request_ids: Whether responses have a header ``X-Request-Id``.
+        read_lag: The details of a group show it as it was that many seconds ago, by the emulator's clock: a change of
+            the last seconds is not seen, and a group created since is a 404. Changes are remembered from when the lag
+            is set. What a test changes directly, without a request, is seen at once.
+        list_lag: The same for the listing.
 
     Raises:
         ValueError: A knob has no such value.
@@ -75,6 +81,7 @@ class Dialect:
     cohorts_on_edit: Literal["kept", "dropped"] = "kept"
     patch_body: Literal["ok", "empty", "json"] = "ok"
     slot_patch: Literal["replace", "merge"] = "replace"
+    slot_numbers: Literal["from 1", "from 0"] = "from 1"
     slot_writes: Literal["atomic", "racy"] = "atomic"
     empty_edit: Literal["accepted", "rejected"] = "accepted"
     unknown_fields: Literal["ignored", "rejected"] = "ignored"
@@ -87,6 +94,8 @@ class Dialect:
     daily_hint: bool = False
     error_body: Literal["object", "string", "text", "html", "empty"] = "object"
     request_ids: Literal["absent", "present"] = "absent"
+    read_lag: float = 0.0
+    list_lag: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise a ``ValueError`` for a value that its knob does not have."""
@@ -94,10 +103,14 @@ class Dialect:
             value = getattr(self, name)
             if not any(value is known or (type(value) is type(known) and value == known) for known in values):
                 raise ValueError(f"{name} must be {_any_of(values)}, not {value!r} ({type(value).__name__})")
+        for name in ("read_lag", "list_lag"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
+                raise ValueError(f"{name} must be 0 or more seconds, not {value!r} ({type(value).__name__})")
 
     @classmethod
     def knobs(cls) -> dict[str, tuple[str | int | bool, ...]]:
-        """Return the values of every knob, the default first."""
+        """Return the values of every knob that has a choice of values, which the lags have not; the default first."""
         return dict(_knobs())
 
     @classmethod
@@ -140,7 +153,7 @@ class Dialect:
 @functools.cache  # resolving annotations takes long compared with creating a dialect, which checks its values
 def _knobs() -> dict[str, tuple[str | int | bool, ...]]:
     hints = get_type_hints(Dialect).items()
-    return {name: (False, True) if hint is bool else get_args(hint) for name, hint in hints}
+    return {name: (False, True) if hint is bool else get_args(hint) for name, hint in hints if hint is not float}
 
 
 def _any_of(values: tuple[object, ...]) -> str:

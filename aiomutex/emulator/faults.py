@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Fault", "FaultKind", "Faults", "Latency"]
 
-FaultKind = Literal["status", "reset-before", "reset-after", "truncate", "garbage", "stall", "storm"]
+FaultKind = Literal[
+    "status", "reset-before", "reset-after", "truncate", "garbage", "stall", "storm", "late", "maintenance"
+]
 """What happens to a request.
 
 - ``status``: The response is an error; no change is made.
@@ -28,6 +30,9 @@ FaultKind = Literal["status", "reset-before", "reset-after", "truncate", "garbag
 - ``garbage``: The change is made, and the response is a 200 whose body is not JSON.
 - ``stall``: The request is accepted and never gets a response; no change is made.
 - ``storm``: This request and all others for some seconds get a 429.
+- ``late``: No response; the change is made some seconds later, by the emulator's clock and even if the client is gone.
+  Then the connection is reset.
+- ``maintenance``: The response is a 200 with an HTML page; no change is made.
 """
 
 _FAULT = re.compile(r"(?P<kind>[a-z0-9-]+)(?::(?P<rate>\d+(?:\.\d+)?)%)?(?::(?P<seconds>\d+(?:\.\d+)?)s)?")
@@ -46,11 +51,12 @@ class Fault:
         kind: What happens; see ``FaultKind``.
         rate: The share of requests that get it, 0 to 1.
         status: The status of the response, for ``status``.
-        after_commit: For ``status`` and ``stall``: make the change first.
+        after_commit: For ``status``, ``stall``, ``storm`` and ``maintenance``: make the change first.
         retry_after: The ``Retry-After`` header: seconds or a string.
-        body: The body of the response, for ``status`` and ``garbage``: bytes, a string, or anything else as JSON.
+        body: The body of the response, for ``status``, ``garbage`` and ``maintenance``: bytes, a string, or anything
+            else as JSON.
         headers: Additional headers of the response, for ``status``.
-        seconds: How long a ``storm`` lasts.
+        seconds: How long a ``storm`` lasts, and how long after its request a ``late`` change is made.
 
     Raises:
         ValueError: A field is out of range.
@@ -78,7 +84,7 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse a fault such as ``reset-after:2%``, ``503:1%`` or ``storm:0.1%:5s``; without a rate it is 100%.
+        """Parse a fault such as ``reset-after:2%``, ``503:1%`` or ``late:0.1%:5s``; without a rate it is 100%.
 
         Raises:
             ValueError: ``text`` is not a fault.
@@ -93,8 +99,8 @@ class Fault:
             kinds = ", ".join(_KINDS)
             raise ValueError(f"fault must be KIND:RATE%, not {text!r}; KIND is {kinds} or a status from 400 to 599")
         rate = float(match["rate"] or 100) / 100
-        if match["seconds"] and kind != "storm":
-            raise ValueError(f"fault must not have a duration unless it is a storm, not {text!r}")
+        if match["seconds"] and kind not in ("storm", "late"):
+            raise ValueError(f"fault must not have a duration unless it is storm or late, not {text!r}")
         if rate > 1:
             raise ValueError(f"fault must have a rate of at most 100%, not {text!r}")
         if kind.isdigit():

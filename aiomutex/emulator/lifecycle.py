@@ -100,6 +100,7 @@ class Lifecycle(Controls):
             await listener.close()
         finally:
             self._port = None
+            self._app.late.clear()
             try:
                 if self._state is not None:
                     # Tests may have changed groups directly, which does not save them.
@@ -139,5 +140,7 @@ class Lifecycle(Controls):
 
     def _replace(self, store: GroupStore) -> None:
         self._service.store = store
+        self._service.history.clear()
+        self._app.late.clear()
         if self._state is not None:
             self._state.save_all(store)

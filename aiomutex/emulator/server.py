@@ -19,6 +19,7 @@ from aiomutex.emulator.app import Application
 from aiomutex.emulator.clock import Clock
 from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.faults import Fault, Faults, Latency
+from aiomutex.emulator.late import LateChanges
 from aiomutex.emulator.lifecycle import Lifecycle
 from aiomutex.emulator.limits import Limits
 from aiomutex.emulator.pages import pages_of
@@ -129,6 +130,7 @@ class MutexEmulator(Lifecycle):
             seed=seed,
             taken_keys=taken_keys,
             local_experiments=local_experiments,
+            clock=clock,
         )
         app = Application(
             service=service,
@@ -136,6 +138,7 @@ class MutexEmulator(Lifecycle):
             limits=Limits(per_second, per_day, enforced=limits),
             faults=Faults(faults, seed=seed),
             latency=Latency.parse(latency),
+            late=LateChanges(clock),
             key=key,
             forbidden_keys=frozenset(forbidden_keys),
             cors_origin=cors_origin,

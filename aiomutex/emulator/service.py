@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
+from aiomutex.emulator.clock import Clock
+from aiomutex.emulator.history import History
 from aiomutex.emulator.responses import Encoder, Response
 from aiomutex.emulator.state import Group
 from aiomutex.emulator.validation import Rejection, SlotEdit, group_edit, new_group, page, slot_edit
@@ -60,6 +62,7 @@ class Service:
         seed: The seed of generated keys and salts.
         taken_keys: Keys that flags, experiments and holdouts have.
         local_experiments: IDs of experiments with local evaluation, which only groups with local evaluation accept.
+        clock: The clock by which reads lag.
         on_commit: Called with each group after a change.
     """
 
@@ -71,9 +74,11 @@ class Service:
         seed: int = 0,
         taken_keys: Iterable[str] = (),
         local_experiments: Iterable[int] = (),
+        clock: Clock | None = None,
         on_commit: Callable[[Group], None] | None = None,
     ) -> None:
         self.store = store
+        self.history = History(clock or Clock())
         self.encoder = Encoder(dialect)
         self.base_url = ""
         self.taken_keys = set(taken_keys)
@@ -92,6 +97,8 @@ class Service:
     @dialect.setter
     def dialect(self, dialect: Dialect) -> None:
         self.encoder = Encoder(dialect)
+        if not dialect.read_lag and not dialect.list_lag:
+            self.history.clear()
 
     def respond(self, method: str, target: str, body: bytes, content_type: str) -> Response | Callable[[], Response]:
         """Respond to one request.
@@ -134,7 +141,7 @@ class Service:
         if method != "PATCH":
             return self._not_allowed(method, "PATCH")
         group = self._group(group_id)
-        slot = _slot(group, unquote(parts[2]))
+        slot = _slot(group, unquote(parts[2]), first=1 if self.dialect.slot_numbers == "from 1" else 0)
         return self._edit_slot(group, slot, _json(body, content_type))
 
     def _list(self, query: str) -> Response:
@@ -144,10 +151,17 @@ class Service:
             raise Rejection(400, f"query parameter {min(unknown)} is unknown; parameters are limit, cursor")
         offset, limit = page(parameters, dialect)
         hidden = dialect.archived == "hidden"
-        ids, total = self.store.page(offset, limit, _is_live if hidden and dialect.offsets == "listed" else None)
+        uncounted = hidden and dialect.offsets == "listed"
+        before = self.history.changed_since(dialect.list_lag) if dialect.list_lag else {}
+
+        def is_listed(group: Group) -> bool:
+            seen = before.get(group.id, group)
+            return seen is not None and not (uncounted and seen.deleted)
+
+        ids, total = self.store.page(offset, limit, is_listed if uncounted or before else None)
         groups: list[bytes] = []
         for group_id in ids:
-            found = self.store.peek(group_id)
+            found = before[group_id] if group_id in before else self.store.peek(group_id)
             if isinstance(found, int):
                 groups.append(self.encoder.generated(found, self.store.generated_slots))
             elif found is not None and not (hidden and found.deleted):
@@ -157,7 +171,9 @@ class Service:
         return Response(200, self.encoder.page(groups, end if more else None))
 
     def _details(self, group_id: str) -> Response:
-        found = self.store.peek(group_id)
+        lag = self.dialect.read_lag
+        before = self.history.changed_since(lag) if lag else {}
+        found = before[group_id] if group_id in before else self.store.peek(group_id)
         if found is None:
             raise _no_group(group_id)
         if isinstance(found, int):
@@ -187,12 +203,14 @@ class Service:
             bucketing_salt=new.bucketing_salt or f"{self._random.getrandbits(32):08x}",
             slots=new.slots,
         )
+        self._remember(group.id, None)
         self.store[group.id] = group
         self._commit("POST", group, None, body)
         return self.encoder.created(group, self.base_url)
 
     def _edit(self, group: Group, body: Any) -> Response:
         edit = group_edit(body, self.dialect)
+        self._remember(group.id, group)
         for name, value in edit.changes.items():
             setattr(group, name, value)
         if edit.archive is not None:
@@ -204,12 +222,14 @@ class Service:
         edit = slot_edit(body, self.dialect)
         self._check_modes(group.evaluation_mode, edit.experiments or (), "experiments")
         if self.dialect.slot_writes == "atomic":
+            self._remember(group.id, group)
             self._apply(slot, edit)
             self._commit("PATCH", group, slot.index, body)
             return self.encoder.changed(group)
         slots_as_read = deepcopy(group.slots)
 
         def write_back() -> Response:
+            self._remember(group.id, group)
             group.slots[:] = slots_as_read
             self._apply(next(copy for copy in slots_as_read if copy.index == slot.index), edit)
             self._commit("PATCH", group, slot.index, body)
@@ -238,6 +258,10 @@ class Service:
                         f' is "{mode}"',
                     )
 
+    def _remember(self, group_id: str, group: Group | None) -> None:
+        if lag := max(self.dialect.read_lag, self.dialect.list_lag):
+            self.history.add(group_id, group, lag)
+
     def _commit(self, method: str, group: Group, slot_index: int | None, body: Any) -> None:
         self._committed += 1
         self.commits.append(Commit(self._committed, method, group.id, slot_index, body))
@@ -263,21 +287,18 @@ class Service:
         return response
 
 
-def _is_live(group: Group) -> bool:
-    return not group.deleted
-
-
 def _no_group(group_id: str) -> Rejection:
     return Rejection(404, f"group {group_id} does not exist")
 
 
-def _slot(group: Group, text: str) -> Slot:
+def _slot(group: Group, text: str, *, first: int) -> Slot:
     if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004  # far above any index
-        raise Rejection(400, f"slotIndex must be an integer counted from 1, not {text!r}")
+        raise Rejection(400, f"slotIndex must be an integer counted from {first}, not {text!r}")
     for slot in group.slots:
-        if slot.index == int(text):
+        if slot.index == int(text) + 1 - first:
             return slot
-    raise Rejection(404, f"slot {text} does not exist; group {group.id} has slots 1 to {len(group.slots)}")
+    last = len(group.slots) - 1 + first
+    raise Rejection(404, f"slot {text} does not exist; group {group.id} has slots {first} to {last}")
 
 
 def _json(body: bytes, content_type: str) -> Any:

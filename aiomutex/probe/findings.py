@@ -39,6 +39,7 @@ REASONS: Final = {
     "cohorts_on_edit": "no request can give a slot a cohort, and slots in use are not edited",
     "patch_body": _NO_READ,
     "slot_patch": _NO_READ,
+    "slot_numbers": _NO_READ,
     "slot_writes": "no lost write was seen, which proves nothing",
     "empty_edit": _NO_READ,
     "unknown_fields": _NO_READ,

@@ -74,9 +74,12 @@ async def _edit(prober: Prober, findings: Findings, group_id: str) -> None:
         edited.append(succeeded(response))
         if succeeded(response):
             findings.add("patch_body", _form_of_success(response))
-    held = (await _individuals(prober, group_id)).get(1, [])
-    if all(edited) and "probe-b" in held:
-        findings.add("slot_patch", "merge" if "probe-a" in held else "replace")
+    individuals = await _individuals(prober, group_id)
+    for slot, numbers in ((1, "from 1"), (2, "from 0")):
+        if "probe-b" in (held := individuals.get(slot, [])):
+            findings.add("slot_numbers", numbers)
+            if all(edited):
+                findings.add("slot_patch", "merge" if "probe-a" in held else "replace")
 
     responses: list[ResponseOrError] = []
 

@@ -164,20 +164,28 @@ async def archiving(world: World) -> str:
 
 @scenario
 async def edit_slot(world: World) -> str:
+    """Without a verification, a service that counts slots from 0 in the path edits the wrong slot unnoticed."""
     dialect, emulator, session = world
     await session.edit_slot("3", 1, experiments=[12, 13])
-    slot = emulator.groups["3"].slots[0]
-    assert slot.experiments == ([12, 13] if dialect.slot_patch == "replace" else [11, 12, 13])
-    assert (slot.holdouts, slot.individuals) == ([5], ["ann"])
+    first, second = emulator.groups["3"].slots
+    if dialect.slot_numbers == "from 0":
+        assert (first.experiments, second.experiments) == ([11, 12], [12, 13])
+        return "edits slot 2"
+    assert first.experiments == ([12, 13] if dialect.slot_patch == "replace" else [11, 12, 13])
+    assert (first.holdouts, first.individuals) == ([5], ["ann"])
     return "ok"
 
 
 @scenario
 async def adding(world: World) -> str:
-    """Edit and verify every slot: all are applied, unless an edit visibly removed cohorts."""
+    """Edit and verify every slot: all are applied, unless an edit visibly removed cohorts or changed another slot."""
     dialect, emulator, session = world
     edits = [SlotEdit(number, slot, experiments=[11, 12, 13]) for number in range(1, 8) for slot in (1, 2)]
     report = await session.edit_slots(edits, verify=True)
+    if dialect.slot_numbers == "from 0":
+        assert not report.applied
+        assert any(isinstance(outcome.error, VerificationError) for outcome in report.failed)
+        return "says not written"
     lost = dialect.cohorts_on_edit == "dropped" and dialect.cohorts == "present"
     assert {outcome.edit.slot_index for outcome in report.failed} == ({1} if lost else set())
     assert len(report.applied) == (7 if lost else 14)
@@ -193,7 +201,7 @@ async def removing(world: World) -> str:
     dialect, emulator, session = world
     emulator.groups["3"].slots[0].cohorts = []
     report = await session.edit_slots([SlotEdit("3", 1, experiments=[11])], verify=True)
-    if dialect.slot_patch == "replace":
+    if dialect.slot_patch == "replace" and dialect.slot_numbers == "from 1":
         assert (len(report.applied), emulator.groups["3"].slots[0].experiments) == (1, [11])
         return "ok"
     assert not report.applied
@@ -206,7 +214,7 @@ async def removing(world: World) -> str:
 async def change_slot(world: World) -> str:
     dialect, emulator, session = world
     emulator.groups["3"].slots[0].cohorts = []
-    if dialect.slot_patch == "replace":
+    if dialect.slot_patch == "replace" and dialect.slot_numbers == "from 1":
         slot = await session.change_slot("3", 1, add_experiments=[13], remove_experiments=[11])
         assert slot.experiments == emulator.groups["3"].slots[0].experiments == [12, 13]
         return "ok"

@@ -51,7 +51,16 @@ DETERMINED_BY_READS = {
     *("ids", "project_ids", "last_cursor", "cursors", "over_limit", "cohorts", "error_body", "request_ids"),
 }
 DETERMINED_BY_WRITES = {
-    *("created_id", "taken_key", "patch_body", "slot_patch", "empty_edit", "unknown_fields", "archived"),
+    *(
+        "created_id",
+        "taken_key",
+        "patch_body",
+        "slot_patch",
+        "slot_numbers",
+        "empty_edit",
+        "unknown_fields",
+        "archived",
+    ),
 }
 
 

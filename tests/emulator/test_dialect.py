@@ -31,7 +31,7 @@ def test_the_first_value_of_a_knob_is_the_default() -> None:
 
 
 def test_a_dialect_can_be_written_as_json_and_read() -> None:
-    dialect = Dialect(ids="string", taken_key=409, daily_hint=True)
+    dialect = Dialect(ids="string", taken_key=409, daily_hint=True, read_lag=1.5)
     assert Dialect.from_json(dialect.to_json()) == dialect
     assert Dialect.from_json('{"dialect": {"ids": "string"}, "observed": {}}') == Dialect(ids="string")
     assert Dialect.from_json(b"{}") == Dialect()
@@ -45,6 +45,9 @@ def test_a_dialect_can_be_written_as_json_and_read() -> None:
         ('{"daily_hint": 1}', "daily_hint must be False or True, not 1 (int)"),
         ('{"taken_key": true}', "taken_key must be 400 or 409, not True (bool)"),
         ('{"ids": ["number"]}', "ids must be 'number' or 'string', not ['number'] (list)"),
+        ('{"read_lag": -1}', "read_lag must be 0 or more seconds, not -1 (int)"),
+        ('{"list_lag": true}', "list_lag must be 0 or more seconds, not True (bool)"),
+        ('{"list_lag": "1s"}', "list_lag must be 0 or more seconds, not '1s' (str)"),
         ("[]", "a dialect must be a JSON object, not list"),
         ("{", "a dialect must be a JSON object: "),
     ],
@@ -156,6 +159,17 @@ async def test_slot_patch(start: Start, value: Any, after: list[int]) -> None:
     await api.edit_slot("1", 1, {"experiments": [2, 3], "holdouts": [2, 3], "individuals": ["2", "3"]})
     slot = group.slots[0]
     assert (slot.experiments, slot.holdouts, slot.individuals) == (after, after, strings)
+
+
+@pytest.mark.parametrize(("value", "first"), [("from 1", 1), ("from 0", 0)])
+async def test_slot_numbers(start: Start, value: Any, first: int) -> None:
+    api = await start(groups=1, dialect=Dialect(slot_numbers=value))
+    statuses = [(await api.edit_slot("1", number, {"experiments": [number]})).status for number in range(4)]
+    assert statuses == [200 if first <= number < first + 3 else 404 for number in range(4)]
+    slots = api.emulator.groups["1"].slots
+    assert [slot.experiments for slot in slots] == [[number] for number in range(first, first + 3)]
+    assert api.emulator.writes == {("1", index): 1 for index in (1, 2, 3)}
+    assert f"slots {first} to {first + 2}" in (await api.edit_slot("1", 9, {"experiments": [1]})).json["message"]
 
 
 @pytest.mark.parametrize(("value", "lost"), [("atomic", 0), ("racy", 1)])
@@ -308,6 +322,7 @@ def test_every_knob_has_a_test() -> None:
 def test_the_readme_describes_every_knob() -> None:
     readme = (Path(aiomutex.emulator.__file__).parent / "README.md").read_text()
     assumptions = readme.partition("## What is assumed about the service")[2]
-    for name, values in Dialect.knobs().items():
-        assert f"\n| `{name}` | {', '.join(f'`{value}`' for value in values)} | " in readme
+    choices = {name: ", ".join(f"`{value}`" for value in values) for name, values in Dialect.knobs().items()}
+    for name, values in {**choices, "read_lag": "seconds", "list_lag": "seconds"}.items():
+        assert f"\n| `{name}` | {values} | " in readme
         assert f"`{name}`" in assumptions

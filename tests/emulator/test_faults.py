@@ -92,6 +92,74 @@ async def test_a_stalled_request_gets_no_response(api: Api, after_commit: bool) 
     assert was_made(api) == after_commit
 
 
+async def test_a_late_change_is_made_although_the_client_left(api: Api) -> None:
+    api.emulator.clock.freeze()
+    api.emulator.fail_next(kind="late", delay=5)
+    with pytest.raises(TimeoutError):
+        await edit(api, timeout=0.1)
+    api.emulator.clock.advance(4.9)
+    assert (await api.get("1")).json["slots"][0]["experiments"] == [101]
+    assert (was_made(api), api.emulator.pending_changes) == (False, 1)
+    api.emulator.clock.advance(0.1)
+    # A request sees every change that is due.
+    assert (await api.get("1")).json["slots"][0]["experiments"] == [7]
+    assert (was_made(api), api.emulator.pending_changes) == (True, 0)
+
+
+@pytest.mark.parametrize("writes", ["atomic", "racy"])
+async def test_a_late_change_ends_with_a_reset(start: Start, writes: Any) -> None:
+    api = await start(groups=1, faults=["late:100%:0.15s"], dialect=Dialect(slot_writes=writes))
+    started = perf_counter()
+    with pytest.raises(aiohttp.ClientOSError):
+        await edit(api)
+    assert was_made(api)
+    assert 0.15 <= perf_counter() - started < 1
+    assert api.emulator.requests[-1].status is None
+
+
+async def test_a_late_change_overwrites_changes_made_meanwhile(api: Api) -> None:
+    api.emulator.clock.freeze()
+    for number, delay in ((1, 9), (2, 3), (3, 6)):
+        api.emulator.fail_next(kind="late", delay=delay)
+        with pytest.raises(TimeoutError):
+            await api.edit_slot("1", 1, {"experiments": [number]}, timeout=0.05)
+    assert (await edit(api)).status == 200
+    api.emulator.clock.advance(10)
+    await asyncio.sleep(0.05)
+    assert api.emulator.groups["1"].slots[0].experiments == [1]
+    assert [commit.body["experiments"] for commit in api.emulator.commits] == [[7], [2], [3], [1]]
+
+
+async def test_a_late_change_ends_with_the_emulator_and_with_its_groups(api: Api) -> None:
+    before = api.emulator.snapshot()
+    for _ in range(2):
+        api.emulator.fail_next(kind="late", delay=0.1)
+        with pytest.raises(TimeoutError):
+            await edit(api, timeout=0.05)
+        assert api.emulator.pending_changes == 1
+        api.emulator.restore(before)
+        await asyncio.sleep(0.1)
+        assert not was_made(api)
+    api.emulator.fail_next(kind="late", delay=60)
+    with pytest.raises(TimeoutError):
+        await edit(api, timeout=0.05)
+    await api.emulator.__aexit__(None, None, None)
+    assert api.emulator.pending_changes == 0
+
+
+@pytest.mark.parametrize("text", ["maintenance", None])
+async def test_maintenance_is_a_page_for_any_request(start: Start, text: str | None) -> None:
+    api = await start(groups=1, faults=[text] if text else [])
+    api.emulator.fail_next(3, kind="maintenance", body=None if text else "<p>back at 9</p>")
+    new = {"projectId": 1, "name": "n", "slots": [{"percentage": 100}]}
+    for reply in (await edit(api), await api.create(new), await api.list()):
+        assert (reply.status, reply.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+        assert reply.text == ("<p>back at 9</p>" if text is None else reply.text)
+        assert reply.body.startswith(b"<")
+    assert not was_made(api)
+    assert len(api.emulator.groups) == 1
+
+
 async def test_an_error_has_the_given_headers_and_body(api: Api) -> None:
     api.emulator.fail_next(status=429, retry_after=7, body={"error": "slow down"})
     api.emulator.fail_next(status=301, headers={"Location": "http://elsewhere/"}, body="<html>")
@@ -219,6 +287,7 @@ async def test_a_client_can_disconnect_during_the_handshake_delay(start: Start) 
         ("503:0.5%", Fault(kind="status", status=503, rate=0.005)),
         (" Stall ", Fault(kind="stall")),
         ("storm:1%:5s", Fault(kind="storm", rate=0.01, seconds=5)),
+        ("late:2%:0.5s", Fault(kind="late", rate=0.02, seconds=0.5)),
     ],
 )
 def test_a_fault_is_parsed(text: str, fault: Fault) -> None:
