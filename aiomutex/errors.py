@@ -32,6 +32,7 @@ __all__ = [
     "PermissionDeniedError",
     "RateLimitedError",
     "ServerError",
+    "StaleSlotError",
     "TooManyFailuresError",
     "TransportError",
     "UnexpectedResponseError",
@@ -284,7 +285,33 @@ class PaginationError(MutexError):
         self.cursor = cursor
 
 
-class VerificationError(MutexError):
+class _SlotDifferenceError(MutexError):
+    """A slot that was read does not hold what it should."""
+
+    _prefix = ""
+
+    def __init__(
+        self, *, group_id: str, slot_index: int, expected: dict[str, list[Any]], actual: dict[str, list[Any]]
+    ) -> None:
+        parts = [
+            f"{field} should be {_shown(expected[field])} but is {_shown(actual.get(field, []))}"
+            for field in expected
+            if expected[field] != actual.get(field)
+        ]
+        difference = "; ".join(parts) or "the slot no longer exists"
+        super().__init__(f"group {group_id}, slot {slot_index}: {self._prefix}{difference}")
+        self.group_id = group_id
+        self.slot_index = slot_index
+        self.expected = expected
+        self.actual = actual
+
+
+def _shown(items: list[Any]) -> str:
+    text = repr(items)
+    return text if len(text) <= _LIST_SHOWN else f"{text[:_LIST_SHOWN]}… ({_count(len(items), 'item')})"
+
+
+class VerificationError(_SlotDifferenceError):
     """A slot differs from what was written to it, although the service answered with success.
 
     Another writer may have changed the slot since, or the service merges lists instead of replacing them.
@@ -296,24 +323,18 @@ class VerificationError(MutexError):
         actual: The content that each list has, by field.
     """
 
-    def __init__(
-        self, *, group_id: str, slot_index: int, expected: dict[str, list[Any]], actual: dict[str, list[Any]]
-    ) -> None:
-        parts = [
-            f"{field} should be {_shown(expected[field])} but is {_shown(actual.get(field, []))}"
-            for field in expected
-            if expected[field] != actual.get(field)
-        ]
-        super().__init__(f"group {group_id}, slot {slot_index}: {'; '.join(parts) or 'the slot no longer exists'}")
-        self.group_id = group_id
-        self.slot_index = slot_index
-        self.expected = expected
-        self.actual = actual
 
+class StaleSlotError(_SlotDifferenceError):
+    """A slot was not written, because just before the write it no longer held what the write was based on.
 
-def _shown(items: list[Any]) -> str:
-    text = repr(items)
-    return text if len(text) <= _LIST_SHOWN else f"{text[:_LIST_SHOWN]}… ({_count(len(items), 'item')})"
+    Attributes:
+        group_id: ID of the group that was read.
+        slot_index: Index of the slot that changed.
+        expected: The content that each list to be written had when the write was planned, by field.
+        actual: The content that each of these lists has now, by field; empty if the slot no longer exists.
+    """
+
+    _prefix = "changed since it was read, so it was not written: "
 
 
 class TooManyFailuresError(MutexError):

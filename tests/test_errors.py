@@ -30,6 +30,7 @@ from aiomutex import (
     PermissionDeniedError,
     RateLimitedError,
     ServerError,
+    StaleSlotError,
     TooManyFailuresError,
     TransportError,
     UnexpectedResponseError,
@@ -65,6 +66,7 @@ ERRORS: list[MutexError] = [
     OutcomeUnknownError("detail", key="k"),
     PaginationError("detail", cursor="c"),
     VerificationError(group_id="7", slot_index=1, expected={"experiments": [1]}, actual={"experiments": [2]}),
+    StaleSlotError(group_id="7", slot_index=1, expected={"experiments": [1]}, actual={"experiments": [2]}),
     TooManyFailuresError("detail", failures=3),
     JournalError("detail"),
     ConfigurationError("detail"),
@@ -134,6 +136,10 @@ def test_a_verification_error_names_only_the_lists_that_differ() -> None:
     assert str(error) == "group 7, slot 2: experiments should be [1] but is [1, 5]"
     both = verification_error({"experiments": [1], "holdouts": [2]}, {"experiments": []})
     assert str(both) == "group 7, slot 2: experiments should be [1] but is []; holdouts should be [2] but is []"
+    stale = StaleSlotError(group_id="7", slot_index=2, expected={"holdouts": [1]}, actual={})
+    assert str(stale) == (
+        "group 7, slot 2: changed since it was read, so it was not written: holdouts should be [1] but is []"
+    )
     gone = verification_error({}, {})
     assert str(gone) == "group 7, slot 2: the slot no longer exists"
 

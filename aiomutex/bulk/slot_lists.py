@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 import msgspec
 from msgspec import UNSET
 
-from aiomutex.errors import VerificationError
+from aiomutex.errors import StaleSlotError, VerificationError
 from aiomutex.models import SLOT_LISTS, SlotEdit, find_slot
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from aiomutex.models import MutexGroup, Slot
 
 __all__ = [
+    "GuardedEdit",
     "SlotLists",
     "decode_all",
     "encode_all",
     "find_difference",
+    "find_stale",
     "same_items",
     "slot_holds",
     "with_unconfirmed",
@@ -92,6 +94,13 @@ class SlotLists(NamedTuple):
         return lists
 
 
+class GuardedEdit(SlotEdit, frozen=True, kw_only=True):
+    """An edit that is made only if its slot still holds what the edit is based on."""
+
+    based_on: tuple[SlotLists, ...] = ()
+    """What the lists to be written may hold: what they held, and what earlier edits of the caller made of them."""
+
+
 _decoder = msgspec.json.Decoder(SlotLists)
 _decoder_of_all = msgspec.json.Decoder(list[SlotLists])
 
@@ -155,6 +164,25 @@ def find_difference(
         slot_index=index,
         expected={name: _sorted(items) for name, items in expected.items()},
         actual={name: _sorted(items) for name, items in actual.items()},
+    )
+
+
+def find_stale(edit: SlotEdit, group: MutexGroup | None) -> StaleSlotError | None:
+    """Whether the slot of a guarded edit was changed by somebody else: the error to report then."""
+    if not isinstance(edit, GuardedEdit) or group is None:
+        return None
+    slot, desired = find_slot(group, edit.slot_index), SlotLists.of_edit(edit)
+    names = [name for name, items in zip(SLOT_LISTS, desired, strict=True) if items is not None]
+    allowed = (*edit.based_on, desired)
+    if slot is not None and all(
+        any(same_items(getattr(each, name), getattr(slot, name)) for each in allowed) for name in names
+    ):
+        return None
+    return StaleSlotError(
+        group_id=group.id,
+        slot_index=edit.slot_index,
+        expected={name: _sorted(getattr(edit.based_on[-1], name) or []) for name in names},
+        actual={} if slot is None else {name: _sorted(getattr(slot, name)) for name in names},
     )
 
 

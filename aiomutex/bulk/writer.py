@@ -9,7 +9,15 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiomutex._api import requests
-from aiomutex.bulk.slot_lists import SlotLists, find_difference, slot_holds, with_unconfirmed, without_overwritten
+from aiomutex.bulk.slot_lists import (
+    GuardedEdit,
+    SlotLists,
+    find_difference,
+    find_stale,
+    slot_holds,
+    with_unconfirmed,
+    without_overwritten,
+)
 from aiomutex.errors import DailyBudgetExhaustedError, JournalError, MutexError, TransportError, VerificationError
 from aiomutex.models import find_slot
 
@@ -68,6 +76,8 @@ class SlotWriter:
             if item.was_sent and await self._slot_holds(item):
                 return self._recorded(WriteResult(batch, "applied", None, 0))
             await self._read_before(group, batch)
+            if (stale := find_stale(item.edit, group.before)) is not None:
+                return WriteResult(batch, "failed", stale, 0)
             if self.journal is not None:
                 self.journal.record_sent(batch, group.before)
             result = await self._send(item.request)
@@ -146,7 +156,11 @@ class SlotWriter:
         if group.before is not None and (group.written or not self.is_old(group)):
             return
         slots = {item.edit.slot_index for item in (*batch, *group.items)}
-        if self._verify or (self.journal is not None and not self.journal.has_before(group.group_id, slots)):
+        if (
+            self._verify
+            or isinstance(batch[0].edit, GuardedEdit)
+            or (self.journal is not None and not self.journal.has_before(group.group_id, slots))
+        ):
             self._keep(group, await self._read(group.group_id))
 
     def _keep(self, group: GroupQueue, actual: MutexGroup) -> None:

@@ -20,8 +20,9 @@ from aiomutex.errors import (
     LimiterUnavailableError,
     MutexError,
 )
+from aiomutex.plan.changes import Plan
 from aiomutex.plan.edit_order import edit_rounds
-from aiomutex.plan.saved import remaining
+from aiomutex.plan.saved import StalePlanError, remaining
 
 if TYPE_CHECKING:
     import os
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from aiomutex.bulk.journal import Journal
     from aiomutex.bulk.report import SlotOutcome
     from aiomutex.models import SlotEdit
-    from aiomutex.plan.changes import GroupPlan, Plan
+    from aiomutex.plan.changes import GroupPlan
     from aiomutex.session import MutexSession
 
 __all__ = ["ApplyReport", "PlanBlockedError", "Step", "apply"]
@@ -135,7 +136,9 @@ async def apply(
     """Apply a plan.
 
     The groups are listed first. If one of them was changed by someone else since the plan was made, nothing is written.
-    What an earlier apply of the same plan has done is not repeated.
+    What an earlier apply of the same plan has done is not repeated. Each group is read again shortly before it is
+    written (at most 60 s before a slot is). If somebody has changed meanwhile what a step would overwrite, the step
+    writes nothing and fails with a ``StaleSlotError``, or with a ``StalePlanError`` if it is not about a slot.
 
     Args:
         session: An open session.
@@ -144,7 +147,7 @@ async def apply(
         journal: A file that records what each slot held before, for ``aiomutex.bulk.undo``. To resume an interrupted
             apply, pass the same file with the same plan, or with a new plan for the rest: an undo then covers all runs.
             After a plan is complete, the next one needs a new file.
-        verify: Read each group before and after its slots are written.
+        verify: Read each group again after its slots are written.
         on_step: Called with each step once its outcome is known. It must not block.
 
     Returns:
@@ -235,16 +238,21 @@ class _Run:
         await self.session.unarchive_group(change.group_id or "")
 
     async def archive(self, change: GroupPlan) -> None:
-        await self.session.archive_group(change.group_id or "")
+        live = await self.session.get_group(change.group_id or "")
+        remaining(Plan(groups=[change]), [live])  # raises if somebody changed the group: archiving cannot be undone
+        await self.session.archive_group(live.id)
 
     async def create(self, change: GroupPlan) -> None:
         if change.new is not None:
             await self.session.create_group(change.new)
 
     async def edit(self, change: GroupPlan) -> None:
+        live = await self.session.get_group(change.group_id or "")
+        if any(getattr(live, each.field) not in (each.before, each.after) for each in change.fields):
+            raise StalePlanError([f"{change.name} differs"])
         fields: dict[str, Any] = {each.field: each.after for each in change.fields}
         await self.session.edit_group(
-            change.group_id or "", name=fields.get("name", UNSET), description=fields.get("description", UNSET)
+            live.id, name=fields.get("name", UNSET), description=fields.get("description", UNSET)
         )
 
     async def edit_slots(
@@ -257,7 +265,7 @@ class _Run:
     async def edit_round(
         self,
         names: dict[str | None, str],
-        edits: list[SlotEdit],
+        edits: Sequence[SlotEdit],
         journal: str | os.PathLike[str] | None,
         *,
         verify: bool,

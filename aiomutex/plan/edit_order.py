@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aiomutex.models import SlotEdit
+from aiomutex.bulk.slot_lists import GuardedEdit, SlotLists
 from aiomutex.plan.members import unique
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _Members = set[tuple[str, int | str]]
 """Members of a slot, each with the name of its list."""
 
 
-def edit_rounds(changes: Iterable[GroupPlan]) -> list[list[SlotEdit]]:
+def edit_rounds(changes: Iterable[GroupPlan]) -> list[list[GuardedEdit]]:
     """Return the slot edits of a plan, in rounds to be sent one after another.
 
     No edit removes a member that another edit of the same round adds. So a member that moves enters its new slot in an
@@ -31,7 +31,7 @@ def edit_rounds(changes: Iterable[GroupPlan]) -> list[list[SlotEdit]]:
     Args:
         changes: The plan's changes of groups.
     """
-    rounds: list[list[SlotEdit]] = []
+    rounds: list[list[GuardedEdit]] = []
     for change in changes:
         number = 0
         entered: _Members = set()
@@ -46,19 +46,26 @@ def edit_rounds(changes: Iterable[GroupPlan]) -> list[list[SlotEdit]]:
     return rounds
 
 
-def _ordered(group: GroupPlan) -> Iterator[tuple[SlotEdit, _Members, _Members]]:
+def _ordered(group: GroupPlan) -> Iterator[tuple[GuardedEdit, _Members, _Members]]:
     """Yield the edits of one group in order, each with the members that enter its slot and those that leave it."""
     targets: dict[int, dict[str, Any]] = {}
+    known: dict[int, list[dict[str, Any]]] = {}
     gains: dict[int, _Members] = {}
     losses: dict[int, _Members] = {}
     for change in sorted(group.lists, key=lambda change: change.slot_index):
         targets.setdefault(change.slot_index, {})[change.field] = change.after
+        known.setdefault(change.slot_index, [{}])[0][change.field] = change.before
         gains.setdefault(change.slot_index, set()).update((change.field, member) for member in change.added)
         losses.setdefault(change.slot_index, set()).update((change.field, member) for member in change.removed)
 
     def must_wait_for(index: int) -> int | None:
         """A slot that is yet to gain a member that this one loses."""
         return next((other for other in targets if other != index and gains[other] & losses[index]), None)
+
+    def edit(index: int, lists: dict[str, Any]) -> GuardedEdit:
+        based_on = tuple(SlotLists(**each) for each in known[index])
+        known[index].append(lists)
+        return GuardedEdit(group.group_id or "", index, based_on=based_on, **lists)
 
     while targets:
         path: list[int] = []
@@ -68,7 +75,7 @@ def _ordered(group: GroupPlan) -> Iterator[tuple[SlotEdit, _Members, _Members]]:
             index = must_wait_for(index)
         if index is None:
             index = path[-1]
-            yield SlotEdit(group.group_id or "", index, **targets.pop(index)), gains[index], losses[index]
+            yield edit(index, targets.pop(index)), gains[index], losses[index]
             continue
         # Cycle: these slots wait for each other. This one keeps for now the members that others are yet to gain.
         others = set[tuple[str, int | str]]().union(*(gains[other] for other in targets if other != index))
@@ -77,7 +84,7 @@ def _ordered(group: GroupPlan) -> Iterator[tuple[SlotEdit, _Members, _Members]]:
             field: list(unique([*after, *(member for name, member in kept if name == field)]))
             for field, after in targets[index].items()
         }
-        yield SlotEdit(group.group_id or "", index, **combined), gains[index], losses[index] - kept
+        yield edit(index, combined), gains[index], losses[index] - kept
         gains[index], losses[index] = set(), kept
         targets[index] = {
             field: after for field, after in targets[index].items() if combined[field] != list(unique(after))

@@ -5,15 +5,18 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
 from support import ONCE, until
 
-from aiomutex import AuthenticationError, JournalError, MutexSession, NotFoundError, SlotEdit
+from aiomutex import AuthenticationError, JournalError, MutexSession, NotFoundError, SlotEdit, StaleSlotError
 from aiomutex.bulk import undo
 from aiomutex.emulator import Dialect, MutexEmulator
 from aiomutex.plan import (
     PlanBlockedError,
     StalePlanError,
+    Step,
     apply,
     check_running,
     experiment_reader,
@@ -21,9 +24,10 @@ from aiomutex.plan import (
     plan,
     remaining,
 )
+from aiomutex.plan.edit_order import edit_rounds
 from aiomutex.plan.running_experiments import state_of
 
-from .strategies import states
+from .strategies import moves, moving, states
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -158,6 +162,94 @@ async def test_a_group_changed_since_the_plan_is_rejected_before_anything_is_wri
     with pytest.raises(StalePlanError, match=r"checkout \(project 1\) differs"):
         await apply(session, changes)
     assert not emulator.commits
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("journal", [None, "apply.db"])
+async def test_a_slot_changed_between_the_listing_and_its_write_is_left_alone(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, verify: bool, journal: str | None
+) -> None:
+    fill(emulator)
+    emulator.groups["7"].slots[0].holdouts = [4]
+
+    def change_slot_1(step: Step) -> None:
+        if step.kind == "edit":
+            emulator.groups["7"].slots[0].experiments = [1, 9]
+            emulator.groups["7"].slots[1].holdouts = [6]
+
+    path = tmp_path / journal if journal else None
+    report = await apply(session, await planned(session), verify=verify, journal=path, on_step=change_slot_1)
+    (failed,) = report.failed
+    assert (failed.kind, failed.slot_index) == ("slot", 1)
+    assert isinstance(failed.error, StaleSlotError)
+    assert (failed.error.group_id, failed.error.slot_index) == ("7", 1)
+    assert (failed.error.expected, failed.error.actual) == ({"experiments": [1]}, {"experiments": [1, 9]})
+    assert emulator.groups["7"].slots[0].experiments == [1, 9]
+    # A colleague's change of a list that the plan does not write is kept, and is no reason to stop.
+    assert (emulator.groups["7"].slots[1].experiments, emulator.groups["7"].slots[1].holdouts) == ([1, 2], [6])
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("edit", lambda emulator: setattr(emulator.groups["7"], "name", "Theirs")),
+        ("archive", lambda emulator: emulator.groups["8"].slots[0].experiments.append(9)),
+        ("archive", lambda emulator: setattr(emulator.groups["8"], "name", "Used again")),
+    ],
+)
+async def test_a_group_changed_between_the_listing_and_its_write_is_left_alone(
+    emulator: MutexEmulator, session: MutexSession, kind: str, change: Callable[[MutexEmulator], None]
+) -> None:
+    fill(emulator)
+    report = await apply(
+        session, await planned(session), on_step=lambda step: change(emulator) if step.kind == "unarchive" else None
+    )
+    (failed,) = report.failed
+    assert failed.kind == kind
+    assert isinstance(failed.error, StalePlanError)
+    assert emulator.groups["7"].name == ("Theirs" if kind == "edit" else "Till")
+    assert bool(emulator.groups["8"].deleted) == (kind == "edit")
+
+
+@given(move=moves, slot=st.integers(0, 4), rounds=st.integers(0, 4), verify=st.booleans())
+@example(move=([[7], [8]], [[8], [7]]), slot=0, rounds=2, verify=False)
+@example(move=([[7], [8]], [[8], [7]]), slot=0, rounds=4, verify=True)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_what_a_colleague_adds_between_two_rounds_is_never_lost(
+    emulator: MutexEmulator, session: MutexSession, move: Any, slot: int, rounds: int, verify: bool
+) -> None:
+    (live,), desired = moving(*move)
+    emulator.groups.clear()
+    slots = [{"percentage": each.percentage, "experiments": each.experiments} for each in live.slots]
+    emulator.add_group("7", slots=slots, name="Old", key=live.key, project_id="1")
+    changes = await planned(session, replace(desired, groups=(replace(desired.groups[0], name="New"),)))
+    # The edit of the name comes first, so the colleague may change the slot before any round, or after the last.
+    edits = edit_rounds(changes.changes)
+    steps = 1 + sum(map(len, edits[:rounds]))
+    theirs = emulator.groups["7"].slots[slot % len(slots)]
+
+    def on_step(_: Step) -> None:
+        nonlocal steps
+        steps -= 1
+        if steps == 0:
+            theirs.experiments = [*theirs.experiments, 999]
+
+    report = await apply(session, changes, verify=verify, on_step=on_step)
+    assert 999 in theirs.experiments
+    assert all(isinstance(step.error, StaleSlotError) for step in report.failed)
+    assert report.complete or rounds < len(edits)
+
+
+async def test_a_slot_that_holds_its_new_content_already_is_not_stale(
+    emulator: MutexEmulator, session: MutexSession
+) -> None:
+    fill(emulator)
+
+    def change_slot_1(step: Step) -> None:
+        if step.kind == "edit":
+            emulator.groups["7"].slots[0].experiments = [5]
+
+    assert (await apply(session, await planned(session), on_step=change_slot_1)).complete
 
 
 async def test_an_apply_with_failures_can_be_run_again(emulator: MutexEmulator, session: MutexSession) -> None:

@@ -43,6 +43,7 @@ from aiomutex import (
     Slot,
     SlotEdit,
     SlotOutcome,
+    StaleSlotError,
     TooManyFailuresError,
     TransportError,
     UnexpectedResponseError,
@@ -201,7 +202,7 @@ async def failing(session: MutexSession) -> None:
         assert_type(error.key, str | None)
     except PaginationError as error:
         assert_type(error.cursor, str)
-    except VerificationError as error:
+    except (VerificationError, StaleSlotError) as error:
         assert_type(error.slot_index, int)
     except TooManyFailuresError as error:
         assert_type(error.failures, int)
