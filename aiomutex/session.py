@@ -505,7 +505,7 @@ class MutexSession:
             on_budget=on_budget,
             reserve=reserve,
         )
-        return await collect_report(stream, edits)
+        return await collect_report(stream)
 
     def stream_slot_edits(
         self,

@@ -21,14 +21,14 @@ from aiomutex.errors import (
     OutcomeUnknownError,
     ServerError,
 )
-from aiomutex.models import UNSET, CreatedGroup
+from aiomutex.models import UNSET, CreatedGroup, NewGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from aiomutex._http.call import CallOptions
     from aiomutex._http.transport import Transport
-    from aiomutex.models import MutexGroup, NewGroup
+    from aiomutex.models import MutexGroup
 
 __all__ = ["create_once"]
 
@@ -53,8 +53,9 @@ async def create_once(transport: Transport, group: NewGroup, options: CallOption
             found none although the create may still be on its way.
         MutexError: The service rejected the create, or was never reached.
     """
-    group = requests.with_key(group)
-    request = requests.create_group(group)
+    request = requests.create_group(requests.with_key(group))
+    # What was sent, because the caller may change the lists of ``group`` before a lookup compares it.
+    group = msgspec.json.decode(request.body or b"", type=NewGroup)
     key = str(group.key)
     ends_at = asyncio.get_running_loop().time() + options.deadline
     left = options.retry.max_attempts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -16,12 +17,12 @@ from aiomutex.errors import (
     InvalidRequestError,
     LimiterUnavailableError,
 )
-from aiomutex.models import SlotEdit
+from aiomutex.models import SLOT_LISTS, SlotEdit
 
 if TYPE_CHECKING:
     from aiomutex._api.requests import Request
 
-__all__ = ["FATAL", "Edits", "OnBudget", "Settings", "check_all", "request_of"]
+__all__ = ["FATAL", "Edits", "OnBudget", "Settings", "check_all", "freeze", "request_of"]
 
 Edits = Iterable[SlotEdit] | AsyncIterable[SlotEdit]
 OnBudget = Literal["stop", "wait"]
@@ -51,28 +52,53 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidRequestError(f"on_budget must be 'stop' or 'wait', not {describe(self.on_budget)}")
 
 
+def freeze(edit: SlotEdit) -> SlotEdit:
+    """A copy of an edit with lists of its own: the input may reuse the lists it passed for its next edit.
+
+    Raises:
+        InvalidRequestError: It is not a ``SlotEdit``.
+    """
+    if not isinstance(edit, SlotEdit):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
+        raise InvalidRequestError(f"an edit must be a SlotEdit, not {describe(edit)}")
+    copies: dict[str, Any] = {}
+    for name in SLOT_LISTS:
+        items: Any = getattr(edit, name)
+        if isinstance(items, Sequence) and not isinstance(items, str | bytes | bytearray | memoryview | tuple):
+            copies[name] = list(items)
+        elif isinstance(items, AbstractSet):
+            copies[name] = frozenset(items)
+    return msgspec.structs.replace(edit, **copies)
+
+
 def request_of(edit: SlotEdit) -> Request[None]:
     """The request that makes an edit.
 
     Raises:
-        InvalidRequestError: It is not a ``SlotEdit``, or breaks a rule.
+        InvalidRequestError: It breaks a rule.
     """
-    if not isinstance(edit, SlotEdit):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
-        raise InvalidRequestError(f"an edit must be a SlotEdit, not {describe(edit)}")
     return requests.edit_slot(edit.group_id, edit.slot_index, edit.experiments, edit.holdouts, edit.individuals)
 
 
-def check_all(edits: Iterable[SlotEdit]) -> None:
+def check_all(edits: Iterable[SlotEdit]) -> Iterable[SlotEdit]:
     """Check each edit of a collection, so that an invalid one stops the run before it begins.
+
+    Returns:
+        The edits to run: of a list or tuple a frozen copy, because changing either during the run would go unnoticed.
 
     Raises:
         InvalidRequestError: An edit is invalid. The message names the first one.
     """
+    copies: list[SlotEdit] = []
+    is_sequence = isinstance(edits, list | tuple)
     for position, edit in enumerate(edits):
         try:
-            request_of(edit)
+            copy = freeze(edit)
+            request_of(copy)
         except InvalidRequestError as error:
             problem = str(error)
         else:
+            if is_sequence:
+                copies.append(copy)
             continue
         raise InvalidRequestError(f"edits[{position}]: {problem}")
+    return copies if is_sequence else edits

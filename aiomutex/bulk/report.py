@@ -20,7 +20,7 @@ class SlotOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one edit."""
 
     edit: SlotEdit
-    """The edit, as passed in."""
+    """The edit, as it was when the run pulled it. Its lists are copies."""
     status: Status
     """``applied``: the service confirmed it. ``failed``: it is known not to be in effect. ``skipped``: it was not sent,
     because it is applied according to the journal, or because the run stopped. ``unknown``: it was sent, and whether it

@@ -16,10 +16,9 @@ import anyio
 from aiomutex._util.tasks import collapse_exception_group
 from aiomutex._util.wording import counted
 from aiomutex.bulk.group_queues import Item, Queues
-from aiomutex.bulk.options import request_of
+from aiomutex.bulk.options import freeze, request_of
 from aiomutex.bulk.report import SlotOutcome
 from aiomutex.errors import InvalidRequestError, MutexError, TooManyFailuresError
-from aiomutex.models import SlotEdit
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from aiomutex.bulk.group_queues import GroupQueue
     from aiomutex.bulk.journal import Progress
     from aiomutex.bulk.options import Edits, Settings
+    from aiomutex.models import SlotEdit
 
 __all__ = ["NOT_SENT", "Run"]
 
@@ -145,11 +145,10 @@ class Run(abc.ABC):
                     self._source_error = self._source_error or error
 
     def _take_in(self, edit: SlotEdit) -> None:
+        edit = freeze(edit)
         try:
             item = Item(self.pulled, edit, request_of(edit))
         except InvalidRequestError as error:
-            if not isinstance(edit, SlotEdit):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
-                raise
             self._count()
             self._report(SlotOutcome(edit=edit, status="failed", position=self.pulled - 1, error=error))
             return

@@ -174,7 +174,7 @@ def _checked(changes: Changes) -> dict[str, Sequence[Any]]:
         check_list = validation.individual_list if name.endswith("individuals") else validation.id_list
         given = check_list(name, items)
         if not isinstance(given, UnsetType):
-            checked[name] = given
+            checked[name] = tuple(given)  # the caller may change its list while this call waits
     if not checked:
         raise InvalidRequestError(f"the change is empty; pass at least one of {', '.join(changes)}")
     for field in SLOT_LISTS:

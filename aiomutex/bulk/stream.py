@@ -47,7 +47,7 @@ class OutcomeStream:
         if on_outcome is not None and not callable(on_outcome):
             raise InvalidRequestError(f"on_outcome must be a function, not {type_name(on_outcome)}")
         if not isinstance(edits, AsyncIterable | Iterator):
-            check_all(edits)
+            edits = check_all(edits)
         self._run = run
         self._edits = edits
         self._on_outcome = on_outcome
@@ -157,12 +157,13 @@ class OutcomeStream:
             self._on_outcome = on_outcome
 
 
-async def collect_report(stream: OutcomeStream, edits: Edits) -> BulkReport:
+async def collect_report(stream: OutcomeStream) -> BulkReport:
     """Run a stream to its end and return every outcome. Each edit of a collection has one, even in a stopped run."""
     outcomes: list[SlotOutcome] = []
     async with stream:
         async for outcome in stream:
             outcomes.append(outcome)  # noqa: PERF401  # a comprehension would lose what came before an error
+    edits = stream._edits  # noqa: SLF001  # of this module
     if not isinstance(edits, AsyncIterable | Iterator):
         for position, edit in enumerate(edits):
             if position >= stream.pulled:

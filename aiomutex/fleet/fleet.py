@@ -152,7 +152,7 @@ class Fleet:
         stream = self.stream_slot_edits(
             edits, verify=verify, on_outcome=on_outcome, stop_after=stop_after, on_budget=on_budget, reserve=reserve
         )
-        return await collect_report(stream, edits)
+        return await collect_report(stream)
 
     def stream_slot_edits(
         self,

@@ -66,7 +66,7 @@ async def test_identical_edits_in_a_row_share_a_request_and_each_has_its_outcome
     edits = [SlotEdit(1, 1, experiments=[5])] * 50 + [SlotEdit(1, 1, experiments=[6])] * 30
     report = await session.edit_slots(edits)
     assert sorted(outcome.position for outcome in report.applied) == list(range(80))
-    assert all(outcome.edit is edits[outcome.position] for outcome in report.outcomes)
+    assert all(outcome.edit == edits[outcome.position] for outcome in report.outcomes)
     assert emulator.writes["1", 1] < 8
     assert landed(emulator)[-1][2] == {"experiments": [6]}
 

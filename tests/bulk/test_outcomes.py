@@ -48,7 +48,7 @@ async def test_each_edit_has_an_outcome_with_its_status_and_error(emulator: Mute
     assert [by_position[n].status for n in range(3)] == ["applied", "failed", "failed"]
     assert isinstance(by_position[1].error, NotFoundError)
     assert isinstance(by_position[2].error, BadRequestError | NotFoundError)
-    assert all(by_position[n].edit is edits[n] for n in range(3))
+    assert all(by_position[n].edit == edits[n] for n in range(3))
     assert str(report) == "3 edits: 1 applied, 2 failed"
     with pytest.raises(ExceptionGroup) as caught:
         report.raise_for_failures()
