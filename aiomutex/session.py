@@ -644,8 +644,17 @@ class MutexSession:
         send = functools.partial(self._send_counted, ends_at=ends_at)
         return GroupChange(send, self._locks, ends_at, deadline)
 
-    async def _fetch_page(self, limit: int, cursor: str | int | None, ends_at: float | None = None) -> GroupPage:
-        page = await self._send(requests.list_page(limit, cursor), ends_at)
+    async def _fetch_page(
+        self,
+        limit: int,
+        cursor: str | int | None,
+        ends_at: float | None = None,
+        attempts: list[int] | None = None,
+    ) -> GroupPage:
+        result = await self._send_counted(requests.list_page(limit, cursor), ends_at)
+        page: GroupPage = result.value
+        if attempts is not None:
+            attempts.append(result.attempts)
         shown = self._transport.redact(page.next_cursor or "")
         if shown == (page.next_cursor or ""):
             return page
@@ -653,8 +662,8 @@ class MutexSession:
         del page
         raise PaginationError("the service returned the API key as a cursor, which is not followed", cursor=shown)
 
-    async def _find(self, key: str, ends_at: float) -> MutexGroup | None:
-        fetch: Any = functools.partial(self._fetch_page, ends_at=ends_at)
+    async def _find(self, key: str, ends_at: float, attempts: list[int] | None = None) -> MutexGroup | None:
+        fetch: Any = functools.partial(self._fetch_page, ends_at=ends_at, attempts=attempts)
         pager = GroupPager(fetch, page_size=validation.MAX_PAGE_SIZE, cursor=None)
         async with contextlib.aclosing(aiter(pager)) as groups:
             async for group in groups:

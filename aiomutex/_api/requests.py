@@ -93,8 +93,10 @@ def decode_response(request: Request[T], response: Response) -> T:
     raise response.unexpected(problem)
 
 
-def _ignore(body: bytes) -> None:
-    """Ignore the response to a PATCH: its body is not documented."""
+def _check_not_html(body: bytes) -> None:
+    """Check the undocumented body of the response to a PATCH: a page comes from a gateway, not from the service."""
+    if body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
+        raise msgspec.ValidationError("Expected no HTML page")
 
 
 def list_page(limit: int, cursor: str | int | None) -> Request[GroupPage]:
@@ -125,13 +127,15 @@ def edit_group(group_id: str | int, *, name: str | UnsetType, description: str |
         validation.nonempty_string("name", name)
     if description is not UNSET:
         validation.string_or_null("description", description)
-    return Request("PATCH", f"{ROOT}/{segment}", _ignore, Effect.IDEMPOTENT, _encode(_GroupBody(name, description)))
+    return Request(
+        "PATCH", f"{ROOT}/{segment}", _check_not_html, Effect.IDEMPOTENT, _encode(_GroupBody(name, description))
+    )
 
 
 def archive_group(group_id: str | int, *, archive: bool) -> Request[None]:
     """``PATCH /api/1/mutexes/{id}`` with ``archive`` alone: the service ignores other fields beside it."""
     body = b'{"archive":true}' if archive else b'{"archive":false}'
-    return Request("PATCH", f"{ROOT}/{validation.group_segment(group_id)}", _ignore, Effect.IDEMPOTENT, body)
+    return Request("PATCH", f"{ROOT}/{validation.group_segment(group_id)}", _check_not_html, Effect.IDEMPOTENT, body)
 
 
 class _SlotBody(msgspec.Struct, gc=False):
@@ -157,7 +161,7 @@ def edit_slot(
         validation.id_list("holdouts", holdouts),
         validation.individual_list("individuals", individuals),
     )
-    return Request("PATCH", f"{ROOT}/{segment}/slots/{number}", _ignore, Effect.IDEMPOTENT, _encode(body))
+    return Request("PATCH", f"{ROOT}/{segment}/slots/{number}", _check_not_html, Effect.IDEMPOTENT, _encode(body))
 
 
 def with_key(group: NewGroup) -> NewGroup:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from typing import TYPE_CHECKING, Final
+from urllib.request import getproxies, proxy_bypass
 
 from aiomutex.errors import ConfigurationError
 
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import aiohttp
+    from yarl import URL
 
-__all__ = ["NETRC_ERROR", "borrowed_headers", "check_borrowed"]
+__all__ = ["CLOSED_ERROR", "NETRC_ERROR", "borrowed_headers", "check_borrowed"]
 
 _BORROWED: Final = "the aiohttp.ClientSession passed as 'http'"
+CLOSED_ERROR: Final = f"{_BORROWED} is closed"
 NETRC_ERROR: Final = (
     f"{_BORROWED} has trust_env=True, and the .netrc file has credentials for this host, which would replace the API "
     "key: remove that entry, or pass a session without trust_env"
@@ -40,6 +43,27 @@ def check_borrowed(http: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop)
         raise ConfigurationError(f"{_BORROWED} belongs to another event loop; create one in each loop")
 
 
-def borrowed_headers(headers: Mapping[str, str], body: bytes | None) -> Mapping[str, str]:
-    """Return the headers of one request, including those that a default of the session would otherwise override."""
+def _check_proxy(http: aiohttp.ClientSession, base_url: URL) -> None:
+    """Check that no proxy would see the API key. The environment may change, so each request needs this check."""
+    if base_url.scheme != "http":
+        return  # aiohttp tunnels https through a proxy
+    from_environment = http.trust_env and "http" in getproxies() and not proxy_bypass(base_url.host or "")
+    if from_environment or getattr(http, "_default_proxy", None) is not None:
+        raise ConfigurationError(
+            f"{_BORROWED} uses a proxy, which would see the API key because {str(base_url)!r} is plain http: pass a "
+            "session without a proxy, or exclude the host in the variable no_proxy"
+        )
+
+
+def borrowed_headers(
+    http: aiohttp.ClientSession, base_url: URL, headers: Mapping[str, str], body: bytes | None
+) -> Mapping[str, str]:
+    """Return the headers of one request, including those that a default of the session would otherwise override.
+
+    Raises:
+        ConfigurationError: A proxy would see them.
+    """
+    _check_proxy(http, base_url)
+    if not http.auto_decompress:
+        headers = {**headers, "Accept-Encoding": "identity"}
     return headers if body is None else {**headers, "Content-Type": "application/json"}

@@ -21,19 +21,19 @@ from aiomutex.errors import (
     OutcomeUnknownError,
     ServerError,
 )
-from aiomutex.models import UNSET, CreatedGroup, NewGroup
+from aiomutex.models import SLOT_LISTS, UNSET, CreatedGroup, NewGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from aiomutex._http.call import CallOptions
     from aiomutex._http.transport import Transport
-    from aiomutex.models import MutexGroup
+    from aiomutex.models import MutexGroup, NewSlot, Slot
 
 __all__ = ["create_once"]
 
 if TYPE_CHECKING:
-    Find = Callable[[str, float], Awaitable[MutexGroup | None]]
+    Find = Callable[[str, float, list[int]], Awaitable[MutexGroup | None]]
 
 
 async def create_once(transport: Transport, group: NewGroup, options: CallOptions, find: Find) -> CreatedGroup:
@@ -41,16 +41,12 @@ async def create_once(transport: Transport, group: NewGroup, options: CallOption
 
     Args:
         transport: Makes the attempts.
-        group: What to create; without a key it gets a random one.
+        group: Without a key it gets a random one.
         options: Timeouts, policy and priority; ``max_attempts`` counts creates, not lookups.
-        find: Finds a group by its key in the listing, before a time on the loop's clock.
-
-    Returns:
-        The new group's ID and key, and its URL unless the response was lost.
+        find: Finds a group by key before a time on the loop's clock, and adds its numbers of attempts to a list.
 
     Raises:
-        OutcomeUnknownError: A response was lost, and the lookup failed, found a group that differs from ``group``, or
-            found none although the create may still be on its way.
+        OutcomeUnknownError: A response was lost, and the lookup cannot tell whether the group was created.
         MutexError: The service rejected the create, or was never reached.
     """
     request = requests.create_group(requests.with_key(group))
@@ -59,7 +55,15 @@ async def create_once(transport: Transport, group: NewGroup, options: CallOption
     key = str(group.key)
     ends_at = asyncio.get_running_loop().time() + options.deadline
     left = options.retry.max_attempts
+    history: tuple[MutexError, ...] = ()
+    attempts: list[int] = []  # of every request, lookups included
     lost: MutexError | None = None
+
+    def unknown(found: str) -> OutcomeUnknownError:
+        detail = f"whether the group with key {key!r} was created is unknown: {lost.args[0] if lost else ''}; {found}"
+        error = OutcomeUnknownError(f"{detail}. Look up the key before you create the group again", key=key)
+        return error.with_attempts(sum(attempts), history, maybe_applied=True)
+
     while True:
         policy = msgspec.structs.replace(options.retry, max_attempts=left)
         try:
@@ -67,51 +71,60 @@ async def create_once(transport: Transport, group: NewGroup, options: CallOption
         except MutexError as error:
             failure = error
         left -= max(1, failure.attempts)
+        attempts.append(failure.attempts)
+        earlier = (*history, *failure.earlier)
+        history = (*earlier, failure)
+        is_rejected = isinstance(failure, BadRequestError | ConflictError)
         may_exist = retry.may_have_applied(failure) or (
             isinstance(failure, DeadlineExceededError) and failure.maybe_applied
         )
-        if not may_exist and not (lost and isinstance(failure, BadRequestError | ConflictError)):
-            # Rejected, or it never arrived. After a lost response, "that key is taken" may mean that the first create
-            # was applied, so that one is looked up below.
-            if lost and not isinstance(failure, BadRequestError | ConflictError):
-                raise _unknown(key, lost, failure)
-            raise failure
+        if not may_exist and not lost:
+            raise failure.with_attempts(sum(attempts), earlier)  # rejected, or it never arrived
+        if not may_exist and not is_rejected:
+            raise unknown(f"the next create failed: {failure}")
+        # After a lost response, "that key is taken" may mean that the first create was applied.
         lost = lost or failure
         pause = retry.backoff(options.retry.max_attempts - left, base=options.retry.base, cap=options.retry.cap)
         if asyncio.get_running_loop().time() + pause >= ends_at:
-            raise _unknown(key, lost, failure)
+            raise unknown("the deadline leaves no time to look up the key")
         await asyncio.sleep(pause)
         try:
-            found = await find(key, ends_at)
+            found = await find(key, ends_at, attempts)
         except MutexError as error:
-            raise _unknown(key, lost, error) from None
+            attempts.append(error.attempts)
+            history = (*history, *error.earlier, error)
+            raise unknown(f"looking up the key failed: {error}") from None
         if found is not None:
             if _matches(found, group):
                 return CreatedGroup(id=found.id, url=None, key=key)
-            raise _unknown(key, lost, failure, "a group with this key exists, but it differs from the one to create")
-        if not may_exist or (left < 1 and isinstance(failure, ServerError)):
-            # The rejection has nothing to do with the key, or the service reported a failure and lists no such group.
-            raise failure
+            raise unknown("a group with this key exists, but it differs from the one to create")
+        if left < 1 and isinstance(failure, ServerError):
+            # The service reported a failure and lists no such group.
+            raise failure.with_attempts(sum(attempts), earlier, maybe_applied=True)
+        if not may_exist:
+            # The listing may lag behind the first create, so the rejection proves nothing.
+            raise unknown(f"the next create was rejected, but no group has this key so far: {failure}")
         if left < 1 or not retry.is_retryable(failure):
-            raise _unknown(key, lost, failure, "no group has this key so far")
-
-
-def _unknown(key: str, lost: MutexError, last: MutexError, found: str = "") -> OutcomeUnknownError:
-    detail = f"whether the group with key {key!r} was created is unknown: {lost.args[0]}"
-    if found:
-        detail += f"; {found}"
-    elif last is not lost:
-        detail += f"; looking up the key failed: {last}"
-    unknown = OutcomeUnknownError(f"{detail}. Look up the key before you create the group again", key=key)
-    return unknown.with_attempts(lost.attempts, (lost,) if last is lost else (lost, last), maybe_applied=True)
+            raise unknown("no group has this key so far")
 
 
 def _matches(found: MutexGroup, group: NewGroup) -> bool:
-    """Whether a group found by its key can be the one that the lost request created: not archived, and equal to it."""
+    """Whether a group found by its key can be the one that the lost request created: not archived, and as given."""
     return (
         found.deleted is not True
         and found.name == group.name
         and found.project_id in ("", str(group.project_id))
-        and [slot.percentage for slot in found.slots] == [slot.percentage for slot in group.slots]
-        and (group.bucketing_salt is UNSET or found.bucketing_salt == group.bucketing_salt)
+        and (group.description is UNSET or (group.description or "") == (found.description or ""))
+        and all(
+            getattr(group, field) is UNSET or getattr(found, field) in ("", getattr(group, field))
+            for field in ("evaluation_mode", "bucketing_key", "bucketing_salt")
+        )
+        and len(found.slots) == len(group.slots)
+        and all(map(_slot_matches, found.slots, group.slots))
+    )
+
+
+def _slot_matches(found: Slot, slot: NewSlot) -> bool:
+    return found.percentage == slot.percentage and all(
+        getattr(slot, field) is UNSET or set(getattr(found, field)) == set(getattr(slot, field)) for field in SLOT_LISTS
     )

@@ -75,6 +75,7 @@ INTERNALS: Final = (
     Internal("http.StreamWriter.write_eof", "async (chunk)", "write a request"),
     Internal("http.StreamWriter.set_eof", "()", "write a request without a body"),
     Internal("payload.BytesPayload.as_bytes", "async (...)", "write a request's body together with its headers"),
+    Internal("client.ClientSession._default_proxy", None, "keep the API key from the proxy of a borrowed session"),
 )
 
 

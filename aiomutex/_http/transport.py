@@ -16,7 +16,7 @@ from yarl import URL
 
 from aiomutex._api import responses
 from aiomutex._api.redaction import SecretStr, redactor
-from aiomutex._http.borrowed import NETRC_ERROR, borrowed_headers, check_borrowed
+from aiomutex._http.borrowed import CLOSED_ERROR, NETRC_ERROR, borrowed_headers, check_borrowed
 from aiomutex._http.context import AttemptContext, current_attempt
 from aiomutex._http.deadlines import DeadlineTimer
 from aiomutex._http.failures import connection_failed, timed_out
@@ -142,18 +142,13 @@ class Transport:
                 raise ConfigurationError("the session is closed; create a new MutexSession")
             raise ConfigurationError("the session is not open yet; use it inside 'async with MutexSession(...)'")
         if self._http.closed:
-            raise ConfigurationError("the aiohttp.ClientSession passed as 'http' is closed")
+            raise ConfigurationError(CLOSED_ERROR)
         if asyncio.get_running_loop() is not self._loop:
             raise ConfigurationError("the session was opened in another event loop; open one in each loop")
         return self._http, self._loop, self._timer
 
     async def attempt(self, request: Request[Any], options: CallOptions, ends_at: float) -> responses.Response:
-        """Send ``request`` once and read the whole response, whatever its status.
-
-        Args:
-            request: What to send.
-            options: Priority and timeouts.
-            ends_at: When the call as a whole must end, on the loop's clock.
+        """Send ``request`` once in a call that must end at ``ends_at``, and read the response, whatever its status.
 
         Raises:
             AttemptTimeoutError: The response was not complete within ``options.attempt_timeout``.
@@ -161,8 +156,10 @@ class Transport:
             ConnectionFailedError: There is no connection, or it broke before the last byte.
             UnexpectedResponseError: The body of a success is larger than the maximum.
             DailyBudgetExhaustedError, LimiterUnavailableError: The limiter granted no permit. Nothing was sent.
+            ConfigurationError: The session is not open, or what was passed as ``http`` cannot be used.
         """
         http, loop, timer = self.check_open()
+        headers = borrowed_headers(http, self.base_url, self._headers, request.body) if self._borrowed else None
         context = AttemptContext(self.limiter, options, ends_at, loop, timer)
         token = current_attempt.set(context)
         response: aiohttp.ClientResponse | None = None
@@ -176,7 +173,7 @@ class Transport:
                 request.method,
                 self._url(request.path),
                 data=_payload(request.body),
-                headers=borrowed_headers(self._headers, request.body) if self._borrowed is not None else None,
+                headers=headers,
                 allow_redirects=False,
                 raise_for_status=False,  # a borrowed session may have another default
                 timeout=_connect_timeout(options.attempt_timeout),
@@ -195,9 +192,13 @@ class Transport:
         except (aiohttp.ClientError, OSError) as error:
             failure = connection_failed(request, context, error)
         except ValueError:
-            if self._borrowed is None or not self._borrowed.trust_env:
+            if self._borrowed is None or not http.trust_env:
                 raise  # for example by a middleware of a borrowed session
             failure = ConfigurationError(NETRC_ERROR)
+        except RuntimeError:
+            if not http.closed:
+                raise
+            failure = ConfigurationError(CLOSED_ERROR)
         except _BodyTooLargeError as error:
             failure = self._too_large(request, error.status)
         finally:

@@ -18,12 +18,14 @@ from support import (
     fast_limiter,
     say_nothing,
     session_for,
+    until,
 )
 
 from aiomutex import (
     AttemptTimeoutError,
     ConfigurationError,
     ConnectionFailedError,
+    LocalRateLimiter,
     NotFoundError,
 )
 
@@ -138,3 +140,68 @@ async def test_a_write_over_a_borrowed_session_that_cannot_connect_is_not_sent()
             with pytest.raises(ConnectionFailedError, match="cannot connect") as caught:
                 await session.edit_slot("7", 1, experiments=[1])
     assert (caught.value.sent, caught.value.maybe_applied) == (False, False)
+
+
+def proxied(monkeypatch: pytest.MonkeyPatch, how: str, proxy: str) -> aiohttp.ClientSession:
+    if how == "argument":
+        return aiohttp.ClientSession(proxy=proxy)
+    monkeypatch.setenv(how, proxy)
+    return aiohttp.ClientSession(trust_env=True)
+
+
+@pytest.mark.parametrize("how", ["argument", "http_proxy", "HTTP_PROXY"])
+async def test_the_key_is_not_sent_through_a_proxy_in_clear(
+    emulator: MutexEmulator, raw: RawServer, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    async with proxied(monkeypatch, how, raw.url) as mine, session_for(emulator.url, http=mine) as session:
+        with pytest.raises(
+            ConfigurationError, match="a proxy, which would see the API key because 'http://127"
+        ) as caught:
+            await session.edit_slot("1", 1, experiments=[1])
+    assert (caught.value.attempts, caught.value.maybe_applied) == (0, False)
+    assert not raw.requests
+    assert not emulator.requests
+
+
+@pytest.mark.parametrize("how", ["https_proxy", "http_proxy"])
+async def test_a_proxy_that_is_not_used_for_this_url_does_no_harm(
+    emulator: MutexEmulator, raw: RawServer, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    if how == "https_proxy":
+        monkeypatch.delenv("no_proxy")
+    async with proxied(monkeypatch, how, raw.url) as mine, session_for(emulator.url, http=mine) as session:
+        await session.get_group("1")
+    assert not raw.requests
+
+
+async def test_over_https_a_proxy_gets_a_tunnel_without_the_key(raw: RawServer) -> None:
+    raw.answer(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+    async with (
+        aiohttp.ClientSession(proxy=raw.url) as mine,
+        session_for("https://service.invalid", http=mine, retry=ONCE) as session,
+    ):
+        with pytest.raises(ConnectionFailedError):
+            await session.get_group("1")
+    assert raw.requests[0].line == "CONNECT service.invalid:443 HTTP/1.1"
+    assert "authorization" not in raw.requests[0].headers
+
+
+async def test_a_borrowed_session_closed_during_a_call_is_a_configuration_error(emulator: MutexEmulator) -> None:
+    limiter = LocalRateLimiter(per_second=1)
+    mine = aiohttp.ClientSession()
+    async with session_for(emulator.url, http=mine, rate_limiter=limiter) as session:
+        await session.get_group("1")
+        call = asyncio.ensure_future(session.get_group("1"))
+        await until(lambda: limiter.state().waiting)
+        await mine.close()
+        with pytest.raises(ConfigurationError, match="passed as 'http' is closed"):
+            await call
+    assert len(emulator.requests) == 1
+
+
+async def test_a_borrowed_session_without_decompression_asks_for_none(raw: RawServer) -> None:
+    async with aiohttp.ClientSession(auto_decompress=False) as mine, session_for(raw.url, http=mine) as session:
+        await session.get_group("7")
+        await session.edit_slot("7", 1, experiments=[1])
+    assert [request.headers["accept-encoding"] for request in raw.requests] == ["identity"] * 2

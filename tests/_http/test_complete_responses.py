@@ -23,6 +23,7 @@ from aiomutex import (
     NotFoundError,
     PermissionDeniedError,
     RateLimitedError,
+    RetryPolicy,
     ServerError,
     UnexpectedResponseError,
 )
@@ -131,10 +132,10 @@ async def test_a_create_whose_response_has_no_id_is_looked_up(raw: RawServer, re
     assert [request.line.split()[0] for request in raw.requests] == ["POST", "GET"]
 
 
-@pytest.mark.parametrize("body", [b"", b"OK", b"null", HTML.encode(), b"\xff", GROUP[:30]])
+@pytest.mark.parametrize("body", [b"", b"OK", b"null", b"{}", b"[]", b'"<html>"', b"  ", b"\xff", GROUP[:30]])
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
-async def test_the_response_to_a_patch_is_never_decoded(raw: RawServer, body: bytes, status: int) -> None:
-    raw.answer(b"HTTP/1.1 204 No Content\r\n\r\n" if status == 204 else http(status, body))
+async def test_any_body_but_a_page_is_a_success_of_a_patch(raw: RawServer, body: bytes, status: int) -> None:
+    raw.answer(b"HTTP/1.1 204 No Content\r\n\r\n" if status == 204 else http(status, body, content_type="text/html"))
     async with session_for(raw.url, retry=ONCE) as session:
         await session.edit_slot("7", 1, experiments=[1])
         await session.edit_group("7", name="n")
@@ -154,3 +155,20 @@ async def test_a_redirect_is_an_error_and_its_target_gets_no_request(raw: RawSer
         assert other.connections == 0
         assert other.requests == []
     assert len(raw.requests) == 1
+
+
+PAGES = [b"<!DOCTYPE html><title>Maintenance</title>", b"\xef\xbb\xbf <html></html>", b"\n<?xml version='1.0'?>"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_a_page_in_response_to_a_write_is_not_a_success(raw: RawServer, page: bytes) -> None:
+    raw.answer(http(200, page, content_type="text/html"))
+    async with session_for(raw.url, retry=RetryPolicy(max_attempts=3, base=0.001)) as session:
+        for call in (
+            session.edit_slot("7", 1, experiments=[1]),
+            session.edit_group("7", name="n"),
+            session.archive_group("7"),
+        ):
+            with pytest.raises(UnexpectedResponseError, match="Expected no HTML page") as caught:
+                await call
+            assert (caught.value.attempts, caught.value.maybe_applied) == (3, True)

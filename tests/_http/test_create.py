@@ -187,12 +187,27 @@ async def test_a_conflict_after_a_lost_response_means_that_the_first_create_was_
 
 
 @pytest.mark.parametrize("status", [400, 409])
-async def test_a_rejection_after_a_lost_response_is_raised_if_no_group_has_the_key(raw: RawServer, status: int) -> None:
-    raw.answer(reset_before_response, NO_GROUPS, http(status, b'{"message":"a flag has this key"}'), NO_GROUPS)
+async def test_a_rejection_after_a_lost_response_proves_nothing_while_the_listing_may_lag(
+    raw: RawServer, status: int
+) -> None:
+    raw.answer(reset_before_response, NO_GROUPS, http(status, b'{"message":"the key is taken"}'), NO_GROUPS)
     async with session_for(raw.url) as session:
-        with pytest.raises(APIError, match="a flag has this key") as caught:
+        with pytest.raises(OutcomeUnknownError, match="the key is taken") as caught:
             await session.create_group(NEW)
-    assert caught.value.status == status
+    assert caught.value.attempts == len(raw.requests) == 4
+    assert [type(error) for error in caught.value.earlier[1:]] == [BadRequestError if status == 400 else ConflictError]
+
+
+async def test_attempts_and_earlier_cover_every_request_of_a_create(emulator: MutexEmulator) -> None:
+    emulator.fail_next(100, status=500, method="POST")
+    emulator.fail_next(1, status=503, method="GET")
+    async with session_for(emulator.url, retry=RetryPolicy(max_attempts=2, base=0.001)) as session:
+        with pytest.raises(ServerError) as caught:
+            await session.create_group(NEW)
+    assert methods(emulator) == ["POST", "GET", "GET", "POST", "GET"]
+    assert caught.value.attempts == 5
+    assert [error.attempts for error in caught.value.earlier] == [1]
+    assert caught.value.maybe_applied
 
 
 @pytest.mark.parametrize(
@@ -203,6 +218,12 @@ async def test_a_rejection_after_a_lost_response_is_raised_if_no_group_has_the_k
         {"slots": [NewSlot(percentage=100)]},
         {"slots": [NewSlot(percentage=5), NewSlot(percentage=95)]},
         {"bucketing_salt": "other"},
+        {"bucketing_key": "user_id"},
+        {"evaluation_mode": "remote"},
+        {"description": "another"},
+        {"slots": [NewSlot(percentage=95, experiments=[124]), NewSlot(percentage=5)]},
+        {"slots": [NewSlot(percentage=95, holdouts=[]), NewSlot(percentage=5)]},
+        {"slots": [NewSlot(percentage=95), NewSlot(percentage=5, individuals=["u"])]},
     ],
     ids=str,
 )

@@ -80,6 +80,7 @@ EDITS: dict[str, tuple[Edit, ...]] = {
     "http.StreamWriter.write_eof": another_parameter("http_writer.py", r"async def write_eof\(self"),
     "http.StreamWriter.set_eof": renamed("set_eof"),
     "payload.BytesPayload.as_bytes": renamed("as_bytes"),
+    "client.ClientSession._default_proxy": renamed("_default_proxy"),
 }
 
 
