@@ -17,9 +17,11 @@ from aiomutex.models import UNSET, NewGroup, NewSlot, UnsetType
 __all__ = [
     "MAX_PAGE_SIZE",
     "MAX_SLOTS",
+    "PROJECT_ID",
     "group_segment",
     "id_list",
     "individual_list",
+    "is_project_id",
     "new_group",
     "nonempty_string",
     "page_cursor",
@@ -36,6 +38,21 @@ _NOT_LISTS: Final = (str, bytes, bytearray, memoryview)
 
 # The characters that RFC 3986 calls unreserved: such an ID stays one path segment, whatever a proxy normalizes.
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,127}")
+
+
+PROJECT_ID: Final = "an integer from 0, or a string without white space (of a number, its digits alone)"
+"""What messages call a valid project ID."""
+_NUMBER: Final = re.compile(r"[-+]?[\d.]+")
+_PLAIN_NUMBER: Final = re.compile(r"0|[1-9][0-9]*")
+
+
+def is_project_id(value: object) -> bool:
+    """Whether this can be a project's ID. A number has only one valid spelling, so that equal IDs are equal strings."""
+    if not isinstance(value, str):
+        return type(value) is int and 0 <= value <= _MAX_ID
+    if not value or not all(character.isprintable() and not character.isspace() for character in value):
+        return False
+    return _NUMBER.fullmatch(value) is None or _PLAIN_NUMBER.fullmatch(value) is not None
 
 
 def _fail(field: str, requirement: str, value: object) -> NoReturn:
@@ -134,11 +151,8 @@ def new_group(group: object) -> NewGroup:
     """Check a group to be created: each field, then the slots together."""
     if not isinstance(group, NewGroup):
         _fail("group", "a NewGroup", group)
-    project: object = group.project_id
-    if not (type(project) is int and 0 <= project <= _MAX_ID):
-        if not isinstance(project, str):
-            _fail("project_id", "an integer from 0 or a string", project)
-        nonempty_string("project_id", project)
+    if not is_project_id(group.project_id):
+        _fail("project_id", PROJECT_ID, group.project_id)
     nonempty_string("name", group.name)
     for field in ("key", "bucketing_key", "bucketing_salt"):
         value = getattr(group, field)

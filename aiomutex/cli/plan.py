@@ -76,6 +76,7 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
       aiomutex pull groups.json --project 1234
     """  # noqa: D301  # click's own escape
     from aiomutex.plan import desired_from, dump_desired
+    from aiomutex.plan.desired import identity_of
     from aiomutex.plan.dump import same_content
     from aiomutex.plan.formats import FORMATS
 
@@ -88,7 +89,7 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
     groups = [
         group
         for group in run_with_session(live_groups)
-        if (archived or not group.deleted or (group.project_id, group.key) in known)
+        if (archived or not group.deleted or identity_of(group.project_id, group.key) in known)
         and (not projects or group.project_id in projects)
     ]
     if unnamed := sum(not (group.key and group.project_id) for group in groups):

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from aiomutex.models import NewGroup, SlotListName
-from aiomutex.plan.desired import identity_of
+from aiomutex.plan.desired import Identity, group_name, identity_of
 from aiomutex.plan.fingerprint import ABSENT
 from aiomutex.plan.members import sort_key
 
@@ -79,9 +79,14 @@ class GroupPlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_
             raise ValueError(f"the group to create must be {self.name}")
 
     @property
+    def identity(self) -> Identity:
+        """The project's ID and the normalized key."""
+        return identity_of(self.project_id, self.key)
+
+    @property
     def name(self) -> str:
         """How messages name the group."""
-        return identity_of(self.project_id, self.key)
+        return group_name(self.project_id, self.key)
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

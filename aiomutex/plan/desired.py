@@ -6,14 +6,15 @@ A group is identified by its project and key. What a file does not mention stays
 from __future__ import annotations
 
 from typing import Literal
+from unicodedata import normalize
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-__all__ = ["Desired", "DesiredGroup", "DesiredSlot", "Identity", "Thresholds", "identity_of"]
+__all__ = ["Desired", "DesiredGroup", "DesiredSlot", "Identity", "Thresholds", "group_name", "identity_of"]
 
 Identity = tuple[str, str]
-"""The project's ID and the group's key, which identify a group in a file."""
+"""The project's ID and the group's key in Unicode normal form C, which identify a group in a file."""
 
 
 class DesiredSlot(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,8 +49,8 @@ class DesiredGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> Identity:
-        """The project's ID and the key."""
-        return self.project_id, self.key
+        """The project's ID and the normalized key."""
+        return identity_of(self.project_id, self.key)
 
 
 class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +73,11 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     """The name of the file it was read from."""
 
 
-def identity_of(project_id: str, key: str) -> str:
+def identity_of(project_id: str, key: str) -> Identity:
+    """The identity of a group. Spellings of a key that look the same, such as on two operating systems, are equal."""
+    return project_id, normalize("NFC", key)
+
+
+def group_name(project_id: str, key: str) -> str:
     """How messages name a group."""
     return f"{key} (project {project_id})"

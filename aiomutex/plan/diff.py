@@ -16,6 +16,7 @@ from aiomutex._api import validation
 from aiomutex.errors import InvalidRequestError
 from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, NewSlot, Slot
 from aiomutex.plan.changes import Action, FieldChange, GroupPlan, ListChange, Plan
+from aiomutex.plan.desired import identity_of
 from aiomutex.plan.fingerprint import fingerprint
 from aiomutex.plan.members import unique
 
@@ -41,7 +42,7 @@ def plan(desired: Desired, live: Iterable[MutexGroup]) -> Plan:
     """
     by_identity: dict[Identity, list[MutexGroup]] = {}
     for each in live:
-        by_identity.setdefault((each.project_id, each.key), []).append(each)
+        by_identity.setdefault(identity_of(each.project_id, each.key), []).append(each)
     changes: list[GroupPlan] = []
     updates = existing = removed = members = 0
     for group in desired.groups:

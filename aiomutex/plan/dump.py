@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
-from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Identity
+from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Identity, identity_of
 from aiomutex.plan.formats import write
 from aiomutex.plan.members import unique
 
@@ -53,7 +53,7 @@ def desired_from(groups: Iterable[MutexGroup], *, settings: Desired | None = Non
     ignored = {group.identity: group.ignore for group in settings.groups}
     found: dict[Identity, DesiredGroup] = {}
     for group in groups:
-        identity = (group.project_id, group.key)
+        identity = identity_of(group.project_id, group.key)
         if not all(identity) or (group.deleted and identity in found):
             continue
         found[identity] = DesiredGroup(

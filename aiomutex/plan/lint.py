@@ -6,6 +6,7 @@ Disable a rule for a group with ``ignore: [AM105]``, and for a file with ``lint:
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from unicodedata import is_normalized, normalize
 
 import msgspec
 from msgspec import UNSET
@@ -41,6 +42,10 @@ RULES: Final[dict[str, tuple[Severity, str]]] = {
     ),
     "AM108": ("error", "An experiment with local evaluation can only join groups with local evaluation."),
     "AM109": ("warning", "Cohorts are compared and never written, because the service does not document a way."),
+    "AM110": (
+        "warning",
+        "Plans compare keys in Unicode normal form C, but other tools may see two keys that look the same.",
+    ),
 }
 """By code, the severity of each rule and the reason for it."""
 
@@ -110,6 +115,8 @@ def _members(given: Any) -> tuple[Any, ...]:
 
 
 def _check_group(group: DesiredGroup, modes: Mapping[int, str]) -> Iterator[_Violation]:
+    if not is_normalized("NFC", group.key):
+        yield _Violation(group, "AM110", "the key is not in Unicode normal form C", group.line)
     bucketing_key = "amplitude_id" if group.bucketing_key is UNSET else group.bucketing_key
     if group.evaluation_mode == "local" and bucketing_key == "amplitude_id":
         default = " (the default)" if group.bucketing_key is UNSET else ""
@@ -153,7 +160,7 @@ def _check_shared_experiments(groups: list[DesiredGroup]) -> Iterator[_Violation
 def _check_similar_keys(groups: list[DesiredGroup]) -> Iterator[_Violation]:
     first: dict[str, DesiredGroup] = {}
     for group in groups:
-        other = first.setdefault(group.key.casefold(), group)
+        other = first.setdefault(normalize("NFC", group.key).casefold(), group)
         if other is not group:
             message = f"project {other.project_id} has a group with the key {other.key}"
             yield _Violation(group, "AM107", message, group.line)

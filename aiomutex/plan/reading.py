@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from msgspec import UNSET, UnsetType
 
-from aiomutex._api.validation import MAX_SLOTS
-from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Identity, Thresholds, identity_of
+from aiomutex._api.validation import MAX_SLOTS, PROJECT_ID, is_project_id
+from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Identity, Thresholds, group_name, identity_of
 from aiomutex.plan.document import DesiredFileError, Node, Problem, read_file
 from aiomutex.plan.formats import FORMATS, read
 from aiomutex.plan.lint import RULES
@@ -100,12 +100,15 @@ _Rule: TypeAlias = "tuple[Callable[[object], bool], str]"
 _NON_EMPTY: Final[_Rule] = (_is_string, "a non-empty string (in quotes if it is a number)")
 _VERSION: Final[_Rule] = (lambda value: type(value) is int and value == 1, "1, the only version")
 _SHARE: Final[_Rule] = (_is_share, "a share from 0 to 1, such as 0.3")
-_CODE: Final[_Rule] = (lambda value: isinstance(value, str) and value in RULES, "a lint rule, AM101 to AM109")
+_CODE: Final[_Rule] = (
+    lambda value: isinstance(value, str) and value in RULES,
+    f"a lint rule, {min(RULES)} to {max(RULES)}",
+)
 _PERCENTAGE: Final[_Rule] = (_is_percentage, "a number from 1 to 100")
 _ID: Final[_Rule] = (_is_id, "an integer ID")
 
 _GROUP: Final[dict[str, _Rule]] = {
-    "projectId": (lambda value: type(value) is int or _is_string(value), "the project's ID, an integer or a string"),
+    "projectId": (is_project_id, f"the project's ID, {PROJECT_ID}"),
     "key": (_is_key, "a string without whitespace (in quotes if it is a number)"),
     "name": _NON_EMPTY,
     "description": (lambda value: isinstance(value, str | None), "a string, or null for none"),
@@ -164,14 +167,16 @@ class _Reader:
         if "projectId" not in given or "key" not in given:
             return None
         values = {name: self.value(given.get(name), f"{where}.{name}", rule) for name, rule in _GROUP.items()}
-        identity = str(values["projectId"]), str(values["key"])
-        first, line = self.defined.setdefault(identity, (where, node.line))
+        project_id, key = str(values["projectId"]), str(values["key"])
+        first, line = self.defined.setdefault(identity_of(project_id, key), (where, node.line))
         if first != where:
             place = f"line {line}" if line else first
-            self.problem(node, f"{where}: group {identity_of(*identity)} is defined twice; the first is in {place}")
+            self.problem(
+                node, f"{where}: group {group_name(project_id, key)} is defined twice; the first is in {place}"
+            )
         return DesiredGroup(
-            project_id=identity[0],
-            key=identity[1],
+            project_id=project_id,
+            key=key,
             name=values["name"],
             description=values["description"],
             evaluation_mode=values["evaluationMode"],

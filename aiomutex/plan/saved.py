@@ -18,6 +18,7 @@ from aiomutex.errors import MutexError
 from aiomutex.models import SLOT_LISTS, find_slot
 from aiomutex.plan.after import apply_to
 from aiomutex.plan.changes import GroupPlan, ListChange, Plan
+from aiomutex.plan.desired import identity_of
 from aiomutex.plan.diff import with_affected
 from aiomutex.plan.document import DesiredFileError, Problem, read_file
 from aiomutex.plan.fingerprint import ABSENT, fingerprint
@@ -109,13 +110,14 @@ def remaining(plan: Plan, live: Iterable[MutexGroup]) -> Plan:
     by_identity: dict[tuple[str, str], MutexGroup] = {}
     for group in live:
         by_id[group.id] = group
-        if not group.deleted or (group.project_id, group.key) not in by_identity:
-            by_identity[group.project_id, group.key] = group
+        identity = identity_of(group.project_id, group.key)
+        if not group.deleted or identity not in by_identity:
+            by_identity[identity] = group
     left: list[GroupPlan] = []
     stale: list[str] = []
     for change in plan.groups:
         creates = change.action == "create"
-        actual = by_identity.get((change.project_id, change.key)) if creates else by_id.get(change.group_id or "")
+        actual = by_identity.get(change.identity) if creates else by_id.get(change.group_id or "")
         rest = change if change.action == "none" else _remaining_change(change, actual)
         if rest is None:
             stale.append(f"{change.name} {'is gone' if actual is None else 'exists already' if creates else 'differs'}")
@@ -135,7 +137,7 @@ def _remaining_change(change: GroupPlan, live: MutexGroup | None) -> GroupPlan |
     if live is None:
         # The listing may hide archived groups, so a group that is gone may be the one that an earlier apply archived.
         return replace(change, action="none") if change.action == "archive" and change.fingerprint != ABSENT else None
-    if (live.project_id, live.key) != (change.project_id, change.key):
+    if identity_of(live.project_id, live.key) != change.identity:
         return None
     # The file's word for what the group was like is not trusted: with the changes reverted, the fingerprint must match.
     if fingerprint(apply_to(change, live, revert=True)) != change.fingerprint or not _is_in_progress(change, live):

@@ -1,10 +1,30 @@
 from __future__ import annotations
 
+import json
+from typing import Any
+from unicodedata import normalize
+
+import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from aiomutex import MutexGroup, Slot
-from aiomutex.plan import Desired, GroupPlan, Plan, after, fingerprint, parse_desired, plan, plan_json, render
+from aiomutex.plan import (
+    Desired,
+    DesiredFileError,
+    GroupPlan,
+    Plan,
+    after,
+    desired_from,
+    fingerprint,
+    lint,
+    parse_desired,
+    plan,
+    plan_json,
+    remaining,
+    render,
+)
 
 from .strategies import states
 
@@ -39,6 +59,28 @@ def test_what_is_fixed_at_creation_never_changes(state: tuple[list[MutexGroup], 
         assert [s.cohorts for s in planned.slots] == [s.cohorts for s in group.slots]
         for field in ("bucketing_salt", "bucketing_key", "evaluation_mode", "key", "project_id"):
             assert getattr(planned, field) == getattr(group, field)
+
+
+@given(
+    key=st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=6) | st.sampled_from(["café", "Å"]),
+    forms=st.tuples(*[st.sampled_from(["NFC", "NFD"])] * 2),
+)
+def test_every_spelling_of_a_key_is_the_same_group(key: str, forms: tuple[Any, Any]) -> None:
+    first, second = (normalize(form, key) for form in forms)
+    group = {"projectId": 1, "key": first, "name": "A", "slots": [{"percentage": 100}]}
+    target = parse_desired(json.dumps({"groups": [group]}), format_="json")
+    created = plan(target, [])
+    live = [replace(each, key=second) for each in after(created, [])]
+    assert plan(target, live).empty
+    assert not remaining(created, live).changes
+    assert plan(desired_from(live), live).empty
+    saved = plan(replace(target, groups=(replace(target.groups[0], name="B"),)), live)
+    assert remaining(saved, live).counts.updates == 1
+    if first != second:
+        twice = json.dumps({"groups": [group, group | {"key": second}]})
+        with pytest.raises(DesiredFileError, match="is defined twice"):
+            parse_desired(twice, format_="json")
+        assert sorted({finding.code for finding in lint(desired_from(live)) + lint(target)}) == ["AM105", "AM110"]
 
 
 def test_what_the_file_does_not_mention_stays_as_it_is(group: MutexGroup) -> None:

@@ -44,19 +44,24 @@ CASES = {
         "- {projectId: 1, key: a, slots: [{percentage: 100, experiments: [1], cohorts: [c]}]}",
         "slot 1 has cohorts",
     ),
+    "AM110": (
+        group("e\u0301"),
+        "the key is not in Unicode normal form C",
+    ),
 }
 
 
 @pytest.mark.parametrize("code", RULES)
 def test_each_rule_finds_its_case_gives_a_reason_and_can_be_disabled(code: str) -> None:
     text, message = CASES[code]
+    key = "e\u0301" if code == "AM110" else "a"
     (finding,) = lint(parse_desired("groups:\n" + text), modes={77: "local"})
-    assert (finding.code, finding.group, finding.message) == (code, "a", message)
+    assert (finding.code, finding.group, finding.message) == (code, key, message)
     assert finding.line == (3 if text.count("\n- ") else 2)
     assert finding.reason == RULES[code][1]
-    assert str(finding) == f"{code} {finding.severity}: a: {message}. {finding.reason}"
+    assert str(finding) == f"{code} {finding.severity}: {key}: {message}. {finding.reason}"
     disabled_file = f"lint: {{ignore: [{code}]}}\ngroups:\n{text}"
-    disabled_group = "groups:\n" + text.replace("key: a,", f"key: a, ignore: [{code}],")
+    disabled_group = "groups:\n" + text.replace(f"key: {key},", f"key: {key}, ignore: [{code}],")
     for disabled in (disabled_file, disabled_group):
         assert lint(parse_desired(disabled), modes={77: "local"}) == []
 

@@ -90,14 +90,21 @@ GROUP = "groups:\n- projectId: 1\n  key: a\n"
         (GROUP + "  description: [1]", 4, "groups[0].description must be a string, or null for none, not a list"),
         (GROUP + "  evaluationMode: lokal", 4, "groups[0].evaluationMode must be local or remote, not 'lokal'"),
         (GROUP + "  archived: yes", 4, "groups[0].archived must be true or false, not 'yes'"),
-        (GROUP + "  ignore: [AM999]", 4, "groups[0].ignore[0] must be a lint rule, AM101 to AM109, not 'AM999'"),
+        (GROUP + "  ignore: [AM999]", 4, "groups[0].ignore[0] must be a lint rule, AM101 to AM110, not 'AM999'"),
         (
             GROUP + "- projectId: '1'\n  key: a",
             4,
             "groups[1]: group a (project 1) is defined twice; the first is in line 2",
         ),
         ("groups:\n- projectId: 1\n  key: a b", 3, "groups[0].key must be a string without whitespace"),
-        ("groups:\n- projectId: 1.5\n  key: a", 2, "groups[0].projectId must be the project's ID, an integer or a"),
+        *(
+            (
+                f"groups:\n- projectId: {bad}\n  key: a",
+                2,
+                "groups[0].projectId must be the project's ID, an integer from 0",
+            )
+            for bad in ("1.5", "-1", "'-1'", "'01'", "' 1'", "''", "'a b'")
+        ),
         (GROUP + "  slots: []", 4, "groups[0].slots must have 1 to 20 slots, not 0"),
         (GROUP + "  slots: [{}]", 4, "groups[0].slots[0] has no percentage; required: percentage"),
         (
