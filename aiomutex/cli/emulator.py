@@ -21,6 +21,9 @@ __all__ = ["emulator"]
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="Accept this name in Host headers; repeatable."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 picks a free port.")
 @click.option("--groups", type=click.IntRange(0), default=0, show_default=True, help="Number of groups at the start.")
 @click.option("--key", help="Accept only this API key; by default any.")

@@ -17,6 +17,7 @@ from math import ceil
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import msgspec
 from aiohttp import web
 
 from aiomutex.emulator.recorded import RecordedRequest
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from aiomutex.emulator.clock import Clock
     from aiomutex.emulator.faults import Fault, Faults, Latency
+    from aiomutex.emulator.hosts import AllowedHosts
     from aiomutex.emulator.late import LateChanges
     from aiomutex.emulator.limits import Limits
     from aiomutex.emulator.service import Service
@@ -53,6 +55,7 @@ class Application:
     faults: Faults
     latency: Latency
     late: LateChanges
+    hosts: AllowedHosts
     rng: Random
     key: str | None
     forbidden_keys: frozenset[str]
@@ -64,6 +67,8 @@ class Application:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Handle one request."""
+        if (host := request.headers.get("Host", "")) not in self.hosts:
+            return self._misdirected(host)
         self.late.make_due()
         now = self.clock.now()
         method = request.method
@@ -105,6 +110,16 @@ class Application:
         record.status = response.status
         self._log(record, started, response.status)
         return self._to_aiohttp(response)
+
+    def _misdirected(self, host: str) -> web.Response:
+        message = (
+            f"the emulator is not addressed as {host!r}: the Host header must be localhost, a loopback address, the "
+            "address it listens on, or allowed by --allow-host (in Python: MutexEmulator(allow_hosts=...))"
+        )
+        if self.log:
+            _log.info("rejected: %s", message)
+        body = msgspec.json.encode({"status": 421, "message": message})
+        return web.Response(status=421, body=body, headers={"Content-Type": JSON})
 
     def _rejection(self, now: float, headers: Mapping[str, str]) -> Response | None:
         error = self.service.encoder.error

@@ -33,9 +33,10 @@ _SECURITY: Final = {
         "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""The page can send requests to this server only, whatever a group's name contains."""
+"""The page can send requests to this server only, whatever a group's name contains; pages elsewhere cannot embed it."""
 
 _DEFAULT_DIALECT: Final = asdict(Dialect())
 

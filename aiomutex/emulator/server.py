@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from aiomutex.emulator.app import Application
 from aiomutex.emulator.clock import Clock
 from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.faults import Fault, Faults, Latency
+from aiomutex.emulator.hosts import AllowedHosts
 from aiomutex.emulator.late import LateChanges
 from aiomutex.emulator.lifecycle import Lifecycle
 from aiomutex.emulator.limits import Limits
@@ -26,7 +28,7 @@ from aiomutex.emulator.pages import pages_of
 from aiomutex.emulator.seeding import GroupSeed, SlotSeed, document_of, seeded_store, slots_of, store_of_json
 from aiomutex.emulator.service import Service
 from aiomutex.emulator.state import Group
-from aiomutex.emulator.state_file import read_state
+from aiomutex.emulator.state_file import open_private, read_state
 
 if TYPE_CHECKING:
     import ssl
@@ -62,6 +64,9 @@ class MutexEmulator(Lifecycle):
         key: The valid API key; None accepts any key that is not empty.
         forbidden_keys: Keys that get a 403.
         host: The address to listen on.
+        allow_hosts: Host names under which it is reached, besides ``host`` and those of this machine (``localhost``,
+            127.0.0.0/8, ::1). Requests with another Host header get a 421, so that no web page can reach the emulator
+            by DNS rebinding.
         port: The port; 0 picks a free one.
         limits: Whether to reject requests above the limits. They are counted in any case.
         per_second: Requests accepted in a second.
@@ -103,6 +108,7 @@ class MutexEmulator(Lifecycle):
         key: str | None = None,
         forbidden_keys: Iterable[str] = (),
         host: str = "127.0.0.1",
+        allow_hosts: Iterable[str] = (),
         port: int = 0,
         limits: bool = True,
         per_second: int = 100,
@@ -139,6 +145,7 @@ class MutexEmulator(Lifecycle):
             faults=Faults(faults, seed=seed),
             latency=Latency.parse(latency),
             late=LateChanges(clock),
+            hosts=AllowedHosts(host, allow_hosts),
             key=key,
             forbidden_keys=frozenset(forbidden_keys),
             cors_origin=cors_origin,
@@ -239,8 +246,13 @@ class MutexEmulator(Lifecycle):
         self._replace(snapshot.store.copy())
 
     def dump(self, path: str | PathLike[str]) -> None:
-        """Write all groups to a JSON file, for ``load``. Unchanged generated groups take no space in it."""
-        Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(document_of(self.groups)), indent=2))
+        """Write all groups to a JSON file, for ``load``. Unchanged generated groups take no space in it.
+
+        Raises:
+            OSError: The file cannot be written, or is a symbolic link.
+        """
+        with os.fdopen(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(document_of(self.groups)), indent=2))
 
     def load(self, path: str | PathLike[str]) -> None:
         """Replace all groups by those in a JSON file.

@@ -5,8 +5,9 @@ Each change is in the file before its response is sent, so a killed process lose
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from aiomutex.emulator.state import Group, GroupStore
 
-__all__ = ["StateFile", "read_state"]
+__all__ = ["StateFile", "open_private", "read_state"]
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS generated (count INTEGER NOT NULL, slots INTEGER NOT NULL, removed TEXT NOT NULL);
@@ -27,17 +28,28 @@ CREATE TABLE IF NOT EXISTS groups (id TEXT PRIMARY KEY, body TEXT NOT NULL);
 """
 
 
+def open_private(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a file with user IDs: a new one has mode 0600, and a symbolic link is an error."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+
+
 def read_state(path: Path) -> GroupStore | None:
     """Read the groups from a state file; None if it does not exist or is empty.
 
     Raises:
-        ValueError: It is not a state file.
+        ValueError: It is not a state file, or a symbolic link.
     """
+    if path.is_symlink():
+        raise ValueError(f"{path} cannot be used as a state file: it is a symbolic link")
     if not path.exists():
         return None
     try:
         with closing(sqlite3.connect(path)) as file:
-            file.executescript(_TABLES)
+            tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not tables:
+                return None
+            if others := tables - {"generated", "groups"}:
+                raise ValueError(f"it has a table {min(others)}")  # noqa: TRY301  # reported like SQLite's own errors
             recipe = file.execute("SELECT count, slots, removed FROM generated").fetchone()
             if recipe is None:
                 return None
@@ -59,7 +71,12 @@ class StateFile:
         # check_same_thread: a test may add groups in its own thread while the emulator writes in another. SQLite
         # serializes the two.
         with ExitStack() as stack:
+            # SQLite would create it with mode 0644. An existing file stays as it is.
+            with suppress(OSError):
+                os.close(open_private(path, os.O_CREAT | os.O_EXCL))
             try:
+                if path.is_symlink():
+                    raise sqlite3.OperationalError("it is a symbolic link")
                 self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
                 stack.callback(self._file.close)
                 # With a write-ahead log a commit survives the end of the process without waiting for the disk.

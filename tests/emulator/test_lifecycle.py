@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .conftest import Start
 
-REQUEST = b"GET /api/1/mutexes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer key\r\n\r\n"
+REQUEST = b"GET /api/1/mutexes HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer key\r\n\r\n"
 
 
 def fetch(url: str) -> Any:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
+import stat
 import subprocess
 import sys
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,6 +98,55 @@ async def test_an_added_group_is_saved_at_once(start: Start, tmp_path: Path) -> 
 def test_an_empty_state_file_has_no_groups(tmp_path: Path) -> None:
     (tmp_path / "state.db").touch()
     assert len(MutexEmulator(groups=3, state_file=tmp_path / "state.db").groups) == 3
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+async def test_only_the_owner_can_read_files_with_user_ids(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        async with Api(MutexEmulator(groups=2, state_file=tmp_path / "state.db")) as api:
+            await api.edit_slot("1", 1, {"individuals": ["ann"]})
+            api.emulator.dump(tmp_path / "dump.json")
+            modes = modes_in(tmp_path)
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(("state.db", "state.db-wal", "state.db-shm", "dump.json"), 0o600)
+
+
+def test_a_symbolic_link_is_neither_followed_nor_truncated(tmp_path: Path) -> None:
+    target, link, absent = tmp_path / "target", tmp_path / "link", tmp_path / "absent"
+    for content in (b"", b"precious"):
+        target.write_bytes(content)
+        link.unlink(missing_ok=True)
+        emulator = MutexEmulator(groups=1, state_file=link)
+        link.symlink_to(target)
+        for use in (partial(MutexEmulator, state_file=link), emulator.__enter__):
+            with pytest.raises(ValueError, match="link cannot be used as a state file: it is a symbolic link"):
+                use()
+        with pytest.raises(OSError, match="link"):
+            emulator.dump(link)
+        assert target.read_bytes() == content
+    link.unlink()
+    link.symlink_to(absent)
+    with pytest.raises(ValueError, match="symbolic link"):
+        MutexEmulator(state_file=link)
+    with pytest.raises(OSError, match="link"):
+        MutexEmulator().dump(link)
+    assert not absent.exists()
+
+
+def test_another_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("CREATE TABLE cookies (name TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"other\.db is not a state file: it has a table cookies"):
+        MutexEmulator(state_file=path)
+    assert path.read_bytes() == before
 
 
 async def test_the_error_names_a_state_file_that_cannot_be_used(tmp_path: Path) -> None:

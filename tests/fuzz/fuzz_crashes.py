@@ -18,7 +18,7 @@ _SAVED: Final = (
     b'[{"slotIndex":1,"field":"experiments","before":[1],"after":[1,"x"]}]}]}}'
 )
 _PACKED: Final = (
-    b"POST /api/1/mutexes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k\r\nContent-Type: application/json\r\n"
+    b"POST /api/1/mutexes HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\nContent-Type: application/json\r\n"
     b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"
 )
 

@@ -133,7 +133,7 @@ async def _exchange(emulator: MutexEmulator, data: bytes) -> bytes:
 
 def status_page(data: bytes) -> None:
     """The data of the status page are served for any query."""
-    http_wire(b"GET /status.json?" + data.replace(b"\r\n", b"") + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    http_wire(b"GET /status.json?" + data.replace(b"\r\n", b"") + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
 
 def dialect(data: bytes) -> None:
@@ -219,7 +219,7 @@ def _request(line: str, body: bytes = b"", dialect: int = 0) -> bytes:
 
 
 def _wire(line: str, body: bytes = b"", *more: str) -> bytes:
-    head = "\r\n".join((line, "Host: x", f"Authorization: Bearer {KEY}", "Content-Type: application/json", *more,
+    head = "\r\n".join((line, "Host: [::1]", f"Authorization: Bearer {KEY}", "Content-Type: application/json", *more,
                         f"Content-Length: {len(body)}"))  # fmt: skip
     return head.encode() + b"\r\n\r\n" + body
 
