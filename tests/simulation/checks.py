@@ -1,0 +1,348 @@
+"""What must hold after every run, checked against the service's own record of what it committed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from limits_support import most_in_a_second
+
+from aiomutex import DeadlineExceededError, MutexError, RateLimitedError, VerificationError
+from aiomutex.bulk.undo import CHANGED_SINCE
+
+from .service import holds
+from .world import InputBroke
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .network import Sent
+    from .scenario import Edit
+    from .service import Commit
+    from .world import CallRecord, World
+
+__all__ = ["INVARIANTS", "Violation", "violations"]
+
+_LOOK_AHEAD: Final = 1000 + 64 + 64
+
+
+class Violation(NamedTuple):
+    """An invariant that does not hold."""
+
+    invariant: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.detail}"
+
+
+def _place(edit: Edit) -> tuple[int, int]:
+    return edit.group, edit.slot
+
+
+def _runs(world: World) -> list[CallRecord]:
+    return [record for record in world.records if record.call.kind == "run"]
+
+
+def _chain(world: World, record: CallRecord) -> list[CallRecord]:
+    """A run and the runs before it with the same journal."""
+    if record.call.journal is None:
+        return [record]
+    runs = [
+        each for each in _runs(world) if each.call.journal == record.call.journal and each.started <= record.started
+    ]
+    return [each for each in runs if each is not record] + ([record] if record.call.kind == "run" else [])
+
+
+def _requests(world: World, record: CallRecord, edit: Edit) -> list[Sent]:
+    path = f"/api/1/mutexes/{edit.group}/slots/{edit.slot}"
+    return [
+        sent
+        for sent in world.network.sent
+        if sent.call == record.name and sent.method == "PATCH" and sent.path == path
+        and json.loads(sent.body) == edit.lists
+    ]  # fmt: skip
+
+
+def _commits(world: World, record: CallRecord, edit: Edit) -> list[Commit]:
+    return [
+        commit
+        for commit in world.service.commits
+        if commit.author == record.name and commit.place == _place(edit) and commit.lists == edit.lists
+    ]
+
+
+def _is_unique(record: CallRecord, edit: Edit) -> bool:
+    return sum(each == edit for each in record.call.edits) == 1
+
+
+def applied_was_held(world: World) -> Iterator[str]:
+    """An edit reported as applied was held by the service at some moment after the run began."""
+    for record in _runs(world):
+        since = min(each.started for each in _chain(world, record))
+        for at, outcome in record.outcomes:
+            if outcome.status != "applied":
+                continue
+            edit = record.call.edits[outcome.position]
+            if not any(holds(each.content, edit.lists) for each in world.service.versions(_place(edit), since, at)):
+                yield f"{record.name} reported edit {outcome.position} {edit} as applied, and it was never held"
+
+
+def failed_was_not_written(world: World) -> Iterator[str]:
+    """An edit reported as failed was never committed, unless it was written and a read-back showed something else."""
+    for record in _runs(world):
+        for _, outcome in record.outcomes:
+            edit = record.call.edits[outcome.position]
+            if outcome.status != "failed" or isinstance(outcome.error, VerificationError):
+                continue
+            if _is_unique(record, edit) and _commits(world, record, edit):
+                yield f"{record.name} reported edit {outcome.position} as failed ({outcome.error!r}), and wrote it"
+
+
+def skipped_was_not_written(world: World) -> Iterator[str]:
+    """An edit that was skipped was not committed by its run."""
+    for record in _runs(world):
+        for _, outcome in record.outcomes:
+            edit = record.call.edits[outcome.position]
+            if outcome.status == "skipped" and _is_unique(record, edit) and _commits(world, record, edit):
+                yield f"{record.name} reported edit {outcome.position} as skipped ({outcome.note}), and wrote it"
+
+
+def one_outcome_each(world: World) -> Iterator[str]:
+    """Each edit of a run has one outcome; a run that was interrupted has at most one of each."""
+    for record in _runs(world):
+        counts = Counter(outcome.position for _, outcome in record.outcomes)
+        reported = record.result.outcomes if record.is_whole and record.result is not None else None
+        if reported is not None and sorted(each.position for each in reported) != list(range(len(reported))):
+            yield f"{record.name}: the report has outcomes {sorted(each.position for each in reported)}"
+        if reported is not None and record.call.source == "list" and len(reported) != len(record.call.edits):
+            yield f"{record.name}: the report has {len(reported)} outcomes of {len(record.call.edits)} edits"
+        for position, count in counts.items():
+            if count > 1:
+                yield f"{record.name}: edit {position} has {count} outcomes"
+
+
+def edits_are_in_order(world: World) -> Iterator[str]:
+    """The edits of a slot are committed in the order given. Requests that arrive late, after others, do not count."""
+    for record in _runs(world):
+        numbers: dict[tuple[int, int], list[int]] = defaultdict(list)
+        given_up = {sent.number: sent.over for sent in world.network.sent}
+        for commit in world.service.commits:
+            over = given_up.get(commit.request)
+            if commit.author != record.name or (over is not None and over < commit.at):
+                continue
+            for position, edit in enumerate(record.call.edits):
+                if _place(edit) == commit.place and edit.lists == commit.lists and _is_unique(record, edit):
+                    numbers[commit.place].append(position)
+        for place, positions in numbers.items():
+            if positions != sorted(positions):
+                yield f"{record.name}: slot {place} got its edits in the order {positions}"
+
+
+def one_writer_of_a_group(world: World) -> Iterator[str]:
+    """A process never has two writes of one group in flight."""
+    writes = [sent for sent in world.network.sent if sent.method == "PATCH"]
+    for index, first in enumerate(writes):
+        for second in writes[index + 1 :]:
+            if second.process != first.process or (first.over is not None and second.at >= first.over):
+                continue
+            if first.path.split("/")[4] == second.path.split("/")[4]:
+                yield f"requests {first.number} ({first.call}) and {second.number} ({second.call}) at once"
+
+
+def within_the_limits(world: World) -> Iterator[str]:
+    """At most so many requests in any second, and on any UTC day."""
+    service = world.scenario.service
+    by_process: dict[int, list[float]] = defaultdict(list)
+    for sent in world.network.sent:
+        by_process[sent.process].append(sent.at)
+    for process, times in by_process.items():
+        if (most := most_in_a_second(times)) > service.per_second:
+            yield f"process {process} sent {most} requests in a second"
+    for day, count in Counter(sent.wall // 86_400 for sent in world.network.sent).items():
+        if count > service.per_day:
+            yield f"{count} requests on day {day:.0f}"
+
+
+def created_once(world: World) -> Iterator[str]:
+    """A create makes one group, and says whether it did."""
+    for record in world.records:
+        if record.call.kind != "create" or record.ended is None:
+            continue
+        made = [group for group in world.service.groups.values() if group.author == record.name]
+        if len(made) > 1:
+            yield f"{record.name} created {len(made)} groups"
+        elif record.is_whole:
+            found = world.service.groups.get(int(record.result.id))
+            members = None if found is None else found.slots[1][0].content["experiments"]
+            if found is None or members != record.call.members:
+                yield f"{record.name} was reported as created: group {record.result.id} has members {members}"
+        elif isinstance(record.error, MutexError) and made and not record.error.maybe_applied:
+            yield f"{record.name} created group {made[0].id} and raised {record.error!r}"
+
+
+def undo_restores(world: World) -> Iterator[str]:
+    """An undo restores each slot that the run wrote, or says why not."""
+    for record in world.records:
+        if record.call.kind != "undo" or not record.is_whole:
+            continue
+        chain = _chain(world, record)
+        began = min((each.started for each in chain), default=record.started)
+        names = {each.name for each in chain}
+        outcomes = {(int(each.edit.group_id), each.edit.slot_index): (at, each) for at, each in record.outcomes}
+        written: dict[tuple[int, int], Commit] = {}
+        for commit in world.service.commits:
+            if commit.author in names:
+                written.setdefault(commit.place, commit)
+        for place, first in written.items():
+            if place not in outcomes:
+                yield f"{record.name} does not mention slot {place}, which {first.author} wrote"
+                continue
+            at, outcome = outcomes[place]
+            others = [
+                commit for commit in world.service.commits
+                if commit.place == place and commit.author not in names | {record.name} and commit.at >= began
+            ]  # fmt: skip
+            if outcome.status == "skipped" and outcome.note == CHANGED_SINCE and not others:
+                yield f"{record.name} says that slot {place} was changed since, and nobody did"
+            if outcome.status != "applied":
+                continue
+            given = {name for commit in world.service.commits if commit.author in names and commit.place == place
+                     for name in commit.lists}  # fmt: skip
+            before = [
+                {name: version.content[name] for name in given}
+                for version in world.service.versions(place, began, first.at)
+                if version.commit is None or version.commit.author not in names
+            ]
+            during = [version.content for version in world.service.versions(place, record.started, at)]
+            if not any(holds(content, lists) for content in during for lists in before):
+                yield f"{record.name} reported slot {place} as restored to one of {before}, and it held {during}"
+            elif not [commit for commit in others if commit.at >= record.started] and not any(
+                holds(world.service.content(place), lists) for lists in before
+            ):
+                yield f"{record.name} restored slot {place}, and in the end it holds {world.service.content(place)}"
+
+
+def resume_does_not_repeat(world: World) -> Iterator[str]:
+    """A resumed run sends nothing of what an earlier run reported as applied."""
+    for record in _runs(world):
+        if record.call.journal is None:
+            continue
+        for earlier in _chain(world, record)[:-1]:
+            if earlier.power_failed or earlier.call.edits != record.call.edits:
+                continue
+            applied = {outcome.position for _, outcome in earlier.outcomes if outcome.status == "applied"}
+            for position in applied:
+                edit = record.call.edits[position]
+                # An edit that failed is sent again before the later ones of its slot, and these again after it.
+                before = {n for n, each in enumerate(record.call.edits[:position]) if _place(each) == _place(edit)}
+                if before <= applied and _is_unique(record, edit) and _requests(world, record, edit):
+                    yield f"{record.name} sent edit {position} again, which {earlier.name} had applied"
+
+
+def nothing_is_left(world: World) -> Iterator[str]:
+    """Calls leave no task, request, waiter, deadline or connection behind."""
+    for each in world.leftovers:
+        yield f"phase {each.phase}: {each.what}"
+
+
+def everything_ends(world: World) -> Iterator[str]:
+    """No call hangs."""
+    for name in world.hung:
+        yield f"{name} never ended"
+
+
+def errors_are_typed(world: World) -> Iterator[str]:
+    """A call raises errors of the library, its own cancellation, or what its input raised."""
+    for record in world.records:
+        error = record.error
+        if error is None or isinstance(error, MutexError):
+            continue
+        if isinstance(error, asyncio.CancelledError) and record.call.cancel is not None:
+            continue
+        if not (isinstance(error, InputBroke) and record.call.source == "raise"):
+            yield f"{record.name} raised {error!r}"
+
+
+def memory_is_bounded(world: World) -> Iterator[str]:
+    """A run does not pull more edits than its look-ahead."""
+    for record in world.records:
+        if record.most_pending > _LOOK_AHEAD:
+            yield f"{record.name} had {record.most_pending} edits pending"
+
+
+def bulk_waits(world: World) -> Iterator[str]:
+    """No edit fails because its run waited for permits."""
+    for record in _runs(world):
+        for _, outcome in record.outcomes:
+            error = outcome.error
+            if outcome.status != "failed":
+                continue
+            unsent = isinstance(error, DeadlineExceededError) and not error.attempts
+            early = isinstance(error, RateLimitedError) and error.attempts < world.scenario.options.max_attempts
+            if unsent or early:
+                yield f"{record.name}: edit {outcome.position} failed with {error!r}"
+
+
+def read_back_is_fair(world: World) -> Iterator[str]:
+    """A slot that nobody else wrote does not fail its read-back."""
+    if world.scenario.service.lag:
+        return
+    for record in _runs(world):
+        names = {each.name for each in _chain(world, record)}
+        for at, outcome in record.outcomes:
+            edit = record.call.edits[outcome.position]
+            if isinstance(outcome.error, VerificationError) and all(
+                commit.author in names for commit in world.service.commits
+                if commit.place == _place(edit) and record.started <= commit.at <= at
+            ):  # fmt: skip
+                yield f"{record.name}: edit {outcome.position} failed with {outcome.error!r}, and nobody else wrote"
+
+
+def last_edit_stands(world: World) -> Iterator[str]:
+    """In the end, a slot whose edits were all applied holds the last one, unless somebody wrote it since."""
+    for record in _runs(world):
+        statuses = {outcome.position: outcome.status for _, outcome in record.outcomes}
+        desired: dict[tuple[int, int], dict[str, int]] = defaultdict(dict)
+        untouched: set[tuple[int, int]] = {_place(edit) for edit in record.call.edits}
+        for position, edit in enumerate(record.call.edits):
+            if statuses.get(position) != "applied":
+                untouched.discard(_place(edit))
+            for name in edit.lists:
+                desired[_place(edit)][name] = position
+        for place in untouched:
+            others = [commit for commit in world.service.commits
+                      if commit.place == place and commit.author != record.name
+                      and commit.at >= record.started]  # fmt: skip
+            lists = {name: record.call.edits[n].lists[name] for name, n in desired[place].items()}
+            if not others and not holds(world.service.content(place), lists):
+                yield f"{record.name}: slot {place} holds {world.service.content(place)} in the end, not {lists}"
+
+
+INVARIANTS: Final[tuple[Callable[[World], Iterator[str]], ...]] = (
+    everything_ends,
+    errors_are_typed,
+    nothing_is_left,
+    within_the_limits,
+    one_outcome_each,
+    applied_was_held,
+    failed_was_not_written,
+    skipped_was_not_written,
+    edits_are_in_order,
+    one_writer_of_a_group,
+    created_once,
+    undo_restores,
+    resume_does_not_repeat,
+    memory_is_bounded,
+    bulk_waits,
+    read_back_is_fair,
+    last_edit_stands,
+)
+"""Functions that yield a sentence for each case in which their promise was broken."""
+
+
+def violations(world: World) -> list[Violation]:
+    """Everything that was broken in a run."""
+    return [Violation(check.__name__, detail) for check in INVARIANTS for detail in check(world)]

@@ -1,0 +1,226 @@
+"""Draws a scenario from a seed."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Final
+
+from .scenario import Call, Edit, Event, Fault, Options, Phase, Scenario, Service
+
+__all__ = ["KINDS", "KNOWN", "draw"]
+
+KNOWN: Final[dict[str, str]] = {
+    "late": "a request that arrives after the client gave it up",
+    "lag": "reads that show the past",
+    "page": "a maintenance page with status 200",
+    "power": "a power failure, which loses what was not synced",
+    "reuse": "an input that reuses the lists of its edits",
+    "long pause": "a Retry-After above the deadline, or a limiter that is slower than the deadline",
+    "two writers": "two calls at once that write the same groups",
+    "lookalike": "another group that takes the key of a create",
+    "quick restart": "a restart while requests of the dead process are still on their way",
+}
+"""Kinds of trouble that the library is known not to survive. They are drawn only on demand."""
+
+_FAULTS: Final = ("slow", "lost", "silent", "reset", "cut", "mute", "status", "status", "status after", "refused")
+_STATUSES: Final = (400, 403, 404, 408, 429, 429, 429, 500, 502, 503, 503, 504)
+
+
+class _Drawing:
+    def __init__(self, seed: int, kinds: frozenset[str]) -> None:
+        self.rng = random.Random(seed)
+        self.kinds = kinds
+        self.number = 1000
+        self.options = Options()
+        self.service = Service()
+
+    def chance(self, share: float) -> bool:
+        return self.rng.random() < share
+
+    def wants(self, kind: str, share: float = 0.5) -> bool:
+        """Whether a known kind of trouble is drawn; the numbers drawn after it stay the same either way."""
+        return self.chance(share) and kind in self.kinds
+
+    def scenario(self, seed: int) -> Scenario:
+        rng = self.rng
+        self.service = Service(
+            groups=rng.randint(1, 4),
+            slots=rng.randint(1, 3),
+            latency=rng.choice([(0.01, 0.02), (0.02, 0.3), (0.05, 1.5)]),
+        )
+        if self.wants("lag", 0.2):
+            self.service.lag = rng.choice([0.2, 1.0, 5.0])
+        self.options = Options(
+            attempt_timeout=rng.choice([4.0, 10.0, 30.0]),
+            deadline=rng.choice([60.0, 120.0]),
+            max_attempts=rng.choice([1, 2, 3, 6, 6]),
+            max_connections=rng.choice([1, 2, 8, 64]),
+        )
+        if self.wants("long pause", 0.15):
+            self.options.deadline = 5.0
+            self.service.per_second = 2
+        elif self.chance(0.2):
+            self.service.per_second = rng.choice([5, 20])
+        if self.chance(0.15):
+            self.service.per_day = rng.randint(10, 60)
+        if self.chance(0.2):
+            self.service.before_midnight = rng.uniform(0.1, 20)
+        shapes = [self._one_run, self._resumed, self._undone, self._undone, self._creates, self._mixed]
+        phases = rng.choice(shapes)()
+        return Scenario(seed=seed, service=self.service, options=self.options, phases=phases)
+
+    # ------------------------------------------------------------------ shapes
+
+    def _one_run(self) -> list[Phase]:
+        call = self._bulk(self._edits())
+        call.journal = self.rng.choice([None, "a.db"])
+        if self.chance(0.2):
+            call.cancel = self.rng.uniform(0, 3)
+        return [self._phase([call, *self._others()])]
+
+    def _resumed(self) -> list[Phase]:
+        edits = self._edits()
+        phases: list[Phase] = []
+        for _ in range(self.rng.randint(1, 3)):
+            call = self._bulk(edits, journal="a.db")
+            if self.chance(0.2):
+                call.cancel = self.rng.uniform(0, 3)
+            phases.append(self._phase([call], crash=0.6))
+        last = self._bulk(edits, journal="a.db")
+        return [*phases, Phase(calls=[last])]
+
+    def _undone(self) -> list[Phase]:
+        phases = self._resumed()
+        if self.chance(0.5):
+            phases = phases[:1]
+        for _ in range(self.rng.randint(0, 1)):
+            phases.append(self._phase([Call(kind="undo", journal="a.db")], crash=0.3))
+        return [*phases, Phase(calls=[Call(kind="undo", journal="a.db")])]
+
+    def _creates(self) -> list[Phase]:
+        calls = [
+            Call(kind="create", start=self.rng.uniform(0, 2), key=self.rng.choice([None, f"key-{number}"]),
+                 members=[5000 + number])
+            for number in range(self.rng.randint(1, 3))
+        ]  # fmt: skip
+        phase = self._phase(calls)
+        if self.wants("lookalike"):
+            event = Event(kind="create", at=self.rng.uniform(0, 3), key="New", lists={"experiments": [4999]})
+            phase.events.append(event)
+            event.key = calls[0].key or "key-0"
+        return [phase]
+
+    def _mixed(self) -> list[Phase]:
+        # Without "two writers", each call has groups of its own.
+        call = self._bulk(self._edits(groups=[1]) if "two writers" not in self.kinds else self._edits())
+        calls = [call, *self._others()]
+        groups = [1, 2] if "two writers" in self.kinds else [2]
+        for number in range(self.rng.randint(1, 4)):
+            group = self.rng.choice(groups)
+            if group <= self.service.groups:
+                start = self.rng.uniform(0, 2)
+                added = [6000 + number]
+                calls.append(Call(kind="change", start=start, group=group, slot=1, add=added, remove=[100 * group + 1]))
+        return [self._phase(calls)]
+
+    # ------------------------------------------------------------------ parts
+
+    def _edits(self, groups: list[int] | None = None) -> list[Edit]:
+        rng = self.rng
+        groups = groups or list(range(1, self.service.groups + 1))
+        edits: list[Edit] = []
+        for _ in range(rng.choice([1, 2, 3, 5, 10, 25])):
+            if edits and self.chance(0.1):
+                edits.append(edits[-1])
+                continue
+            self.number += 1
+            lists: dict[str, list[Any]] = {"experiments": [self.number]}
+            if self.chance(0.3):
+                lists = {"holdouts": [self.number]}
+            if self.chance(0.1):
+                lists["individuals"] = [f"user-{self.number}"]
+            if self.chance(0.05):
+                lists["experiments"] = []
+            edits.append(Edit(rng.choice(groups), rng.randint(1, self.service.slots), lists))
+        return edits
+
+    def _bulk(self, edits: list[Edit], journal: str | None = None) -> Call:
+        rng = self.rng
+        call = Call(
+            kind="run", edits=edits, journal=journal, verify=self.chance(0.5), stream=self.chance(0.3),
+            concurrency=rng.choice([None, None, 1, 3]), source=rng.choice(["list", "list", "iterator", "async"]),
+        )  # fmt: skip
+        if self.wants("reuse", 0.2):
+            call.source = "reuse"
+        elif self.chance(0.05):
+            call.source = "raise"
+        if call.stream:
+            call.slow = rng.choice([0.0, 0.0, 0.5])
+            call.leave = rng.choice([None, None, 1, 3])
+        if self.chance(0.1):
+            call.stop_after = rng.randint(1, 3)
+        if self.chance(0.3):
+            call.on_budget = "wait"
+        return call
+
+    def _others(self) -> list[Call]:
+        return [
+            Call(kind=self.rng.choice(["read", "list"]), start=self.rng.uniform(0, 2),
+                 cancel=self.rng.choice([None, None, 0.01, 0.5]))
+            for _ in range(self.rng.choice([0, 0, 1, 5]))
+        ]  # fmt: skip
+
+    def _phase(self, calls: list[Call], crash: float = 0.0) -> Phase:
+        rng = self.rng
+        phase = Phase(calls=calls, gap=rng.uniform(0.1, 3) if self.wants("quick restart") else 60.0)
+        length = 10 + 2 * sum(len(call.edits) for call in calls)
+        density = rng.choice([0.0, 0.05, 0.2, 0.5])
+        for request in range(1, length):
+            if self.chance(density):
+                phase.faults.append(self._fault(request))
+        if self.chance(0.1):
+            first, status = rng.randint(1, length), 429 if self.wants("long pause") else 503
+            phase.faults += [Fault(request=first + n, kind="status", status=status) for n in range(rng.randint(2, 8))]
+        if self.chance(0.3):
+            for _ in range(rng.randint(1, 3)):
+                self.number += 1
+                group, slot = rng.randint(1, self.service.groups), rng.randint(1, self.service.slots)
+                lists: dict[str, list[Any]] = {rng.choice(["experiments", "holdouts"]): [self.number]}
+                phase.events.append(Event(kind="colleague", at=rng.uniform(0, 5), group=group, slot=slot, lists=lists))
+        if self.chance(crash):
+            kind: Any = "power" if self.wants("power") else "crash"
+            if self.chance(0.3):
+                phase.events.append(Event(kind=kind, at=rng.uniform(0, 3)))
+            else:
+                phase.events.append(Event(kind=kind, request=rng.randint(1, length), answered=self.chance(0.5)))
+        return phase
+
+    def _fault(self, request: int) -> Fault:
+        rng = self.rng
+        kinds: list[Any] = list(_FAULTS)
+        kinds += [kind for kind in ("late", "page") if kind in self.kinds]
+        fault = Fault(request=request, kind=rng.choice(kinds))
+        if fault.kind == "late":
+            fault.delay = self.options.attempt_timeout + rng.uniform(-1, 9)
+        elif fault.kind == "slow":
+            fault.delay = rng.uniform(0, 3)
+        elif fault.kind == "status":
+            fault.status = rng.choice(_STATUSES)
+            if fault.status in (429, 503) and self.chance(0.5):
+                fault.retry_after = rng.choice([0.0, 1.0, 5.0])
+                if self.wants("long pause"):
+                    fault.retry_after = rng.choice([30.0, 90.0])
+        return fault
+
+
+KINDS: Final = frozenset(KNOWN)
+
+
+def draw(seed: int, kinds: frozenset[str] = frozenset()) -> Scenario:
+    """Draw the scenario of a seed.
+
+    Args:
+        seed: The seed.
+        kinds: The kinds of ``KNOWN`` trouble to include.
+    """
+    return _Drawing(seed, kinds).scenario(seed)

@@ -1,0 +1,231 @@
+"""The network without sockets: connections in memory between aiohttp and the model of the service, with faults."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import http
+import json
+import random
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from unittest import mock
+
+import aiohttp
+
+from .scenario import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from .clock import SimulationLoop
+    from .scenario import Scenario
+    from .service import ModelService
+
+__all__ = ["Connection", "Network", "Process", "Sent", "current_call"]
+
+current_call: ContextVar[str] = ContextVar("current_call", default="")
+"""The call that the current task belongs to."""
+_NO_FAULT: Final = Fault(request=0, kind="slow")
+_PAGE: Final = b"<!doctype html><title>Maintenance</title><p>We will be back soon."
+
+
+@dataclass
+class Process:
+    """One process of the client: dead after a crash."""
+
+    number: int
+    faults: dict[int, Fault]
+    on_request: dict[int, Callable[[], None]]
+    on_response: dict[int, Callable[[], None]]
+    is_alive: bool = True
+    requests: int = 0
+    connects: int = 0
+
+
+@dataclass
+class Sent:
+    """One request that the client wrote."""
+
+    number: int
+    call: str
+    process: int
+    at: float
+    wall: float
+    method: str
+    path: str
+    body: bytes
+    arrived: float | None = None
+    over: float | None = None
+    """When its response arrived, or the client gave it up."""
+
+
+@dataclass
+class Network:
+    """All connections, and the record of what was sent."""
+
+    loop: SimulationLoop
+    service: ModelService
+    scenario: Scenario
+    process: Process
+    trace: Callable[[str], None]
+    sent: list[Sent] = field(default_factory=list[Sent])
+
+    def submit(self, connection: Connection, method: str, path: str, body: bytes) -> None:
+        """Take a request that the client wrote."""
+        process = connection.process
+        if not process.is_alive:
+            return
+        process.requests += 1
+        number = len(self.sent) + 1
+        sent = Sent(
+            number, current_call.get(), process.number, self.loop.time(), self.loop.true_wall(), method, path, body
+        )
+        self.sent.append(sent)
+        connection.current = sent
+        fault = process.faults.get(process.requests, _NO_FAULT)
+        self.trace(
+            f"-> {number} {sent.call} {method} {path} {body.decode()}"
+            + (f"  [{fault.kind} {fault.delay:g}]" if fault is not _NO_FAULT else "")
+        )
+        rng = random.Random(self.scenario.seed * 1_000_003 + number)
+        least, most = self.scenario.service.latency
+        up, down = rng.uniform(least, most), rng.uniform(least, most)
+        lag = rng.choice((0.0, rng.uniform(0, self.scenario.service.lag))) if self.scenario.service.lag else 0.0
+        order = process.requests
+        if (hook := process.on_request.get(order)) is not None:
+            hook()
+        self.loop.call_later(
+            fault.delay if fault.kind == "late" else up + (fault.delay if fault.kind == "slow" else 0.0),
+            self._arrive, connection, sent, fault, down, lag, order,
+        )  # fmt: skip
+
+    def _arrive(self, connection: Connection, sent: Sent, fault: Fault, down: float, lag: float, order: int) -> None:
+        if fault.kind == "silent":
+            return
+        if fault.kind == "lost":
+            connection.reset()
+            return
+        sent.arrived = self.loop.time()
+        status, body, extra = fault.status, b"", ""
+        if fault.kind == "page":
+            status, body = 200, _PAGE
+        elif fault.kind != "status":
+            done, content = self.service.process(sent.method, sent.path, sent.body, sent.call, sent.number, lag)
+            self.trace(f"   {sent.number} processed: {done}" + (f" (lag {lag:.2f})" if lag else ""))
+            if fault.kind in ("mute", "late"):
+                return
+            if fault.kind != "status after":
+                status, body = done, b"" if content is None else json.dumps(content).encode()
+        if fault.retry_after is not None:
+            extra = f"Retry-After: {fault.retry_after:g}\r\n"
+        kind = "text/html" if fault.kind == "page" else "application/json"
+        head = (
+            f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n{extra}"
+            f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self.loop.call_later(down, self._deliver, connection, sent, fault, head.encode() + body, order)
+
+    def _deliver(self, connection: Connection, sent: Sent, fault: Fault, data: bytes, order: int) -> None:
+        if connection.current is not sent or not connection.process.is_alive:
+            return
+        if (hook := connection.process.on_response.get(order)) is not None:
+            hook()
+        self.trace(f"<- {sent.number} {data.split(b' ', 2)[1].decode()}")
+        connection.finish()
+        if fault.kind == "reset":
+            connection.reset()
+        elif fault.kind == "cut":
+            connection.receive(data[:-1] if not data.endswith(b"\r\n\r\n") else data[:-2])
+            connection.reset()
+        else:
+            connection.receive(data)
+
+    @contextlib.contextmanager
+    def connected(self) -> Generator[None]:
+        """Let aiohttp connect to the service in memory."""
+        network = self
+
+        async def create_connection(connector: Any, request: Any, traces: object, timeout: Any) -> object:
+            process = network.process
+            process.connects += 1
+            rng = random.Random(network.scenario.seed * 7_919 + process.number * 1_009 + process.connects)
+            await asyncio.sleep(rng.uniform(*network.scenario.service.latency))
+            if process.faults.get(-process.connects) is not None or not process.is_alive:
+                raise aiohttp.ClientConnectorError(request.connection_key, OSError(errno.ECONNREFUSED, "refused"))
+            protocol = connector._factory()
+            Connection(network, process, protocol)
+            return protocol
+
+        with mock.patch.object(aiohttp.TCPConnector, "_create_connection", create_connection):
+            yield
+
+
+class Connection(asyncio.Transport):
+    """One connection, as aiohttp sees it."""
+
+    def __init__(self, network: Network, process: Process, protocol: asyncio.Protocol) -> None:
+        super().__init__({"peername": ("127.0.0.1", 80)})
+        self.process = process
+        self.current: Sent | None = None
+        self._network = network
+        self._protocol = protocol
+        self._written = b""
+        self._is_closing = False
+        protocol.connection_made(self)
+
+    def write(self, data: Any) -> None:
+        self._written += bytes(data)
+        head, end, rest = self._written.partition(b"\r\n\r\n")
+        if not end:
+            return
+        line, *headers = head.decode().split("\r\n")
+        length = sum(int(value) for name, _, value in (each.partition(":") for each in headers)
+                     if name.lower() == "content-length")  # fmt: skip
+        if len(rest) < length:
+            return
+        self._written = rest[length:]
+        method, path, _ = line.split(" ")
+        self._network.submit(self, method, path, rest[:length])
+
+    def finish(self) -> None:
+        """The request in progress needs no response any more."""
+        if self.current is not None:
+            self.current.over = self._network.loop.time()
+            self.current = None
+
+    def receive(self, data: bytes) -> None:
+        """Bytes arrive at the client."""
+        if not self._is_closing:
+            self._protocol.data_received(data)
+
+    def reset(self) -> None:
+        """The connection breaks."""
+        self._close(ConnectionResetError("reset"))
+
+    def _close(self, error: Exception | None) -> None:
+        if self._is_closing:
+            return
+        self._is_closing = True
+        self.finish()
+        self._network.loop.call_soon(self._protocol.connection_lost, error)
+
+    def close(self) -> None:
+        self._close(None)
+
+    def abort(self) -> None:
+        self._close(None)
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass

@@ -1,0 +1,138 @@
+"""What happens in one run of the simulation, as plain data that can be drawn, saved as JSON and reduced."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+__all__ = ["Call", "Edit", "Event", "Fault", "Lists", "Options", "Phase", "Scenario", "Service"]
+
+Lists = dict[str, list[Any]]
+"""The lists of a slot, by name. A name that is absent is not given."""
+
+
+class Edit(msgspec.Struct, omit_defaults=True):
+    """One edit of a bulk run."""
+
+    group: int
+    slot: int
+    lists: Lists
+
+
+class Call(msgspec.Struct, omit_defaults=True):
+    """One call of the library, in a task of its own."""
+
+    kind: Literal["run", "undo", "create", "change", "read", "list"]
+    start: float = 0.0
+    """Seconds after the start of the phase."""
+    cancel: float | None = None
+    """Seconds after the start of the call at which its task is cancelled."""
+    edits: list[Edit] = []
+    """For ``run``."""
+    journal: str | None = None
+    """For ``run`` and ``undo``."""
+    source: Literal["list", "iterator", "async", "reuse", "raise"] = "list"
+    """How the edits are passed. ``reuse`` changes the lists of an edit once the next one is pulled; ``raise`` ends in
+    an exception."""
+    verify: bool = False
+    stream: bool = False
+    slow: float = 0.0
+    """Seconds that the consumer of a stream takes for each outcome."""
+    leave: int | None = None
+    """Leave the stream after this many outcomes."""
+    concurrency: int | None = None
+    stop_after: int | None = None
+    on_budget: Literal["stop", "wait"] = "stop"
+    force: bool = False
+    """For ``undo``."""
+    group: int = 1
+    slot: int = 1
+    add: list[int] = []
+    remove: list[int] = []
+    """For ``change``."""
+    key: str | None = None
+    members: list[int] = []
+    """For ``create``: the experiments of the first slot."""
+
+
+class Fault(msgspec.Struct, omit_defaults=True):
+    """What goes wrong with one request.
+
+    ``lost`` and ``silent`` requests never arrive. The service answers with ``status`` instead of processing a request,
+    or after it (``status after``). ``reset``, ``cut`` and ``mute`` lose the response. A ``late`` request arrives after
+    ``delay``, and is not answered. ``page`` is a maintenance page with status 200. ``refused`` is a connection that
+    cannot be made.
+    """
+
+    request: int
+    """The number of the request in its phase, from 1."""
+    kind: Literal["slow", "lost", "silent", "reset", "cut", "mute", "late", "status", "status after", "page", "refused"]
+    delay: float = 0.0
+    status: int = 503
+    retry_after: float | None = None
+
+
+class Event(msgspec.Struct, omit_defaults=True):
+    """Something that happens outside the client, or to its machine.
+
+    ``colleague`` writes a slot, ``create`` makes a group with a key, ``clock`` sets the wall clock wrong by ``error``
+    seconds, and ``crash`` ends the process: its memory is lost and its requests in flight go on. ``power`` also loses
+    what the disk was not made to keep.
+    """
+
+    kind: Literal["colleague", "create", "clock", "crash", "power"]
+    at: float | None = None
+    """Seconds after the start of the phase; or else at a request."""
+    request: int | None = None
+    """When the request with this number is written."""
+    answered: bool = False
+    """When its response arrives, instead."""
+    group: int = 1
+    slot: int = 1
+    lists: Lists = {}
+    key: str = ""
+    error: float = 0.0
+
+
+class Phase(msgspec.Struct, omit_defaults=True):
+    """What one process of the client does."""
+
+    calls: list[Call]
+    faults: list[Fault] = []
+    events: list[Event] = []
+    gap: float = 2.0
+    """Seconds until the next phase."""
+
+
+class Service(msgspec.Struct, omit_defaults=True):
+    """How the service and the network behave."""
+
+    groups: int = 2
+    slots: int = 2
+    latency: tuple[float, float] = (0.02, 0.02)
+    """Least and largest time of a request, and of a response, on its way."""
+    lag: float = 0.0
+    """Reads may show what was true up to so many seconds ago."""
+    per_day: int = 100_000
+    per_second: int = 100
+    before_midnight: float = 40_000.0
+    """Seconds from the start to midnight."""
+
+
+class Options(msgspec.Struct, omit_defaults=True):
+    """The options of the client's session."""
+
+    attempt_timeout: float = 5.0
+    deadline: float = 60.0
+    max_attempts: int = 6
+    max_connections: int = 64
+
+
+class Scenario(msgspec.Struct, omit_defaults=True):
+    """Everything that one run depends on."""
+
+    seed: int
+    service: Service
+    options: Options
+    phases: list[Phase]

@@ -1,0 +1,40 @@
+"""Seeds of the simulation. ``python -m tests.simulation`` runs more of them, and replays one."""
+
+from __future__ import annotations
+
+import pytest
+
+from .drawing import KNOWN, draw
+from .running import command_of, run_scenario
+
+QUICK = range(200)
+DEEP = range(200, 3_200)
+AT_ONCE = 25
+
+
+def blocks(seeds: range) -> list[range]:
+    return [range(start, min(start + AT_ONCE, seeds.stop)) for start in range(seeds.start, seeds.stop, AT_ONCE)]
+
+
+def assert_holds(seeds: range) -> None:
+    for seed in seeds:
+        found = run_scenario(draw(seed)).violations
+        assert not found, f"{found[0]}\nReplay it: {command_of(seed, frozenset())}"
+
+
+@pytest.mark.parametrize("seeds", blocks(QUICK), ids=str)
+def test_every_promise_holds(seeds: range) -> None:
+    assert_holds(seeds)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("seeds", blocks(DEEP), ids=str)
+def test_every_promise_holds_for_thousands_of_seeds(seeds: range) -> None:
+    assert_holds(seeds)
+
+
+@pytest.mark.parametrize("seed", range(0, 60, 3))
+def test_a_seed_does_the_same_each_time(seed: int) -> None:
+    first, second = (run_scenario(draw(seed, frozenset(KNOWN)), tracing=True) for _ in range(2))
+    assert first.lines == second.lines
+    assert first.requests > 0

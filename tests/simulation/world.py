@@ -1,0 +1,351 @@
+"""Runs a scenario: each phase is a process with a session of its own, against one service and one network."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from aiomutex import (
+    LocalRateLimiter,
+    MutexSession,
+    NewGroup,
+    NewSlot,
+    RetryPolicy,
+    SlotEdit,
+)
+from aiomutex.bulk import undo
+
+from .clock import MIDNIGHT, SimulationLoop, simulated_time
+from .network import Network, Process, current_call
+from .service import COLLEAGUE, ModelService
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from aiomutex import SlotOutcome
+
+    from .scenario import Call, Event, Phase, Scenario
+
+__all__ = ["CallRecord", "InputBroke", "Leftover", "World", "simulate"]
+
+_TOO_LONG: Final = 3 * 86_400.0
+"""Seconds after which a phase counts as hanging."""
+_MEMORY: Final = Path("/dev/shm")
+"""Where files need no disk: a sync takes no time."""
+_SETTLE: Final = 60.0
+"""Seconds after the last phase, for what is still on its way."""
+
+
+class InputBroke(Exception):  # noqa: N818  # not ours to raise
+    """What a broken input of edits raises."""
+
+
+@dataclass
+class CallRecord:
+    """What became of one call."""
+
+    name: str
+    phase: int
+    call: Call
+    started: float
+    outcomes: list[tuple[float, SlotOutcome]] = field(default_factory=list["tuple[float, SlotOutcome]"])
+    ended: float | None = None
+    """When it returned or raised; ``None`` if its process crashed before."""
+    error: BaseException | None = None
+    result: Any = None
+    most_pending: int = 0
+    """The most edits pulled and without an outcome."""
+    power_failed: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it returned."""
+        return self.ended is not None and self.error is None
+
+
+@dataclass
+class Leftover:
+    """What a phase left behind."""
+
+    phase: int
+    what: str
+
+
+class World:
+    """Everything that exists in one run, and the record of what happened."""
+
+    def __init__(self, scenario: Scenario, loop: SimulationLoop, directory: Path, *, tracing: bool = False) -> None:
+        self.scenario = scenario
+        self.loop = loop
+        self.directory = directory
+        self.lines: list[str] = []
+        self._tracing = tracing
+        self.service = ModelService(loop.time)
+        self.service.seed(scenario.service.groups, scenario.service.slots)
+        self.network = Network(loop, self.service, scenario, Process(0, {}, {}, {}), self.trace)
+        self.records: list[CallRecord] = []
+        self.leftovers: list[Leftover] = []
+        self.hung: list[str] = []
+        self.phase = 0
+
+    def trace(self, line: str) -> None:
+        """Note what happened, if somebody reads it."""
+        if self._tracing:
+            line = line.replace(str(self.directory.parent), "")
+            self.lines.append(f"{self.loop.time() - 1000:10.3f} {line}")
+
+    async def run(self) -> None:
+        """Run all phases, then wait for what is still on its way."""
+        for number, phase in enumerate(self.scenario.phases):
+            self.phase = number
+            self.trace(f"== phase {number}")
+            await self._run_phase(phase)
+            await asyncio.sleep(phase.gap)
+        await asyncio.sleep(_SETTLE)
+
+    async def _run_phase(self, phase: Phase) -> None:
+        crashed = self.loop.create_future()
+        process = Process(
+            self.phase, {(-each.request if each.kind == "refused" else each.request): each for each in phase.faults},
+            {}, {},
+        )  # fmt: skip
+        self.network.process = process
+        records: list[CallRecord] = []
+        self._schedule(phase, process, crashed, records)
+        settings, options = self.scenario.service, self.scenario.options
+        today = self.loop.true_wall() // 86_400
+        limiter = LocalRateLimiter(
+            settings.per_second, settings.per_day,
+            used_today=sum(sent.wall // 86_400 == today for sent in self.network.sent),
+        )  # fmt: skip
+        session = MutexSession(
+            "simulated", base_url="http://127.0.0.1", rate_limiter=limiter,
+            retry=RetryPolicy(max_attempts=options.max_attempts), attempt_timeout=options.attempt_timeout,
+            deadline=options.deadline, max_connections=options.max_connections,
+        )  # fmt: skip
+        await session.__aenter__()
+        inside: Any = session
+        inside._transport._timer._deadlines = _OrderedSet()
+        tasks: list[asyncio.Task[None]] = []
+        for number, call in enumerate(phase.calls):
+            record = CallRecord(f"{call.kind}{self.phase}.{number}", self.phase, call, self.loop.time() + call.start)
+            records.append(record)
+            tasks.append(asyncio.create_task(self._call(session, record, process), name=record.name))
+        self.records += records
+        everything = asyncio.gather(*tasks, return_exceptions=True)
+        done, _ = await asyncio.wait((everything, crashed), timeout=_TOO_LONG, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            self.hung += [task.get_name() for task in tasks if not task.done()]
+        if process.is_alive and done:
+            self._look_for_leftovers(session)
+        process.is_alive = False
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await everything
+        await session.aclose()
+        if crashed.done():
+            self.directory = crashed.result()
+        else:
+            crashed.cancel()
+
+    def _schedule(
+        self, phase: Phase, process: Process, crashed: asyncio.Future[Path], records: list[CallRecord]
+    ) -> None:
+        for event in phase.events:
+            happen = functools.partial(self._happen, event, process, crashed, records)
+            if event.at is not None:
+                self.loop.call_later(event.at, happen)
+            elif event.request is not None:
+                (process.on_response if event.answered else process.on_request)[event.request] = happen
+
+    def _happen(self, event: Event, process: Process, crashed: asyncio.Future[Path], records: list[CallRecord]) -> None:
+        if event.kind in ("crash", "power"):
+            if process.is_alive and not crashed.done():
+                self.trace(f"** {event.kind}")
+                process.is_alive = False
+                for record in records:
+                    record.power_failed = event.kind == "power"
+                crashed.set_result(self._copy_disk())
+            return
+        self.trace(f"** {event}")
+        if event.kind == "clock":
+            self.loop.error = event.error
+        elif event.kind == "create":
+            self.service.create(event.key, event.key, COLLEAGUE, [event.lists.get("experiments", [])], [100])
+        else:
+            self.service.write((event.group, event.slot), event.lists, COLLEAGUE)
+
+    def _copy_disk(self) -> Path:
+        """The files as a process that dies now leaves them."""
+        copy = self.directory.parent / f"disk{self.phase + 1}"
+        copy.mkdir()
+        for path in self.directory.iterdir():
+            shutil.copyfile(path, copy / path.name)
+        return copy
+
+    def _look_for_leftovers(self, session: MutexSession) -> None:
+        inside: Any = session
+        transport = inside._transport
+        known = {"simulation", *(record.name for record in self.records)}
+        found = [task.get_name() for task in asyncio.all_tasks() if not task.done() and task.get_name() not in known]
+        if transport.in_flight:
+            found.append(f"{transport.in_flight} requests in flight")
+        if transport.limiter.state().waiting:
+            found.append(f"{transport.limiter.state().waiting} callers waiting for a permit")
+        if len(transport._timer):
+            found.append(f"{len(transport._timer)} deadlines")
+        if acquired := len(transport._http.connector._acquired):
+            found.append(f"{acquired} connections")
+        self.leftovers += [Leftover(self.phase, each) for each in found]
+
+    # ------------------------------------------------------------------ calls
+
+    async def _call(self, session: MutexSession, record: CallRecord, process: Process) -> None:
+        current_call.set(record.name)
+        call = record.call
+        await asyncio.sleep(call.start)
+        record.started = self.loop.time()
+        self.trace(f"++ {record.name}")
+        task = asyncio.current_task()
+        assert task is not None
+        handle = None if call.cancel is None else self.loop.call_later(call.cancel, task.cancel)
+        make = getattr(self, f"_{call.kind}")
+        try:
+            result, error = await make(session, record, process), None
+        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001  # judged afterwards
+            result, error = None, raised
+        if handle is not None:
+            handle.cancel()
+        if not process.is_alive:
+            return
+        record.ended, record.result, record.error = self.loop.time(), result, error
+        self.trace(f"-- {record.name} {'' if error is None else repr(error)[:300]}")
+
+    def _report(self, record: CallRecord, process: Process, outcome: SlotOutcome) -> None:
+        if process.is_alive:
+            record.outcomes.append((self.loop.time(), outcome))
+            self.trace(
+                f"!! {record.name} {outcome.position} {outcome.status} attempts={outcome.attempts} {outcome.note}"
+                f" {'' if outcome.error is None else repr(outcome.error)[:200]}"
+            )
+
+    async def _run(self, session: MutexSession, record: CallRecord, process: Process) -> object:
+        call = record.call
+        edits = _input_of(call, record)
+        journal = None if call.journal is None else self.directory / call.journal
+        options: dict[str, Any] = {
+            "journal": journal, "verify": call.verify, "concurrency": call.concurrency,
+            "stop_after": call.stop_after, "on_budget": call.on_budget,
+            "on_outcome": functools.partial(self._report, record, process),
+        }  # fmt: skip
+        if not call.stream:
+            return await session.edit_slots(edits, **options)
+        seen = 0
+        async with session.stream_slot_edits(edits, **options) as outcomes:
+            async for _ in outcomes:
+                seen += 1
+                record.most_pending = max(record.most_pending, outcomes.pulled - seen)
+                if call.slow:
+                    await asyncio.sleep(call.slow)
+                if seen == call.leave:
+                    break
+        return None
+
+    async def _undo(self, session: MutexSession, record: CallRecord, process: Process) -> object:
+        assert record.call.journal is not None
+        report = functools.partial(self._report, record, process)
+        path = self.directory / record.call.journal
+        return await undo(session, path, force=record.call.force, on_outcome=report)
+
+    async def _create(self, session: MutexSession, record: CallRecord, process: Process) -> object:
+        call = record.call
+        slots = [NewSlot(percentage=50, experiments=call.members), NewSlot(percentage=50)]
+        options: dict[str, Any] = {} if call.key is None else {"key": call.key}
+        return await session.create_group(NewGroup(project_id=1, name="New", slots=slots, **options))
+
+    async def _change(self, session: MutexSession, record: CallRecord, process: Process) -> object:
+        call = record.call
+        given: dict[str, Any] = {}
+        if call.add:
+            given["add_experiments"] = call.add
+        if call.remove:
+            given["remove_experiments"] = call.remove
+        return await session.change_slot(call.group, call.slot, **given)
+
+    async def _read(self, session: MutexSession, record: CallRecord, process: Process) -> object:
+        return await session.get_group(record.call.group)
+
+    async def _list(self, session: MutexSession, record: CallRecord, process: Process) -> object:
+        return [group.id async for group in session.list_groups(page_size=2)]
+
+
+class _OrderedSet(dict[Any, None]):
+    """A set with an order. In a plain one, deadlines that expire together would do so in another order each time."""
+
+    def add(self, item: Any) -> None:
+        self[item] = None
+
+    def discard(self, item: Any) -> None:
+        self.pop(item, None)
+
+
+def _input_of(call: Call, record: CallRecord) -> Any:
+    edits = [SlotEdit(edit.group, edit.slot, **edit.lists) for edit in call.edits]
+
+    def reused() -> Iterator[SlotEdit]:
+        kept: dict[str, list[Any]] = {"experiments": [], "holdouts": [], "individuals": []}
+        for edit in call.edits:
+            for name, items in edit.lists.items():
+                kept[name][:] = items
+            yield SlotEdit(edit.group, edit.slot, **{name: kept[name] for name in edit.lists})
+
+    def broken() -> Iterator[SlotEdit]:
+        yield from edits
+        raise InputBroke
+
+    async def slowly() -> AsyncIterator[SlotEdit]:
+        for edit in edits:
+            await asyncio.sleep(0.05)
+            yield edit
+
+    sources: dict[str, Callable[[], Any]] = {
+        "list": lambda: edits, "iterator": lambda: iter(edits), "async": slowly, "reuse": reused, "raise": broken,
+    }  # fmt: skip
+    return sources[call.source]()
+
+
+def simulate(scenario: Scenario, *, tracing: bool = False) -> World:
+    """Run a scenario to its end.
+
+    Returns:
+        The world afterwards.
+    """
+    loop = SimulationLoop()
+    loop.wall_offset = MIDNIGHT - scenario.service.before_midnight - loop.time()
+    logging.getLogger("aiomutex").setLevel(logging.CRITICAL)
+
+    async def main(world: World) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("simulation")
+        await world.run()
+
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.exists() else None) as folder:
+        directory = Path(folder) / "disk"
+        directory.mkdir()
+        world = World(scenario, loop, directory, tracing=tracing)
+        with (
+            simulated_time(loop, scenario.seed),
+            world.network.connected(),
+            asyncio.Runner(loop_factory=lambda: loop) as runner,
+        ):
+            runner.run(main(world))
+    return world
