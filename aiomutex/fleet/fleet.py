@@ -230,7 +230,8 @@ class Fleet:
     async def _edit(self, text: str) -> str:
         job = msgspec.json.decode(text, type=Job)
         session: MutexSession = self._broker.state.session
+        edits = [edit.to_edit() for edit in job.edits]
         report = await session.edit_slots(
-            job.edits, verify=job.verify, stop_after=job.stop_after, on_budget=job.on_budget, reserve=job.reserve
+            edits, verify=job.verify, stop_after=job.stop_after, on_budget=job.on_budget, reserve=job.reserve
         )
         return encode_report(report)

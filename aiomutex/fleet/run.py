@@ -8,12 +8,12 @@ from aiomutex.bulk.options import FATAL
 from aiomutex.bulk.report import SlotOutcome
 from aiomutex.bulk.run import NOT_SENT, Run
 from aiomutex.errors import LimiterUnavailableError, OutcomeUnknownError
-from aiomutex.fleet.wire import Job, decode_outcomes
+from aiomutex.fleet.wire import Job, JobEdit, decode_outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiomutex.bulk.group_queues import GroupQueue
+    from aiomutex.bulk.group_queues import GroupQueue, Item
     from aiomutex.bulk.options import Settings
     from aiomutex.errors import MutexError
     from aiomutex.fleet.wire import Place
@@ -47,14 +47,14 @@ class FleetRun(Run):
         if not group.items:
             return
         groups = [group, *self._more_groups()]
-        places: list[Place] = []
+        items: list[Item] = []
         for each in groups:
             for _ in range(min(len(each.items), self._batch_size // len(groups))):
                 item = each.items.popleft()
                 self.in_flight[item.position] = item
-                places.append((item.position, item.edit))
+                items.append(item)
         self._busy_groups += len(groups)
-        await self._run_job(places)
+        await self._run_job(items)
         self._busy_groups -= len(groups)
         for each in groups[1:]:
             self._release(each)
@@ -67,10 +67,11 @@ class FleetRun(Run):
         count = min(share - 1, self._batch_size - 1, ready)
         return [group for _ in range(count) if (group := self._ready.get_nowait()) is not None]
 
-    async def _run_job(self, places: list[Place]) -> None:
+    async def _run_job(self, items: list[Item]) -> None:
         settings = self.settings
+        places = [(item.position, item.edit) for item in items]
         job = Job(
-            edits=[edit for _, edit in places],
+            edits=[JobEdit.of(item) for item in items],
             verify=self._verify,
             stop_after=settings.stop_after,
             on_budget=settings.on_budget,

@@ -21,17 +21,41 @@ from aiomutex.models import SlotEdit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Job", "PackedError", "Place", "decode_outcomes", "encode_report", "pack_error", "unpack_error"]
+    from aiomutex.bulk.group_queues import Item
+
+__all__ = ["Job", "JobEdit", "PackedError", "Place", "decode_outcomes", "encode_report", "pack_error", "unpack_error"]
 
 
 Place = tuple[int, SlotEdit]
 """An edit and its position in the input."""
 
 
+class JobEdit(msgspec.Struct, frozen=True, array_like=True):
+    """An edit with its lists as the service gets them, so that every edit valid on one machine can be queued."""
+
+    group_id: str
+    slot_index: int
+    body: msgspec.Raw
+
+    @classmethod
+    def of(cls, item: Item) -> JobEdit:
+        """The edit of a run's item."""
+        return cls(str(item.edit.group_id), item.edit.slot_index, msgspec.Raw(item.request.body or b""))
+
+    def to_edit(self) -> SlotEdit:
+        """The edit for the worker's own run.
+
+        Raises:
+            msgspec.MsgspecError: The body is not one of a slot edit.
+        """
+        lists = msgspec.json.decode(self.body, type=dict[str, Any])
+        return msgspec.convert(lists | {"group_id": self.group_id, "slot_index": self.slot_index}, SlotEdit)
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Edits of a few groups, and the options of their run."""
 
-    edits: list[SlotEdit]
+    edits: list[JobEdit]
     verify: bool = False
     stop_after: int | None = None
     on_budget: OnBudget = "stop"

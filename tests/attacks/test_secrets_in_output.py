@@ -8,13 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 
 import command_line
+import msgspec
 import pytest
 import redis.asyncio
 from support import GROUP, KEY, session_for
 
 from aiomutex import APIError, SlotEdit, retry
 from aiomutex.bulk.report import BulkReport, SlotOutcome
-from aiomutex.fleet.wire import Job, encode_report
+from aiomutex.fleet.wire import Job, JobEdit, encode_report
 from aiomutex.limits.redis import RedisRateLimiter
 from aiomutex.testing import MutexEmulator
 
@@ -125,7 +126,7 @@ def test_jobs_and_reports_of_a_fleet_do_not_hold_the_key() -> None:
     error = APIError("you sent ***", status=400, method="PATCH", path="/api/1/mutexes/7/slots/1", body="***")
     outcome = SlotOutcome(edit=edit, status="failed", position=0, error=error)
     report = encode_report(BulkReport(outcomes=[outcome]))
-    assert KEY not in report + repr(Job(edits=[edit]))
+    assert KEY not in report + repr(Job(edits=[JobEdit("7", 1, msgspec.Raw(b'{"experiments":[5]}'))]))
 
 
 @pytest.mark.redis

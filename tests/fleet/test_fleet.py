@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from bulk_support import ROOT, EmulatorProcess, after, edits_for
+from fleet_support import KEY, Worker
 from redis import Redis
 
 from aiomutex import (
@@ -33,10 +31,6 @@ if TYPE_CHECKING:
     from redis_server import RedisServer
 
 
-HERE = Path(__file__).parent
-KEY = "mgmt-of-the-workers-5c1d"
-
-
 def client_of(url: str) -> Any:
     return Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]  # untyped upstream
 
@@ -45,39 +39,6 @@ def client_of(url: str) -> Any:
 def redis_url(redis_server: RedisServer) -> str:
     """The address of an empty Redis."""
     return redis_server.url
-
-
-class Worker:
-    """A ``taskiq worker`` command in its own process group."""
-
-    def __init__(self, url: str, redis_url: str, key: str = KEY) -> None:
-        self.env = os.environ | {
-            "AMPLITUDE_MANAGEMENT_API_KEY": key,
-            "AIOMUTEX_BASE_URL": url,
-            "FLEET_REDIS": redis_url,
-            "PYTHONPATH": f"{ROOT}:{HERE}:{HERE.parent}",
-        }
-
-    def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "taskiq", "worker", "fleet_workers:broker", "--workers", "1"]
-        self.process = subprocess.Popen(
-            command, env=self.env, cwd=HERE, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        return self
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def terminate(self) -> str:
-        """Send SIGTERM, wait for the end, and return the output."""
-        self.process.terminate()
-        return self.process.communicate(timeout=15)[0].decode()
-
-    def __exit__(self, *error: object) -> None:
-        if self.process.poll() is None:
-            self.kill()
-        self.process.communicate()
 
 
 async def stream_of(edits: list[SlotEdit]) -> AsyncIterator[SlotEdit]:
@@ -113,7 +74,7 @@ async def test_a_killed_worker_loses_no_edit(redis_url: str) -> None:
         output = third.terminate()
     assert str(report) == "900 edits: 900 applied"
     assert sorted(outcome.position for outcome in reported) == list(range(900))
-    assert all(outcome.edit is edits[outcome.position] for outcome in reported)
+    assert all(outcome.edit == edits[outcome.position] for outcome in reported)
     assert {address: slots["{}/{}".format(*address)][0] for address in expected} == {
         address: lists["experiments"] for address, lists in expected.items()
     }
@@ -162,7 +123,7 @@ async def test_outcomes_are_the_same_as_on_one_machine(redis_url: str) -> None:
                 error = report.failed[0].error
                 assert isinstance(error, NotFoundError)
                 assert (error.status, error.method, error.attempts) == (404, "GET", 1)
-                assert report.failed[0].edit is edits[1]
+                assert report.failed[0].edit == edits[1]
                 with pytest.raises(ExceptionGroup):
                     report.raise_for_failures()
                 with pytest.raises(

@@ -7,10 +7,9 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
-from bulk_support import assert_in_order, edits_for, landed, session_for
-from redis.asyncio import Redis
+from bulk_support import assert_in_order, edits_for, landed
+from fleet_support import NAME, redis_of, worker
 from support import until
-from taskiq.api import run_receiver_task
 
 from aiomutex import LimiterUnavailableError, OutcomeUnknownError, SlotEdit
 from aiomutex.fleet import Fleet
@@ -25,17 +24,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.redis
 
-NAME = "project-1"
-
 
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """The address of an empty Redis."""
     return redis_server.url
-
-
-def redis_of(url: str) -> Any:
-    return Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]  # untyped upstream
 
 
 class Proxy:
@@ -110,20 +103,6 @@ class Proxy:
                 self.cut()
                 self.is_up = not cut_at[1]
         writer.close()
-
-
-@contextlib.asynccontextmanager
-async def worker(emulator: MutexEmulator, redis_url: str, **options: Any) -> AsyncGenerator[Fleet]:
-    """Run a worker in this process."""
-    fleet = Fleet(redis_url, name=NAME, session=lambda: session_for(emulator.url), **options)
-    task = asyncio.create_task(run_receiver_task(fleet.broker, run_startup=True))
-    try:
-        await until(lambda: hasattr(fleet.broker.state, "keeping"))
-        yield fleet
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        await fleet.broker.shutdown()
 
 
 async def nothing_left(redis_url: str) -> bool:

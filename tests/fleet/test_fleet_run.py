@@ -29,7 +29,7 @@ def stream_over(
 
 
 async def apply_all(job: Job) -> str:
-    outcomes = [SlotOutcome(edit=edit, status="applied", position=n) for n, edit in enumerate(job.edits)]
+    outcomes = [SlotOutcome(edit=edit.to_edit(), status="applied", position=n) for n, edit in enumerate(job.edits)]
     return encode_report(BulkReport(outcomes=outcomes))
 
 

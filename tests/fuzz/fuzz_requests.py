@@ -169,7 +169,8 @@ def fleet_result(data: bytes) -> None:
 def fleet_job(data: bytes) -> None:
     """A job is decoded or rejected, whatever is in the queue."""
     with only(msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidRequestError):
-        for edit in msgspec.json.decode(data.decode(), type=Job).edits:
+        for packed in msgspec.json.decode(data.decode(), type=Job).edits:
+            edit = packed.to_edit()
             edit_slot(edit.group_id, edit.slot_index, edit.experiments, edit.holdouts, edit.individuals)
 
 
