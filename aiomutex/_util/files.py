@@ -1,11 +1,14 @@
-"""Reading untrusted text files line by line, with a maximum length.
+"""Text files: reading untrusted ones line by line, with a maximum length, and writing those that hold user IDs.
 
 An endless line, such as that of a device or a sparse file, raises an error instead of filling the memory.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
 
 from aiomutex.errors import InvalidRequestError
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
-__all__ = ["MAX_LINE", "LineTooLongError", "lines_of"]
+__all__ = ["MAX_LINE", "LineTooLongError", "lines_of", "open_private"]
 
 MAX_LINE: Final = 16 * 2**20
 """Characters; an edit with a quarter of a million user IDs has as many."""
@@ -46,3 +49,26 @@ def lines_of(file: IO[str]) -> Iterator[str]:
         if len(line) > MAX_LINE:
             raise LineTooLongError(number)
         yield line.removeprefix("\ufeff") if number == 1 else line
+
+
+def open_private(path: str | os.PathLike[str], mode: Literal["w", "a"] = "w") -> IO[str]:
+    """Open a text file to write or to append to. A new file is for its owner only; an existing one keeps its mode.
+
+    Raises:
+        OSError: The file cannot be written, or the path is a symbolic link to a file.
+    """
+    return open(  # a Path has no opener
+        path, mode, buffering=1, encoding="utf-8", errors="surrogateescape", newline="\n", opener=_open_private
+    )
+
+
+def _open_private(path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    # A link to a file may have been planted to have that file overwritten. Devices may be links: /dev/stdout is one.
+    if Path(path).is_file():
+        raise OSError(errno.ELOOP, "is a symbolic link; pass the name of the file itself", path)
+    return os.open(path, flags & ~(os.O_CREAT | os.O_TRUNC))

@@ -14,6 +14,7 @@ import click
 
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import INTERRUPTED, call, echo, fail, json_option, print_json, run
+from aiomutex.cli.paths import FilePath
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping
@@ -30,16 +31,16 @@ _UNSUCCESSFUL: Final = ("failed", "unknown")
 
 
 @click.command()
-@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument("file", required=False, type=FilePath(exists=True, allow_dash=True))
 @click.option(
     "--format", "format_", type=click.Choice(["jsonl", "csv"]), help="Format; by default from the name of FILE."
 )
-@click.option("--journal", type=click.Path(dir_okay=False), help="Keep the progress here, to resume or undo the run.")
+@click.option("--journal", type=FilePath(), help="Keep the progress here, to resume or undo the run.")
 @click.option("--verify", is_flag=True, help="Read each group before and after: two more requests per group.")
 @click.option("--dry-run", is_flag=True, help="Check FILE and send nothing.")
-@click.option("--undo", type=click.Path(exists=True, dir_okay=False), help="Undo the run of this journal.")
+@click.option("--undo", type=FilePath(exists=True), help="Undo the run of this journal.")
 @click.option("--force", is_flag=True, help="With --undo: overwrite slots that changed since the run.")
-@click.option("--failures", type=click.Path(dir_okay=False), help="Write failed edits here, as JSON Lines.")
+@click.option("--failures", type=FilePath(), help="Write failed edits here, as JSON Lines.")
 @click.option("--concurrency", type=click.IntRange(1), help="Maximum number of edits in flight.")
 @click.option("--stop-after", type=click.IntRange(1), metavar="N", help="Stop after N failed edits.")
 @click.option(
@@ -76,7 +77,6 @@ def bulk(
         _undo(undo, force=force, as_json=as_json)
         return
     assert file is not None  # noqa: S101  # checked above
-    _check_failures_path(file, **options)
     format_ = options.pop("format_") or ("csv" if file.endswith(".csv") else "jsonl")
     # A pipe can be read only once, so its lines are checked during the run.
     total = _validate(file, format_) if dry_run or Path(file).is_file() else None
@@ -85,17 +85,6 @@ def bulk(
         return
     result = run(lambda: _run(file, format_, total, used_today, **options))
     _summarize(result, options["journal"], as_json=as_json)
-
-
-def _check_failures_path(file: str, *, failures: str | None, journal: str | None, **_: Any) -> None:
-    from aiomutex.cli.failures import is_same_file
-
-    if failures is None:
-        return
-    if is_same_file(failures, 0 if file == "-" else file):
-        raise click.UsageError(f"--failures {failures} is the input file; choose another name")
-    if journal is not None and is_same_file(failures, journal):
-        raise click.UsageError(f"--failures {failures} is the journal; choose another name")
 
 
 def _validate(file: str, format_: str) -> int:

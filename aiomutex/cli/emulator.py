@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aiomutex.cli.common import fail
+from aiomutex.cli.paths import FilePath
 
 if TYPE_CHECKING:
     from aiomutex.emulator import MutexEmulator
@@ -32,8 +33,8 @@ __all__ = ["emulator"]
 @click.option("--fault", "faults", multiple=True, metavar="KIND:PERCENT", help="Such as reset-after:2%; repeatable.")
 @click.option("--latency", default="0ms", show_default=True, metavar="TIME", help="Response time, such as 80ms±40ms.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same faults and delays.")
-@click.option("--state", "state_file", type=click.Path(dir_okay=False), help="Keep the groups in this SQLite file.")
-@click.option("--dialect", type=click.Path(exists=True, dir_okay=False), help="JSON file with dialect settings.")
+@click.option("--state", "state_file", type=FilePath(), help="Keep the groups in this SQLite file.")
+@click.option("--dialect", type=FilePath(exists=True), help="JSON file with dialect settings.")
 @click.option("--cors", "cors_origin", metavar="ORIGIN", help="Allow web pages of this origin; * for any.")
 @click.option("--quiet", is_flag=True, help="Do not log requests.")
 def emulator(groups: int, no_limits: bool, dialect: str | None, quiet: bool, **options: Any) -> None:

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 
-__all__ = ["FailuresFile", "is_same_file"]
+from aiomutex._util.files import open_private
 
-
-def is_same_file(path: str, other: str | int) -> bool:
-    """Whether both are the same regular file, through links too. ``other`` may be a file descriptor."""
-    try:
-        status, other_status = os.stat(path), os.stat(other)  # noqa: PTH116  # Path has no stat for descriptors
-    except OSError:  # one of them does not exist yet
-        return isinstance(other, str) and os.path.realpath(path) == os.path.realpath(other)
-    # A terminal may be input and output at once.
-    return os.path.samestat(status, other_status) and stat.S_ISREG(status.st_mode)
+__all__ = ["FailuresFile"]
 
 
 class FailuresFile:
@@ -31,7 +22,7 @@ class FailuresFile:
 
     def __init__(self, path: str) -> None:
         # Opening for append keeps the content, and fails before a long run if the file cannot be written.
-        self._file = Path(path).open("a", buffering=1, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        self._file = open_private(path, "a")
         self._has_previous = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
 
     def write(self, line: str) -> None:

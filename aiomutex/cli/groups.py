@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aiomutex.cli.common import call, console, echo, fail, group_table, json_option, print_json
+from aiomutex.cli.paths import FilePath
 
 if TYPE_CHECKING:
     from aiomutex import NewGroup, NewSlot
@@ -67,7 +68,7 @@ def get(group_id: str, as_json: bool) -> None:
 @click.option("--bucketing-key", help="By default amplitude_id.")
 @click.option("--bucketing-salt", help="By default random.")
 @click.option(
-    "--from", "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    "--from", "file", type=FilePath(exists=True, allow_dash=True),
     help="Read the group from a JSON file in the format of the API; - for standard input.",
 )  # fmt: skip
 @json_option

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import console, echo, fail, json_option, print_json, printable
 from aiomutex.cli.desired import ExitOneCommand, live_groups, load, run_with_session
+from aiomutex.cli.paths import FilePath
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,7 +32,7 @@ CHANGES = 2
 BLOCKED = 3
 _COLOURS = {"+": "green", "-": "red", "~": "yellow", "!": "bold red", "?": "cyan", " ": ""}
 
-_file_argument = click.argument("file", type=click.Path(exists=True, dir_okay=False))
+_file_argument = click.argument("file", type=FilePath(exists=True))
 _check_running_option = click.option(
     "--check-running",
     is_flag=True,
@@ -60,7 +62,7 @@ def _print_lines(lines: Iterable[Line]) -> None:
 
 
 @click.command(cls=ExitOneCommand)
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file", type=FilePath())
 @click.option("--project", "projects", multiple=True, help="Only groups of this project. Can be repeated.")
 @click.option("--archived", is_flag=True, help="Include archived groups.")
 @click.option("--overwrite", is_flag=True, help="Overwrite FILE even if it has comments, which are lost.")
@@ -103,7 +105,9 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
         fail(
             f"{file} differs from the live groups and has comments, which would be lost; pass --overwrite to lose them"
         )
-    path.write_text(dump_desired(desired, format_, sort=True), encoding="utf-8", newline="\n")
+    text = dump_desired(desired, format_, sort=True)
+    with open_private(path) as opened:
+        opened.write(text)
     echo(f"Wrote {count} to {file}")
 
 
@@ -117,7 +121,7 @@ def _has_comments(path: Path, format_: str) -> bool:
 
 @click.command(cls=ExitOneCommand)
 @_file_argument
-@click.option("--out", type=click.Path(dir_okay=False), help="Save the plan to this file, for 'aiomutex apply'.")
+@click.option("--out", type=FilePath(), help="Save the plan to this file, for 'aiomutex apply'.")
 @json_option
 @_check_running_option
 @_allow_running_option
@@ -170,10 +174,10 @@ def _show(changes: Plan, running: Sequence[AffectedExperiment], *, as_json: bool
 
 
 @click.command(cls=ExitOneCommand)
-@click.argument("file_or_plan", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file_or_plan", type=FilePath(exists=True))
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--force", is_flag=True, help="Apply even if a threshold of the file is exceeded.")
-@click.option("--journal", type=click.Path(dir_okay=False), help="Record what each slot held before, for an undo.")
+@click.option("--journal", type=FilePath(), help="Record what each slot held before, for an undo.")
 @click.option("--no-verify", is_flag=True, help="Do not read the groups back after writing.")
 @_check_running_option
 @_allow_running_option

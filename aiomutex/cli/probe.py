@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
+from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import call, fail
+from aiomutex.cli.paths import FilePath
 
 __all__ = ["probe"]
 
 
 @click.command()
-@click.option("--out", type=click.Path(dir_okay=False, writable=True), help="Write the report to this file.")
+@click.option("--out", type=FilePath(), help="Write the report to this file.")
 @click.option(
     "--write-scratch", metavar="PROJECT_ID", help="Also create a group in this project, write to it and archive it."
 )
@@ -43,6 +44,7 @@ def probe(out: str | None, write_scratch: str | None, yes: bool) -> None:
     if out is None:
         click.echo(text, nl=False)
         return
-    Path(out).write_text(text, encoding="utf-8")
+    with open_private(out) as file:
+        file.write(text)
     knobs = counted(len(report.dialect) + len(report.undetermined), "dialect setting")
     click.echo(f"Wrote {out}: {len(report.dialect)} of {knobs} determined with {counted(report.requests, 'request')}")

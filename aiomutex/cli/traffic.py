@@ -9,6 +9,7 @@ import click
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import echo, json_option, print_json
 from aiomutex.cli.desired import ExitOneCommand, live_groups, load, run_with_session
+from aiomutex.cli.paths import FilePath
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["traffic"]
 
 _MAX_OVERLAPS: Final = 50
-_USERS = click.argument("users", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+_USERS = click.argument("users", type=FilePath(exists=True, allow_dash=True))
 
 
 @click.group()
@@ -98,7 +99,7 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
 
 @traffic.command(cls=ExitOneCommand)
 @_USERS
-@click.option("--plan", "file", type=click.Path(exists=True, dir_okay=False), help="Desired state or saved plan.")
+@click.option("--plan", "file", type=FilePath(exists=True), help="Desired state or saved plan.")
 @click.option("--group", "keys", multiple=True, help="Only the group with this key; repeatable.")
 @json_option
 def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool) -> None:

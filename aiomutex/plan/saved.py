@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
 from aiomutex.errors import MutexError
 from aiomutex.models import SLOT_LISTS, find_slot
@@ -61,13 +62,14 @@ class StalePlanError(MutexError):
 
 
 def save_plan(plan: Plan, path: str | Path) -> None:
-    """Save a plan to a file, for ``load_plan``. Equal plans make equal files.
+    """Save a plan to a file, for ``load_plan``. Equal plans make equal files. A new file is for its owner only.
 
     Raises:
         OSError: The file cannot be written.
     """
     data = msgspec.json.encode(_SavedPlan(aiomutex_plan=_VERSION, plan=plan))
-    Path(path).write_bytes(msgspec.json.format(data, indent=1) + b"\n")
+    with open_private(path) as file:
+        file.write(msgspec.json.format(data, indent=1).decode() + "\n")
 
 
 def is_saved_plan(path: str | Path) -> bool:

@@ -1,11 +1,9 @@
-"""The failures file holds the last run only, can be run again, and never overwrites the input or the journal."""
+"""The failures file holds the last run only and can be run again."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +12,6 @@ from click.testing import CliRunner
 from aiomutex.cli.root import root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from command_line import Aiomutex
@@ -25,77 +22,13 @@ GOOD = '{"group_id":"1","slot_index":1,"experiments":[5]}\n'
 LOST = '{"group_id":"99","slot_index":1,"experiments":[6]}\n'
 
 
-def the_same_name(file: Path) -> str:
-    return file.name
-
-
-def a_relative_name(file: Path) -> str:
-    return f"../{file.parent.name}/{file.name}"
-
-
-def a_symbolic_link(file: Path) -> str:
-    (file.parent / "link").symlink_to(file)
-    return "link"
-
-
-def a_hard_link(file: Path) -> str:
-    (file.parent / "link").hardlink_to(file)
-    return "link"
-
-
-@pytest.mark.parametrize("other_name", [the_same_name, a_relative_name, a_symbolic_link, a_hard_link])
-@pytest.mark.parametrize("more", [(), ("--dry-run",)])
-def test_failures_never_overwrite_the_input(
-    other_name: Callable[[Path], str],
-    more: tuple[str, ...],
-    service: MutexEmulator,
-    aiomutex: Aiomutex,
-    tmp_path: Path,
-) -> None:
-    file = tmp_path / "failed.jsonl"
-    file.write_text(GOOD)
-    done = aiomutex("slots", "bulk", "failed.jsonl", "--failures", other_name(file), *more)
-    assert done.exit_code == 2
-    assert "is the input file" in done.stderr
-    assert file.read_text() == GOOD
-    assert not service.requests
-
-
-def test_failures_never_overwrite_the_file_on_standard_input(service: MutexEmulator, tmp_path: Path) -> None:
-    file = tmp_path / "failed.jsonl"
-    file.write_text(GOOD)
-    command = [sys.executable, "-m", "aiomutex", "slots", "bulk", "-", "--failures", "failed.jsonl"]
-    with file.open() as opened:
-        done = subprocess.run(command, check=False, stdin=opened, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 2
-    assert "is the input file" in done.stderr
-    assert file.read_text() == GOOD
-    assert not service.requests
-
-
-@pytest.mark.parametrize("exists", [True, False])
-def test_failures_never_overwrite_the_journal(
-    exists: bool, service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
-) -> None:
-    (tmp_path / "e.jsonl").write_text(LOST)
-    if exists:
-        assert aiomutex("slots", "bulk", "e.jsonl", "--journal", "run.db").exit_code == 1
-    kept = (tmp_path / "run.db").read_bytes() if exists else b""
-    service.clear_history()
-    done = aiomutex("slots", "bulk", "e.jsonl", "--journal", "run.db", "--failures", "./run.db")
-    assert done.exit_code == 2
-    assert "is the journal" in done.stderr
-    assert ((tmp_path / "run.db").read_bytes() if exists else b"") == kept
-    assert (tmp_path / "run.db").exists() == exists
-    assert not service.requests
-
-
 def test_a_run_that_does_not_start_keeps_earlier_failures(
     service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
 ) -> None:
     (tmp_path / "e.jsonl").write_text(GOOD)
     (tmp_path / "failed.jsonl").write_text(LOST)
-    done = aiomutex("slots", "bulk", "e.jsonl", "--failures", "failed.jsonl", "--journal", "e.jsonl")
+    (tmp_path / "no.db").write_text("not a journal")
+    done = aiomutex("slots", "bulk", "e.jsonl", "--failures", "failed.jsonl", "--journal", "no.db")
     assert done.exit_code == 2
     assert (tmp_path / "failed.jsonl").read_text() == LOST
     assert aiomutex("slots", "bulk", "e.jsonl", "--journal", "run.db").exit_code == 0
