@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
+from aiomutex.emulator.hosts import host_of
 from aiomutex.emulator.recorded import RecordedRequest
 from aiomutex.emulator.responses import HTML, JSON, TEXT, Response
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from aiomutex.emulator.clock import Clock
     from aiomutex.emulator.faults import Fault, Faults, Latency
-    from aiomutex.emulator.hosts import AllowedHosts
     from aiomutex.emulator.late import LateChanges
     from aiomutex.emulator.limits import Limits
     from aiomutex.emulator.service import Service
@@ -55,7 +55,7 @@ class Application:
     faults: Faults
     latency: Latency
     late: LateChanges
-    hosts: AllowedHosts
+    hosts: frozenset[str]
     rng: Random
     key: str | None
     forbidden_keys: frozenset[str]
@@ -67,7 +67,7 @@ class Application:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Handle one request."""
-        if (host := request.headers.get("Host", "")) not in self.hosts:
+        if host_of(host := request.headers.get("Host", "")) not in self.hosts:
             return self._misdirected(host)
         self.late.make_due()
         now = self.clock.now()

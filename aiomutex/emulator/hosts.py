@@ -14,45 +14,42 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["AllowedHosts"]
+__all__ = ["allowed_hosts", "host_of"]
 
-_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9_.-]+))(?::[0-9]*)?", re.IGNORECASE)
+_HEADER = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9_.-]+))(?::[0-9]*)?", re.IGNORECASE)
 
 
-class AllowedHosts:
-    """The loopback names (``localhost``, 127.0.0.0/8, ::1), the address to listen on, and ``names``.
+def allowed_hosts(host: str, names: Iterable[str]) -> frozenset[str]:
+    """Return the loopback host, the address ``host`` to listen on, and ``names``, as ``host_of`` returns them.
 
     Raises:
         ValueError: ``names`` are not host names.
     """
-
-    def __init__(self, host: str, names: Iterable[str]) -> None:
-        if isinstance(names, str):
-            raise ValueError(f"allow_hosts must be a list of host names, not {names!r}")  # noqa: TRY004
-        self._names = {"localhost", _normalized(_in_header(host))} - {None}
-        for name in names:
-            if (allowed := _normalized(_in_header(name))) is None:
-                raise ValueError(f"allow_hosts must be host names such as 'emulator', not {name!r}")
-            self._names.add(allowed)
-
-    def __contains__(self, header: str) -> bool:
-        return _normalized(header) in self._names
+    if isinstance(names, str):
+        raise ValueError(f"allow_hosts must be a list of host names, not {names!r}")  # noqa: TRY004
+    allowed = {"localhost", _host_of_name(host)}
+    for name in names:
+        if not _host_of_name(name):
+            raise ValueError(f"allow_hosts must be host names such as 'emulator', not {name!r}")
+        allowed.add(_host_of_name(name))
+    return frozenset(allowed - {""})
 
 
-def _in_header(name: str) -> str:
-    return f"[{name}]" if name.count(":") > 1 and name[0] != "[" else name
+def _host_of_name(name: str) -> str:
+    # An IPv6 address has brackets in a Host header only.
+    return host_of(f"[{name}]" if name.count(":") > 1 and name[0] != "[" else name)
 
 
 @lru_cache(64)
-def _normalized(header: str) -> str | None:
-    """Return the host of a Host header, ``localhost`` for every loopback address; None if it is malformed."""
-    match = _HOST.fullmatch(header)
+def host_of(header: str) -> str:
+    """Return the host in a Host header, which is ``localhost`` for a loopback address; empty if it is malformed."""
+    match = _HEADER.fullmatch(header)
     if match is None:
-        return None
+        return ""
     try:
         if match["v6"]:
             address = IPv6Address(match["v6"])
             return "localhost" if int(address) == 1 else str(address)
         return "localhost" if IPv4Address(match["name"]).is_loopback else match["name"]
     except ValueError:
-        return None if match["v6"] else match["name"].lower()
+        return "" if match["v6"] else match["name"].lower()

@@ -20,7 +20,7 @@ from aiomutex.emulator.app import Application
 from aiomutex.emulator.clock import Clock
 from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.faults import Fault, Faults, Latency
-from aiomutex.emulator.hosts import AllowedHosts
+from aiomutex.emulator.hosts import allowed_hosts
 from aiomutex.emulator.late import LateChanges
 from aiomutex.emulator.lifecycle import Lifecycle
 from aiomutex.emulator.limits import Limits
@@ -145,7 +145,7 @@ class MutexEmulator(Lifecycle):
             faults=Faults(faults, seed=seed),
             latency=Latency.parse(latency),
             late=LateChanges(clock),
-            hosts=AllowedHosts(host, allow_hosts),
+            hosts=allowed_hosts(host, allow_hosts),
             key=key,
             forbidden_keys=frozenset(forbidden_keys),
             cors_origin=cors_origin,

@@ -33,6 +33,9 @@ FAULTS = [
     Fault(kind="stall", rate=0.002),
     Fault(kind="stall", rate=0.002, after_commit=True),
     Fault(kind="storm", rate=0.0001, seconds=0.3),
+    # Before the attempt times out. A later change may come after the next edit of its slot.
+    Fault(kind="late", rate=0.002, seconds=0.3),
+    Fault(kind="maintenance", rate=0.01),
 ]
 PATIENT = RetryPolicy(max_attempts=12, base=0.001, cap=0.05)
 

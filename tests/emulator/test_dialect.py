@@ -58,6 +58,11 @@ def test_the_message_about_an_invalid_dialect_names_the_knob_and_its_values(text
     assert str(caught.value).startswith(message)
 
 
+def test_a_lag_must_be_finite() -> None:
+    with pytest.raises(ValueError, match=r"read_lag must be 0 or more seconds, not inf \(float\)"):
+        Dialect(read_lag=float("inf"))
+
+
 async def test_the_dialect_can_change_while_the_emulator_runs(api: Api) -> None:
     api.emulator.dialect = Dialect(ids="string")
     assert (await api.get("1")).json["id"] == "1"
