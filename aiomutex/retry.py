@@ -1,4 +1,7 @@
-"""Whether to send a request again, and how long to wait first: pure decisions without a clock or I/O."""
+"""Whether to send a request again, and how long to wait first: pure decisions without a clock or I/O.
+
+The pause after a 429, which everyone who shares a limiter observes, is in ``limits/pause.py``.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 aiohttp writes a request's body in a task of its own. On Python 3.11 that is one iteration later, behind everything
 else that is ready by then; with many requests in flight this adds jitter between permit and service. On every version
-it is a sixth of the CPU time of a request.
+that task is a sixth of the CPU time of a request.
 """
 
 from __future__ import annotations

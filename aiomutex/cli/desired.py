@@ -1,4 +1,4 @@
-"""What the commands for groups as code share: exit code 1 for wrong usage, reading the file, and a session."""
+"""What the commands for groups as code share: reading the file, a session, and exit code 1 for wrong usage."""
 
 from __future__ import annotations
 

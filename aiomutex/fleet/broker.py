@@ -1,4 +1,4 @@
-"""The queue of a fleet: taskiq-redis's stream broker and result backend, with what runs that outlast a worker need.
+"""The queue of a fleet: taskiq-redis's stream broker and result backend, changed so that a run survives its workers.
 
 Knows nothing of edits: a job is a taskiq message. Each override says what would go wrong with upstream's method.
 """

@@ -16,7 +16,7 @@ from aiomutex.limits.fallback import RETRY_INTERVAL, FallbackPacer
 from aiomutex.limits.lease import HORIZON
 from aiomutex.limits.leasing import LeasingLimiter
 from aiomutex.limits.margin import Margin
-from aiomutex.limits.shared_budget import SharedBudget
+from aiomutex.limits.redis_budget import RedisBudget
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -30,7 +30,7 @@ _MEAN_LEASE = 4.5
 """Send times that an exchange should bring on average, so that it pays for its round trip."""
 
 
-class RedisRateLimiter(LeasingLimiter[SharedBudget]):
+class RedisRateLimiter(LeasingLimiter[RedisBudget]):
     """At most ``per_second`` requests in any second and ``per_day`` on a UTC day, for all workers that share ``name``.
 
     Pass the service's limits; the margin below them is that of ``LocalRateLimiter``. The second and the day follow the
@@ -84,7 +84,7 @@ class RedisRateLimiter(LeasingLimiter[SharedBudget]):
             )
         if on_backend_failure == "local":
             check_integer('with on_backend_failure="local", workers', workers, least=1, error=ConfigurationError)
-        super().__init__(margin, per_day, SharedBudget(url_or_client, name, timeout), _MEAN_LEASE)
+        super().__init__(margin, per_day, RedisBudget(url_or_client, name, timeout), _MEAN_LEASE)
         self._name = name
         self._workers = workers if on_backend_failure == "local" else None
         self._timeout = timeout

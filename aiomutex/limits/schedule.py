@@ -1,6 +1,6 @@
 """The rules by which processes of one machine share a budget: a pure function over the budget's state and the time.
 
-They are those of ``lease.lua``, plus priorities across processes: bulk work leases only what is due at once, so that
+``lease.lua`` has the same rules. Here priorities also apply across processes: bulk work leases only what is due now, so
 interactive calls of any process find the next send time free.
 """
 

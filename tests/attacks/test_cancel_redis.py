@@ -52,7 +52,7 @@ def test_a_limiter_leaves_nothing_behind_wherever_it_is_interrupted(redis_server
 
         return await stop_everywhere(loop, call, way, after)
 
-    assert run_with_fake_clock(main) >= {"permit", "shared_budget.lease", "shared_budget.aclose", "end"}
+    assert run_with_fake_clock(main) >= {"permit", "redis_budget.lease", "redis_budget.aclose", "end"}
 
 
 @pytest.mark.parametrize("way", [cancel, cancel_repeatedly, scope, timeout])

@@ -37,7 +37,7 @@ from aiomutex.emulator.service import COLLECTION, Service
 from aiomutex.emulator.state import GroupStore
 from aiomutex.fleet.wire import Job, decode_outcomes
 from aiomutex.limits.lease import LeaseRequest
-from aiomutex.limits.shared_budget import SharedBudget
+from aiomutex.limits.redis_budget import RedisBudget
 
 
 def ids(data: bytes) -> None:
@@ -149,7 +149,7 @@ def lease(data: bytes) -> None:
     request = LeaseRequest(max_permits=1, window=1.0, per_day=1, wanted=1, interactive=0, uncertain=False, day=1,
                            used=1, spacing=1.0, fallback_grace=1.0)  # fmt: skip
     with only(LimiterUnavailableError):
-        lease, _ = in_loop(SharedBudget(client, "n", 1.0).lease(request, lambda: 1.0))
+        lease, _ = in_loop(RedisBudget(client, "n", 1.0).lease(request, lambda: 1.0))
         keep(all(math.isfinite(instant) for instant in lease.send_times), "a send time that is not finite")
 
 

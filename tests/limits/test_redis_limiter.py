@@ -275,7 +275,7 @@ def test_a_missing_extra_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> No
             raise ImportError(name)
         return real(name, *args, **kwargs)
 
-    monkeypatch.delitem(sys.modules, "aiomutex.limits.shared_budget")
+    monkeypatch.delitem(sys.modules, "aiomutex.limits.redis_budget")
     monkeypatch.setattr(builtins, "__import__", without_redis)
     with pytest.raises(ImportError, match=r"pip install 'aiomutex\[redis\]'"):
-        importlib.import_module("aiomutex.limits.shared_budget")
+        importlib.import_module("aiomutex.limits.redis_budget")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from aiomutex.limits.lease import LeaseRequest
 
-__all__ = ["SharedBudget"]
+__all__ = ["RedisBudget"]
 
 _MICROSECONDS = 1e6
 _DRIFT = 2e-4
@@ -42,7 +42,7 @@ _MAX_TIMEOUT = 60.0
 _SCRIPT = resources.files("aiomutex.limits").joinpath("lease.lua").read_text("utf-8")
 
 
-class SharedBudget:
+class RedisBudget:
     """One budget on one Redis server.
 
     Args:
