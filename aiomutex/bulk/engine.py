@@ -103,6 +103,7 @@ class Engine(Run):
         await super().run(edits)
         if self._journal is not None and not self.stopped.is_set():
             self._journal.record_end(self.pulled)
+            await self._journal.sync()
 
     def _progress_of(self, item: Item) -> Progress:
         return "new" if self._journal is None else self._journal.progress_of(item.position, item.edit)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-import msgspec
 from msgspec import UNSET
 
 from aiomutex.errors import StaleSlotError, VerificationError
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = [
     "GuardedEdit",
     "SlotLists",
-    "decode_all",
-    "encode_all",
     "find_difference",
     "find_stale",
     "same_items",
@@ -83,36 +80,12 @@ class SlotLists(NamedTuple):
         given: dict[str, Any] = {name: items for name, items in self._asdict().items() if items is not None}
         return SlotEdit(group_id, slot_index, **given)
 
-    def encode(self) -> bytes | None:
-        """The lists as JSON, for a journal; ``None`` if no list is given."""
-        return None if self.is_empty else msgspec.json.encode(self)
-
-    @classmethod
-    def decode(cls, data: bytes | str | None) -> SlotLists:
-        """Undo ``encode``."""
-        lists: SlotLists = SlotLists() if data is None else _decoder.decode(data)
-        return lists
-
 
 class GuardedEdit(SlotEdit, frozen=True, kw_only=True):
     """An edit that is made only if its slot still holds what the edit is based on."""
 
     based_on: tuple[SlotLists, ...] = ()
     """What the lists to be written may hold: what they held, and what earlier edits of the caller made of them."""
-
-
-_decoder = msgspec.json.Decoder(SlotLists)
-_decoder_of_all = msgspec.json.Decoder(list[SlotLists])
-
-
-def encode_all(several: list[SlotLists]) -> bytes | None:
-    """Several slot lists as JSON, for a journal; ``None`` if there are none."""
-    return msgspec.json.encode(several) if several else None
-
-
-def decode_all(data: bytes | str | None) -> list[SlotLists]:
-    """Undo ``encode_all``."""
-    return [] if data is None else _decoder_of_all.decode(data)
 
 
 def same_items(one: list[Any] | None, other: list[Any] | None) -> bool:

@@ -106,6 +106,7 @@ async def undo(
             groups.setdefault(record.group_id, []).append((position, record))
         run = _Undo(session.with_options(priority=Priority.BULK), opened, on_outcome, force=force)
         await run_workers(run.restore_group, groups.values(), concurrency)
+        await opened.sync()
     return BulkReport(outcomes=run.outcomes, stopped_by=run.stopped_by)
 
 
@@ -132,6 +133,10 @@ class _Undo:
         sent: list[tuple[int, SlotRecord]] = []
         group: MutexGroup | None = None
         for position, record in records:
+            if record.is_damaged:
+                error = JournalError("the slot's entry in the journal is damaged; its earlier content is unknown")
+                self._report(position, record, "failed", error)
+                continue
             if record.undo == _UNDONE:
                 self._report(position, record, "skipped", note="already undone, according to the journal")
                 continue
@@ -148,6 +153,7 @@ class _Undo:
                     self._report(position, record, "skipped", note=CHANGED_SINCE)
                 else:
                     self._journal.record_undo(record, done=False)
+                    await self._journal.sync()
                     edit = _earlier(record).edit_of(record.group_id, record.slot_index)
                     await self._session.edit_slot(**msgspec.structs.asdict(edit))
                     sent.append((position, record))

@@ -79,7 +79,7 @@ class SlotWriter:
             if (stale := find_stale(item.edit, group.before)) is not None:
                 return WriteResult(batch, "failed", stale, 0)
             if self.journal is not None:
-                self.journal.record_sent(batch, group.before)
+                await self.journal.record_sent(batch, group.before)
             result = await self._send(item.request)
         except (DailyBudgetExhaustedError, JournalError):
             raise
@@ -159,7 +159,7 @@ class SlotWriter:
         if (
             self._verify
             or isinstance(batch[0].edit, GuardedEdit)
-            or (self.journal is not None and not self.journal.has_before(group.group_id, slots))
+            or (self.journal is not None and not await self.journal.has_before(group.group_id, slots))
         ):
             self._keep(group, await self._read(group.group_id))
 

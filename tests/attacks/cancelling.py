@@ -47,6 +47,7 @@ _STAGES: Final = {
     ("tasks.py", "wait_done"): "end",
     ("call.py", "send"): "back-off",
     ("create.py", "create_once"): "back-off",
+    ("journal_file.py", "sync"): "journal",
     ("slot_changes.py", "change_slot"): "lock",
     ("slot_changes.py", "move_experiment"): "lock",
 }

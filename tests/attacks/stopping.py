@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count, product
 from typing import TYPE_CHECKING, Any, Final
 
-import pytest
 from cancelling import (
     DEADLINE,
     Loop,
@@ -19,7 +18,6 @@ from cancelling import (
     deadline_then_cancel,
     run_ready,
     run_with_fake_clock,
-    watch_here,
     watched,
 )
 from slow_relay import SlowRelay
@@ -27,11 +25,10 @@ from support import connector_of, idle, session_for, until
 
 from aiomutex import LocalRateLimiter, MutexError, ServerError
 from aiomutex._http.context import current_attempt
-from aiomutex.bulk.journal_file import JournalFile
 from aiomutex.testing import MutexEmulator
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
     from pathlib import Path
 
     from cancelling import Way
@@ -181,22 +178,9 @@ def open_files() -> int:
 
 @asynccontextmanager
 async def scene_in(loop: Loop, directory: Path) -> AsyncGenerator[Scene]:
-    """Start an emulator, and watch the writes of journals too, although they do not wait."""
-    inside: Any = JournalFile
-    writing = inside._writing
-
-    @contextmanager
-    def watched_writing(journal: JournalFile) -> Generator[object]:
-        watch = watch_here()
-        with writing(journal) as db:
-            yield db
-            if watch:
-                watch.at("journal")  # inside the transaction
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JournalFile, "_writing", watched_writing)
-        async with MutexEmulator(groups=4, limits=False) as emulator, SlowRelay(emulator.port) as relay:
-            yield Scene(loop, emulator, relay, directory)
+    """Start an emulator behind a slow relay."""
+    async with MutexEmulator(groups=4, limits=False) as emulator, SlowRelay(emulator.port) as relay:
+        yield Scene(loop, emulator, relay, directory)
 
 
 def attack(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from bulk_support import edits_for
@@ -12,6 +12,7 @@ from support import session_for
 from aiomutex import InvalidRequestError, JournalError
 from aiomutex.bulk import undo
 from aiomutex.bulk.journal import Journal
+from aiomutex.bulk.journal_file import checksum
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,13 +29,7 @@ HOSTILE_SQL: Final[dict[str, str]] = {
     "an expensive default": "DROP TABLE facts; CREATE TABLE facts (name, value DEFAULT (randomblob(900000000)))",
     "an additional table": "CREATE TABLE more (x)",
     "a missing table": "DROP TABLE facts",
-    "strings instead of numbers": "INSERT INTO slots VALUES ('7', 'x', '[]', '[]', NULL, 'y', 'z', 'u')",
-    "numbers instead of strings": "INSERT INTO slots VALUES (7, 1, 5, 6, 7, 1, 1, 0)",
-    "bytes instead of strings": "INSERT INTO slots VALUES (x'ff', 1, x'ff', x'ff', x'ff', 1, 1, 0)",
-    "a string that is not UTF-8": "INSERT INTO slots VALUES (CAST(x'ff' AS TEXT), 1, '[]', '[]', NULL, 1, 1, 0)",
-    "nested lists": "INSERT INTO slots VALUES ('7', 1, replace(hex(zeroblob(50000)), '0', '['), '[]', NULL, 1, 1, 0)",
-    "a slot of 10 MB": "INSERT INTO slots VALUES ('7', 1, zeroblob(10000000), zeroblob(10000000), NULL, 1, 1, 0)",
-    "a string as the total": "INSERT INTO facts VALUES ('total', 'many')",
+    "a string as the total": "INSERT INTO facts VALUES ('total', 'many', 0)",
 }
 
 
@@ -50,18 +45,49 @@ async def test_a_hostile_journal_is_an_error_and_nothing_is_sent(
     async with session_for(emulator.url) as session:
         with pytest.raises(JournalError, match=r"journal .*run\.db"):
             await undo(session, tmp_path / "run.db")
-        if "INSERT INTO slots" not in sql:
-            with pytest.raises(JournalError, match=r"journal .*run\.db"):
-                await session.edit_slots(edits_for(5), journal=tmp_path / "run.db")
+        with pytest.raises(JournalError, match=r"journal .*run\.db"):
+            await session.edit_slots(edits_for(5), journal=tmp_path / "run.db")
+    assert not emulator.requests
+
+
+RECORD: Final = b'["7",1,[[1],null,null],1,[[2],null,null],[],0,0]'
+HOSTILE_ROWS: Final[dict[str, tuple[Any, ...]]] = {
+    "strings instead of numbers": (b"7", "x", "y", b'["7","x",[[1],null,null],"y",[[2],null,null],[],"z","u"]'),
+    "numbers instead of strings": (7, 1, 1, b"[7,1,5,1,6,7,1,0]"),
+    "numbers only": (7, 1, 1, 7),
+    "bytes instead of strings": (b"\xff", 1, 1, b"\xff"),
+    "a string that is not UTF-8": (b"\xff", 1, 1, RECORD.replace(b"7", b"\xff")),
+    "the row of another slot": (b"7", 2, 1, RECORD),
+    "nested lists": (b"7", 1, 1, b"[" * 100_000),
+    "a slot of 10 MB": (b"7", 1, 1, bytes(10_000_000)),
+    "no checksum": (b"7", 1, 1, RECORD, 0),
+}
+
+
+def insert(path: Path, group_id: Any, slot: Any, last: Any, data: Any, check: int | None = None) -> None:
+    check = checksum(data) if check is None else check
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT OR REPLACE INTO slots VALUES (?, ?, ?, ?, ?)", (group_id, slot, last, data, check))
+    db.close()
+
+
+@pytest.mark.parametrize("row", HOSTILE_ROWS.values(), ids=HOSTILE_ROWS.keys())
+async def test_a_hostile_row_is_an_error_or_a_failed_slot_and_nothing_is_sent(
+    emulator: MutexEmulator, tmp_path: Path, row: tuple[Any, ...]
+) -> None:
+    with Journal(tmp_path / "run.db"):
+        pass
+    insert(tmp_path / "run.db", *row)
+    async with session_for(emulator.url) as session:
+        with pytest.raises((JournalError, ExceptionGroup), match=r"journal .*(run\.db|is damaged)|1 failed"):
+            (await undo(session, tmp_path / "run.db", force=True)).raise_for_failures()
     assert not emulator.requests
 
 
 async def test_a_group_id_in_a_journal_cannot_leave_its_path_segment(emulator: MutexEmulator, tmp_path: Path) -> None:
     with Journal(tmp_path / "run.db"):
         pass
-    with sqlite3.connect(tmp_path / "run.db") as db:
-        db.execute("INSERT INTO slots VALUES ('../../x?y#', 1, '[[1],null,null]', '[[2],null,null]', NULL, 1, 1, 0)")
-    db.close()
+    insert(tmp_path / "run.db", b"../../x?y#", 1, 1, RECORD.replace(b"7", b"../../x?y#"))
     async with session_for(emulator.url) as session:
         report = await undo(session, tmp_path / "run.db", force=True)
         with pytest.raises(InvalidRequestError, match=r"group_id must be .*not '\.\./\.\./x"):
@@ -72,8 +98,10 @@ async def test_a_group_id_in_a_journal_cannot_leave_its_path_segment(emulator: M
 async def test_a_journal_whose_counter_is_exhausted_is_an_error(emulator: MutexEmulator, tmp_path: Path) -> None:
     async with session_for(emulator.url) as session:
         await session.edit_slots(edits_for(1), journal=tmp_path / "run.db")
+        largest = 2**63 - 1
+        row = b'["2",1,[[1],null,null],%d,[[2],null,null],[],0,0]' % largest
+        insert(tmp_path / "run.db", b"2", 1, largest, row)
         with sqlite3.connect(tmp_path / "run.db") as db:
-            db.execute("UPDATE slots SET last = 9223372036854775807")
             db.execute("DELETE FROM facts")
         db.close()
         emulator.clear_history()

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from bulk_support import assert_true, edits_for, left_over, session_for
+from bulk_support import assert_true, commit_inline, edits_for, left_over, session_for
 
 from aiomutex.bulk import undo
 from aiomutex.bulk.journal import Journal
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
     from aiomutex import MutexSession, SlotOutcome
     from aiomutex.testing import MutexEmulator
+
+
+@pytest.fixture(autouse=True)
+def inline_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit_inline(monkeypatch)
 
 
 async def cancelled_after(turns: int, work: Coroutine[Any, Any, object]) -> bool:

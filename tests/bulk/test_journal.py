@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import resource
 import signal
 import sqlite3
@@ -85,7 +86,7 @@ async def test_a_resumed_run_finds_out_whether_an_edit_in_flight_was_applied(
         await session.get_group(1)
         with Journal(tmp_path / "run.db") as journal:
             item = Item(0, SlotEdit(1, 1, experiments=[7]), request_of(SlotEdit(1, 1, experiments=[7])))
-            journal.record_sent([item], await session.get_group(1))
+            await journal.record_sent([item], await session.get_group(1))
         emulator.groups["1"].slots[0].experiments = [7]  # applied before the process died
         emulator.faults.clear()
         report = await session.edit_slots([item.edit], journal=tmp_path / "run.db")
@@ -192,7 +193,7 @@ def without_its_tables(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE other (x)")
         db.execute("PRAGMA application_id = 1634563448")
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
     db.close()
 
 
@@ -231,7 +232,7 @@ async def test_a_file_that_is_not_a_journal_is_rejected_and_not_modified(
 
 @pytest.mark.parametrize("path", ["/proc/run.db", "/nowhere/at/all/run.db"])
 async def test_the_message_names_a_path_that_cannot_be_written(session: MutexSession, path: str) -> None:
-    with pytest.raises(JournalError, match=f"journal {path} .*unable to open"):
+    with pytest.raises(JournalError, match=f"journal {path} cannot be created: No such file"):
         await session.edit_slots(edits_for(5), journal=path)
 
 
@@ -282,10 +283,11 @@ async def test_two_runs_of_one_process_cannot_share_a_journal(
 
 
 @pytest.mark.parametrize("edits", [6_000, pytest.param(200_000, marks=pytest.mark.deep)])
-def test_a_journal_of_a_million_edits_is_below_300_megabytes(tmp_path: Path, edits: int) -> None:
+async def test_a_journal_of_a_million_edits_is_below_300_megabytes(tmp_path: Path, edits: int) -> None:
     from aiomutex import MutexGroup, Slot  # noqa: PLC0415
 
     path = tmp_path / "run.db"
+    sent: list[asyncio.Future[None]] = []
     with Journal(path) as journal:
         # Three edits per group, each of a different slot: the maximum number of rows for this number of edits.
         for n in range(0, edits, 3):
@@ -296,9 +298,13 @@ def test_a_journal_of_a_million_edits_is_below_300_megabytes(tmp_path: Path, edi
                     group.id, slot, experiments=[100_000 + n, 200_000, 300_000], individuals=["a@b.example"]
                 )
                 item = Item(n + slot - 1, edit, request_of(edit))
-                journal.record_sent([item], group)
+                sent.append(asyncio.ensure_future(journal.record_sent([item], group)))
+                await asyncio.sleep(0)
                 journal.record_outcome([item], "applied", confirmed=True)
-        beside = sum(each.stat().st_size for each in tmp_path.iterdir() if each != path)
+            if len(sent) >= 60:
+                await asyncio.gather(*sent)
+                sent.clear()
+        beside = sum(each.stat().st_size for each in tmp_path.iterdir() if each != path)  # noqa: ASYNC240  # a moment
     assert beside < 12e6
     assert path.stat().st_size / edits * 1_000_000 < 290e6
 
@@ -318,7 +324,7 @@ def test_a_closed_journal_raises_a_journal_error(tmp_path: Path) -> None:
     journal.close()
     assert repr(journal) == f"<Journal {tmp_path / 'run.db'} · closed>"
     with pytest.raises(JournalError, match="is closed"):
-        journal.check_not_undone()
+        journal.written_slots()
 
 
 async def test_the_order_of_a_set_does_not_matter_to_a_journal(

@@ -47,9 +47,9 @@ CRASHES: Final[tuple[tuple[str, str, bytes], ...]] = (
     ("edits_csv", "a row without its group", b"slot_index,group_id\n1\n"),
     ("edits_csv", "a row that is not UTF-8", b"group_id,slot_index,individuals\n7,1,\xff\n"),
     ("journal_bytes", "a header that is not UTF-8", b"\xfa\xcd\xcd" + b"\xcd" * 240),
-    ("journal_rows", "a slot that is a string", b'{"slots":[["7","one",[[1],null,null],[[2],null,null],null,1,0,0]]}'),
-    ("journal_rows", "a content that is a number", b'{"slots":[["7",1,5,[[2],null,null],null,1,0,0]]}'),
-    ("journal_rows", "a position that is a string", b'{"slots":[["7",1,[[1],null,null],null,null,1,"x",0]]}'),
+    ("journal_rows", "a slot that is a string", b'{"slots":[["7","one",[[1],null,null],1,[[2],null,null],[],0,0]]}'),
+    ("journal_rows", "a content that is a number", b'{"slots":[["7",1,5,1,[[2],null,null],[],0,0]]}'),
+    ("journal_rows", "a position that is a string", b'{"slots":[["7",1,[[1],null,null],1,[null,null,null],[],"x",0]]}'),
     ("journal_rows", "a total that is a string", b'{"facts":[["total","many"]]}'),
     (
         "desired_json",

@@ -15,12 +15,14 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from fuzz_promises import Target, folder, in_loop, keep, only
 
 from aiomutex import ConfigurationError, JournalError, MutexGroup, Slot, SlotEdit
 from aiomutex.bulk import undo
 from aiomutex.bulk.group_queues import Item
 from aiomutex.bulk.journal import Journal
+from aiomutex.bulk.journal_file import checksum
 from aiomutex.bulk.options import request_of
 from aiomutex.bulk.slot_lists import SlotLists
 from aiomutex.cli.edits_file import BadLine, read_edits, to_json_line
@@ -69,13 +71,17 @@ def _journal() -> Path:
     """Create a journal of a run with two slots, one of them with an unknown outcome."""
     path = folder() / "journal.db"
     group = MutexGroup(id="7", slots=[Slot(index=1, percentage=50, experiments=[9]), Slot(index=2, percentage=50)])
-    with Journal(path) as kept:
-        for position, slot in enumerate((1, 2, 1)):
-            items = [_item(position, SlotEdit("7", slot, experiments=[position], individuals=["ada"]))]
-            kept.record_sent(items, group)
-            if position < 2:
-                kept.record_outcome(items, "applied", confirmed=True)
-        kept.record_end(3)
+
+    async def fill() -> None:
+        with Journal(path) as kept:
+            for position, slot in enumerate((1, 2, 1)):
+                items = [_item(position, SlotEdit("7", slot, experiments=[position], individuals=["ada"]))]
+                await kept.record_sent(items, group)
+                if position < 2:
+                    kept.record_outcome(items, "applied", confirmed=True)
+            kept.record_end(3)
+
+    in_loop(fill())
     return path
 
 
@@ -83,7 +89,7 @@ def _item(position: int, edit: SlotEdit) -> Item:
     return Item(position, edit, request_of(edit))
 
 
-def _read_journal(path: Path) -> None:
+async def _read_journal(path: Path) -> None:
     edit = SlotEdit("7", 1, experiments=[0], individuals=["ada"])
     with only(JournalError), Journal(path) as kept:
         for position in (0, 1, 2, 3):
@@ -97,16 +103,17 @@ def _read_journal(path: Path) -> None:
         with only(JournalError):
             kept.check_not_undone()
         with only(JournalError):
-            kept.has_before("7", [1, 2])
+            await kept.has_before("7", [1, 2])
         with only(JournalError):
-            kept.record_sent([_item(0, edit)], LIVE)
+            await kept.record_sent([_item(0, edit)], LIVE)
             kept.record_outcome([_item(0, edit)], "applied", confirmed=True)
         for record in kept.written_slots():
             keep(type(record.group_id) is str and type(record.slot_index) is int, "an invalid slot")
             for held in (record.before, record.after, *record.unconfirmed):
-                keep(SlotLists.decode(held.encode()) == held, "the content changed")
+                keep(msgspec.json.decode(msgspec.json.encode(held), type=SlotLists) == held, "the content changed")
             with only(JournalError):
                 kept.record_undo(record, done=True)
+                await kept.sync()
 
 
 def journal_bytes(data: bytes) -> None:
@@ -119,7 +126,7 @@ def journal_bytes(data: bytes) -> None:
     path.write_bytes(whole)
     for more in ("-wal", "-shm"):
         (folder() / f"changed.db{more}").unlink(missing_ok=True)
-    _read_journal(path)
+    in_loop(_read_journal(path))
 
 
 def journal_rows(data: bytes) -> None:
@@ -132,14 +139,17 @@ def journal_rows(data: bytes) -> None:
     except (ValueError, RecursionError, AssertionError):
         return
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
-        for table, width in (("facts", 2), ("edits", 5), ("slots", 8)):
+        for table, width in (("facts", 2), ("edits", 3), ("slots", 8)):
             given = rows.get(table)
             for row in given if isinstance(given, list) else []:
                 values = [_sql(value) for value in row[:width]] if isinstance(row, list) else []
                 values += [None] * (width - len(values))
+                if table == "slots":
+                    values = [*values[:2], values[3], json.dumps(row).encode()]
                 with contextlib.suppress(sqlite3.Error, OverflowError, UnicodeEncodeError):
-                    file.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * width)})", values)
-    _read_journal(path)
+                    values.append(checksum(*(values[3:] or values)))
+                    file.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+    in_loop(_read_journal(path))
 
 
 def _sql(value: Any) -> Any:
@@ -194,8 +204,8 @@ def _request(wanted: int) -> LeaseRequest:
 
 
 _ROWS: Final = (
-    b'{"facts":[["total",5]],"edits":[[0,123,2,1,null],[7,1,9,1,"e"]],"slots":[["7",1,[[1],null,["a"]],[[2],[],[]],'
-    b"null,1,0,0],[8,1,[[1],null,null],null,[[],[],[]],2,0,1]]}"
+    b'{"facts":[["total",5]],"edits":[[0,123,2],[7,1,9]],"slots":[["7",1,[[1],null,["a"]],1,[[2],[],[]],[],0,0],'
+    b"[8,1,[[1],null,null],2,[null,null,null],[[[],[],[]]],0,1]]}"
 )
 
 FILES: Final[dict[str, Target]] = {
