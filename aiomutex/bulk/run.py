@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import logging
 from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from aiomutex._util.tasks import collapse_exception_group
+from aiomutex._util.tasks import collapse_exception_group, run_to_completion
 from aiomutex._util.wording import counted
 from aiomutex.bulk.group_queues import Item, Queues
 from aiomutex.bulk.options import freeze, request_of
@@ -28,12 +29,20 @@ if TYPE_CHECKING:
     from aiomutex.bulk.options import Edits, Settings
     from aiomutex.models import SlotEdit
 
-__all__ = ["NOT_SENT", "Run"]
+__all__ = ["ABANDONED", "NOT_SENT", "Run"]
+
+logger = logging.getLogger("aiomutex.bulk")
+
+ABANDONED: Final = "the input of the run did not end when it was cancelled; it was abandoned, and nothing of it is sent"
+"""The note of a run whose input swallows every cancellation."""
 
 NOT_SENT: Final = "not sent: the run was stopped before"
 """The note of an edit that a stopped run skips."""
 _MAX_UNCONSUMED: Final = 64
 """Outcomes waiting to be consumed, from which on nothing more is started."""
+_CANCELLATIONS: Final = 5
+_PATIENCE: Final = 2.0
+"""Seconds for the clean-up code of an input before it is cancelled again."""
 _END: Final = object()
 
 
@@ -65,8 +74,11 @@ class Run(abc.ABC):
         self._consumed.set()
         self._pending = 0
         self._failures = 0
-        self._is_fed = False
-        self._feeding = anyio.CancelScope()
+        self._feeder: asyncio.Task[None] | None = None
+        self._is_closing = self._is_fed = False
+        self._has_ended = False
+        self.has_abandoned_input = False
+        """Whether the input went on after it was cancelled several times."""
         self._source_error: BaseException | None = None
 
     def open(self, edits: Edits) -> None:  # noqa: B027  # optional for subclasses
@@ -86,15 +98,18 @@ class Run(abc.ABC):
         Raises:
             BaseException: What the input raised, after every request sent has its outcome.
         """
-        with collapse_exception_group():
-            async with anyio.create_task_group() as tasks:
-                for _ in range(self.settings.concurrency):
-                    tasks.start_soon(self._work)
-                with self._feeding:
-                    await self._feed(edits)
-                self._is_fed = True
-                if not self._pending:
-                    self._dismiss_workers()
+        # A task of its own, because the code of an input may swallow its cancellation.
+        self._feeder = asyncio.create_task(self._feed(edits), name=f"{self.task_name}, input")
+        try:
+            with collapse_exception_group():
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(self.settings.concurrency):
+                        tasks.start_soon(self._work)
+        finally:
+            self._has_ended = True
+            if not self._feeder.done():
+                self.stop()
+                await run_to_completion(self._end_input(self._feeder))
         if self._source_error is not None:
             raise self._source_error
 
@@ -103,7 +118,10 @@ class Run(abc.ABC):
         if not self.stopped.is_set():
             self.stopped.set()
             self.stopped_by = reason
-            self._feeding.cancel()
+            # Cancelled while it closes the input, or just before, the feeder would cut the input's clean-up code short.
+            if self._feeder is not None and not self._is_closing and self._feeder is not asyncio.current_task():
+                self._feeder.cancel()
+            self._dismiss_workers_if_done()
 
     async def next_outcome(self) -> SlotOutcome | None:
         """Wait for the next outcome; ``None`` at the end, however often it is called."""
@@ -124,25 +142,37 @@ class Run(abc.ABC):
                 # Room first: an edit that was pulled must get an outcome, so no await may follow the pull.
                 await self._room.acquire()
                 edit: Any = await anext(source, _END) if isinstance(source, AsyncIterator) else next(source, _END)
-                if edit is _END:
+                if edit is _END or self._has_ended:
                     break
                 self._take_in(edit)
                 await self._consumed.wait()
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:  # noqa: BLE001  # run raises it once every edit has its outcome
-            self._source_error = error
-            self.stop()
+            if not (isinstance(error, asyncio.CancelledError) and self.stopped.is_set()):
+                self._source_error = error
+                self.stop()
         finally:
+            self._is_closing = True
             # Without this, the clean-up code of a generator left early would run at some later garbage collection.
-            with anyio.CancelScope(shield=True):
-                try:
-                    if isinstance(source, Generator):
-                        source.close()
-                    elif (close := getattr(source, "aclose", None)) is not None:
-                        await close()
-                except Exception as error:  # noqa: BLE001  # as above
-                    self._source_error = self._source_error or error
+            try:
+                if isinstance(source, Generator):
+                    source.close()
+                elif (close := getattr(source, "aclose", None)) is not None:
+                    await close()
+            except Exception as error:  # noqa: BLE001  # as above
+                self._source_error = self._source_error or error
+            finally:
+                self._is_fed = True
+                self._dismiss_workers_if_done()
+
+    async def _end_input(self, feeder: asyncio.Task[None]) -> None:
+        """Cancel the input until it ends. One that never does is abandoned, because leaving a run must not hang."""
+        for _ in range(_CANCELLATIONS):
+            await asyncio.wait([feeder], timeout=_PATIENCE)
+            if feeder.done():
+                return
+            feeder.cancel()
+        self.has_abandoned_input = True
+        logger.warning(ABANDONED)
 
     def _take_in(self, edit: SlotEdit) -> None:
         edit = freeze(edit)
@@ -188,9 +218,12 @@ class Run(abc.ABC):
         if self._queues.release(group):
             self._ready.put_nowait(group)
 
-    def _dismiss_workers(self) -> None:
-        for _ in range(self.settings.concurrency):
-            self._ready.put_nowait(None)
+    def _dismiss_workers_if_done(self) -> None:
+        """Let the workers end when every edit has its outcome and no more will come."""
+        if not self._pending and (self._is_fed or self.stopped.is_set()) and not self._has_ended:
+            self._has_ended = True
+            for _ in range(self.settings.concurrency):
+                self._ready.put_nowait(None)
 
     # ------------------------------------------------------------------ outcomes
 
@@ -212,5 +245,4 @@ class Run(abc.ABC):
             self._consumed.clear()
         self._pending -= 1
         self._room.release()
-        if self._is_fed and not self._pending:
-            self._dismiss_workers()
+        self._dismiss_workers_if_done()

@@ -15,7 +15,7 @@ from aiomutex._util.checks import type_name
 from aiomutex._util.tasks import wait_done
 from aiomutex.bulk.options import check_all
 from aiomutex.bulk.report import BulkReport, SlotOutcome
-from aiomutex.bulk.run import NOT_SENT
+from aiomutex.bulk.run import ABANDONED, NOT_SENT
 from aiomutex.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class OutcomeStream:
                 task.exception()  # __anext__ has raised it, or the body has failed by itself
             self._run.close()
             failure = self._finish()
+            if error is not None and self._run.has_abandoned_input:
+                error.add_note(ABANDONED)
         if failure is not None:
             if error is None:
                 raise failure

@@ -157,6 +157,89 @@ async def test_leaving_early_cancels_requests_and_closes_the_journal(
     await session.get_group(1)
 
 
+class SwallowingInput:
+    """An input that swallows cancellations: a number of them, in its code or while it is closed."""
+
+    def __init__(self, times: int, *, then: str) -> None:
+        self.left = times
+        self.then = then
+        self.ends = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(self.ends.wait(), seconds)
+            except TimeoutError:
+                return
+            except asyncio.CancelledError:
+                if not self.left:
+                    raise
+                self.left -= 1
+                if self.then == "goes on":
+                    return
+            else:
+                return
+
+    async def edits(self) -> AsyncIterator[SlotEdit]:
+        try:
+            for n in itertools.count(1):
+                if n > 50:
+                    await self.wait(0.05 if self.then == "goes on" else 60)
+                yield SlotEdit(1 + n % 20, 1, experiments=[n])
+        finally:
+            if self.then == "waits while it is closed":
+                await self.wait(60)
+
+
+@pytest.mark.parametrize("then", ["goes on", "waits again", "waits while it is closed"])
+@pytest.mark.parametrize("times", [1, 1_000])
+@pytest.mark.parametrize("way", ["break", "exception", "cancellation", "stop"])
+async def test_an_input_that_swallows_cancellations_ends_with_the_run(
+    emulator: MutexEmulator,
+    editor: Editor,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    times: int,
+    then: str,
+) -> None:
+    monkeypatch.setattr("aiomutex.bulk.run._PATIENCE", 0.05)
+    source = SwallowingInput(times, then=then)
+    task = asyncio.current_task()
+    assert task is not None
+    raised: BaseException | None = None
+    outcomes = editor.stream_slot_edits(source.edits())
+    async with asyncio.timeout(5):
+        try:
+            async with outcomes:
+                async for _ in outcomes:
+                    if outcomes.counts.total() == 50:
+                        if way == "break":
+                            break
+                        if way == "exception":
+                            raise LeavingError("raised in the block")  # noqa: TRY301
+                        if way == "cancellation":
+                            task.cancel()
+                        if way == "stop":
+                            outcomes.stop()
+        except (LeavingError, asyncio.CancelledError) as error:
+            raised = error
+            task.uncancel()
+    pulled, writes = outcomes.pulled, sum(emulator.writes.values())
+    await asyncio.sleep(0.15)
+    assert outcomes.pulled == pulled
+    # The workers of a fleet finish the jobs they have.
+    assert sum(emulator.writes.values()) == writes or not isinstance(editor, MutexSession)
+    never_ends = times > 1 and then != "goes on"
+    assert ("abandoned" in caplog.text) == never_ends
+    if raised is not None:
+        assert any("abandoned" in note for note in getattr(raised, "__notes__", ())) == never_ends
+    assert bool(left_over(editor)) == never_ends
+    source.ends.set()
+    await until(lambda: not left_over(editor))
+    assert outcomes.pulled == pulled
+
+
 async def test_outcomes_not_consumed_are_reported_after_the_block(emulator: MutexEmulator, editor: Editor) -> None:
     edits = edits_for(60)
     async with editor.stream_slot_edits(edits) as outcomes:
