@@ -91,13 +91,14 @@ def applied_was_held(world: World) -> Iterator[str]:
 
 
 def failed_was_not_written(world: World) -> Iterator[str]:
-    """An edit reported as failed was never committed, unless it was written and a read-back showed something else."""
+    """An edit reported as failed was never committed, unless somebody else wrote the slot or a read-back shows it."""
     for record in _runs(world):
         for _, outcome in record.outcomes:
             edit = record.call.edits[outcome.position]
             if outcome.status != "failed" or isinstance(outcome.error, VerificationError):
                 continue
-            if _is_unique(record, edit) and _commits(world, record, edit):
+            others = (commit.place == _place(edit) and commit.author != record.name for commit in world.service.commits)
+            if _is_unique(record, edit) and _commits(world, record, edit) and not any(others):
                 yield f"{record.name} reported edit {outcome.position} as failed ({outcome.error!r}), and wrote it"
 
 
@@ -233,8 +234,11 @@ def resume_does_not_repeat(world: World) -> Iterator[str]:
         for earlier in _chain(world, record)[:-1]:
             if earlier.power_failed or earlier.call.edits != record.call.edits:
                 continue
-            applied = {outcome.position for _, outcome in earlier.outcomes if outcome.status == "applied"}
+            attempts = {each.position: each.attempts for _, each in earlier.outcomes if each.status == "applied"}
+            applied = set(attempts)
             for position in applied:
+                if "repeat" not in world.scenario.kinds and not attempts[position]:
+                    continue
                 edit = record.call.edits[position]
                 # An edit that failed is sent again before the later ones of its slot, and these again after it.
                 before = {n for n, each in enumerate(record.call.edits[:position]) if _place(each) == _place(edit)}

@@ -36,6 +36,10 @@ class SimulationLoop(VirtualTimeLoop):
     wall_offset = 0.0
     error = 0.0
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._working: list[object] = []
+
     def true_wall(self) -> float:
         """The right time, in seconds since 1970."""
         return self.time() + self.wall_offset
@@ -51,6 +55,10 @@ class SimulationLoop(VirtualTimeLoop):
         future: asyncio.Future[Any] = self.create_future()
 
         def work() -> None:
+            if handle in self._working:
+                self._working.remove(handle)
+            else:
+                return
             try:
                 result = func(*args)
             except BaseException as error:  # noqa: BLE001  # as an executor does
@@ -60,7 +68,18 @@ class SimulationLoop(VirtualTimeLoop):
                 if not future.cancelled():
                     future.set_result(result)
 
+        handle = object()
+        self._working.append(handle)
         self.call_later(_DISK, work)
+        if executor is not None:
+            # What an executor still has to do is done before it has shut down.
+            shut_down: Callable[..., None] = executor.shutdown
+
+            def finish(*args: Any, **options: Any) -> None:
+                work()
+                shut_down(*args, **options)
+
+            executor.shutdown = finish
         return future
 
 

@@ -12,17 +12,16 @@ __all__ = ["KINDS", "KNOWN", "draw"]
 KNOWN: Final[dict[str, str]] = {
     "late": "a request that arrives after the client gave it up",
     "lag": "reads that show the past",
-    "page": "a maintenance page with status 200",
-    "power": "a power failure, which loses what was not synced",
-    "reuse": "an input that reuses the lists of its edits",
+    "resume": "faults while a run that was interrupted is resumed",
+    "budget": "a daily budget that ends while it is unknown whether a write was applied, in a run that waits",
     "long pause": "a Retry-After above the deadline, or a limiter that is slower than the deadline",
     "two writers": "two calls at once that write the same groups",
-    "lookalike": "another group that takes the key of a create",
+    "repeat": "an edit found applied while an earlier one of its slot is written again",
     "quick restart": "a restart while requests of the dead process are still on their way",
 }
 """Kinds of trouble that the library is known not to survive. They are drawn only on demand."""
 
-_FAULTS: Final = ("slow", "lost", "silent", "reset", "cut", "mute", "status", "status", "status after", "refused")
+_FAULTS: Final = ("slow", "lost", "silent", "reset", "cut", "mute", "status", "status after", "page", "refused")
 _STATUSES: Final = (400, 403, 404, 408, 429, 429, 429, 500, 502, 503, 503, 504)
 
 
@@ -67,7 +66,8 @@ class _Drawing:
             self.service.before_midnight = rng.uniform(0.1, 20)
         shapes = [self._one_run, self._resumed, self._undone, self._undone, self._creates, self._mixed]
         phases = rng.choice(shapes)()
-        return Scenario(seed=seed, service=self.service, options=self.options, phases=phases)
+        kinds = sorted(self.kinds)
+        return Scenario(seed=seed, service=self.service, options=self.options, phases=phases, kinds=kinds)
 
     # ------------------------------------------------------------------ shapes
 
@@ -86,6 +86,8 @@ class _Drawing:
             if self.chance(0.2):
                 call.cancel = self.rng.uniform(0, 3)
             phases.append(self._phase([call], crash=0.6))
+            if len(phases) > 1 and "resume" not in self.kinds:
+                phases[-1].faults.clear()
         last = self._bulk(edits, journal="a.db")
         return [*phases, Phase(calls=[last])]
 
@@ -104,7 +106,7 @@ class _Drawing:
             for number in range(self.rng.randint(1, 3))
         ]  # fmt: skip
         phase = self._phase(calls)
-        if self.wants("lookalike"):
+        if self.chance(0.5):
             event = Event(kind="create", at=self.rng.uniform(0, 3), key="New", lists={"experiments": [4999]})
             phase.events.append(event)
             event.key = calls[0].key or "key-0"
@@ -150,7 +152,7 @@ class _Drawing:
             kind="run", edits=edits, journal=journal, verify=self.chance(0.5), stream=self.chance(0.3),
             concurrency=rng.choice([None, None, 1, 3]), source=rng.choice(["list", "list", "iterator", "async"]),
         )  # fmt: skip
-        if self.wants("reuse", 0.2):
+        if self.chance(0.2):
             call.source = "reuse"
         elif self.chance(0.05):
             call.source = "raise"
@@ -159,7 +161,7 @@ class _Drawing:
             call.leave = rng.choice([None, None, 1, 3])
         if self.chance(0.1):
             call.stop_after = rng.randint(1, 3)
-        if self.chance(0.3):
+        if self.chance(0.3) and (self.service.per_day > 1_000 or "budget" in self.kinds):
             call.on_budget = "wait"
         return call
 
@@ -172,7 +174,7 @@ class _Drawing:
 
     def _phase(self, calls: list[Call], crash: float = 0.0) -> Phase:
         rng = self.rng
-        phase = Phase(calls=calls, gap=rng.uniform(0.1, 3) if self.wants("quick restart") else 60.0)
+        phase = Phase(calls=calls, gap=60.0)
         length = 10 + 2 * sum(len(call.edits) for call in calls)
         density = rng.choice([0.0, 0.05, 0.2, 0.5])
         for request in range(1, length):
@@ -188,17 +190,23 @@ class _Drawing:
                 lists: dict[str, list[Any]] = {rng.choice(["experiments", "holdouts"]): [self.number]}
                 phase.events.append(Event(kind="colleague", at=rng.uniform(0, 5), group=group, slot=slot, lists=lists))
         if self.chance(crash):
-            kind: Any = "power" if self.wants("power") else "crash"
+            kind: Any = "power" if self.chance(0.5) else "crash"
             if self.chance(0.3):
                 phase.events.append(Event(kind=kind, at=rng.uniform(0, 3)))
             else:
                 phase.events.append(Event(kind=kind, request=rng.randint(1, length), answered=self.chance(0.5)))
+        is_cut = any(event.kind in ("crash", "power") for event in phase.events) or any(
+            call.cancel is not None or call.leave is not None for call in calls
+        )
+        if self.wants("quick restart") or not is_cut:
+            phase.gap = rng.choice([0.01, 0.5, 3.0])
         return phase
 
     def _fault(self, request: int) -> Fault:
         rng = self.rng
-        kinds: list[Any] = list(_FAULTS)
-        kinds += [kind for kind in ("late", "page") if kind in self.kinds]
+        kinds: list[Any] = [*_FAULTS, "status"]
+        if "late" in self.kinds:
+            kinds.append("late")
         fault = Fault(request=request, kind=rng.choice(kinds))
         if fault.kind == "late":
             fault.delay = self.options.attempt_timeout + rng.uniform(-1, 9)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-import shutil
+import random
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from aiomutex import (
 from aiomutex.bulk import undo
 
 from .clock import MIDNIGHT, SimulationLoop, simulated_time
+from .disk import Disk
 from .network import Network, Process, current_call
 from .service import COLLEAGUE, ModelService
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CallRecord", "InputBroke", "Leftover", "World", "simulate"]
 
-_TOO_LONG: Final = 3 * 86_400.0
+_TOO_LONG: Final = 60 * 86_400.0
 """Seconds after which a phase counts as hanging."""
 _MEMORY: Final = Path("/dev/shm")
 """Where files need no disk: a sync takes no time."""
@@ -81,10 +82,10 @@ class Leftover:
 class World:
     """Everything that exists in one run, and the record of what happened."""
 
-    def __init__(self, scenario: Scenario, loop: SimulationLoop, directory: Path, *, tracing: bool = False) -> None:
+    def __init__(self, scenario: Scenario, loop: SimulationLoop, disk: Disk, *, tracing: bool = False) -> None:
         self.scenario = scenario
         self.loop = loop
-        self.directory = directory
+        self.disk = disk
         self.lines: list[str] = []
         self._tracing = tracing
         self.service = ModelService(loop.time)
@@ -98,7 +99,7 @@ class World:
     def trace(self, line: str) -> None:
         """Note what happened, if somebody reads it."""
         if self._tracing:
-            line = line.replace(str(self.directory.parent), "")
+            line = line.replace(str(self.disk.directory.parent), "")
             self.lines.append(f"{self.loop.time() - 1000:10.3f} {line}")
 
     async def run(self) -> None:
@@ -151,13 +152,10 @@ class World:
         with contextlib.suppress(asyncio.CancelledError):
             await everything
         await session.aclose()
-        if crashed.done():
-            self.directory = crashed.result()
-        else:
-            crashed.cancel()
+        crashed.cancel()
 
     def _schedule(
-        self, phase: Phase, process: Process, crashed: asyncio.Future[Path], records: list[CallRecord]
+        self, phase: Phase, process: Process, crashed: asyncio.Future[None], records: list[CallRecord]
     ) -> None:
         for event in phase.events:
             happen = functools.partial(self._happen, event, process, crashed, records)
@@ -166,14 +164,19 @@ class World:
             elif event.request is not None:
                 (process.on_response if event.answered else process.on_request)[event.request] = happen
 
-    def _happen(self, event: Event, process: Process, crashed: asyncio.Future[Path], records: list[CallRecord]) -> None:
+    def _happen(self, event: Event, process: Process, crashed: asyncio.Future[None], records: list[CallRecord]) -> None:
         if event.kind in ("crash", "power"):
             if process.is_alive and not crashed.done():
                 self.trace(f"** {event.kind}")
                 process.is_alive = False
                 for record in records:
                     record.power_failed = event.kind == "power"
-                crashed.set_result(self._copy_disk())
+                self.disk.crash(
+                    self.disk.directory.with_name(f"disk{self.phase + 1}"),
+                    power=event.kind == "power",
+                    rng=random.Random(self.scenario.seed + self.phase),
+                )
+                crashed.set_result(None)
             return
         self.trace(f"** {event}")
         if event.kind == "clock":
@@ -182,14 +185,6 @@ class World:
             self.service.create(event.key, event.key, COLLEAGUE, [event.lists.get("experiments", [])], [100])
         else:
             self.service.write((event.group, event.slot), event.lists, COLLEAGUE)
-
-    def _copy_disk(self) -> Path:
-        """The files as a process that dies now leaves them."""
-        copy = self.directory.parent / f"disk{self.phase + 1}"
-        copy.mkdir()
-        for path in self.directory.iterdir():
-            shutil.copyfile(path, copy / path.name)
-        return copy
 
     def _look_for_leftovers(self, session: MutexSession) -> None:
         inside: Any = session
@@ -240,7 +235,7 @@ class World:
     async def _run(self, session: MutexSession, record: CallRecord, process: Process) -> object:
         call = record.call
         edits = _input_of(call, record)
-        journal = None if call.journal is None else self.directory / call.journal
+        journal = None if call.journal is None else self.disk.directory / call.journal
         options: dict[str, Any] = {
             "journal": journal, "verify": call.verify, "concurrency": call.concurrency,
             "stop_after": call.stop_after, "on_budget": call.on_budget,
@@ -262,7 +257,7 @@ class World:
     async def _undo(self, session: MutexSession, record: CallRecord, process: Process) -> object:
         assert record.call.journal is not None
         report = functools.partial(self._report, record, process)
-        path = self.directory / record.call.journal
+        path = self.disk.directory / record.call.journal
         return await undo(session, path, force=record.call.force, on_outcome=report)
 
     async def _create(self, session: MutexSession, record: CallRecord, process: Process) -> object:
@@ -341,10 +336,12 @@ def simulate(scenario: Scenario, *, tracing: bool = False) -> World:
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.exists() else None) as folder:
         directory = Path(folder) / "disk"
         directory.mkdir()
-        world = World(scenario, loop, directory, tracing=tracing)
+        disk = Disk(directory)
+        world = World(scenario, loop, disk, tracing=tracing)
         with (
             simulated_time(loop, scenario.seed),
             world.network.connected(),
+            disk.watched(),
             asyncio.Runner(loop_factory=lambda: loop) as runner,
         ):
             runner.run(main(world))
