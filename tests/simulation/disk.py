@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Disk"]
 
-_OPEN: Final = CFUNCTYPE(c_int, c_void_p, c_char_p, c_void_p, c_int, c_void_p)
+_OPEN: Final = CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p, c_int, c_void_p)
 _SYNC: Final = CFUNCTYPE(c_int, c_void_p, c_int)
 
 
@@ -84,10 +84,10 @@ class _SyncWatcher:
         vfs = ctypes.byref(self._vfs) if default else self._original
         self._library.sqlite3_vfs_register(vfs, 1)
 
-    def _open(self, _vfs: int, name: bytes | None, file: int, flags: int, flags_out: int | None) -> int:
-        result: int = self._original.contents.open(
-            ctypes.addressof(self._original.contents), name, file, flags, flags_out
-        )
+    def _open(self, _vfs: int, name: int | None, file: int, flags: int, flags_out: int | None) -> int:
+        original = self._original.contents
+        # The name goes on as the pointer it came as: SQLite keeps that pointer, and reads more behind the name.
+        result: int = original.open(ctypes.addressof(original), name, file, flags, flags_out)
         if result == 0 and name is not None:
             opened = _File.from_address(file)
             address = ctypes.addressof(opened.methods.contents)
@@ -95,7 +95,7 @@ class _SyncWatcher:
                 self._methods[address] = _Methods.from_buffer_copy(opened.methods.contents)
                 self._methods[address].sync = self._sync_callback
             opened.methods = ctypes.pointer(self._methods[address])
-            self._paths[file] = os.fsdecode(name)
+            self._paths[file] = os.fsdecode(ctypes.string_at(name))
         return result
 
     def _sync(self, file: int, _flags: int) -> int:
