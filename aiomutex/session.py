@@ -27,7 +27,7 @@ from aiomutex._util.checks import check_integer, type_name
 from aiomutex.bulk import slot_changes
 from aiomutex.bulk.engine import Engine
 from aiomutex.bulk.options import Settings
-from aiomutex.bulk.slot_changes import GroupChange, GroupLocks
+from aiomutex.bulk.slot_changes import GroupChange
 from aiomutex.bulk.stream import OutcomeStream, collect_report
 from aiomutex.errors import ConfigurationError, PaginationError
 from aiomutex.limits import LocalRateLimiter, Priority
@@ -107,7 +107,6 @@ class MutexSession:
         self._options = CallOptions(
             attempt_timeout=attempt_timeout, deadline=deadline, retry=RetryPolicy() if retry is None else retry
         )
-        self._locks = GroupLocks()
         limiter = LocalRateLimiter() if rate_limiter is None else _checked_limiter(rate_limiter)
         if http is not None and not isinstance(http, aiohttp.ClientSession):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
             raise ConfigurationError(f"http must be an aiohttp.ClientSession, not {type_name(http)}")
@@ -561,8 +560,8 @@ class MutexSession:
     ) -> Slot:
         """Add ids to and remove ids from the lists of one slot.
 
-        The group is read, the slot is written only if something changes, and the group is read back. Changes of one
-        group wait for each other in this session and its views. The service has no ETags: a write by someone else
+        The group is read, the slot is written only if something changes, and the group is read back. Meanwhile this
+        session and its views write nothing else to the group. The service has no ETags: a write by someone else
         between our read and our write is overwritten; one between our write and our read-back is noticed. The
         session's deadline covers all of it, waiting included.
 
@@ -642,7 +641,7 @@ class MutexSession:
         deadline = self._options.deadline
         ends_at = asyncio.get_running_loop().time() + deadline
         send = functools.partial(self._send_counted, ends_at=ends_at)
-        return GroupChange(send, self._locks, ends_at, deadline)
+        return GroupChange(send, self._transport.lock_of, ends_at, deadline)
 
     async def _fetch_page(
         self,
@@ -659,7 +658,7 @@ class MutexSession:
         if shown == (page.next_cursor or ""):
             return page
         # The cursor would enter the next request's path, and so error messages. Tracebacks must not show the page.
-        del page
+        del page, result
         raise PaginationError("the service returned the API key as a cursor, which is not followed", cursor=shown)
 
     async def _find(self, key: str, ends_at: float, attempts: list[int] | None = None) -> MutexGroup | None:

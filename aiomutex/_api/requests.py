@@ -73,6 +73,8 @@ class Request(NamedTuple, Generic[T]):
     """Decodes the body of a success, or raises ``msgspec.MsgspecError``. ``None``: the ``Response`` is the value."""
     effect: Effect = Effect.SAFE
     body: bytes | None = None
+    group: str | None = None
+    """The group that it writes. A session makes one attempt at a time for each, as the service may lose a write."""
 
 
 def decode_response(request: Request[T], response: Response) -> T:
@@ -127,15 +129,15 @@ def edit_group(group_id: str | int, *, name: str | UnsetType, description: str |
         validation.nonempty_string("name", name)
     if description is not UNSET:
         validation.string_or_null("description", description)
-    return Request(
-        "PATCH", f"{ROOT}/{segment}", _check_not_html, Effect.IDEMPOTENT, _encode(_GroupBody(name, description))
-    )
+    body = _encode(_GroupBody(name, description))
+    return Request("PATCH", f"{ROOT}/{segment}", _check_not_html, Effect.IDEMPOTENT, body, segment)
 
 
 def archive_group(group_id: str | int, *, archive: bool) -> Request[None]:
     """``PATCH /api/1/mutexes/{id}`` with ``archive`` alone: the service ignores other fields beside it."""
     body = b'{"archive":true}' if archive else b'{"archive":false}'
-    return Request("PATCH", f"{ROOT}/{validation.group_segment(group_id)}", _check_not_html, Effect.IDEMPOTENT, body)
+    segment = validation.group_segment(group_id)
+    return Request("PATCH", f"{ROOT}/{segment}", _check_not_html, Effect.IDEMPOTENT, body, segment)
 
 
 class _SlotBody(msgspec.Struct, gc=False):
@@ -161,7 +163,8 @@ def edit_slot(
         validation.id_list("holdouts", holdouts),
         validation.individual_list("individuals", individuals),
     )
-    return Request("PATCH", f"{ROOT}/{segment}/slots/{number}", _check_not_html, Effect.IDEMPOTENT, _encode(body))
+    path = f"{ROOT}/{segment}/slots/{number}"
+    return Request("PATCH", path, _check_not_html, Effect.IDEMPOTENT, _encode(body), segment)
 
 
 def with_key(group: NewGroup) -> NewGroup:
@@ -186,6 +189,7 @@ def _read_created(body: bytes, key: str) -> CreatedGroup:
 
 _METHOD: Final = re.compile(r"[A-Z]{1,20}")
 _PATH: Final = re.compile(r"/[!-~]*")
+_GROUP_PATH: Final = re.compile(rf"{ROOT}/([^/?]+)")
 _SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
 _IDEMPOTENT_METHODS: Final = ("PUT", "DELETE")
 
@@ -216,4 +220,5 @@ def any_request(method: object, path: object, json: object, idempotent: object) 
     effect = Effect.IDEMPOTENT if idempotent else Effect.NON_IDEMPOTENT
     if idempotent and method in _SAFE_METHODS:
         effect = Effect.SAFE
-    return Request(method, path, None, effect, body)
+    group = None if effect is Effect.SAFE else _GROUP_PATH.match(path)
+    return Request(method, path, None, effect, body, group and group[1])

@@ -53,11 +53,11 @@ class AttemptContext:
         self.timer = timer
         self.deadline = timer.set(ends_at)
         self.permit: float | None = None
-        self._slots: tuple[asyncio.Semaphore, ...] = ()
+        self._slots: tuple[asyncio.Lock | asyncio.Semaphore, ...] = ()
         self._is_lost = False
 
-    async def enter(self, slots: asyncio.Semaphore) -> None:
-        """Wait for a slot, and hold it until ``leave``."""
+    async def enter(self, slots: asyncio.Lock | asyncio.Semaphore) -> None:
+        """Wait for a slot or a lock, and hold it until ``leave``."""
         await slots.acquire()
         self._slots += (slots,)
 
@@ -65,6 +65,8 @@ class AttemptContext:
         """Release all slots."""
         for slots in self._slots:
             slots.release()
+        # Idle connections keep the context variables of the attempt that made them, and so this object.
+        self._slots = ()
 
     async def take_permit(self) -> None:
         """Wait for the permit, and start the attempt's clock."""

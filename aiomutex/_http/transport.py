@@ -10,6 +10,7 @@ import asyncio
 import functools
 import io
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
 
 import aiohttp
 from yarl import URL
@@ -98,6 +99,7 @@ class Transport:
         # A call holds its connection while it waits for a permit, and bulk calls wait longest. Without this limit they
         # could hold all connections, and interactive calls would wait behind them.
         self._bulk_slots = asyncio.Semaphore(max(1, max_connections * 3 // 4))
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._max_body = max_body
         self._borrowed = http
         self._http: aiohttp.ClientSession | None = None
@@ -147,6 +149,10 @@ class Transport:
             raise ConfigurationError("the session was opened in another event loop; open one in each loop")
         return self._http, self._loop, self._timer
 
+    def lock_of(self, group: str) -> asyncio.Lock:
+        """The lock of a group's writes, which is forgotten when nobody has a reference to it any more."""
+        return self._locks.setdefault(group, asyncio.Lock())
+
     async def attempt(self, request: Request[Any], options: CallOptions, ends_at: float) -> responses.Response:
         """Send ``request`` once in a call that must end at ``ends_at``, and read the response, whatever its status.
 
@@ -165,6 +171,9 @@ class Transport:
         response: aiohttp.ClientResponse | None = None
         self.in_flight += 1
         try:
+            if request.group is not None:
+                # First, so that what waits for the lock of a group keeps nothing from the writes of other groups.
+                await context.enter(self.lock_of(request.group))
             if self._borrowed is not None:
                 await context.take_permit()
             elif options.priority:

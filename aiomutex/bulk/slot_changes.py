@@ -1,6 +1,6 @@
 """Changes of one group that keep everything else: read, compute, write only what changes, read back.
 
-Changes of one group wait for each other inside a session. Nothing locks out other writers, because the service has no
+All writes of one group wait for each other inside a session. Nothing locks out other writers, as the service has no
 ETags: their write between our read and our write is overwritten; one between our write and our read-back is noticed.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 from msgspec import UNSET, UnsetType
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from aiomutex._http.call import CallResult
     from aiomutex.models import MutexGroup, Slot
 
-__all__ = ["Changes", "GroupChange", "GroupLocks", "change_slot", "move_experiment"]
+__all__ = ["Changes", "GroupChange", "change_slot", "move_experiment"]
 
 if TYPE_CHECKING:
     Send = Callable[[Request[Any]], Awaitable[CallResult[Any]]]
@@ -34,52 +33,38 @@ Changes = dict[str, "Sequence[Any] | UnsetType"]
 """By ``add_`` or ``remove_`` and the name of a list, the ids to add or remove."""
 
 
-class GroupLocks:
-    """A lock for each group that is being changed. It is forgotten when the last change has ended."""
-
-    def __init__(self) -> None:
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-
-    def of(self, group_id: str) -> asyncio.Lock:
-        """The group's lock. Hold a reference to it for as long as it is needed."""
-        lock = self._locks.get(group_id)
-        if lock is None:
-            lock = self._locks[group_id] = asyncio.Lock()
-        return lock
-
-
 class GroupChange:
     """One change of a group: its deadline, and whether it has written anything.
 
     Args:
         send: Sends a request with what is left of the deadline.
-        locks: The session's locks.
+        lock_of: Returns the lock of a group's writes, which it holds from its first read to its last.
         ends_at: When the change must have ended, on the event loop's clock.
         deadline: The seconds the change may take, for the message.
     """
 
-    def __init__(self, send: Send, locks: GroupLocks, ends_at: float, deadline: float) -> None:
+    def __init__(self, send: Send, lock_of: Callable[[str], asyncio.Lock], ends_at: float, deadline: float) -> None:
         self.send = send
         self.has_written = False
-        self._locks = locks
+        self._lock_of = lock_of
         self._ends_at = ends_at
         self._deadline = deadline
 
     @asynccontextmanager
     async def locking(self, group_id: str) -> AsyncGenerator[None]:
-        """Wait for earlier changes of the group, and make later ones wait.
+        """Wait for earlier writes of the group, and make later ones wait.
 
         Raises:
-            DeadlineExceededError: The earlier changes took too long; nothing was sent.
+            DeadlineExceededError: The earlier writes took too long; nothing was sent.
         """
-        lock = self._locks.of(group_id)
+        lock = self._lock_of(group_id)
         try:
             async with asyncio.timeout_at(self._ends_at):
                 await lock.acquire()
         except TimeoutError:
             first = requests.get_group(group_id)
             raise DeadlineExceededError(
-                f"the deadline of {self._deadline:g} s passed while waiting for other changes of the group",
+                f"the deadline of {self._deadline:g} s passed while waiting for other writes of the group",
                 method=first.method,
                 path=first.path,
                 deadline=self._deadline,
@@ -152,7 +137,8 @@ async def _write(change: GroupChange, segment: str, before: Slot, desired: SlotL
         VerificationError: It does not hold what was written, or something else of it changed.
     """
     lists: list[Any] = [UNSET if items is None else items for items in desired]
-    await change.send(requests.edit_slot(segment, before.index, *lists))
+    # Without a group, the attempt does not wait for the lock that this change holds.
+    await change.send(requests.edit_slot(segment, before.index, *lists)._replace(group=None))
     change.has_written = True
     group = await _read(change, segment)
     if (difference := find_difference(group, before.index, desired, before)) is not None:

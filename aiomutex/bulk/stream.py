@@ -165,7 +165,7 @@ async def collect_report(stream: OutcomeStream) -> BulkReport:
     async with stream:
         async for outcome in stream:
             outcomes.append(outcome)  # noqa: PERF401  # a comprehension would lose what came before an error
-    edits = stream._edits  # noqa: SLF001  # of this module
+    edits = stream._edits  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # of this module
     if not isinstance(edits, AsyncIterable | Iterator):
         for position, edit in enumerate(edits):
             if position >= stream.pulled:

@@ -11,7 +11,7 @@ import pytest
 from bulk_support import LISTS, assert_holds, held
 from support import until
 
-from aiomutex import UNSET, BulkReport, MutexSession, NewGroup, NewSlot, SlotEdit
+from aiomutex import UNSET, MutexSession, NewGroup, NewSlot, SlotEdit
 from aiomutex.bulk.options import freeze
 from aiomutex.plan import Desired, DesiredGroup, DesiredSlot, plan
 
@@ -68,15 +68,16 @@ def spoil(value: Any) -> None:
     if isinstance(value, msgspec.Struct):
         for field in value.__struct_fields__:
             spoil(getattr(value, field))
-    elif isinstance(value, list | tuple):
-        for each in value[:3]:
-            spoil(each)
-    if isinstance(value, list):
-        value[:] = ["999"] if value and isinstance(value[0], str) else [999, 999]
+        return
+    if not isinstance(value, list | tuple | dict):
+        return
+    items: Any = value  # pyright: ignore[reportUnknownVariableType]  # of any items
+    for each in list(items.values() if isinstance(value, dict) else items)[:3]:
+        spoil(each)
     if isinstance(value, dict):
-        for each in value.values():
-            spoil(each)
-        value.clear()
+        items.clear()
+    elif isinstance(value, list):
+        items[:] = ["999"] if items and isinstance(items[0], str) else [999, 999]
 
 
 def many_edits() -> list[SlotEdit]:
@@ -98,7 +99,7 @@ def new_group() -> NewGroup:
     return NewGroup(project_id=1, name="New", key="new", bucketing_salt="salt", slots=slots)
 
 
-CALLS: dict[str, tuple[Callable[..., Awaitable[object]], Callable[[], Any]]] = {
+CALLS: dict[str, tuple[Callable[[MutexSession, Any], Awaitable[object]], Callable[[], Any]]] = {
     "edit_slots": (MutexSession.edit_slots, many_edits),
     "edit_slots of a tuple": (MutexSession.edit_slots, lambda: tuple(many_edits())),
     "stream_slot_edits": (stream, many_edits),
@@ -128,11 +129,10 @@ def test_the_table_has_every_method_that_takes_something_mutable() -> None:
     assert takers - set(CALLS) == set()
 
 
-def facts(emulator: MutexEmulator, result: object) -> object:
-    if isinstance(result, BulkReport):
-        result = result.outcomes
-    if isinstance(result, list):
-        result = sorted((outcome.position, outcome.status, outcome.edit) for outcome in result)
+def facts(emulator: MutexEmulator, result: Any) -> object:
+    if isinstance(getattr(result, "outcomes", result), list):
+        outcomes: Any = getattr(result, "outcomes", result)
+        result = sorted((outcome.position, outcome.status, outcome.edit) for outcome in outcomes)
     slots = {group: len(emulator.groups[group].slots) for group in emulator.groups}
     return repr(getattr(result, "body", result)), held(
         emulator, [(group, n + 1) for group, count in slots.items() for n in range(count)]

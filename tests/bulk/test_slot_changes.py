@@ -132,7 +132,7 @@ async def test_a_change_that_exceeds_its_deadline_while_waiting_says_that_nothin
     emulator.latency = 0.05
     first = asyncio.ensure_future(session.change_slot(1, 1, add_experiments=[5]))
     await asyncio.sleep(0)
-    with pytest.raises(DeadlineExceededError, match="while waiting for other changes of the group") as caught:
+    with pytest.raises(DeadlineExceededError, match="while waiting for other writes of the group") as caught:
         await session.with_options(deadline=0.02).change_slot(1, 1, add_experiments=[6])
     error = caught.value
     assert (error.path, error.deadline, error.attempts, error.maybe_applied) == (f"{ROOT}/1", 0.02, 0, False)
