@@ -1,8 +1,8 @@
 """Async client for the mutex-group endpoints of Amplitude Experiment's Management API.
 
 An independent project, not affiliated with Amplitude. Most of the public API can be imported from here. The rest is in
-``aiomutex.bulk``, ``aiomutex.emulator``, ``aiomutex.fleet``, ``aiomutex.limits.redis``, ``aiomutex.plan``,
-``aiomutex.probe``, ``aiomutex.testing`` and ``aiomutex.traffic``.
+``aiomutex.bulk``, ``aiomutex.emulator``, ``aiomutex.events``, ``aiomutex.fleet``, ``aiomutex.limits.machine``,
+``aiomutex.limits.redis``, ``aiomutex.plan``, ``aiomutex.probe``, ``aiomutex.testing`` and ``aiomutex.traffic``.
 
 Names and submodules are imported when they are first used: ``aiomutex --help`` and the pytest plugin, which every test
 run loads wherever this package is installed, must not import an HTTP client.
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiomutex import errors
 from aiomutex.errors import *  # noqa: F403  # cheap to import, and every public name of it is public here
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     # The same names as in _HOMES, in the form that type checkers read as a re-export.

@@ -32,6 +32,7 @@ __all__ = [
     "PermissionDeniedError",
     "RateLimitedError",
     "ServerError",
+    "SessionClosedError",
     "StaleSlotError",
     "TooManyFailuresError",
     "TransportError",
@@ -86,6 +87,10 @@ class MutexError(Exception):
 
 class ConfigurationError(MutexError, ValueError):
     """An option of a session or limiter is invalid, for example a missing key, an unknown region or an insecure URL."""
+
+
+class SessionClosedError(MutexError):
+    """The session was closed before or during the call. See ``maybe_applied`` for what that means for a write."""
 
 
 class InvalidRequestError(MutexError, ValueError):

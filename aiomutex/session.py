@@ -30,6 +30,7 @@ from aiomutex.bulk.options import Settings
 from aiomutex.bulk.slot_changes import GroupChange
 from aiomutex.bulk.stream import OutcomeStream, collect_report
 from aiomutex.errors import ConfigurationError, PaginationError
+from aiomutex.events import checked_hooks, configure_logging
 from aiomutex.limits import LocalRateLimiter, Priority
 from aiomutex.paging import GroupPager
 from aiomutex.retry import RetryPolicy
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from aiomutex._api.requests import Request
     from aiomutex._api.responses import Response
     from aiomutex.bulk.report import BulkReport, SlotOutcome
+    from aiomutex.events import Attempt
     from aiomutex.limits import RateLimiter
     from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup, Slot, SlotEdit
 
@@ -48,6 +50,7 @@ __all__ = ["MutexSession"]
 
 T = TypeVar("T")
 
+configure_logging()
 _LIMITER_METHODS: Final = ("acquire", "throttled", "answered", "state")
 
 
@@ -62,7 +65,10 @@ class MutexSession:
             the environment.
         region: ``"us"`` or ``"eu"``. Default: ``AIOMUTEX_REGION`` from the environment, else ``"us"``.
         base_url: Another address of the service, such as an emulator's. Default, if ``region`` is not given either:
-            ``AIOMUTEX_BASE_URL`` from the environment. Plain http is accepted for loopback addresses only.
+            ``AIOMUTEX_BASE_URL`` from the environment. It excludes ``region``.
+        allow_insecure_http: Accept plain http for a ``base_url`` that is not a loopback address, such as that of an
+            emulator in a container, with a warning. It is never accepted for Amplitude's hosts or through a proxy.
+            Default: true if ``AIOMUTEX_ALLOW_INSECURE_HTTP`` in the environment is ``1``.
         rate_limiter: The limiter that grants each request. Pass the same object to several sessions to share its
             budget. Default: a new ``LocalRateLimiter()``.
         retry: How often and when a request is sent again. Default: ``RetryPolicy()``.
@@ -73,6 +79,8 @@ class MutexSession:
             With it, permits are taken before aiohttp looks for a connection, so slow connection set-up may bunch
             requests, and aiohttp itself repeats a read on a connection that turns out to be dead: use a limiter with
             ``safe=True``.
+        on_attempt: A function, or a list of functions, called with an ``aiomutex.events.Attempt`` after each attempt
+            of a call, for metrics and logs. What it raises is logged and affects no call.
 
     Raises:
         ConfigurationError: A setting is missing or wrong. The message names it and never shows the key.
@@ -92,17 +100,19 @@ class MutexSession:
         *,
         region: str | None = None,
         base_url: str | None = None,
+        allow_insecure_http: bool = False,
         rate_limiter: RateLimiter | None = None,
         retry: RetryPolicy | None = None,
         attempt_timeout: float = 30.0,
         deadline: float = 120.0,
         max_connections: int = 64,
         http: aiohttp.ClientSession | None = None,
+        on_attempt: Callable[[Attempt], object] | Sequence[Callable[[Attempt], object]] | None = None,
     ) -> None:
         # A traceback that prints locals shows this frame, whatever else is wrong with the arguments.
         api_key = SecretStr.of(os.environ.get("AMPLITUDE_MANAGEMENT_API_KEY") if api_key is None else api_key)
         key = check_api_key(api_key)
-        url, self._place = service_url(region, base_url)
+        url, self._place = service_url(region, base_url, allow_insecure_http=allow_insecure_http)
         check_integer("max_connections", max_connections, least=1, error=ConfigurationError)
         self._options = CallOptions(
             attempt_timeout=attempt_timeout, deadline=deadline, retry=RetryPolicy() if retry is None else retry
@@ -110,28 +120,49 @@ class MutexSession:
         limiter = LocalRateLimiter() if rate_limiter is None else _checked_limiter(rate_limiter)
         if http is not None and not isinstance(http, aiohttp.ClientSession):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
             raise ConfigurationError(f"http must be an aiohttp.ClientSession, not {type_name(http)}")
-        self._transport = Transport(url, key, limiter, max_connections=max_connections, http=http)
+        self._transport = Transport(
+            url, key, limiter, max_connections=max_connections, http=http, hooks=checked_hooks(on_attempt)
+        )
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> Self:
+        """Open the session in the running event loop, as ``async with`` does. Close it with ``aclose``.
+
+        Returns:
+            The session itself.
+
+        Raises:
+            ConfigurationError: It is open already, or asyncio does not run.
+            SessionClosedError: It was closed; create a new one.
+
+        Example:
+            >>> opened = await MutexSession("key", base_url=url).open()
+            >>> await opened.aclose()
+        """
         self._transport.open()
         return self
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
 
-    async def aclose(self) -> None:
-        """Close the connections. Calls in progress and later calls raise ``ConfigurationError``.
+    async def aclose(self, drain: float = 0.0) -> None:
+        """Close the connections. Calls in progress and later calls raise ``SessionClosedError``.
 
         The views of the session close with it. A session passed as ``http`` stays open. Closing twice does nothing.
 
+        Args:
+            drain: Seconds to wait for calls in progress before. New calls raise ``SessionClosedError`` meanwhile.
+
         Example:
-            >>> await session.aclose()
+            >>> await session.aclose(drain=5.0)
             >>> repr(session).split(" · ")[1]
             'closed'
         """
-        await self._transport.aclose()
+        await self._transport.aclose(drain)
 
     def __repr__(self) -> str:
         if "_transport" not in vars(self):

@@ -31,7 +31,12 @@ def pytest_asyncio_loop_factories(config: pytest.Config) -> dict[str, Callable[[
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
     """Tests do not depend on the environment of the machine."""
-    for name in ("AMPLITUDE_MANAGEMENT_API_KEY", "AIOMUTEX_REGION", "AIOMUTEX_BASE_URL"):
+    for name in (
+        "AMPLITUDE_MANAGEMENT_API_KEY",
+        "AIOMUTEX_REGION",
+        "AIOMUTEX_BASE_URL",
+        "AIOMUTEX_ALLOW_INSECURE_HTTP",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

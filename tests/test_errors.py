@@ -30,6 +30,7 @@ from aiomutex import (
     PermissionDeniedError,
     RateLimitedError,
     ServerError,
+    SessionClosedError,
     StaleSlotError,
     TooManyFailuresError,
     TransportError,
@@ -69,6 +70,7 @@ ERRORS: list[MutexError] = [
     StaleSlotError(group_id="7", slot_index=1, expected={"experiments": [1]}, actual={"experiments": [2]}),
     TooManyFailuresError("detail", failures=3),
     JournalError("detail"),
+    SessionClosedError("detail"),
     ConfigurationError("detail"),
     InvalidRequestError("detail"),
 ]

@@ -700,7 +700,7 @@ LAYERS = (
     {"errors"},
     {"_util"},
     {"models", "limits"},
-    {"retry", "_api"},
+    {"retry", "events", "_api"},
     {"_http"},
     {"paging", "bulk"},
     {"session"},

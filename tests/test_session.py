@@ -20,6 +20,7 @@ from aiomutex import (
     Priority,
     RetryPolicy,
     ServerError,
+    SessionClosedError,
     SlotEdit,
 )
 from aiomutex.testing import MutexEmulator
@@ -59,9 +60,9 @@ async def test_a_session_that_is_not_open_raises_and_sends_nothing(emulator: Mut
     assert caught.value.attempts == 0
     async with session:
         pass
-    with pytest.raises(ConfigurationError, match="is closed"):
+    with pytest.raises(SessionClosedError, match="is closed"):
         await call(session)
-    with pytest.raises(ConfigurationError, match="is closed"):
+    with pytest.raises(SessionClosedError, match="is closed"):
         await call(session.with_options(deadline=5))
     assert not emulator.requests
 
@@ -70,7 +71,7 @@ async def test_bulk_edits_with_a_closed_session_raise_and_send_nothing(emulator:
     session = session_for(emulator.url)
     async with session:
         pass
-    with pytest.raises((ConfigurationError, ExceptionGroup)):
+    with pytest.raises((SessionClosedError, ExceptionGroup)):
         await edit_slots(session)
     assert not emulator.requests
 
@@ -81,8 +82,9 @@ async def test_a_session_can_be_opened_only_once(emulator: MutexEmulator) -> Non
         with pytest.raises(ConfigurationError, match="the session is already open"):
             await session.__aenter__()
         await session.get_group("1")
-    with pytest.raises(ConfigurationError, match="the session is already closed"):
-        await session.__aenter__()
+    with pytest.raises(SessionClosedError, match="the session is closed"):
+        await session.open()
+    assert not issubclass(SessionClosedError, ValueError)
 
 
 async def test_closing_twice_does_nothing(emulator: MutexEmulator) -> None:
@@ -128,7 +130,7 @@ def test_a_view_created_before_opening_opens_and_closes_with_its_session() -> No
         view = session.with_options(deadline=9.0)
         async with session:
             assert (await view.get_group("1")).id == "1"
-        with pytest.raises(ConfigurationError, match="is closed"):
+        with pytest.raises(SessionClosedError, match="is closed"):
             await view.get_group("1")
 
     with MutexEmulator(groups=1) as emulator:

@@ -6,11 +6,12 @@ This is the only retry layer. Nothing is held while waiting: an attempt releases
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from aiomutex import retry
+from aiomutex import events, retry
 from aiomutex._api import requests
 from aiomutex._util.checks import describe
 from aiomutex.errors import (
@@ -19,17 +20,22 @@ from aiomutex.errors import (
     DeadlineExceededError,
     LimiterUnavailableError,
     MutexError,
+    SessionClosedError,
 )
 from aiomutex.limits import Priority
 from aiomutex.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from aiomutex._api.requests import Request
+    from aiomutex._api.responses import Response
+    from aiomutex._http.context import AttemptContext
     from aiomutex._http.transport import Transport
 
-__all__ = ["CallOptions", "CallResult", "send"]
+__all__ = ["CallOptions", "CallResult", "Observed", "send"]
 
 T = TypeVar("T")
+
+_BEFORE_SENDING = (DailyBudgetExhaustedError, LimiterUnavailableError, ConfigurationError)
 
 
 class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,21 +84,78 @@ async def send(
     Raises:
         MutexError: The error of the last attempt, with ``attempts``, ``earlier`` and ``maybe_applied``.
     """
+    loop = asyncio.get_running_loop()
     if ends_at is None:
-        ends_at = asyncio.get_running_loop().time() + options.deadline
+        ends_at = loop.time() + options.deadline
     earlier: tuple[MutexError, ...] = ()
-    while True:
-        try:
-            response = await transport.attempt(request, options, ends_at)
-            return CallResult(requests.decode_response(request, response), len(earlier) + 1)
-        except MutexError as error:
-            failure = error
-        delay = _delay(transport, request, failure, earlier, options, ends_at)
-        if delay is None:
-            raise _with_history(request, failure, earlier)
-        earlier = (*earlier, failure)
-        if delay:
-            await asyncio.sleep(delay)
+    transport.begin_call()
+    try:
+        while True:
+            observed = Observed(loop.time()) if transport.hooks or events.logger.isEnabledFor(logging.INFO) else None
+            try:
+                response = await transport.attempt(request, options, ends_at, observed)
+                value = requests.decode_response(request, response)
+            except MutexError as error:
+                failure = error
+            else:
+                if observed is not None:
+                    _report(transport, request, observed, len(earlier) + 1, response, None, None)
+                return CallResult(value, len(earlier) + 1)
+            delay = _delay(transport, request, failure, earlier, options, ends_at)
+            if observed is not None:
+                _report(transport, request, observed, len(earlier) + 1, None, failure, delay)
+            if delay is None:
+                raise _with_history(request, failure, earlier)
+            earlier = (*earlier, failure)
+            if delay:
+                await asyncio.sleep(delay)
+    finally:
+        transport.end_call()
+
+
+class Observed:
+    """The times of an attempt that is reported when it ends."""
+
+    __slots__ = ("context", "ready_at", "started")
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.ready_at: float | None = None
+        self.context: AttemptContext | None = None
+
+
+def _report(
+    transport: Transport,
+    request: Request[Any],
+    observed: Observed,
+    number: int,
+    response: Response | None,
+    error: MutexError | None,
+    delay: float | None,
+) -> None:
+    context = observed.context
+    if context is None:
+        return  # the session was not open, so there was no attempt
+    now = context.loop.time()
+    ready = now if observed.ready_at is None else observed.ready_at
+    permit = now if context.permit is None else context.permit
+    events.report(
+        events.Attempt(
+            method=request.method,
+            route=events.route_of(request.path),
+            path=request.path,
+            number=number,
+            status=response.status if response else getattr(error, "status", None),
+            error=error,
+            retry_in=None if delay is None else max(delay, transport.limiter.state().paused_for),
+            connection_wait=ready - observed.started,
+            permit_wait=max(0.0, permit - ready),
+            duration=now - permit,
+            request_id=response.request_id if response else getattr(error, "request_id", None),
+            priority=context.options.priority,
+        ),
+        transport.hooks,
+    )
 
 
 def _delay(
@@ -126,8 +189,8 @@ def _with_history(request: Request[Any], failure: MutexError, earlier: tuple[Mut
         or retry.may_have_applied(failure)
         or any(retry.may_have_applied(error) for error in earlier)
     )
-    unsent = isinstance(failure, DailyBudgetExhaustedError | LimiterUnavailableError | ConfigurationError) or (
-        isinstance(failure, DeadlineExceededError) and not failure.maybe_applied
+    unsent = isinstance(failure, _BEFORE_SENDING) or (
+        isinstance(failure, DeadlineExceededError | SessionClosedError) and not failure.maybe_applied
     )
     attempts = len(earlier) + (0 if unsent else 1)
     return failure.with_attempts(attempts, earlier, maybe_applied=maybe_applied)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import warnings
 
 from yarl import URL
 
@@ -33,7 +34,7 @@ def check_api_key(key: object) -> str:
     return key
 
 
-def service_url(region: object, base_url: object) -> tuple[URL, str]:
+def service_url(region: object, base_url: object, *, allow_insecure_http: bool = False) -> tuple[URL, str]:
     """Return the service's address, and its name for a repr.
 
     The first of these that is set: the argument ``base_url``, the argument ``region``, ``AIOMUTEX_BASE_URL`` and
@@ -42,10 +43,12 @@ def service_url(region: object, base_url: object) -> tuple[URL, str]:
     Raises:
         ConfigurationError: The region is unknown, or the URL cannot be used safely.
     """
+    if base_url is not None and region is not None:
+        raise ConfigurationError("region and base_url exclude each other: pass one of them")
     if base_url is None and region is None:
         base_url = os.environ.get("AIOMUTEX_BASE_URL") or None
     if base_url is not None:
-        url = _checked(base_url)
+        url = _checked(base_url, allow_insecure_http or os.environ.get("AIOMUTEX_ALLOW_INSECURE_HTTP") == "1")
         return url, url.authority
     if region is None:
         region = os.environ.get("AIOMUTEX_REGION") or "us"
@@ -54,7 +57,7 @@ def service_url(region: object, base_url: object) -> tuple[URL, str]:
     return URL(REGIONS[region]), region
 
 
-def _checked(base_url: object) -> URL:
+def _checked(base_url: object, allow_insecure_http: bool) -> URL:
     if not isinstance(base_url, str | URL):
         raise ConfigurationError(f"base_url must be a string, not {type_name(base_url)}")
     try:
@@ -76,10 +79,12 @@ def _checked(base_url: object) -> URL:
     if url.query_string or url.fragment:
         raise ConfigurationError(f"base_url must have no query and no fragment, not {str(url)!r}")
     if url.scheme == "http" and not _is_loopback(host):
-        raise ConfigurationError(
-            f"base_url must be https, not {str(url)!r}: plain http would show the API key to the network, and is "
-            "allowed for loopback addresses only"
-        )
+        if not allow_insecure_http or f".{host}".lower().rstrip(".").endswith(".amplitude.com"):
+            raise ConfigurationError(
+                f"base_url must be https, not {str(url)!r}: plain http would show the API key to the network. It is "
+                "allowed for loopback addresses and, with allow_insecure_http, for an emulator in a network of your own"
+            )
+        warnings.warn(f"the API key is sent over plain http to {url.authority}", RuntimeWarning, stacklevel=4)
     return url
 
 

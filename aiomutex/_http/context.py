@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 if TYPE_CHECKING:
-    from aiomutex._http.call import CallOptions
+    from aiomutex._http.call import CallOptions, Observed
     from aiomutex._http.connector import StrictResponseHandler
     from aiomutex._http.deadlines import DeadlineTimer
     from aiomutex.limits import RateLimiter
@@ -34,9 +34,21 @@ class AttemptContext:
     Attributes:
         deadline: Interrupts the attempt.
         permit: The permit; ``None`` until the request may be sent.
+        observed: Where the times of the attempt are kept, if it is reported.
     """
 
-    __slots__ = ("_is_lost", "_slots", "deadline", "ends_at", "limiter", "loop", "options", "permit", "timer")
+    __slots__ = (
+        "_is_lost",
+        "_slots",
+        "deadline",
+        "ends_at",
+        "limiter",
+        "loop",
+        "observed",
+        "options",
+        "permit",
+        "timer",
+    )
 
     def __init__(
         self,
@@ -45,6 +57,7 @@ class AttemptContext:
         ends_at: float,
         loop: asyncio.AbstractEventLoop,
         timer: DeadlineTimer,
+        observed: Observed | None = None,
     ) -> None:
         self.limiter = limiter
         self.options = options
@@ -53,6 +66,9 @@ class AttemptContext:
         self.timer = timer
         self.deadline = timer.set(ends_at)
         self.permit: float | None = None
+        self.observed = observed
+        if observed is not None:
+            observed.context = self
         self._slots: tuple[asyncio.Lock | asyncio.Semaphore, ...] = ()
         self._is_lost = False
 
@@ -70,6 +86,8 @@ class AttemptContext:
 
     async def take_permit(self) -> None:
         """Wait for the permit, and start the attempt's clock."""
+        if self.observed is not None:
+            self.observed.ready_at = self.loop.time()
         self._start(await self.limiter.acquire(self.options.priority))
 
     async def take_permit_for(self, protocol: StrictResponseHandler) -> bool:
@@ -81,6 +99,8 @@ class AttemptContext:
         if not protocol.is_connected():
             return False
         protocol.context = self
+        if self.observed is not None:
+            self.observed.ready_at = self.loop.time()
         try:
             permit = await self.limiter.acquire(self.options.priority)
         except asyncio.CancelledError:

@@ -16,7 +16,6 @@ from aiomutex._http.call import send
 from aiomutex.errors import (
     BadRequestError,
     ConflictError,
-    DeadlineExceededError,
     MutexError,
     OutcomeUnknownError,
     ServerError,
@@ -75,9 +74,7 @@ async def create_once(transport: Transport, group: NewGroup, options: CallOption
         earlier = (*history, *failure.earlier)
         history = (*earlier, failure)
         is_rejected = isinstance(failure, BadRequestError | ConflictError)
-        may_exist = retry.may_have_applied(failure) or (
-            isinstance(failure, DeadlineExceededError) and failure.maybe_applied
-        )
+        may_exist = failure.maybe_applied
         if not may_exist and not lost:
             raise failure.with_attempts(sum(attempts), earlier)  # rejected, or it never arrived
         if not may_exist and not is_rejected:

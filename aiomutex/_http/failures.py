@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
 from aiomutex._http.context import ImplicitRetryError
-from aiomutex.errors import AttemptTimeoutError, ConnectionFailedError, DeadlineExceededError
+from aiomutex.errors import (
+    AttemptTimeoutError,
+    ConnectionFailedError,
+    DeadlineExceededError,
+    SessionClosedError,
+)
 
 if TYPE_CHECKING:
     from aiomutex._api.requests import Request
     from aiomutex._http.context import AttemptContext
     from aiomutex.errors import MutexError
 
-__all__ = ["connection_failed", "timed_out"]
+__all__ = ["closed_during", "connection_failed", "timed_out"]
 
 
 def timed_out(request: Request[Any], context: AttemptContext) -> MutexError:
@@ -38,6 +42,13 @@ def timed_out(request: Request[Any], context: AttemptContext) -> MutexError:
     return error
 
 
+def closed_during(context: AttemptContext) -> SessionClosedError:
+    """Return the error of an attempt that the closing of the session interrupted."""
+    error = SessionClosedError("the session was closed during the call")
+    error.maybe_applied = context.permit is not None
+    return error
+
+
 def connection_failed(request: Request[Any], context: AttemptContext, error: BaseException) -> ConnectionFailedError:
     """Return the error of an attempt whose connection could not be made, or broke."""
     # A permit may be taken before the connection is made, but nothing is sent without a connection.
@@ -51,8 +62,6 @@ def connection_failed(request: Request[Any], context: AttemptContext, error: Bas
 
 
 def _describe(error: BaseException) -> str:
-    if isinstance(error, asyncio.CancelledError):
-        return "the session was closed during the call"
     if isinstance(error, aiohttp.ServerDisconnectedError | ImplicitRetryError):
         return "the server closed the connection before it answered"
     if isinstance(error, aiohttp.ClientPayloadError):

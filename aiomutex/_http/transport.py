@@ -9,32 +9,39 @@ from __future__ import annotations
 import asyncio
 import functools
 import io
+import platform
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
 import aiohttp
+import anyio
 from yarl import URL
 
+from aiomutex import __version__
 from aiomutex._api import responses
 from aiomutex._api.redaction import SecretStr, redactor
 from aiomutex._http.borrowed import CLOSED_ERROR, NETRC_ERROR, borrowed_headers, check_borrowed
 from aiomutex._http.context import AttemptContext, current_attempt
 from aiomutex._http.deadlines import DeadlineTimer
-from aiomutex._http.failures import connection_failed, timed_out
+from aiomutex._http.failures import closed_during, connection_failed, timed_out
 from aiomutex._http.pool import create_http
-from aiomutex.errors import ConfigurationError, UnexpectedResponseError
+from aiomutex.errors import ConfigurationError, SessionClosedError, UnexpectedResponseError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiomutex._api.requests import Request
-    from aiomutex._http.call import CallOptions
+    from aiomutex._http.call import CallOptions, Observed
+    from aiomutex.events import Attempt
     from aiomutex.limits import RateLimiter
 
 __all__ = ["Transport"]
 
 MAX_BODY: Final = 64 * 2**20
 _MAX_ERROR_BODY: Final = 64 * 2**10
+_CLOSED: Final = "the session is closed; create a new MutexSession"
 _TOO_MANY_REQUESTS: Final = 429
-_USER_AGENT: Final = f"aiomutex aiohttp/{aiohttp.__version__}"
+_USER_AGENT: Final = f"aiomutex/{__version__} aiohttp/{aiohttp.__version__} Python/{platform.python_version()}"
 # aiohttp warns about larger bodies passed as bytes, and wants a file to read them from in chunks.
 _LARGE_BODY: Final = 2**20
 
@@ -69,6 +76,7 @@ class Transport:
         api_key: The management API key, already checked.
         limiter: Grants a permit for each attempt.
         max_connections: The size of the pool; ignored for a borrowed session.
+        hooks: Called with each attempt when it has ended.
         http: A borrowed session, used and never closed. Its permits are taken before aiohttp looks for a connection.
         max_body: The maximum size of a success in bytes, after decompression.
     """
@@ -81,11 +89,16 @@ class Transport:
         *,
         max_connections: int,
         http: aiohttp.ClientSession | None,
+        hooks: tuple[Callable[[Attempt], object], ...] = (),
         max_body: int = MAX_BODY,
     ) -> None:
         self.base_url = base_url
         self.limiter = limiter
+        self.hooks = hooks
         self.in_flight = 0
+        self._calls = 0
+        self._is_draining = False
+        self._drained = asyncio.Event()
         self._root = str(base_url).rstrip("/")
         self._prefix = base_url.raw_path.rstrip("/")
         self._key = SecretStr(api_key)
@@ -116,16 +129,45 @@ class Transport:
 
     def open(self) -> None:
         """Create the pool. No connection is made yet."""
-        if self._is_closed or self._http is not None:
-            raise ConfigurationError(f"the session is already {self.state}; create a new MutexSession for each use")
-        self._loop = asyncio.get_running_loop()
+        if self._is_closed:
+            raise SessionClosedError(_CLOSED)
+        if self._http is not None:
+            raise ConfigurationError("the session is already open; create a new MutexSession for each use")
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigurationError(
+                "MutexSession needs asyncio: open it in a coroutine that asyncio runs; trio is not supported"
+            ) from None
         if self._borrowed is not None:
             check_borrowed(self._borrowed, self._loop)
         self._timer = DeadlineTimer(self._loop)
         self._http = self._borrowed or create_http(self._headers, self.max_connections)
 
-    async def aclose(self) -> None:
-        """End the attempts in progress and close the pool. Further calls do nothing."""
+    def begin_call(self) -> None:
+        """Count a call that ``aclose`` may wait for."""
+        if self._is_draining:
+            raise SessionClosedError(_CLOSED)
+        self._calls += 1
+
+    def end_call(self) -> None:
+        """Count the end of a call."""
+        self._calls -= 1
+        if not self._calls:
+            self._drained.set()
+
+    async def aclose(self, drain: float = 0.0) -> None:
+        """Wait up to ``drain`` seconds for calls, end the attempts in progress, and close the pool."""
+        try:
+            if self._calls and drain > 0:
+                self._is_draining = True
+                self._drained.clear()
+                with anyio.move_on_after(drain):
+                    await self._drained.wait()
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
         self._is_closed = True
         http, self._http = self._http, None
         if self._timer is not None:
@@ -141,7 +183,7 @@ class Transport:
         """
         if self._http is None or self._loop is None or self._timer is None:
             if self._is_closed:
-                raise ConfigurationError("the session is closed; create a new MutexSession")
+                raise SessionClosedError(_CLOSED)
             raise ConfigurationError("the session is not open yet; use it inside 'async with MutexSession(...)'")
         if self._http.closed:
             raise ConfigurationError(CLOSED_ERROR)
@@ -153,7 +195,9 @@ class Transport:
         """The lock of a group's writes, which is forgotten when nobody has a reference to it any more."""
         return self._locks.setdefault(group, asyncio.Lock())
 
-    async def attempt(self, request: Request[Any], options: CallOptions, ends_at: float) -> responses.Response:
+    async def attempt(
+        self, request: Request[Any], options: CallOptions, ends_at: float, observed: Observed | None = None
+    ) -> responses.Response:
         """Send ``request`` once in a call that must end at ``ends_at``, and read the response, whatever its status.
 
         Raises:
@@ -166,7 +210,7 @@ class Transport:
         """
         http, loop, timer = self.check_open()
         headers = borrowed_headers(http, self.base_url, self._headers, request.body) if self._borrowed else None
-        context = AttemptContext(self.limiter, options, ends_at, loop, timer)
+        context = AttemptContext(self.limiter, options, ends_at, loop, timer, observed)
         token = current_attempt.set(context)
         response: aiohttp.ClientResponse | None = None
         self.in_flight += 1
@@ -197,7 +241,7 @@ class Transport:
                 # Frames of aiohttp have the response in their locals, and it may repeat the API key.
                 error.__traceback__ = None
                 raise
-            failure = connection_failed(request, context, error) if self._is_closed else timed_out(request, context)
+            failure = closed_during(context) if self._is_closed else timed_out(request, context)
         except (aiohttp.ClientError, OSError) as error:
             failure = connection_failed(request, context, error)
         except ValueError:

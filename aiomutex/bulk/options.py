@@ -16,6 +16,7 @@ from aiomutex.errors import (
     DailyBudgetExhaustedError,
     InvalidRequestError,
     LimiterUnavailableError,
+    SessionClosedError,
 )
 from aiomutex.models import SLOT_LISTS, SlotEdit
 
@@ -27,7 +28,13 @@ __all__ = ["FATAL", "Edits", "OnBudget", "Settings", "check_all", "freeze", "req
 Edits = Iterable[SlotEdit] | AsyncIterable[SlotEdit]
 OnBudget = Literal["stop", "wait"]
 
-FATAL: Final = (AuthenticationError, ConfigurationError, DailyBudgetExhaustedError, LimiterUnavailableError)
+FATAL: Final = (
+    AuthenticationError,
+    ConfigurationError,
+    DailyBudgetExhaustedError,
+    LimiterUnavailableError,
+    SessionClosedError,
+)
 """Errors that concern the whole run. Without a stop, every remaining edit would fail with them."""
 
 

@@ -146,7 +146,43 @@ def test_arguments_override_the_environment_and_the_default_is_us(monkeypatch: p
     monkeypatch.setenv("AIOMUTEX_BASE_URL", "http://localhost:8080")
     assert service_url(None, None) == (URL("http://localhost:8080"), "localhost:8080")
     assert service_url("eu", None) == (URL(EU), "eu")
-    assert service_url("eu", "https://other") == (URL("https://other"), "other:443")
+    assert service_url(None, "https://other") == (URL("https://other"), "other:443")
+    with pytest.raises(ConfigurationError, match="region and base_url exclude each other"):
+        service_url("eu", "https://other")
+
+
+INSECURE = "http://emulator:8080"
+
+
+@pytest.mark.parametrize("how", ["argument", "environment"])
+def test_plain_http_in_a_network_of_ones_own_is_allowed_with_one_warning(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    with pytest.raises(ConfigurationError, match="with allow_insecure_http, for an emulator"):
+        MutexSession(KEY, base_url=INSECURE)
+    if how == "environment":
+        monkeypatch.setenv("AIOMUTEX_ALLOW_INSECURE_HTTP", "1")
+    with pytest.warns(RuntimeWarning, match="the API key is sent over plain http to emulator:8080") as caught:
+        MutexSession(KEY, base_url=INSECURE, allow_insecure_http=how == "argument")
+    assert len(caught) == 1
+    assert KEY not in str(caught[0].message)
+
+
+@pytest.mark.parametrize(
+    "host", ["experiment.amplitude.com", "experiment.eu.amplitude.com", "AMPLITUDE.com", "x.amplitude.com."]
+)
+def test_plain_http_to_amplitude_is_never_allowed(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="base_url must be https"):
+        MutexSession(KEY, base_url=f"http://{host}", allow_insecure_http=True)
+
+
+async def test_insecure_http_is_not_sent_through_a_proxy() -> None:
+    async with aiohttp.ClientSession(proxy="http://127.0.0.1:1") as mine:
+        with pytest.warns(RuntimeWarning, match="plain http"):
+            session = MutexSession(KEY, base_url=INSECURE, allow_insecure_http=True, http=mine)
+        async with session:
+            with pytest.raises(ConfigurationError, match="a proxy, which would see the API key"):
+                await session.get_group(1)
 
 
 def test_an_invalid_value_in_the_environment_is_rejected_like_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,115 @@
+"""Opening, draining and closing a session."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from support import KEY, ONCE, say_nothing, session_for, until
+
+import aiomutex
+from aiomutex import ConfigurationError, MutexSession, SessionClosedError, SlotEdit
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from support import RawServer
+
+    from aiomutex.testing import MutexEmulator
+
+
+async def test_a_session_can_be_opened_and_closed_without_a_block(emulator: MutexEmulator) -> None:
+    session = await session_for(emulator.url).open()
+    assert (await session.get_group("1")).id == "1"
+    await session.aclose()
+    with pytest.raises(SessionClosedError):
+        await session.get_group("1")
+
+
+async def test_draining_lets_calls_finish_with_their_retries_and_accepts_no_new_ones(emulator: MutexEmulator) -> None:
+    emulator.fail_next(2, status=503)
+    session = await session_for(emulator.url).open()
+    call = asyncio.ensure_future(session.edit_slot("1", 1, experiments=[7]))
+    await until(lambda: emulator.requests)
+    closing = asyncio.ensure_future(session.aclose(drain=10.0))
+    await asyncio.sleep(0)
+    with pytest.raises(SessionClosedError) as caught:
+        await session.get_group("1")
+    assert (caught.value.attempts, caught.value.maybe_applied) == (0, False)
+    await asyncio.gather(call, closing)
+    assert emulator.groups["1"].slots[0].experiments == [7]
+    assert len(emulator.requests) == 3
+
+
+async def test_draining_ends_when_its_time_is_over(raw: RawServer) -> None:
+    raw.answer(say_nothing)
+    session = await session_for(raw.url).open()
+    call = asyncio.ensure_future(session.edit_slot("7", 1, experiments=[7]))
+    await until(lambda: raw.requests)
+    start = time.monotonic()
+    await session.aclose(drain=0.2)
+    assert 0.15 < time.monotonic() - start < 5
+    with pytest.raises(SessionClosedError, match="closed during the call") as caught:
+        await call
+    assert (caught.value.attempts, caught.value.maybe_applied) == (1, True)
+
+
+@pytest.mark.parametrize("sent", [False, True])
+async def test_a_call_in_progress_says_whether_it_may_have_been_applied(raw: RawServer, sent: bool) -> None:
+    raw.answer(say_nothing)
+    session = await session_for(raw.url, max_connections=1, retry=ONCE).open()
+    first = asyncio.ensure_future(session.get_group("7"))
+    await until(lambda: raw.requests)
+    if sent:
+        first.cancel()
+        await until(first.done)
+    call = asyncio.ensure_future(session.edit_slot("7", 1, experiments=[7]))
+    await (until(lambda: len(raw.requests) == 2) if sent else asyncio.sleep(0.01))
+    await session.aclose()
+    with pytest.raises(SessionClosedError) as caught:
+        await call
+    assert (caught.value.maybe_applied, caught.value.attempts) == (sent, int(sent))
+    await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_a_cancelled_drain_closes_the_session(raw: RawServer) -> None:
+    raw.answer(say_nothing)
+    session = await session_for(raw.url).open()
+    call = asyncio.ensure_future(session.get_group("7"))
+    await until(lambda: raw.requests)
+    closing = asyncio.ensure_future(session.aclose(drain=60.0))
+    await asyncio.sleep(0.01)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    with pytest.raises(SessionClosedError):
+        await call
+
+
+async def test_a_bulk_run_over_a_session_that_closes_stops_and_skips_the_rest(emulator: MutexEmulator) -> None:
+    session = await session_for(emulator.url).open()
+    edits = [SlotEdit(number % 10 + 1, 1, experiments=[number]) for number in range(500)]
+    run = asyncio.ensure_future(session.edit_slots(edits))
+    await until(lambda: len(emulator.requests) > 20)
+    await session.aclose()
+    report = await run
+    assert isinstance(report.stopped_by, SessionClosedError)
+    assert len(report.skipped) > 100
+    assert len(report.outcomes) == 500
+
+
+def test_outside_asyncio_one_error_says_what_is_needed() -> None:
+    opening: Coroutine[Any, Any, MutexSession] = MutexSession(KEY).open()
+    with pytest.raises(ConfigurationError, match="MutexSession needs asyncio"):
+        opening.send(None)
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    from importlib.metadata import version  # noqa: PLC0415
+
+    assert aiomutex.__version__ == version("aiomutex")
+    assert sys.version_info >= (3, 11)
