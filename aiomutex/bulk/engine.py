@@ -126,7 +126,7 @@ class Engine(Run):
             result = await self._writer.write(group, batch)
         except DailyBudgetExhaustedError as error:
             if error.maybe_applied and self.settings.on_budget == "stop":
-                self._conclude(self._writer.unsent(group, batch, error))
+                await self._conclude(self._writer.unsent(group, batch, error))
                 return
             if not error.maybe_applied:
                 for item in batch:
@@ -135,7 +135,7 @@ class Engine(Run):
             await self._out_of_budget(error)
         else:
             if result is not None:
-                self._conclude(result)
+                await self._conclude(result)
 
     async def _read_back(self, group: GroupQueue) -> None:
         while group.written:
@@ -145,7 +145,7 @@ class Engine(Run):
                 await self._out_of_budget(error)
                 results = self._writer.unread(group, error) if self.stopped.is_set() else []
             for result in results:
-                self._conclude(result)
+                await self._conclude(result)
 
     async def _out_of_budget(self, error: DailyBudgetExhaustedError) -> None:
         if self.settings.on_budget == "stop":
@@ -153,8 +153,11 @@ class Engine(Run):
         else:
             await self._budget.wait_for_reset(error)
 
-    def _conclude(self, result: WriteResult) -> None:
+    async def _conclude(self, result: WriteResult) -> None:
         batch, status, error, attempts = result
+        if self._journal is not None:
+            # Whatever was reported as applied, a resumed run must know.
+            await self._journal.sync()
         if error is not None:
             # A traceback would keep every frame of the run alive for as long as the outcome is.
             for each in (error, *error.earlier):

@@ -5,6 +5,7 @@ An undo can be resumed from the same journal, like the run itself. Slots changed
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -35,6 +36,10 @@ CHANGED_SINCE: Final = (
 )
 """The note of a slot that no longer holds what the run wrote."""
 _UNDONE: Final = 2
+_MAX_LAG: Final = 10.0
+"""Seconds after which a read is assumed to show a write."""
+
+_Groups = dict[str, "list[tuple[int, SlotRecord]]"]
 
 
 class GroupSession(Protocol):
@@ -72,8 +77,9 @@ async def undo(
     """Write back what each slot held before a journaled run, as it was read shortly before the first write to it.
 
     Only the lists that the run wrote are written back, so changes of other lists stay. A slot that no longer holds what
-    the run wrote is ``skipped`` with a note, unless ``force`` is true. Each group is read before and after. Only slot
-    edits are undone: an archive, for example, detaches experiments for good.
+    the run wrote is ``skipped`` with a note, unless ``force`` is true. Each group is read before and after, and again
+    ten seconds later if a slot is not as expected, because reads may lag behind writes. Only slot edits are undone: an
+    archive, for example, detaches experiments for good.
 
     Args:
         session: An open session.
@@ -101,11 +107,16 @@ async def undo(
     from aiomutex.bulk.journal import Journal  # noqa: PLC0415  # only runs with a journal import SQLite
 
     with Journal(journal, must_exist=True) as opened:
-        groups: dict[str, list[tuple[int, SlotRecord]]] = {}
+        groups: _Groups = {}
         for position, record in enumerate(opened.written_slots()):
             groups.setdefault(record.group_id, []).append((position, record))
         run = _Undo(session.with_options(priority=Priority.BULK), opened, on_outcome, force=force)
-        await run_workers(run.restore_group, groups.values(), concurrency)
+        while groups:
+            await run_workers(run.restore_group, groups.values(), concurrency)
+            groups, run.doubtful = run.doubtful, {}
+            if groups:
+                await asyncio.sleep(_MAX_LAG)
+                run.is_late = True
         await opened.sync()
     return BulkReport(outcomes=run.outcomes, stopped_by=run.stopped_by)
 
@@ -125,6 +136,12 @@ class _Undo:
         self._journal = journal
         self._on_outcome = on_outcome
         self._force = force
+        self._written: set[int] = set()
+        """The positions that this undo wrote, and the service confirmed."""
+        self.doubtful: _Groups = {}
+        """Slots whose content may be an old one, to be read again later."""
+        self.is_late = False
+        """Whether reads show all writes of the run and the first writes of this undo."""
         self.outcomes: list[SlotOutcome] = []
         self.stopped_by: MutexError | None = None
 
@@ -140,27 +157,32 @@ class _Undo:
             if record.undo == _UNDONE:
                 self._report(position, record, "skipped", note="already undone, according to the journal")
                 continue
-            if self.stopped_by is not None:
+            was_written = position in self._written
+            if self.stopped_by is not None and not was_written:
                 self._report(position, record, "skipped", note="not sent: the undo was stopped before")
                 continue
             try:
                 group = group or await self._session.get_group(record.group_id)
                 slot = find_slot(group, record.slot_index)
-                if slot_holds(slot, _earlier(record)):
-                    self._journal.record_undo(record, done=True)
-                    self._report(position, record, "applied", note="it already holds its earlier content")
-                elif not self._force and not _is_unchanged(slot, record):
-                    self._report(position, record, "skipped", note=CHANGED_SINCE)
-                else:
+                is_restored = slot_holds(slot, _earlier(record))
+                if was_written or (is_restored and self.is_late):
+                    self._conclude(group, position, record)
+                elif self._force or is_restored or _is_unchanged(slot, record):
+                    # Written even if it seems to be restored: an early read may show what it held before the run.
                     self._journal.record_undo(record, done=False)
                     await self._journal.sync()
                     edit = _earlier(record).edit_of(record.group_id, record.slot_index)
                     await self._session.edit_slot(**msgspec.structs.asdict(edit))
+                    self._written.add(position)
                     sent.append((position, record))
+                elif self.is_late:
+                    self._report(position, record, "skipped", note=CHANGED_SINCE)
+                else:
+                    self.doubtful.setdefault(record.group_id, []).append((position, record))
             except JournalError:
                 raise
             except MutexError as error:
-                self._report(position, record, "unknown" if error.maybe_applied else "failed", error)
+                self._report(position, record, "unknown" if was_written or error.maybe_applied else "failed", error)
         if sent:
             await self._read_back(sent)
 
@@ -172,10 +194,17 @@ class _Undo:
                 self._report(position, record, "unknown", error)
             return
         for position, record in sent:
-            difference = find_difference(group, record.slot_index, _earlier(record), None)
-            if difference is None:
-                self._journal.record_undo(record, done=True)
-            self._report(position, record, "failed" if difference else "applied", difference)
+            if slot_holds(find_slot(group, record.slot_index), _earlier(record)):
+                self._conclude(group, position, record)
+            else:
+                self.doubtful.setdefault(record.group_id, []).append((position, record))
+
+    def _conclude(self, group: MutexGroup, position: int, record: SlotRecord) -> None:
+        """Report whether a slot is restored, according to a read that shows the write."""
+        difference = find_difference(group, record.slot_index, _earlier(record), None)
+        if difference is None:
+            self._journal.record_undo(record, done=True)
+        self._report(position, record, "failed" if difference else "applied", difference)
 
     def _report(
         self, position: int, record: SlotRecord, status: Status, error: MutexError | None = None, note: str = ""

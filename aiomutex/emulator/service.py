@@ -19,14 +19,13 @@ import msgspec
 from aiomutex.emulator.clock import Clock
 from aiomutex.emulator.history import History
 from aiomutex.emulator.responses import Encoder, Response
-from aiomutex.emulator.state import Group
-from aiomutex.emulator.validation import Rejection, SlotEdit, group_edit, new_group, page, slot_edit
+from aiomutex.emulator.validation import Rejection, group_edit, new_group, page, slot_edit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from aiomutex.emulator.dialect import Dialect
-    from aiomutex.emulator.state import GroupStore, Slot
+    from aiomutex.emulator.state import Group, GroupStore, Slot
 
 __all__ = ["COLLECTION", "Commit", "Service"]
 
@@ -181,8 +180,8 @@ class Service:
         return Response(200, self.encoder.group(found))
 
     def _create(self, body: Any) -> Response:
-        new = new_group(body, self.dialect)
-        key = new.key or self._free_key(new.name)
+        group = new_group(body, self.dialect)
+        key = group.key = group.key or self._free_key(group.name)
         if (owner := self.store.id_of_key(key)) is not None:
             raise Rejection(self.dialect.taken_key, f'key must be unique; group {owner} has the key "{key}"')
         if key in self.taken_keys:
@@ -190,61 +189,42 @@ class Service:
                 self.dialect.taken_key,
                 f'key must be unique across flags, experiments, holdouts and groups; "{key}" is in use',
             )
-        for slot in new.slots:
-            self._check_modes(new.evaluation_mode, slot.experiments, f"slots[{slot.index - 1}].experiments")
-        group = Group(
-            id=self.store.next_id(),
-            project_id=new.project_id,
-            name=new.name,
-            key=key,
-            description=new.description,
-            evaluation_mode=new.evaluation_mode,
-            bucketing_key=new.bucketing_key,
-            bucketing_salt=new.bucketing_salt or f"{self._random.getrandbits(32):08x}",
-            slots=new.slots,
-        )
+        for slot in group.slots:
+            self._check_modes(group.evaluation_mode, slot.experiments, f"slots[{slot.index - 1}].experiments")
+        group.id = self.store.next_id()
+        group.bucketing_salt = group.bucketing_salt or f"{self._random.getrandbits(32):08x}"
         self._remember(group.id, None)
         self.store[group.id] = group
         self._commit("POST", group, None, body)
         return self.encoder.created(group, self.base_url)
 
     def _edit(self, group: Group, body: Any) -> Response:
-        edit = group_edit(body, self.dialect)
+        changes = group_edit(body, self.dialect)
         self._remember(group.id, group)
-        for name, value in edit.changes.items():
+        for name, value in changes.items():
             setattr(group, name, value)
-        if edit.archive is not None:
-            group.deleted = edit.archive
         self._commit("PATCH", group, None, body)
         return self.encoder.changed(group)
 
     def _edit_slot(self, group: Group, slot: Slot, body: Any) -> Response | Callable[[], Response]:
-        edit = slot_edit(body, self.dialect)
-        self._check_modes(group.evaluation_mode, edit.experiments or (), "experiments")
-        if self.dialect.slot_writes == "atomic":
-            self._remember(group.id, group)
-            self._apply(slot, edit)
-            self._commit("PATCH", group, slot.index, body)
-            return self.encoder.changed(group)
-        slots_as_read = deepcopy(group.slots)
+        lists = slot_edit(body, self.dialect)
+        self._check_modes(group.evaluation_mode, lists.get("experiments", ()), "experiments")
+        racy = self.dialect.slot_writes == "racy"
+        slots = deepcopy(group.slots) if racy else group.slots
 
-        def write_back() -> Response:
+        def write() -> Response:
             self._remember(group.id, group)
-            group.slots[:] = slots_as_read
-            self._apply(next(copy for copy in slots_as_read if copy.index == slot.index), edit)
+            group.slots[:] = slots
+            self._apply(next(each for each in slots if each.index == slot.index), lists)
             self._commit("PATCH", group, slot.index, body)
             return self.encoder.changed(group)
 
-        return write_back
+        return write if racy else write()
 
-    def _apply(self, slot: Slot, edit: SlotEdit) -> None:
-        for name in ("experiments", "holdouts", "individuals"):
-            members = getattr(edit, name)
-            if members is None:
-                continue
-            if self.dialect.slot_patch == "merge":
-                members = list(dict.fromkeys([*getattr(slot, name), *members]))
-            setattr(slot, name, members)
+    def _apply(self, slot: Slot, lists: dict[str, list[Any]]) -> None:
+        for name, members in lists.items():
+            merged = [*getattr(slot, name), *members] if self.dialect.slot_patch == "merge" else None
+            setattr(slot, name, members if merged is None else list(dict.fromkeys(merged)))
         if self.dialect.cohorts_on_edit == "dropped":
             slot.cohorts = []
 

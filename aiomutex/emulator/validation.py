@@ -7,19 +7,18 @@ value. Nothing here is shared with the client, so that the client's mistakes sho
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from aiomutex.emulator.state import Slot
+from aiomutex.emulator.state import Group, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from aiomutex.emulator.dialect import Dialect
 
-__all__ = ["GroupEdit", "NewGroup", "Rejection", "SlotEdit", "group_edit", "new_group", "page", "slot_edit"]
+__all__ = ["Rejection", "group_edit", "new_group", "page", "slot_edit"]
 
 MAX_LIMIT = 1000
 MAX_SLOTS = 20
@@ -38,37 +37,6 @@ class Rejection(Exception):  # noqa: N818  # it is a response, not an error of t
         self.message = message
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupEdit:
-    """A checked group edit; ``changes`` are new values of attributes of ``Group``."""
-
-    archive: bool | None = None
-    changes: dict[str, str | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotEdit:
-    """A checked slot edit; None for a list that was not in the body."""
-
-    experiments: list[int] | None = None
-    holdouts: list[int] | None = None
-    individuals: list[str] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewGroup:
-    """A checked new group; None for a value that the service generates."""
-
-    project_id: str
-    name: str
-    key: str | None
-    description: str | None
-    evaluation_mode: str
-    bucketing_key: str
-    bucketing_salt: str | None
-    slots: list[Slot]
-
-
 def page(query: Mapping[str, str], dialect: Dialect) -> tuple[int, int]:
     """Return the checked ``cursor``, which is an offset, and ``limit`` of a listing request."""
     limit = _integer(query, "limit", lowest=1, default=MAX_LIMIT)
@@ -77,38 +45,37 @@ def page(query: Mapping[str, str], dialect: Dialect) -> tuple[int, int]:
     return _integer(query, "cursor", lowest=0, default=0), min(limit, MAX_LIMIT)
 
 
-def group_edit(body: object, dialect: Dialect) -> GroupEdit:
-    """Return the checked body of a group edit. With ``archive: true`` all other fields are ignored."""
+def group_edit(body: object, dialect: Dialect) -> dict[str, Any]:
+    """Return the new values of attributes of ``Group``. With ``archive: true`` all other fields are ignored."""
     given = _fields(body, "", ("name", "description", "archive"), dialect)
-    archive = given.get("archive")
-    if "archive" in given and not isinstance(archive, bool):
-        raise _invalid("archive", archive, "true or false")
-    if archive:
-        return GroupEdit(archive=True, changes={})
-    changes: dict[str, str | None] = {}
+    changes: dict[str, Any] = {}
+    if "archive" in given:
+        changes["deleted"] = given["archive"]
+        if not isinstance(given["archive"], bool):
+            raise _invalid("archive", given["archive"], "true or false")
+        if given["archive"]:
+            return changes
     if "name" in given:
         changes["name"] = _string(given["name"], "name")
     if "description" in given:
         changes["description"] = _description(given["description"])
-    if not changes and archive is None and dialect.empty_edit == "rejected":
+    if not changes and dialect.empty_edit == "rejected":
         raise Rejection(400, "the body must have name, description or archive")
-    return GroupEdit(archive=archive, changes=changes)
+    return changes
 
 
-def slot_edit(body: object, dialect: Dialect) -> SlotEdit:
-    """Return the checked body of a slot edit."""
-    given = _fields(body, "", ("experiments", "holdouts", "individuals"), dialect)
+def slot_edit(body: object, dialect: Dialect) -> dict[str, list[Any]]:
+    """Return the checked lists of a slot edit that the body has."""
+    checks: dict[str, Callable[[object, str], list[Any]]]
+    checks = {"experiments": _integers, "holdouts": _integers, "individuals": _strings}
+    given = _fields(body, "", tuple(checks), dialect)
     if not given and dialect.empty_edit == "rejected":
         raise Rejection(400, "the body must have experiments, holdouts or individuals")
-    return SlotEdit(
-        experiments=_integers(given["experiments"], "experiments") if "experiments" in given else None,
-        holdouts=_integers(given["holdouts"], "holdouts") if "holdouts" in given else None,
-        individuals=_strings(given["individuals"], "individuals") if "individuals" in given else None,
-    )
+    return {name: check(given[name], name) for name, check in checks.items() if name in given}
 
 
-def new_group(body: object, dialect: Dialect) -> NewGroup:
-    """Return the checked body of a create."""
+def new_group(body: object, dialect: Dialect) -> Group:
+    """Return the group that a create describes. What the service generates, its ID too, is empty if it is not given."""
     given = _fields(body, "", _GROUP_FIELDS, dialect)
     project_id = given.get("projectId", _MISSING)
     if project_id is _MISSING:
@@ -125,14 +92,15 @@ def new_group(body: object, dialect: Dialect) -> NewGroup:
     mode = given.get("evaluationMode", "remote")
     if mode not in ("local", "remote"):
         raise _invalid("evaluationMode", mode, '"local" or "remote"')
-    return NewGroup(
+    return Group(
+        id="",
         project_id=str(project_id),
         name=name,
-        key=_string(given["key"], "key") if "key" in given else None,
+        key=_string(given["key"], "key") if "key" in given else "",
         description=_description(given.get("description")),
         evaluation_mode=mode,
         bucketing_key=_string(given.get("bucketingKey", "amplitude_id"), "bucketingKey"),
-        bucketing_salt=_string(given["bucketingSalt"], "bucketingSalt") if "bucketingSalt" in given else None,
+        bucketing_salt=_string(given["bucketingSalt"], "bucketingSalt") if "bucketingSalt" in given else "",
         slots=_new_slots(given.get("slots", _MISSING), dialect),
     )
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -197,19 +198,49 @@ async def test_a_journal_that_was_undone_is_rejected_by_a_run(
         await session.edit_slots(edits, journal=tmp_path / "run.db")
 
 
-async def test_a_slot_that_already_holds_its_earlier_content_is_not_written(
+async def test_a_slot_that_seems_to_hold_its_earlier_content_is_written_all_the_same(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
     await session.edit_slots([SlotEdit(1, 1, experiments=[5])], journal=tmp_path / "run.db")
     emulator.groups["1"].slots[0].experiments = [101]
     emulator.clear_history()
-    for status, note in (
-        ("applied", "it already holds its earlier content"),
-        ("skipped", "already undone, according to the journal"),
-    ):
+    for status, note in (("applied", ""), ("skipped", "already undone, according to the journal")):
         report = await undo(session, tmp_path / "run.db")
         assert [(each.position, each.status, each.note) for each in report.outcomes] == [(0, status, note)]
-    assert [request.method for request in emulator.requests] == ["GET"]
+    assert [request.method for request in emulator.requests] == ["GET", "PATCH", "GET"]
+
+
+@pytest.mark.parametrize("writes", [1, 2])
+async def test_undo_restores_everything_although_reads_lag(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, writes: int
+) -> None:
+    monkeypatch.setattr(import_module("aiomutex.bulk.undo"), "_MAX_LAG", 0.6)
+    async with MutexEmulator(groups=20, limits=False) as emulator, session_for(emulator.url) as session:
+        before = held(emulator, ADDRESSES)
+        emulator.dialect = Dialect(read_lag=0.5)
+        edits = [edit for start in range(writes) for edit in edits_for(60, start=1 + 100 * start)]
+        run = await session.edit_slots(edits, journal=tmp_path / "run.db")
+        assert len(run.applied) == len(edits)
+        report = await undo(session, tmp_path / "run.db")
+        assert held(emulator, ADDRESSES) == before
+        assert {(outcome.status, outcome.note) for outcome in report.outcomes} == {("applied", "")}
+        assert len(report.outcomes) == 60
+
+
+async def test_a_slot_that_a_late_read_shows_restored_is_not_written(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("aiomutex.bulk.undo"), "_MAX_LAG", 0.2)
+    await session.edit_slots([SlotEdit(1, 1, experiments=[5])], journal=tmp_path / "run.db")
+    emulator.groups["1"].slots[0].experiments = [4242]
+    emulator.clear_history()
+    undoing = asyncio.create_task(undo(session, tmp_path / "run.db"))
+    await until(lambda: emulator.requests)
+    await asyncio.sleep(0.1)
+    emulator.groups["1"].slots[0].experiments = [101]
+    assert [outcome.status for outcome in (await undoing).outcomes] == ["applied"]
+    assert [request.method for request in emulator.requests] == ["GET", "GET"]
+    assert (await undo(session, tmp_path / "run.db")).outcomes[0].note == "already undone, according to the journal"
 
 
 @pytest.mark.parametrize(

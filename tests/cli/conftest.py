@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import command_line
@@ -10,6 +11,12 @@ from aiomutex.testing import MutexEmulator
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _reads_do_not_lag(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
+    """An undo does not wait ten seconds before it reads an unexpected slot again."""
+    monkeypatch.setattr(import_module("aiomutex.bulk.undo"), "_MAX_LAG", 0.0)
 
 
 @pytest.fixture
