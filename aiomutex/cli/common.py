@@ -6,6 +6,8 @@ Colours appear only on a terminal; a pipe gets plain text.
 from __future__ import annotations
 
 import asyncio
+import io
+import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -27,6 +29,7 @@ __all__ = [
     "group_table",
     "json_option",
     "open_session",
+    "prepare_streams",
     "print_json",
     "printable",
     "run",
@@ -40,6 +43,17 @@ _MAX_IDS = 6
 T = TypeVar("T")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def prepare_streams() -> None:
+    """Let the standard streams take any text: they escape what their encoding lacks, and closed ones lead nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            # This also takes the free descriptor, which the next file to be opened would get otherwise.
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def open_session() -> MutexSession:
@@ -117,7 +131,8 @@ def console(*, err: bool = False) -> Console:
 
 def _bar(percentage: float) -> str:
     full = round(max(0, min(percentage, 100)) / 100 * _BAR)
-    return "█" * full + "░" * (_BAR - full)
+    marks = "█░" if sys.stdout.encoding.lower().startswith("utf") else "#."
+    return marks[0] * full + marks[1] * (_BAR - full)
 
 
 def _ids(items: Sequence[object]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from aiomutex.cli.common import INTERRUPTED, fail
+from aiomutex.cli.common import INTERRUPTED, fail, prepare_streams
 from aiomutex.cli.demo import demo
 from aiomutex.cli.emulator import emulator
 from aiomutex.cli.groups import groups
@@ -22,6 +22,11 @@ __all__ = ["root"]
 
 class _Root(click.Group):
     """Report unusable files and Ctrl-C in one line, for every subcommand."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line."""
+        prepare_streams()
+        return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""

@@ -6,6 +6,7 @@ Every problem of a file is reported at once, each with its line, its field, the 
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -37,10 +38,12 @@ def load_desired(path: str | Path) -> Desired:
         OSError: The file cannot be read.
     """
     path = Path(path)
+    # A name may hold bytes that are not UTF-8, which a saved plan cannot hold.
+    name = os.fsencode(path).decode(errors="backslashreplace")
     format_ = FORMATS.get(path.suffix.lower())
     if format_ is None:
-        raise DesiredFileError(str(path), [Problem(0, f"the name must end in one of {', '.join(FORMATS)}")])
-    return parse_desired(read_file(path), format_=format_, file=str(path))
+        raise DesiredFileError(name, [Problem(0, f"the name must end in one of {', '.join(FORMATS)}")])
+    return parse_desired(read_file(path), format_=format_, file=name)
 
 
 def parse_desired(data: str | bytes, *, format_: str = "yaml", file: str = "<string>") -> Desired:
