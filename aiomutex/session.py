@@ -21,6 +21,7 @@ from aiomutex._api import requests, validation
 from aiomutex._api.redaction import SecretStr
 from aiomutex._http.call import CallOptions, CallResult, send
 from aiomutex._http.config import check_api_key, service_url
+from aiomutex._http.context import Patience
 from aiomutex._http.create import create_once
 from aiomutex._http.transport import Transport
 from aiomutex._util.checks import check_integer, type_name
@@ -572,9 +573,10 @@ class MutexSession:
             on_budget=on_budget,
             reserve=reserve,
         )
-        bulk = self.with_options(priority=Priority.BULK)
-        send = bulk._send_counted  # noqa: SLF001  # a view of our own
-        engine = Engine(send, self.rate_limiter, settings, journal=journal, verify=verify)
+        patience = Patience(self._options.deadline)
+        options = msgspec.structs.replace(self._options, priority=Priority.BULK, patience=patience)
+        bulk = functools.partial(send, self._transport, options=options)
+        engine = Engine(bulk, self.rate_limiter, settings, patience.end, journal=journal, verify=verify)
         return OutcomeStream(engine, edits, on_outcome)
 
     async def change_slot(

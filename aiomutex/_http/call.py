@@ -13,6 +13,7 @@ import msgspec
 
 from aiomutex import events, retry
 from aiomutex._api import requests
+from aiomutex._http.context import Patience
 from aiomutex._util.checks import describe
 from aiomutex.errors import (
     ConfigurationError,
@@ -45,6 +46,8 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float = 120.0
     retry: RetryPolicy = RetryPolicy()
     priority: Priority = Priority.INTERACTIVE
+    patience: Patience | None = None
+    """In a bulk run, where the deadline counts from the permit of each attempt."""
 
     def __post_init__(self) -> None:
         for field in ("attempt_timeout", "deadline"):
@@ -91,6 +94,8 @@ async def send(
     transport.begin_call()
     try:
         while True:
+            if options.patience is not None:
+                ends_at = options.patience.ends_at
             observed = Observed(loop.time()) if transport.hooks or events.logger.isEnabledFor(logging.INFO) else None
             try:
                 response = await transport.attempt(request, options, ends_at, observed)

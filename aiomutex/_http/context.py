@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from aiomutex._http.deadlines import DeadlineTimer
     from aiomutex.limits import RateLimiter
 
-__all__ = ["AttemptContext", "ImplicitRetryError", "current_attempt"]
+__all__ = ["AttemptContext", "ImplicitRetryError", "Patience", "current_attempt"]
+
+_NEVER: Final = 1e9
+"""A time that no event loop's clock reaches. Timers cannot work with infinity."""
 
 
 class ImplicitRetryError(aiohttp.ClientConnectionError):
@@ -26,6 +29,25 @@ class ImplicitRetryError(aiohttp.ClientConnectionError):
     It repeats an idempotent request when a pooled connection turns out to be dead. Only ``call.send`` may send again:
     it counts attempts and takes a permit for each.
     """
+
+
+class Patience:
+    """Lets the calls of a bulk run wait for permits as long as it takes: their deadlines start with the permits.
+
+    The calls of a run wait for each other's permits and for the end of pauses, which is not their own time.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self.waiting: set[AttemptContext] = set()
+        self.ends_at = _NEVER
+        self._deadline = deadline
+
+    def end(self) -> None:
+        """Limit the waits, too, because the run is stopped: their deadlines start now."""
+        self.ends_at = asyncio.get_running_loop().time() + self._deadline
+        for context in self.waiting:
+            context.ends_at = self.ends_at
+            context.timer.move(context.deadline, self.ends_at)
 
 
 class AttemptContext:
@@ -61,6 +83,9 @@ class AttemptContext:
     ) -> None:
         self.limiter = limiter
         self.options = options
+        if options.patience is not None:
+            ends_at = options.patience.ends_at
+            options.patience.waiting.add(self)
         self.ends_at = ends_at
         self.loop = loop
         self.timer = timer
@@ -83,6 +108,8 @@ class AttemptContext:
             slots.release()
         # Idle connections keep the context variables of the attempt that made them, and so this object.
         self._slots = ()
+        if self.options.patience is not None:
+            self.options.patience.waiting.discard(self)
 
     async def take_permit(self) -> None:
         """Wait for the permit, and start the attempt's clock."""
@@ -127,9 +154,11 @@ class AttemptContext:
 
     def _start(self, permit: float) -> None:
         self.permit = permit
-        stop = self.loop.time() + self.options.attempt_timeout
-        if stop < self.ends_at:
-            self.timer.move(self.deadline, stop)
+        now = self.loop.time()
+        if self.options.patience is not None:
+            self.options.patience.waiting.discard(self)
+            self.ends_at = now + self.options.deadline
+        self.timer.move(self.deadline, min(now + self.options.attempt_timeout, self.ends_at))
 
 
 current_attempt: ContextVar[AttemptContext | None] = ContextVar("current_attempt", default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from aiomutex.bulk.budget import DayBudget
@@ -15,7 +16,6 @@ from aiomutex.errors import DailyBudgetExhaustedError, InvalidRequestError
 if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable
-    from datetime import datetime
 
     from aiomutex._api.requests import Request
     from aiomutex._http.call import CallResult
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aiomutex.bulk.journal import Journal, Progress
     from aiomutex.bulk.options import Edits, Settings
     from aiomutex.bulk.writer import WriteResult
+    from aiomutex.errors import MutexError
     from aiomutex.limits import RateLimiter
 
 __all__ = ["Engine"]
@@ -36,7 +37,8 @@ class Engine(Run):
 
     Args:
         send: Sends a request with the session's options.
-        limiter: The session's limiter, which knows what is left of the daily budget.
+        limiter: The session's limiter, which knows what is left of the daily budget and of a pause.
+        on_stop: Called when the run is stopped.
         settings: The settings of the run.
         journal: The file that records progress, if any.
         verify: Whether to read writes back.
@@ -50,6 +52,7 @@ class Engine(Run):
         send: Callable[[Request[Any]], Awaitable[CallResult[Any]]],
         limiter: RateLimiter,
         settings: Settings,
+        on_stop: Callable[[], None],
         *,
         journal: str | os.PathLike[str] | None,
         verify: bool,
@@ -59,6 +62,8 @@ class Engine(Run):
             raise InvalidRequestError(
                 f"reserve must be below the limiter's {per_day:,} requests a day, not {settings.reserve:,}"
             )
+        self._limiter = limiter
+        self._on_stop = on_stop
         self._journal_path = journal
         self._journal: Journal | None = None
         self._writer = SlotWriter(send, verify=verify)
@@ -90,8 +95,17 @@ class Engine(Run):
 
     @property
     def waiting_until(self) -> datetime | None:
-        """When a run that waits for the next day's budget continues."""
+        """When a run that waits for the next day's budget, or for the end of a pause, continues."""
+        paused_for = self._limiter.state().paused_for
+        if self._budget.waiting_until is None and paused_for:
+            return datetime.now(UTC) + timedelta(seconds=paused_for)
         return self._budget.waiting_until
+
+    def stop(self, reason: MutexError | None = None) -> None:
+        """Pull and send nothing more, and end waits for permits within the session's deadline."""
+        if not self.stopped.is_set():
+            self._on_stop()
+        super().stop(reason)
 
     async def run(self, edits: Edits) -> None:
         """Work until the input ends or the run is stopped, and record the end of the input.

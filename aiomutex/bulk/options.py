@@ -70,10 +70,10 @@ def freeze(edit: SlotEdit) -> SlotEdit:
     copies: dict[str, Any] = {}
     for name in SLOT_LISTS:
         items: Any = getattr(edit, name)
-        if isinstance(items, Sequence) and not isinstance(items, str | bytes | bytearray | memoryview | tuple):
-            copies[name] = list(items)
-        elif isinstance(items, AbstractSet):
-            copies[name] = frozenset(items)
+        copy: Any = frozenset if isinstance(items, AbstractSet) else list
+        is_list = isinstance(items, Sequence) and not isinstance(items, str | bytes | bytearray | memoryview | tuple)
+        if is_list or isinstance(items, AbstractSet):
+            copies[name] = copy(items)
     return msgspec.structs.replace(edit, **copies)
 
 

@@ -119,7 +119,10 @@ class OutcomeStream:
 
     @property
     def waiting_until(self) -> datetime | None:
-        """When a run that waits for the next day's budget continues; ``None`` while it does not wait."""
+        """When a run that waits for the next day's budget, or for the end of a pause after a 429, continues.
+
+        ``None`` while it does not wait.
+        """
         return self._run.waiting_until
 
     @property

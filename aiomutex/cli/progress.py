@@ -61,17 +61,20 @@ class RunProgress:
         """Count one more outcome."""
         self._done += 1
         self._failed += failed
+        self._show(stream, advance=1)
+
+    def refresh(self, stream: OutcomeStream) -> None:
+        """Show what changes without an outcome, such as a wait for the next day."""
+        if self._bar is not None or stream.waiting_until is not None:
+            self._show(stream, advance=0)
+
+    def _show(self, stream: OutcomeStream, *, advance: int) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, advance=1, facts=self._facts(stream))
+            self._bar.update(self._task, advance=advance, facts=self._facts(stream))
         elif time.monotonic() - self._last >= _INTERVAL:
             self._last = time.monotonic()
             of = f" of {self._total:,}" if self._total is not None else ""
             self.print_line(f"{self._done:,}{of} edits · {self._facts(stream)}")
-
-    def refresh(self, stream: OutcomeStream) -> None:
-        """Show what changes without an outcome, such as a wait for the next day."""
-        if self._bar is not None:
-            self._bar.update(self._task, facts=self._facts(stream))
 
     def print_line(self, text: str) -> None:
         """Print a line above the bar."""
@@ -83,8 +86,8 @@ class RunProgress:
         facts = [f"{rate:.0f}/s", f"{state.per_day - state.used_today:,} left today"]
         if self._failed:
             facts.append(f"{self._failed:,} failed")
-        if stream.waiting_until is not None:
-            facts.append(f"waiting for the daily budget until {stream.waiting_until:%F %H:%M} UTC")
-        elif state.paused_for:
+        if state.paused_for:
             facts.append(f"paused for {state.paused_for:.0f} s")
+        elif stream.waiting_until is not None:
+            facts.append(f"waiting for the daily budget until {stream.waiting_until:%F %H:%M} UTC")
         return " · ".join(facts)

@@ -8,7 +8,9 @@ import pty
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from aiomutex import LocalRateLimiter
 from aiomutex.cli.progress import RunProgress
@@ -66,7 +68,7 @@ def test_a_bar_counts_failures_and_shows_their_errors(service: MutexEmulator, tm
 
 
 class Stream:
-    waiting_until = None
+    waiting_until: datetime | None = None
 
 
 def test_a_pipe_gets_a_line_every_five_seconds(
@@ -82,6 +84,26 @@ def test_a_pipe_gets_a_line_every_five_seconds(
         progress.refresh(stream)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"{count} of 1,200 edits · 64/s · 100,000 left today · 1 failed" for count in (320, 640, 960)]
+
+
+def test_a_wait_is_shown_although_nothing_advances(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("aiomutex.cli.progress.time.monotonic", lambda: clock[0])
+    stream: Any = Stream()
+    state = SimpleNamespace(per_day=100, used_today=1, paused_for=0.0)
+    limiter: Any = SimpleNamespace(state=lambda: state)
+    until = datetime(2030, 1, 2, tzinfo=UTC)
+    with RunProgress(limiter, total=None) as progress:
+        for state.paused_for, stream.waiting_until in ((0.0, None), (90.0, until), (0.0, until)):
+            for _ in range(2):
+                clock[0] += 4
+                progress.refresh(stream)
+    assert capsys.readouterr().err.splitlines() == [
+        "0 edits · 0/s · 99 left today · paused for 90 s",
+        "0 edits · 0/s · 99 left today · waiting for the daily budget until 2030-01-02 00:00 UTC",
+    ]
 
 
 def test_a_line_is_printed_unwrapped_and_escaped(capsys: pytest.CaptureFixture[str]) -> None:
