@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aiomutex import OutcomeStream, SlotOutcome
     from aiomutex.cli.edits_file import BadLine, LineEdit
     from aiomutex.cli.progress import RunProgress
+    from aiomutex.events import Attempt
 
 __all__ = ["bulk"]
 
@@ -124,6 +125,12 @@ async def _run(
 
     limiter = LocalRateLimiter(used_today=used_today)
     invalid: Counter[str] = Counter()
+    requests = 0
+
+    def count_request(attempt: Attempt) -> None:
+        nonlocal requests
+        requests += attempt.duration > 0  # without a permit, nothing was sent
+
     with contextlib.ExitStack() as stack:
         failed = stack.enter_context(contextlib.closing(FailuresFile(failures))) if failures else None
         progress = stack.enter_context(RunProgress(limiter, total))
@@ -146,7 +153,7 @@ async def _run(
                 if failed is not None:
                     failed.write(to_json_line(outcome.edit))
 
-        async with MutexSession(rate_limiter=limiter) as session:
+        async with MutexSession(rate_limiter=limiter, on_attempt=count_request) as session:
             stream = session.stream_slot_edits(edits(), on_outcome=on_outcome, **options)
             async with stream:
                 interrupts = _stop_on_interrupt(stream, progress)
@@ -161,7 +168,7 @@ async def _run(
             failed.discard_previous()
     return {
         "counts": dict(stream.counts + invalid),
-        "requests": limiter.state().used_today - used_today,
+        "requests": requests,
         "stopped_by": None if stopped_by is None else str(stopped_by),
         "interrupted": bool(interrupts),
     }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import console, fail, json_option, print_json, run
+
+if TYPE_CHECKING:
+    from aiomutex.events import Attempt
 
 __all__ = ["demo"]
 
@@ -43,14 +46,15 @@ async def _migrate(groups: int) -> dict[str, Any]:
         click.echo(f"The emulator listens on {emulator.url} with {counted(groups, 'group')}.", err=True)
         expected = {(key, index): [1000 + index] for key in emulator.groups for index in range(1, _SLOTS + 1)}
         edits = [SlotEdit(group, index, experiments=ids) for (group, index), ids in expected.items()]
-        async with MutexSession("demo-key", base_url=emulator.url) as session:
+        attempts: list[Attempt] = []
+        async with MutexSession("demo-key", base_url=emulator.url, on_attempt=attempts.append) as session:
             started = time.perf_counter()
             with RunProgress(session.rate_limiter, len(edits)) as progress:
                 async with session.stream_slot_edits(edits) as outcomes:
                     async for outcome in outcomes:
                         progress.advance(outcomes, failed=outcome.error is not None)
             seconds = time.perf_counter() - started
-            requests = session.rate_limiter.state().used_today
+            requests = len(attempts)
             busiest_second = emulator.busiest_second()
             actual = await session.list_groups().collect()
         wrong = sum(slot.experiments != expected[group.id, slot.index] for group in actual for slot in group.slots)

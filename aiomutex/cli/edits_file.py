@@ -16,9 +16,9 @@ from aiomutex.bulk.options import request_of
 from aiomutex.models import SLOT_LISTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
-__all__ = ["BadLine", "LineEdit", "read_edits", "to_json_line"]
+__all__ = ["BadLine", "LineEdit", "object_fields", "read_edits", "to_json_line"]
 
 _REQUIRED: Final = ("group_id", "slot_index")
 _FIELDS: Final = (*_REQUIRED, *SLOT_LISTS)
@@ -65,16 +65,25 @@ def to_json_line(edit: SlotEdit) -> str:
 
 def _edit_of(fields: object, line: int) -> LineEdit:
     """Build an edit, or raise ``InvalidRequestError`` if a field is unknown, missing or invalid."""
-    if not isinstance(fields, dict):
-        raise InvalidRequestError(f"an edit must be an object, not {describe(fields)}")
-    given = cast("dict[str, Any]", fields)
-    if unknown := given.keys() - {*_FIELDS}:
-        raise InvalidRequestError(f"unknown field {min(unknown)!r}; an edit has {', '.join(_FIELDS)}")
-    if missing := [name for name in _REQUIRED if name not in given]:
-        raise InvalidRequestError(f"{missing[0]} is missing")
-    edit = LineEdit(**given, line=line)
+    edit = LineEdit(**object_fields("an edit", fields, _FIELDS, _REQUIRED), line=line)
     request_of(edit)
     return edit
+
+
+def object_fields(noun: str, value: object, known: Collection[str], required: Collection[str]) -> dict[str, Any]:
+    """The fields of a JSON object.
+
+    Raises:
+        InvalidRequestError: It is something else, or a field is unknown or missing.
+    """
+    if not isinstance(value, dict):
+        raise InvalidRequestError(f"{noun} must be an object, not {describe(value)}")
+    given = cast("dict[str, Any]", value)
+    if unknown := given.keys() - {*known}:
+        raise InvalidRequestError(f"unknown field {min(unknown)!r}; {noun} has {', '.join(known)}")
+    if missing := [name for name in required if name not in given]:
+        raise InvalidRequestError(f"{missing[0]} is missing; {noun} must have {' and '.join(required)}")
+    return given
 
 
 def _problem(error: Exception) -> str:

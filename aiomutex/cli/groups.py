@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from aiomutex import NewGroup, NewSlot
 
 __all__ = ["groups"]
+
+T = TypeVar("T", "NewGroup", "NewSlot")
 
 _MAX_GROUP = 16 * 2**20
 
@@ -81,11 +83,9 @@ def create(file: str | None, as_json: bool, **fields: Any) -> None:
     Example:
       aiomutex groups create --project 1 --name Checkout --slot 40:123,456 --slot 60
     """  # noqa: D301  # \b keeps click from wrapping the next lines
-    from aiomutex import InvalidRequestError
-
     try:
         group = _from_file(file) if file else _from_options(fields)
-    except (ValueError, RecursionError, InvalidRequestError) as error:
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(str(error)) from None
 
     created = call(lambda session: session.create_group(group))
@@ -97,14 +97,31 @@ def create(file: str | None, as_json: bool, **fields: Any) -> None:
 
 def _from_file(file: str) -> NewGroup:
     import msgspec
+    from msgspec.structs import replace
 
-    from aiomutex import NewGroup
+    from aiomutex import NewGroup, NewSlot
 
     with click.open_file(file, "rb") as opened:
         data = opened.read(_MAX_GROUP + 1)
     if len(data) > _MAX_GROUP:
         raise click.UsageError(f"{file} is larger than {_MAX_GROUP:,} bytes")
-    return msgspec.json.decode(data, type=NewGroup)
+    group = _struct_of(NewGroup, "the group", msgspec.json.decode(data))
+    slots = group.slots
+    if isinstance(slots, list):  # anything else is rejected together with the other fields
+        slots = [_struct_of(NewSlot, f"slots[{place}]", slot) for place, slot in enumerate(slots)]
+    return replace(group, slots=slots)
+
+
+def _struct_of(kind: type[T], noun: str, value: object) -> T:
+    """Build a struct from a decoded JSON object without looking at its values, which are checked when it is sent."""
+    from msgspec.structs import fields
+
+    from aiomutex.cli.edits_file import object_fields
+
+    names = {field.encode_name: field.name for field in fields(kind)}
+    required = [field.encode_name for field in fields(kind) if field.required]
+    given = object_fields(noun, value, names, required)
+    return kind(**{names[name]: item for name, item in given.items()})
 
 
 def _from_options(fields: dict[str, Any]) -> NewGroup:

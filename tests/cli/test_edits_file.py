@@ -59,8 +59,8 @@ def test_an_invalid_cell_is_reported_with_line_name_value_and_type(row: str, sho
     ("text", "problem"),
     [
         ("[7, 1]", "line 1: an edit must be an object, not [7, 1] (list)"),
-        ('{"slot_index": 1}', "line 1: group_id is missing"),
-        ('{"group_id": "7"}', "line 1: slot_index is missing"),
+        ('{"slot_index": 1}', "line 1: group_id is missing; an edit must have group_id and slot_index"),
+        ('{"group_id": "7"}', "line 1: slot_index is missing; an edit must have group_id and slot_index"),
         ('{"group_id": "7\udcff"}', "line 1: not valid UTF-8"),
     ],
 )

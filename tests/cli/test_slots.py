@@ -4,6 +4,8 @@ import json
 import signal
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -194,6 +196,17 @@ def test_an_exhausted_daily_budget_stops_the_run_and_says_how_to_resume(
     assert done.stdout.startswith("2 applied")
     assert "aiomutex: 100,000 of 100,000 requests used today" in done.stderr
     assert "To resume, run the same command again: run.db holds the progress." in done.stderr
+
+
+def test_the_requests_of_a_run_over_midnight_are_all_counted(
+    service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(time=lambda: time.time() + (86_400 if len(service.commits) > 20 else 0))
+    monkeypatch.setattr("aiomutex.limits.daily_budget.time", clock)
+    service.fail_next(1, status=503)
+    file = edits(tmp_path / "e.jsonl", *(one(1 + n % 5, 1, experiments=[n]) for n in range(50)))
+    done = aiomutex("slots", "bulk", file, "--used-today", "500", "--on-budget", "wait")
+    assert done.stdout == "50 applied, 0 failed, 0 unknown, 0 skipped; 51 requests\n"
 
 
 def test_bulk_needs_a_file_or_undo(service: MutexEmulator, aiomutex: Aiomutex) -> None:
