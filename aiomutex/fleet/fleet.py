@@ -7,12 +7,12 @@ session and the limiter that all workers share.
 from __future__ import annotations
 
 import asyncio
+import functools
 import uuid
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 from taskiq import TaskiqEvents, TaskiqState
-from taskiq.exceptions import SendTaskError
 
 from aiomutex._util.checks import check_integer, describe
 from aiomutex._util.tasks import run_in_task, run_to_completion
@@ -20,7 +20,8 @@ from aiomutex.bulk.options import Settings
 from aiomutex.bulk.stream import OutcomeStream, collect_report
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError, OutcomeUnknownError
 from aiomutex.fleet.broker import REDIS_ERRORS, FleetBroker, NotQueuedError
-from aiomutex.fleet.run import FleetRun
+from aiomutex.fleet.lease import LeasedLimiter
+from aiomutex.fleet.run import POLL, FleetRun
 from aiomutex.fleet.wire import Job, encode_report
 from aiomutex.limits.redis import RedisRateLimiter
 from aiomutex.session import MutexSession
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Fleet"]
 
 _TASK: Final = "aiomutex.edit_slots"
-_POLL: Final = 0.1
-"""Seconds between two looks for a result; ten times that while Redis is away."""
 
 
 class Fleet:
@@ -44,9 +43,9 @@ class Fleet:
     Callers and workers use the same object: start workers with ``taskiq worker module:broker``; a caller opens the
     fleet with ``async with`` and passes it edits.
 
-    When a worker dies, another one does its jobs again, which is harmless for slot edits. A worker that is frozen for
-    longer than ``claim_timeout`` counts as dead; if it resumes in the middle of a write, it may repeat an edit after a
-    later edit of the same slot.
+    When a worker dies, another one does its jobs again, which is harmless for slot edits. When a caller dies, its jobs
+    are given up. No two jobs write to one group at the same time: a run waits for the groups that another run's jobs
+    have. So after a crash, the same edits can be run again at once.
 
     A caller that loses its connection to Redis reconnects. When Redis stays away for ``claim_timeout`` seconds, the run
     stops with ``LimiterUnavailableError``: edits that workers may have are ``unknown``, the others ``skipped``.
@@ -54,7 +53,7 @@ class Fleet:
     Args:
         redis_url: The Redis (6.2 or later) that holds the queue and the limiter's ledger.
         name: The name of the queue and the budget, for example the project's ID.
-        claim_timeout: Seconds without a sign of life after which a worker counts as dead, and Redis as gone.
+        claim_timeout: Seconds without a sign of life after which a worker, a caller or Redis counts as dead.
         batch_size: Edits in a job, at most.
         max_jobs: Jobs queued or running, at most.
         session: Makes each worker's session. By default it takes key, region and address from the worker's
@@ -99,11 +98,11 @@ class Fleet:
         self._broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, self._open_worker)
         self._broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, self._close_worker)
 
-        async def edit_slots(job: str) -> str:
-            return await self._edit(job)
+        async def edit_slots(job: str, text: str) -> str:
+            return await self._broker.work(job, self._edit(text))
 
         # The broker removes a job from the queue when it stores the result, whatever ``taskiq worker --ack-type`` says.
-        self._task: Any = self._broker.register_task(edit_slots, task_name=_TASK, ack_type="manual")
+        self._broker.register_task(edit_slots, task_name=_TASK, ack_type="manual")
 
     @property
     def broker(self) -> FleetBroker:
@@ -164,47 +163,56 @@ class Fleet:
         on_budget: OnBudget = "stop",
         reserve: int = 0,
     ) -> OutcomeStream:
-        """Like ``edit_slots``, but yield outcomes as jobs finish and keep none. Leaving early stops no worker."""
+        """Like ``edit_slots``, but yield outcomes as jobs finish and keep none. Leaving early gives up its jobs."""
         if not self._is_open:
             raise ConfigurationError("the fleet is not open; use it inside 'async with fleet'")
         settings = Settings(concurrency=self._max_jobs, stop_after=stop_after, on_budget=on_budget, reserve=reserve)
-        run = FleetRun(self._run_job, settings, batch_size=self._batch_size, verify=verify)
+        name = uuid.uuid4().hex
+        send = functools.partial(self._run_job, name)
+        heartbeat = functools.partial(self._broker.keep_run, name)
+        run = FleetRun(send, heartbeat, settings, batch_size=self._batch_size, verify=verify)
         return OutcomeStream(run, edits, on_outcome)
 
-    async def _run_job(self, job: Job) -> str:
+    async def _run_job(self, run: str, job: Job) -> str | None:
         """Queue a job and wait for its result, also across short absences of Redis.
 
+        Returns:
+            The report; ``None`` if the job was not queued, because another run's job has some of its groups.
+
         Raises:
-            LimiterUnavailableError: Redis was away for ``claim_timeout`` seconds. ``maybe_applied`` says whether the
-                job may be in the queue.
+            LimiterUnavailableError: Redis was away, or got no sign of life, for ``claim_timeout`` seconds.
+                ``maybe_applied`` says whether a worker may have begun the job.
             OutcomeUnknownError: The worker failed to run the job.
             Exception: Redis lost the job, or its result cannot be read.
         """
         now = asyncio.get_running_loop().time
         text = msgspec.json.encode(job).decode()
+        groups = {edit.group_id for edit in job.edits}
         job_id = uuid.uuid4().hex
         queued = maybe_queued = False
         result = away_since = None
         while result is None:
             try:
                 if not queued:
-                    await self._task.kicker().with_task_id(job_id).kiq(text)
-                    queued = maybe_queued = True
+                    queued = maybe_queued = await self._broker.queue(job_id, run, groups, _TASK, text)
+                    if not queued:
+                        return None
                 result = await self._broker.result_of(job_id)
                 away_since = None
-            except (SendTaskError, *REDIS_ERRORS) as error:
-                cause = error.__cause__ if isinstance(error, SendTaskError) else error
-                maybe_queued = maybe_queued or not isinstance(cause, NotQueuedError)
+            except (NotQueuedError, *REDIS_ERRORS) as error:
+                maybe_queued = maybe_queued or not isinstance(error, NotQueuedError)
                 away_since = now() if away_since is None else away_since
                 if now() - away_since >= self._claim_timeout:
-                    message = f"the fleet's Redis has been unavailable for {self._claim_timeout:g} s: {cause}"
+                    message = f"the fleet's Redis has been unavailable for {self._claim_timeout:g} s: {error}"
                     raise LimiterUnavailableError(message).with_attempts(0, maybe_applied=maybe_queued) from None
             if result is None:
-                await asyncio.sleep(_POLL if away_since is None else 10 * _POLL)
+                await asyncio.sleep(POLL if away_since is None else 10 * POLL)
         await self._broker.forget(job_id)
         if result.is_err:
             raise OutcomeUnknownError(f"a worker failed to run the job: {type(result.error).__name__}: {result.error}")
         report: str = result.return_value
+        if report in ("skipped", "unknown"):
+            raise self._broker.given_up(report)
         return report
 
     # The worker's side
@@ -215,6 +223,8 @@ class Fleet:
         else:
             state.limiter = RedisRateLimiter(self._url, name=self._name, safe=True)
             state.session = MutexSession(rate_limiter=state.limiter)
+        transport = state.session._transport  # noqa: SLF001  # nothing public lies between the permit and the send
+        transport.limiter = LeasedLimiter(transport.limiter, self._broker.time_left)
         await state.session.__aenter__()
         state.keeping = asyncio.create_task(self._broker.keep_jobs(), name="aiomutex fleet worker")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
 
+from aiomutex._util.tasks import wait_done
 from aiomutex.bulk.options import FATAL
 from aiomutex.bulk.report import SlotOutcome
 from aiomutex.bulk.run import NOT_SENT, Run
@@ -11,21 +13,25 @@ from aiomutex.errors import LimiterUnavailableError, OutcomeUnknownError
 from aiomutex.fleet.wire import Job, JobEdit, decode_outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from aiomutex.bulk.group_queues import GroupQueue, Item
-    from aiomutex.bulk.options import Settings
+    from aiomutex.bulk.options import Edits, Settings
     from aiomutex.errors import MutexError
     from aiomutex.fleet.wire import Place
 
-__all__ = ["FleetRun"]
+__all__ = ["POLL", "FleetRun"]
+
+POLL: Final = 0.1
+"""Seconds between two looks for a result, or for the end of another run's job."""
 
 
 class FleetRun(Run):
     """A run whose edits are made by workers. Each group is in at most one job at a time.
 
     Args:
-        send: Queues a job and waits for the worker's response.
+        send: Queues a job and waits for the worker's response; ``None`` if another run has some of the job's groups.
+        heartbeat: Until cancelled, shows the workers that this run is alive.
         settings: The settings of the run; ``concurrency`` is the maximum number of jobs waiting or being done.
         batch_size: The maximum number of edits of a job.
         verify: Whether workers read writes back.
@@ -34,14 +40,30 @@ class FleetRun(Run):
     task_name = "aiomutex fleet run"
 
     def __init__(
-        self, send: Callable[[Job], Awaitable[str]], settings: Settings, *, batch_size: int, verify: bool
+        self,
+        send: Callable[[Job], Awaitable[str | None]],
+        heartbeat: Callable[[], Coroutine[Any, Any, object]],
+        settings: Settings,
+        *,
+        batch_size: int,
+        verify: bool,
     ) -> None:
         # Enough for every job being done and the next one of each worker.
         super().__init__(settings, 2 * settings.concurrency * batch_size)
         self._send = send
+        self._heartbeat = heartbeat
         self._batch_size = batch_size
         self._verify = verify
         self._busy_groups = 0
+
+    async def run(self, edits: Edits) -> None:
+        """Work until the input ends or the run is stopped, and show the workers meanwhile that the run is alive."""
+        heartbeat = asyncio.create_task(self._heartbeat(), name=f"{self.task_name}'s heartbeat")
+        try:
+            await super().run(edits)
+        finally:
+            heartbeat.cancel()
+            await wait_done(heartbeat)
 
     async def _serve(self, group: GroupQueue) -> None:
         if not group.items:
@@ -78,7 +100,14 @@ class FleetRun(Run):
             reserve=settings.reserve,
         )
         try:
-            outcomes, reason = decode_outcomes(await self._send(job), places)
+            while (text := await self._send(job)) is None and not self.stopped.is_set():  # noqa: ASYNC110  # in Redis
+                await asyncio.sleep(POLL)
+            if text is None:
+                for item in items:
+                    del self.in_flight[item.position]
+                    self._skip(item)
+                return
+            outcomes, reason = decode_outcomes(text, places)
         except Exception as error:  # noqa: BLE001  # whatever taskiq and Redis raise, each edit gets an outcome
             outcomes, reason = _without_response(error, places)
             # A worker may still be editing these groups, so no further edit of them may be sent.

@@ -128,7 +128,7 @@ async def test_leaving_a_fleets_run_waits_for_its_jobs_however_often_it_is_cance
             ended.append("ask")
         raise AssertionError
 
-    run_of_fleet = FleetRun(ask, Settings(concurrency=2), batch_size=1, verify=False)
+    run_of_fleet = FleetRun(ask, asyncio.Event().wait, Settings(concurrency=2), batch_size=1, verify=False)
     stream = OutcomeStream(run_of_fleet, edits_for(2), lambda it: ended.append(it.status))
 
     async def run() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -58,8 +59,11 @@ def test_a_limiter_leaves_nothing_behind_wherever_it_is_interrupted(redis_server
 @pytest.mark.parametrize("way", [cancel, cancel_repeatedly, scope, timeout])
 def test_a_fleet_leaves_nothing_behind_wherever_it_is_interrupted(redis_server: RedisServer, way: Way) -> None:
     async def main(loop: Loop) -> set[str]:
+        numbers = itertools.count()
+
         async def call() -> None:
-            async with Fleet(redis_server.url, name="attack") as fleet:
+            # Without workers, the jobs of an interrupted call would keep the next one waiting.
+            async with Fleet(redis_server.url, name=f"attack {next(numbers)}") as fleet:
                 stream = fleet.stream_slot_edits(edits_for(2))
                 async with stream:
                     await until(lambda: not repr(stream).endswith(" 0 with workers>"))
@@ -70,4 +74,10 @@ def test_a_fleet_leaves_nothing_behind_wherever_it_is_interrupted(redis_server: 
 
         return await stop_everywhere(loop, call, way, after)
 
-    assert run_with_fake_clock(main) >= {"tasks.run_in_task", "broker.kick", "broker._run", "fleet._run_job", "end"}
+    assert run_with_fake_clock(main) >= {
+        "tasks.run_in_task",
+        "broker.queue",
+        "broker.keep_run",
+        "fleet._run_job",
+        "end",
+    }

@@ -136,9 +136,7 @@ ITEMS: tuple[list[Any], ...] = (
 
 def every_edit() -> Iterator[tuple[SlotEdit, SlotEdit]]:
     """Each kind of list with each items in each field: an edit for the session and the same one for the fleet."""
-    number = 0
-    for make, items, field in itertools.product(KINDS, ITEMS, LISTS):
-        number += 1
+    for number, (make, items, field) in enumerate(itertools.product(KINDS, ITEMS, LISTS)):
         with contextlib.suppress(TypeError, ValueError):  # some items cannot be in some kinds of list
             lists = {field: make(items)}
             yield SlotEdit(1 + number % 10, 1, **lists), SlotEdit(1 + number % 10, 2, **lists)

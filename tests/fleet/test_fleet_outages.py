@@ -130,7 +130,7 @@ async def test_edits_stay_in_order_when_the_caller_reconnects(emulator: MutexEmu
 
 async def test_a_job_is_queued_once_when_the_reply_is_lost(emulator: MutexEmulator, redis_url: str) -> None:
     async with worker(emulator, redis_url), Proxy(redis_url) as proxy, Fleet(proxy.url, name=NAME) as fleet:
-        proxy.cut_at(b"XADD")
+        proxy.cut_at(b"aiomutex.edit_slots")
         report = await asyncio.wait_for(fleet.edit_slots(edits_for(1)), 30)
     assert proxy.has_been_cut
     assert str(report) == "1 edit: 1 applied"
@@ -161,7 +161,7 @@ async def test_without_redis_the_run_stops_and_skips_its_edits(redis_url: str) -
 
 async def test_edits_that_may_have_been_queued_when_redis_went_away_are_unknown(redis_url: str) -> None:
     async with Proxy(redis_url) as proxy, Fleet(proxy.url, name=NAME, claim_timeout=0.2, batch_size=2) as fleet:
-        proxy.cut_at(b"XADD", for_good=True)
+        proxy.cut_at(b"aiomutex.edit_slots", for_good=True)
         report = await fleet.edit_slots([SlotEdit(1, 1, experiments=[n]) for n in (1, 2, 3)])
     assert [outcome.status for outcome in report.outcomes] == ["unknown", "unknown", "skipped"]
     assert report.stopped_by is report.outcomes[0].error

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def stream_over(
     send: Callable[[Job], Awaitable[str]], count: int, on_outcome: Callable[[SlotOutcome], object]
 ) -> OutcomeStream:
-    run = FleetRun(send, Settings(concurrency=3), batch_size=5, verify=False)
+    run = FleetRun(send, asyncio.Event().wait, Settings(concurrency=3), batch_size=5, verify=False)
     return OutcomeStream(run, iter(edits_for(count, groups=count)), on_outcome)
 
 
