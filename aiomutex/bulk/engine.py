@@ -158,8 +158,7 @@ class Engine(Run):
             except DailyBudgetExhaustedError as error:
                 await self._out_of_budget(error)
                 results = self._writer.unread(group, error) if self.stopped.is_set() else []
-            for result in results:
-                await self._conclude(result)
+            await self._conclude(*results)
 
     async def _out_of_budget(self, error: DailyBudgetExhaustedError) -> None:
         if self.settings.on_budget == "stop":
@@ -167,18 +166,18 @@ class Engine(Run):
         else:
             await self._budget.wait_for_reset(error)
 
-    async def _conclude(self, result: WriteResult) -> None:
-        batch, status, error, attempts = result
+    async def _conclude(self, *results: WriteResult) -> None:
         if self._journal is not None:
             # Whatever was reported as applied, a resumed run must know.
             await self._journal.sync()
-        if error is not None:
-            # A traceback would keep every frame of the run alive for as long as the outcome is.
-            for each in (error, *error.earlier):
-                each.__traceback__ = None
-            if isinstance(error, FATAL):
-                self.stop(error)
-        for item in batch:
-            self._report(
-                SlotOutcome(edit=item.edit, status=status, position=item.position, error=error, attempts=attempts)
-            )
+        for batch, status, error, attempts in results:
+            if error is not None:
+                # A traceback would keep every frame of the run alive for as long as the outcome is.
+                for each in (error, *error.earlier):
+                    each.__traceback__ = None
+                if isinstance(error, FATAL):
+                    self.stop(error)
+            for item in batch:
+                self._report(
+                    SlotOutcome(edit=item.edit, status=status, position=item.position, error=error, attempts=attempts)
+                )

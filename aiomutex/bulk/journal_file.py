@@ -117,14 +117,15 @@ class JournalFile:
         is_new = self._is_new(db)
         if is_new and (must_exist or self._has_other_bytes()):
             raise JournalError(f"{self.path} is not an aiomutex journal")
-        if is_new and self._file.is_symlink():
-            raise JournalError(f"{self.path} is a symbolic link to a file that is not a journal")
+        if is_new:
+            if self._file.is_symlink():
+                raise JournalError(f"{self.path} is a symbolic link to a file that is not a journal")
+            self._file.chmod(0o600)
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("BEGIN IMMEDIATE")
         if is_new and self._is_new(db):
-            self._file.chmod(0o600)
             for statement in _SCHEMA.split(";"):
                 db.execute(statement)
         db.execute("COMMIT")
