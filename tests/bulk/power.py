@@ -92,6 +92,20 @@ class Service:
         await asyncio.sleep(0)
 
 
+async def edit_slots(
+    service: Service,
+    journal: Path,
+    edits: Sequence[SlotEdit],
+    *,
+    verify: bool = False,
+    report: Callable[[SlotOutcome], object] | None = None,
+) -> BulkReport:
+    """Run edits as a session does."""
+    settings = Settings(concurrency=3)
+    engine = Engine(service.send, LocalRateLimiter(), settings, lambda: None, journal=journal, verify=verify)
+    return await collect_report(OutcomeStream(engine, edits, report))
+
+
 class Machine:
     """A client with a disk that keeps, of a journal, what was synced.
 
@@ -133,14 +147,7 @@ class Machine:
         return self._folder / f"life{self._lives}" / "run.db"
 
     async def run(self, edits: Sequence[SlotEdit], *, verify: bool) -> BulkReport | None:
-        engine = Engine(
-            self.service.send,
-            LocalRateLimiter(),
-            Settings(concurrency=3),
-            journal=self.path,
-            verify=verify,
-        )
-        return await self._until_cut(collect_report(OutcomeStream(engine, edits, self._report)))
+        return await self._until_cut(edit_slots(self.service, self.path, edits, verify=verify, report=self._report))
 
     def _report(self, outcome: SlotOutcome) -> None:
         if self.service.is_alive and outcome.status == "applied":

@@ -1,0 +1,106 @@
+"""Random bits of a journal are flipped. An undo or a resumed run writes nothing else, and says what it left out."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from power import Service, edit_slots
+
+from aiomutex import JournalError, SlotEdit
+from aiomutex.bulk import undo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GROUPS = 12
+PLACES = [(group, slot) for group in range(1, GROUPS + 1) for slot in (1, 2, 3)]
+EDITS = [
+    SlotEdit(group, slot, experiments=[100 + n], individuals=[f"user-{n}-{each}@example.com" for each in range(20)])
+    for n, (group, slot) in enumerate(PLACES * 2)
+]
+
+
+def flip(path: Path, rng: random.Random) -> str:
+    """Flip one bit, half of the time one in a byte that is not 0, as most of a small file is empty."""
+    data = bytearray(path.read_bytes())
+    places = [place for place, byte in enumerate(data) if byte] if rng.random() < 0.5 else range(len(data))
+    place, bit = rng.choice(places), rng.randrange(8)
+    data[place] ^= 1 << bit
+    path.write_bytes(data)
+    return f"bit {bit} of byte {place}"
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> tuple[Path, Service]:
+    """A finished run."""
+    service = Service(GROUPS)
+    await edit_slots(service, tmp_path / "kept.db", EDITS)
+    return tmp_path / "kept.db", service
+
+
+FLIPS = [300, pytest.param(20_000, marks=pytest.mark.deep)]
+
+
+@pytest.mark.parametrize("flips", FLIPS)
+async def test_an_undo_with_a_flipped_bit_writes_nothing_else_and_reports_what_it_left_out(
+    journal: tuple[Path, Service], tmp_path: Path, flips: int
+) -> None:
+    kept, service = journal
+    original = Service(GROUPS).contents
+    rejected = partial = 0
+    for seed in range(flips):
+        rng = random.Random(seed)
+        path = tmp_path / f"{seed}.db"
+        shutil.copyfile(kept, path)
+        where = flip(path, rng)
+        after = Service(GROUPS)
+        after.contents = {place: dict(lists) for place, lists in service.contents.items()}
+        try:
+            report = await undo(after, path, force=rng.random() < 0.5)  # type: ignore[arg-type]
+        except JournalError:
+            assert not after.writes, where
+            rejected += 1
+            continue
+        finally:
+            path.unlink()
+        assert len(report.outcomes) == len(PLACES), where
+        restored = {
+            (str(each.edit.group_id), each.edit.slot_index) for each in report.outcomes if each.status == "applied"
+        }
+        for place, lists in after.contents.items():
+            written = "experiments", "individuals"
+            source = original if place in restored else service.contents
+            assert lists == service.contents[place] | {name: source[place][name] for name in written}, where
+        partial += len(restored) < len(PLACES)
+        assert all(isinstance(each.error, JournalError) for each in report.outcomes if each.status != "applied"), where
+    assert rejected
+    assert partial
+
+
+@pytest.mark.parametrize("flips", FLIPS)
+async def test_a_resumed_run_with_a_flipped_bit_writes_nothing_but_its_edits(tmp_path: Path, flips: int) -> None:
+    half = Service(GROUPS)
+    await edit_slots(half, tmp_path / "kept.db", EDITS)
+    wanted: dict[tuple[str, int], dict[str, Any]] = half.contents
+    rejected = 0
+    for seed in range(flips):
+        rng = random.Random(seed)
+        path = tmp_path / f"{seed}.db"
+        shutil.copyfile(tmp_path / "kept.db", path)
+        where = flip(path, rng)
+        after = Service(GROUPS)
+        after.contents = {place: dict(lists) for place, lists in wanted.items()}
+        try:
+            report = await edit_slots(after, path, EDITS)
+        except JournalError:
+            rejected += 1
+            assert not after.writes, where
+            continue
+        finally:
+            path.unlink()
+        assert {outcome.status for outcome in report.outcomes} <= {"applied", "skipped"}, where
+        assert after.contents == wanted, where
+    assert rejected
