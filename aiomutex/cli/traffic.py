@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from unicodedata import normalize
 
 import click
 
@@ -162,8 +163,9 @@ def _salted(groups: Iterable[MutexGroup], keys: Collection[str]) -> list[MutexGr
         keys: The keys of the groups to return; all groups if empty.
     """
     salted: list[MutexGroup] = []
+    chosen = {normalize("NFC", key) for key in keys}
     for group in groups:
-        if group.deleted or (keys and group.key not in keys):
+        if group.deleted or (keys and normalize("NFC", group.key) not in chosen):
             continue
         if group.bucketing_salt:
             salted.append(group)

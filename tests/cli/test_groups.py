@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -94,25 +94,23 @@ def test_an_invalid_create_exits_with_2_and_sends_nothing(
     assert not service.requests
 
 
-SLOTS = [{"percentage": 100}]
+SLOTS: list[dict[str, Any]] = [{"percentage": 100}]
+INVALID_GROUPS: list[tuple[Any, str]] = [
+    ([], "the group must be an object, not [] (list)"),
+    ({"projectId": 1, "slots": SLOTS}, "name is missing; the group must have projectId and name and slots"),
+    ({"projectId": 1, "name": "x", "slots": SLOTS, "evalutionMode": "local"}, "unknown field 'evalutionMode'; the"),
+    ({"projectId": "-1", "name": "x", "slots": SLOTS}, "project_id must be an integer from 0, or a string"),
+    ({"projectId": 1, "name": 5, "slots": SLOTS}, "name must be a non-empty string, not 5 (int)"),
+    ({"projectId": 1, "name": "x", "key": None, "slots": SLOTS}, "key must be a non-empty string, not None"),
+    ({"projectId": 1, "name": "x", "slots": 5}, "slots must be a list of NewSlot, not 5 (int)"),
+    ({"projectId": 1, "name": "x", "slots": [5]}, "slots[0] must be an object, not 5 (int)"),
+    ({"projectId": 1, "name": "x", "slots": [{}]}, "percentage is missing; slots[0] must have percentage"),
+    ({"projectId": 1, "name": "x", "slots": [{"percentage": "100"}]}, "slots[0].percentage must be an integer"),
+    ({"projectId": 1, "name": "x", "slots": [SLOTS[0] | {"experiments": "5"}]}, "slots[0].experiments must be a"),
+]
 
 
-@pytest.mark.parametrize(
-    ("group", "message"),
-    [
-        ([], "the group must be an object, not [] (list)"),
-        ({"projectId": 1, "slots": SLOTS}, "name is missing; the group must have projectId and name and slots"),
-        ({"projectId": 1, "name": "x", "slots": SLOTS, "evalutionMode": "local"}, "unknown field 'evalutionMode'; the"),
-        ({"projectId": "-1", "name": "x", "slots": SLOTS}, "project_id must be an integer from 0, or a string"),
-        ({"projectId": 1, "name": 5, "slots": SLOTS}, "name must be a non-empty string, not 5 (int)"),
-        ({"projectId": 1, "name": "x", "key": None, "slots": SLOTS}, "key must be a non-empty string, not None"),
-        ({"projectId": 1, "name": "x", "slots": 5}, "slots must be a list of NewSlot, not 5 (int)"),
-        ({"projectId": 1, "name": "x", "slots": [5]}, "slots[0] must be an object, not 5 (int)"),
-        ({"projectId": 1, "name": "x", "slots": [{}]}, "percentage is missing; slots[0] must have percentage"),
-        ({"projectId": 1, "name": "x", "slots": [{"percentage": "100"}]}, "slots[0].percentage must be an integer"),
-        ({"projectId": 1, "name": "x", "slots": [SLOTS[0] | {"experiments": "5"}]}, "slots[0].experiments must be a"),
-    ],
-)
+@pytest.mark.parametrize(("group", "message"), INVALID_GROUPS)
 def test_an_invalid_file_of_a_group_is_reported_by_its_field(
     group: object, message: str, service: MutexEmulator, aiomutex: Aiomutex
 ) -> None:

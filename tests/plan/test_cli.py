@@ -292,3 +292,11 @@ def test_users_can_be_read_from_a_pipe(tmp_path: Path) -> None:
     )
     assert "experiment 2: " in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_traffic_finds_a_group_by_every_spelling_of_its_key(
+    run: Callable[..., Result], emulator: MutexEmulator
+) -> None:
+    emulator.groups["7"].key = "caf\u00e9"
+    done = run("traffic", "where", "ada", "--group", "cafe\u0301")
+    assert done.output.startswith("caf\u00e9 (by device_id): ")
