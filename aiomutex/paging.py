@@ -20,7 +20,7 @@ from aiomutex.errors import MutexError, PaginationError
 if TYPE_CHECKING:
     from aiomutex.models import GroupPage, MutexGroup
 
-__all__ = ["GroupPager"]
+__all__ = ["GroupPager", "offset_step"]
 
 Fetch = Callable[[int, str | None], Awaitable["GroupPage"]]
 
@@ -119,7 +119,7 @@ class GroupPager:
         first = await self._fetch(self._page_size, self._start)
         _add(groups, first)
         cursor = first.next_cursor
-        step = _offset_step(first)
+        step = offset_step(first)
         if step and concurrency > 1:
             reader = _ConcurrentReader(self._fetch, self._page_size, int(first.next_cursor or 0), step)
             for page in await reader.read(concurrency):
@@ -232,7 +232,7 @@ def _add(groups: dict[str, MutexGroup], page: GroupPage) -> None:
         groups.setdefault(group.id, group)
 
 
-def _offset_step(page: GroupPage) -> int:
+def offset_step(page: GroupPage) -> int:
     """The number of groups in the page if the cursor is an offset that moved by exactly that number; else 0."""
     start, following = page.cursor or "0", page.next_cursor or ""
     if not (_OFFSET.fullmatch(start) and _OFFSET.fullmatch(following)):

@@ -1,0 +1,218 @@
+"""What a run of edits would change and cost. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from aiomutex._util.wording import counted
+from aiomutex.bulk.options import freeze, request_of
+from aiomutex.bulk.reads import GroupReader
+from aiomutex.bulk.slot_lists import SlotLists, same_items
+from aiomutex.errors import InvalidRequestError
+from aiomutex.limits import Priority
+from aiomutex.models import SLOT_LISTS, SlotEdit, find_slot
+
+if TYPE_CHECKING:
+    from aiomutex.bulk.options import Edits
+    from aiomutex.bulk.reads import ReadingSession
+    from aiomutex.models import MutexGroup
+
+__all__ = ["Preview", "SlotDifference", "preview"]
+
+_CONCURRENCY: Final = 8
+_SHOWN: Final = 20
+
+
+class SlotDifference(msgspec.Struct, frozen=True, kw_only=True):
+    """What the edits of one slot would change in it."""
+
+    group_id: str
+    group_key: str
+    slot_index: int
+    added: dict[str, list[Any]]
+    """By list, the members that would be added."""
+    removed: dict[str, list[Any]]
+    """By list, the members that would be removed."""
+
+    def __str__(self) -> str:
+        changes = [
+            f"{name} {sign}{', '.join(map(str, items))}"
+            for sign, lists in (("+", self.added), ("-", self.removed))
+            for name, items in lists.items()
+        ]
+        return f"group {self.group_id} ({self.group_key}), slot {self.slot_index}: {'; '.join(changes)}"
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """An edit that would fail, or that contradicts an earlier one of the same slot."""
+
+    position: int
+    """Its position in the input, counted from 0."""
+    edit: SlotEdit
+    reason: str
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run would do, compared with the groups as they were read."""
+
+    edits: int
+    """The number of edits in the input."""
+    unchanged: int
+    """Edits whose slot would already hold what they write, given the edits before them."""
+    differences: list[SlotDifference]
+    """What would change, for each slot that would end up different."""
+    impossible: list[Problem]
+    """Edits that would fail: invalid ones, and those of groups or slots that do not exist."""
+    contradictions: list[Problem]
+    """Edits that write other content to a slot than an edit before them."""
+    requests: int
+    """The requests the run would make, without retries."""
+    seconds: float
+    """How long these take at the limiter's rate."""
+    share_of_day: float
+    """Their share of the daily budget, from 0 to 1."""
+
+    def __str__(self) -> str:
+        counts = (
+            f"{counted(self.edits, 'edit')}: {counted(len(self.differences), 'slot')} would change, "
+            f"{self.unchanged:,} unchanged, {len(self.impossible):,} impossible, "
+            f"{len(self.contradictions):,} contradicting an earlier edit of the same slot"
+        )
+        cost = f"{counted(self.requests, 'request')}, {self.seconds:,.0f} s at the limit"
+        shown = [f"edit {each.position}: {each.reason}" for each in (*self.impossible, *self.contradictions)]
+        shown += [str(each) for each in self.differences]
+        rest = [f"… and {len(shown) - _SHOWN:,} more"] if len(shown) > _SHOWN else []
+        return "\n".join([counts, f"{cost}, {self.share_of_day:.1%} of a day", *shown[:_SHOWN], *rest])
+
+
+async def preview(session: ReadingSession, edits: Edits, *, journal: bool = False, verify: bool = False) -> Preview:
+    """Compare edits with the live groups, and say what a run would do and cost. Nothing is written.
+
+    The groups are read one by one or by pages of 1,000, whichever is cheaper. Memory grows with the number of edits.
+
+    Args:
+        session: Reads the groups.
+        edits: The edits of the run.
+        journal: Whether the run would keep a journal, which reads each group once before.
+        verify: Whether the run would read each group before and after.
+
+    Returns:
+        The preview; print it for a summary.
+
+    Raises:
+        MutexError: A group could not be read.
+
+    Example:
+        >>> from aiomutex import SlotEdit
+        >>> from aiomutex.bulk import preview
+        >>> print(await preview(session, [SlotEdit("1", 1, experiments=[5]), SlotEdit("9", 1, experiments=[5])]))
+        2 edits: 1 slot would change, 0 unchanged, 1 impossible, 0 contradicting an earlier edit of the same slot
+        1 request, 0 s at the limit, 0.0% of a day
+        edit 1: group 9 does not exist
+        group 1 (group-1), slot 1: experiments +5; experiments -101
+    """
+    valid: list[tuple[int, SlotEdit]] = []
+    impossible: list[Problem] = []
+    total = 0
+
+    def take(edit: SlotEdit) -> None:
+        nonlocal total
+        try:
+            edit = freeze(edit)
+            request_of(edit)
+        except InvalidRequestError as error:
+            if not isinstance(edit, SlotEdit):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
+                raise
+            impossible.append(Problem(position=total, edit=edit, reason=str(error)))
+        else:
+            valid.append((total, edit))
+        total += 1
+
+    if isinstance(edits, AsyncIterable):
+        async for edit in edits:
+            take(edit)
+    else:
+        for edit in edits:
+            take(edit)
+    reader = GroupReader(session.with_options(priority=Priority.BULK), _CONCURRENCY)
+    groups = await reader.read({str(edit.group_id) for _, edit in valid})
+    simulation = _Simulation(groups)
+    for position, edit in valid:
+        if (problem := simulation.apply(position, edit)) is not None:
+            impossible.append(problem)
+    touched = len({group_id for group_id, _ in simulation.content})
+    requests = simulation.applied + touched * (2 if verify else int(journal))
+    state = session.rate_limiter.state()
+    return Preview(
+        edits=total,
+        unchanged=simulation.unchanged,
+        differences=simulation.differences(),
+        impossible=sorted(impossible, key=lambda each: each.position),
+        contradictions=simulation.contradictions,
+        requests=requests,
+        seconds=requests * state.window / state.per_window,
+        share_of_day=requests / state.per_day,
+    )
+
+
+class _Simulation:
+    """The slots as the edits would leave them."""
+
+    def __init__(self, groups: dict[str, MutexGroup]) -> None:
+        self._groups = groups
+        self._written: dict[tuple[str, int], SlotLists] = {}
+        self.content: dict[tuple[str, int], SlotLists] = {}
+        self.contradictions: list[Problem] = []
+        self.applied = 0
+        self.unchanged = 0
+
+    def apply(self, position: int, edit: SlotEdit) -> Problem | None:
+        """Make an edit, or say why it is impossible."""
+        at = (str(edit.group_id), edit.slot_index)
+        if (group := self._groups.get(at[0])) is None:
+            return Problem(position=position, edit=edit, reason=f"group {at[0]} does not exist")
+        if (slot := find_slot(group, at[1])) is None:
+            return Problem(position=position, edit=edit, reason=f"group {at[0]} has no slot {at[1]}")
+        lists = SlotLists.of_edit(edit)
+        earlier = self._written.get(at, SlotLists())
+        if any(map(_contradicts, earlier, lists)):
+            reason = f"group {at[0]}, slot {at[1]}: an earlier edit writes other content"
+            self.contradictions.append(Problem(position=position, edit=edit, reason=reason))
+        content = self.content.get(at, SlotLists.of_slot(slot))
+        updated = content.updated(lists)
+        self.unchanged += all(map(same_items, content, updated))
+        self.applied += 1
+        self.content[at], self._written[at] = updated, earlier.updated(lists)
+        return None
+
+    def differences(self) -> list[SlotDifference]:
+        """What differs between the slots as they were read and as the edits would leave them."""
+        found: list[SlotDifference] = []
+        for (group_id, index), after in self.content.items():
+            group = self._groups[group_id]
+            slot = find_slot(group, index)
+            before = SlotLists() if slot is None else SlotLists.of_slot(slot)
+            added, removed = _missing(before, after), _missing(after, before)
+            if added or removed:
+                key = group.key
+                found.append(
+                    SlotDifference(group_id=group_id, group_key=key, slot_index=index, added=added, removed=removed)
+                )
+        return found
+
+
+def _contradicts(old: list[Any] | None, new: list[Any] | None) -> bool:
+    return old is not None and new is not None and not same_items(old, new)
+
+
+def _missing(lists: SlotLists, other: SlotLists) -> dict[str, list[Any]]:
+    """The members of ``other`` that ``lists`` does not have, for each list that has any."""
+    missing: dict[str, list[Any]] = {}
+    for name in SLOT_LISTS:
+        known: set[Any] = set(getattr(lists, name) or ())
+        if items := [item for item in getattr(other, name) or () if item not in known]:
+            missing[name] = items
+    return missing
