@@ -98,6 +98,8 @@ def failed_was_not_written(world: World) -> Iterator[str]:
             if outcome.status != "failed" or isinstance(outcome.error, VerificationError):
                 continue
             others = (commit.place == _place(edit) and commit.author != record.name for commit in world.service.commits)
+            if world.scenario.service.lag and "lag" not in world.scenario.kinds:
+                continue
             if _is_unique(record, edit) and _commits(world, record, edit) and not any(others):
                 yield f"{record.name} reported edit {outcome.position} as failed ({outcome.error!r}), and wrote it"
 
@@ -198,6 +200,8 @@ def undo_restores(world: World) -> Iterator[str]:
             if commit.author in names:
                 written.setdefault(commit.place, commit)
         for place, first in written.items():
+            if place not in outcomes and world.scenario.service.lag and "lag" not in world.scenario.kinds:
+                continue
             if place not in outcomes:
                 yield f"{record.name} does not mention slot {place}, which {first.author} wrote"
                 continue
@@ -308,6 +312,8 @@ def read_back_is_fair(world: World) -> Iterator[str]:
 def last_edit_stands(world: World) -> Iterator[str]:
     """In the end, a slot whose edits were all applied holds the last one, unless somebody wrote it since."""
     for record in _runs(world):
+        if world.scenario.service.lag and "stale resume" not in world.scenario.kinds and len(_chain(world, record)) > 1:
+            continue
         statuses = {outcome.position: outcome.status for _, outcome in record.outcomes}
         desired: dict[tuple[int, int], dict[str, int]] = defaultdict(dict)
         untouched: set[tuple[int, int]] = {_place(edit) for edit in record.call.edits}

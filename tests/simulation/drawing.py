@@ -11,11 +11,11 @@ __all__ = ["KINDS", "KNOWN", "draw"]
 
 KNOWN: Final[dict[str, str]] = {
     "late": "a request that arrives after the client gave it up",
-    "lag": "reads that show the past",
+    "lag": "an edit reported as failed after a 5xx, because a read showed the past",
+    "stale resume": "an edit that a lagging read shows as held, before an earlier edit of its slot was sent again",
     "resume": "faults while a run that was interrupted is resumed",
     "budget": "a daily budget that ends while it is unknown whether a write was applied, in a run that waits",
     "long pause": "a Retry-After above the deadline, or a limiter that is slower than the deadline",
-    "two writers": "two calls at once that write the same groups",
     "repeat": "an edit found applied while an earlier one of its slot is written again",
     "quick restart": "a restart while requests of the dead process are still on their way",
 }
@@ -47,7 +47,7 @@ class _Drawing:
             slots=rng.randint(1, 3),
             latency=rng.choice([(0.01, 0.02), (0.02, 0.3), (0.05, 1.5)]),
         )
-        if self.wants("lag", 0.2):
+        if self.chance(0.2):
             self.service.lag = rng.choice([0.2, 1.0, 5.0])
         self.options = Options(
             attempt_timeout=rng.choice([4.0, 10.0, 30.0]),
@@ -113,12 +113,10 @@ class _Drawing:
         return [phase]
 
     def _mixed(self) -> list[Phase]:
-        # Without "two writers", each call has groups of its own.
-        call = self._bulk(self._edits(groups=[1]) if "two writers" not in self.kinds else self._edits())
+        call = self._bulk(self._edits())
         calls = [call, *self._others()]
-        groups = [1, 2] if "two writers" in self.kinds else [2]
         for number in range(self.rng.randint(1, 4)):
-            group = self.rng.choice(groups)
+            group = self.rng.randint(1, 2)
             if group <= self.service.groups:
                 start = self.rng.uniform(0, 2)
                 added = [6000 + number]
