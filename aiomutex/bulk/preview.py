@@ -16,6 +16,8 @@ from aiomutex.limits import Priority
 from aiomutex.models import SLOT_LISTS, SlotEdit, find_slot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiomutex.bulk.options import Edits
     from aiomutex.bulk.reads import ReadingSession
     from aiomutex.models import MutexGroup
@@ -76,13 +78,17 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """Their share of the daily budget, from 0 to 1."""
 
     def __str__(self) -> str:
+        return self.describe(lambda problem: f"edit {problem.position}")
+
+    def describe(self, name: Callable[[Problem], str]) -> str:
+        """The summary, with problems named by their line in a file, for example, instead of by their position."""
         counts = (
             f"{counted(self.edits, 'edit')}: {counted(len(self.differences), 'slot')} would change, "
             f"{self.unchanged:,} unchanged, {len(self.impossible):,} impossible, "
             f"{len(self.contradictions):,} contradicting an earlier edit of the same slot"
         )
         cost = f"{counted(self.requests, 'request')}, {self.seconds:,.0f} s at the limit"
-        shown = [f"edit {each.position}: {each.reason}" for each in (*self.impossible, *self.contradictions)]
+        shown = [f"{name(each)}: {each.reason}" for each in (*self.impossible, *self.contradictions)]
         shown += [str(each) for each in self.differences]
         rest = [f"… and {len(shown) - _SHOWN:,} more"] if len(shown) > _SHOWN else []
         return "\n".join([counts, f"{cost}, {self.share_of_day:.1%} of a day", *shown[:_SHOWN], *rest])

@@ -38,7 +38,8 @@ _UNSUCCESSFUL: Final = ("failed", "unknown")
 )
 @click.option("--journal", type=FilePath(), help="Keep the progress here, to resume or undo the run.")
 @click.option("--verify", is_flag=True, help="Read each group before and after: two more requests per group.")
-@click.option("--dry-run", is_flag=True, help="Check FILE and send nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what FILE would change and cost. Writes nothing.")
+@click.option("--offline", is_flag=True, help="With --dry-run: only check FILE, and send nothing.")
 @click.option("--undo", type=FilePath(exists=True), help="Undo the run of this journal.")
 @click.option("--force", is_flag=True, help="With --undo: overwrite slots that changed since the run.")
 @click.option("--failures", type=FilePath(), help="Write failed edits here, as JSON Lines.")
@@ -54,7 +55,14 @@ _UNSUCCESSFUL: Final = ("failed", "unknown")
 @click.option("--used-today", type=click.IntRange(0), default=0, metavar="N", help="Requests already sent today.")
 @json_option
 def bulk(
-    file: str | None, undo: str | None, force: bool, dry_run: bool, used_today: int, as_json: bool, **options: Any
+    file: str | None,
+    undo: str | None,
+    force: bool,
+    dry_run: bool,
+    offline: bool,
+    used_today: int,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Edit many slots from FILE, as JSON Lines or CSV. Use - for standard input.
 
@@ -69,41 +77,69 @@ def bulk(
 
     \b
     Examples:
+      aiomutex slots bulk edits.jsonl --dry-run
       aiomutex slots bulk edits.jsonl --journal run.db --verify
       aiomutex slots bulk --undo run.db
     """  # noqa: D301  # \b keeps click from wrapping the next lines
     if (file is None) == (undo is None):
         raise click.UsageError("give either FILE or --undo JOURNAL")
+    if dry_run and undo is not None:
+        raise click.UsageError("--dry-run shows what a FILE would change; it cannot be combined with --undo")
+    if offline and not dry_run:
+        raise click.UsageError("--offline needs --dry-run")
     if undo is not None:
         _undo(undo, force=force, as_json=as_json)
         return
     assert file is not None  # noqa: S101  # checked above
     format_ = options.pop("format_") or ("csv" if file.endswith(".csv") else "jsonl")
-    # A pipe can be read only once, so its lines are checked during the run.
-    total = _validate(file, format_) if dry_run or Path(file).is_file() else None
-    if dry_run and total is not None:
-        echo(f"{counted(total, 'edit is', 'edits are')} valid. Nothing was sent.")
+    if dry_run:
+        _preview(list(_valid_edits(file, format_)), options, offline=offline, as_json=as_json)
         return
+    # A pipe can be read only once, so its lines are checked during the run.
+    total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None
     result = run(lambda: _run(file, format_, total, used_today, **options))
     _summarize(result, options["journal"], as_json=as_json)
 
 
-def _validate(file: str, format_: str) -> int:
-    """Return the number of edits in a file. If a line is invalid, report it and exit."""
+def _valid_edits(file: str, format_: str) -> Generator[LineEdit]:
+    """Yield the edits of a file. If a line is invalid, report it, and exit at the end."""
     from aiomutex.cli.edits_file import BadLine
 
-    valid = invalid = 0
+    total = invalid = 0
     for item in _read(file, format_):
-        if isinstance(item, BadLine):
-            invalid += 1
-            if invalid <= _MAX_SHOWN:
-                echo(f"line {item.line}: {item.problem}", err=True)
-        else:
-            valid += 1
+        total += 1
+        if not isinstance(item, BadLine):
+            yield item
+            continue
+        invalid += 1
+        if invalid <= _MAX_SHOWN:
+            echo(f"line {item.line}: {item.problem}", err=True)
     if invalid:
         shown = f" (the first {_MAX_SHOWN} are shown)" if invalid > _MAX_SHOWN else ""
-        fail(f"invalid lines: {invalid:,} of {valid + invalid:,}{shown}; nothing was sent", 2)
-    return valid
+        fail(f"invalid lines: {invalid:,} of {total:,}{shown}; nothing was sent", 2)
+
+
+def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, as_json: bool) -> None:
+    """Print what edits would change, or with ``offline`` only their number. Exit with 1 if one would fail."""
+    from msgspec import to_builtins
+
+    from aiomutex.bulk import preview
+
+    if offline:
+        count = counted(len(edits), "edit is", "edits are")
+        print_json({"edits": len(edits)}) if as_json else echo(f"{count} valid. Nothing was sent.")
+        return
+    journal, verify = options["journal"] is not None, options["verify"]
+    found = call(lambda session: preview(session, edits, journal=journal, verify=verify))
+    if as_json:
+        fields: dict[str, Any] = to_builtins(found)
+        for name in ("impossible", "contradictions"):
+            fields[name] = [{"line": edits[each.position].line, "reason": each.reason} for each in getattr(found, name)]
+        print_json(fields)
+    else:
+        echo(found.describe(lambda problem: f"line {edits[problem.position].line}"))
+    if found.impossible:
+        sys.exit(1)
 
 
 def _read(file: str, format_: str) -> Generator[LineEdit | BadLine]:

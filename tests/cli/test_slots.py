@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from command_line import Aiomutex
 
     from aiomutex.testing import MutexEmulator
@@ -175,10 +174,57 @@ def test_a_byte_order_mark_is_ignored(
     assert [request.json for request in service.requests] == [{"experiments": [5]}] * 2
 
 
-def test_a_dry_run_sends_nothing(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+def test_an_offline_dry_run_sends_nothing(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
     file = edits(tmp_path / "e.jsonl", one(1, 1, experiments=[5]))
-    assert aiomutex("slots", "bulk", file, "--dry-run").stdout == "1 edit is valid. Nothing was sent.\n"
+    words = ("slots", "bulk", file, "--dry-run", "--offline")
+    assert aiomutex(*words).stdout == "1 edit is valid. Nothing was sent.\n"
+    assert json.loads(aiomutex(*words, "--json").stdout) == {"edits": 1}
     assert not service.requests
+
+
+def test_a_dry_run_shows_what_would_change_and_names_lines(
+    service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
+    lines = [one(1, 1, experiments=[5]), "\n", one(9, 1, experiments=[6]), one(1, 1, experiments=[7])]
+    file = edits(tmp_path / "e.jsonl", *lines)
+    done = aiomutex("slots", "bulk", file, "--dry-run", "--verify")
+    assert done.exit_code == 1, "an edit would fail"
+    counts, cost, *shown = done.stdout.splitlines()
+    assert counts.startswith("3 edits: 1 slot would change, 0 unchanged, 1 impossible, 1 contradicting")
+    assert cost.startswith("4 requests")
+    assert shown == [
+        "line 3: group 9 does not exist",
+        "line 4: group 1, slot 1: an earlier edit writes other content",
+        "group 1 (group-1), slot 1: experiments +7; experiments -101",
+    ]
+    assert {request.method for request in service.requests} == {"GET"}
+    assert aiomutex("slots", "bulk", "-", "--dry-run", stdin=json.dumps(one(1, 1, experiments=[5]))).exit_code == 0
+
+
+def test_a_dry_run_prints_json(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+    file = edits(tmp_path / "e.jsonl", "\n", one(1, 1, experiments=[101]), one(1, 9, experiments=[6]))
+    preview = json.loads(aiomutex("slots", "bulk", file, "--dry-run", "--json").stdout)
+    assert preview["impossible"] == [{"line": 3, "reason": "group 1 has no slot 9"}]
+    assert (preview["edits"], preview["unchanged"], preview["requests"]) == (2, 1, 1)
+
+
+def test_a_dry_run_of_a_file_with_invalid_lines_sends_nothing(
+    service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
+    file = edits(tmp_path / "e.jsonl", one(1, 1, experiments=[5]), "no json\n")
+    assert aiomutex("slots", "bulk", file, "--dry-run").exit_code == 2
+    assert not service.requests
+
+
+@pytest.mark.parametrize("words", [("--undo", "run.db", "--dry-run"), ("run.db", "--offline")])
+def test_a_dry_run_never_turns_into_a_run(words: tuple[str, ...], service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    file = edits(Path("e.jsonl"), one(1, 1, experiments=[5]))
+    aiomutex("slots", "bulk", file, "--journal", "run.db")
+    sent = len(service.requests)
+    done = aiomutex("slots", "bulk", *words)
+    assert done.exit_code == 2
+    assert "--dry-run" in done.stderr
+    assert len(service.requests) == sent
 
 
 def test_json_prints_the_summary(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
