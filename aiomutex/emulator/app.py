@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from math import ceil
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import web
 
 from aiomutex.emulator.hosts import host_of
-from aiomutex.emulator.recorded import RecordedRequest
 from aiomutex.emulator.responses import HTML, JSON, TEXT, Response
 
 if TYPE_CHECKING:
@@ -30,12 +30,11 @@ if TYPE_CHECKING:
     from random import Random
 
     from aiomutex.emulator.clock import Clock
-    from aiomutex.emulator.faults import Fault, Faults, Latency
-    from aiomutex.emulator.late import LateChanges
+    from aiomutex.emulator.faults import Fault, Faults, LateChanges, Latency
     from aiomutex.emulator.limits import Limits
     from aiomutex.emulator.service import Service
 
-__all__ = ["Application", "PageHandler"]
+__all__ = ["Application", "PageHandler", "RecordedRequest"]
 
 PageHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -43,6 +42,57 @@ RACE_WINDOW = 0.005
 """Seconds between the read and the write of a slot edit if the dialect's ``slot_writes`` is ``racy``."""
 
 _log = logging.getLogger("aiomutex.emulator")
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class RecordedRequest:
+    """A request as it arrived, and the status of its response; the API key is never shown.
+
+    Attributes:
+        at: When it arrived, in seconds since 1970 by the emulator's clock.
+        method: The HTTP method.
+        target: The path and query, as sent.
+        body: The body, as sent.
+        status: The status of the response; None if it was not sent (yet).
+    """
+
+    at: float
+    method: str
+    target: str
+    _headers: Mapping[str, str]
+    body: bytes = b""
+    status: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<RecordedRequest {self.method} {self.target} · {self.status or 'no response'}>"
+
+    @property
+    def path(self) -> str:
+        """The path without the query."""
+        return self.target.partition("?")[0]
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters of the query."""
+        return dict(parse_qsl(self.target.partition("?")[2], keep_blank_values=True))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers, with names in lower case and without the API key."""
+        headers = {name.lower(): value for name, value in self._headers.items()}
+        if "authorization" in headers:
+            scheme, _, key = headers["authorization"].partition(" ")
+            headers["authorization"] = f"{scheme} ***" if key else "***"
+        return headers
+
+    @property
+    def json(self) -> Any:
+        """The decoded body; None if it is empty.
+
+        Raises:
+            ValueError: The body is not JSON.
+        """
+        return msgspec.json.decode(self.body) if self.body else None
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -96,9 +146,9 @@ class Application:
         if response is None:
             fault = self.faults.next_fault(method, path)
             if fault is not None and fault.kind == "late":
-                await self.late.make_in(fault.seconds, lambda: self._change_late(record, request))
+                await self.late.make_in(fault.seconds, lambda: self._change_late(record, request.headers))
             elif fault is None or fault.kind not in _BEFORE_COMMIT or fault.after_commit:
-                response = await self._respond(record, request.headers.get("Content-Type", ""))
+                response = await self._respond(record, request.headers)
         if self.latency.base:
             await asyncio.sleep(self.latency.sample(self.rng))
         if fault is not None:
@@ -150,27 +200,24 @@ class Application:
             response.headers["Retry-After"] = formatdate(ceil(now + wait), usegmt=True)
         return response
 
-    async def _respond(self, record: RecordedRequest, content_type: str) -> Response:
-        result = self.service.respond(record.method, record.target, record.body, content_type)
+    async def _respond(self, record: RecordedRequest, headers: Mapping[str, str]) -> Response:
+        result = self._change(record, headers)
         if isinstance(result, Response):
             return result
-        loop = asyncio.get_running_loop()
-        written: asyncio.Future[Response] = loop.create_future()
 
-        def write() -> None:
-            # A client that disconnected does not undo the change, as on a real server.
-            response = result()
-            if not written.done():
-                written.set_result(response)
+        async def write() -> Response:
+            await asyncio.sleep(RACE_WINDOW)
+            return result()
 
-        loop.call_later(RACE_WINDOW, write)
-        return await written
+        # A client that disconnects does not undo the change, as on a real server.
+        return await asyncio.shield(write())
 
-    def _change_late(self, record: RecordedRequest, request: web.BaseRequest) -> None:
-        content_type = request.headers.get("Content-Type", "")
-        result = self.service.respond(record.method, record.target, record.body, content_type)
-        if not isinstance(result, Response):
-            result()
+    def _change_late(self, record: RecordedRequest, headers: Mapping[str, str]) -> None:
+        if not isinstance(write := self._change(record, headers), Response):
+            write()
+
+    def _change(self, record: RecordedRequest, headers: Mapping[str, str]) -> Response | Callable[[], Response]:
+        return self.service.respond(record.method, record.target, record.body, headers.get("Content-Type", ""))
 
     async def _apply_fault(self, fault: Fault, response: Response | None, request: web.BaseRequest) -> Response | None:
         """Return the response to send, or None if there is none and the connection is closed."""
@@ -181,11 +228,9 @@ class Application:
             self.faults.storm_until = now + fault.seconds
             return self._too_many_requests(now, fault.seconds, "too many requests")
         if fault.kind == "garbage":
-            body = fault.body_bytes()
-            return Response(200, b"\x00\xff{[<garbage>" if body is None else body, JSON)
+            return Response(200, fault.body_or(b"\x00\xff{[<garbage>"), JSON)
         if fault.kind == "maintenance":
-            body = fault.body_bytes()
-            return Response(200, _MAINTENANCE if body is None else body, HTML)
+            return Response(200, fault.body_or(_MAINTENANCE), HTML)
         if fault.kind == "stall":
             # Never done: aiohttp cancels the handler when the connection closes.
             await asyncio.get_running_loop().create_future()
@@ -207,14 +252,13 @@ class Application:
         return None
 
     def _error(self, fault: Fault) -> Response:
-        body = fault.body_bytes()
         if fault.status == 429:  # noqa: PLR2004 - too many requests
             response = self._too_many_requests(self.clock.now(), 1.0, "too many requests")
         else:
             response = self.service.encoder.error(fault.status, f"injected fault with status {fault.status}")
-        if body is not None:
-            response.body = body
-            response.content_type = _guess_content_type(body)
+        if fault.body is not None:
+            response.body = fault.body_or(b"")
+            response.content_type = _guess_content_type(response.body)
         if fault.status in _WITHOUT_BODY:
             response.body = b""
         if fault.retry_after is not None:

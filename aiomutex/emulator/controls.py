@@ -1,65 +1,68 @@
-"""The part of the emulator that tests observe and control: requests and commits, faults, latency and dialect."""
+"""The part of the emulator that tests observe and control: groups, requests, commits, faults, latency and dialect."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiomutex.emulator.faults import Fault, FaultKind, Faults, Latency
+import msgspec
+
+from aiomutex.emulator.faults import Fault, FaultKind, Latency
+from aiomutex.emulator.seeding import SlotSeed, document_of, slots_of, store_of_json
+from aiomutex.emulator.state import Group, GroupStore
+from aiomutex.emulator.state_file import StateFile, open_private
 
 if TYPE_CHECKING:
-    from collections import Counter, deque
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from os import PathLike
 
-    from aiomutex.emulator.app import Application, PageHandler
-    from aiomutex.emulator.clock import Clock
+    from aiomutex.emulator.app import Application
     from aiomutex.emulator.dialect import Dialect
-    from aiomutex.emulator.limits import Limits
-    from aiomutex.emulator.recorded import RecordedRequest
-    from aiomutex.emulator.service import Commit, Service
-    from aiomutex.emulator.state import GroupStore
 
-__all__ = ["Controls"]
+__all__ = ["Controls", "Snapshot"]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Snapshot:
+    """A copy of all groups at one moment, for ``MutexEmulator.restore``."""
+
+    store: GroupStore
+
+    def __repr__(self) -> str:
+        return f"<Snapshot of {len(self.store)} groups>"
 
 
 class Controls:
-    """Properties and methods of ``MutexEmulator`` to observe it and to change how it behaves."""
+    """Attributes and methods of ``MutexEmulator`` to observe it and to change how it behaves.
 
-    def __init__(self, app: Application, service: Service, clock: Clock) -> None:
-        self.clock = clock
+    Attributes:
+        clock: The emulator's clock, which tests can advance or freeze.
+        commits: The latest changes made through the API, oldest first; at most 100,000.
+        faults: The pending faults: ``faults.pending`` counts them, ``faults.clear()`` removes them.
+        limits: The rate limits and their counts, such as ``limits.accepted`` and ``limits.rejected``.
+        pages: Handlers of GET requests by path, which need no key and count against no limit. Add your own.
+        requests: The latest requests, oldest first.
+        writes: How often each slot was written, as ``writes["7", 1]``; ``writes["7", None]`` counts edits of the group.
+    """
+
+    def __init__(self, app: Application) -> None:
         self._app = app
-        self._service = service
+        self._service = app.service
+        self._state: StateFile | None = None
+        self.clock = app.clock
+        self.commits = app.service.commits
+        self.faults = app.faults
+        self.limits = app.limits
+        self.pages = app.pages
+        self.requests = app.requests
+        self.writes = app.service.writes
 
     @property
     def groups(self) -> GroupStore:
         """All groups by ID, in the order of the listing. You may change them directly."""
         return self._service.store
-
-    @property
-    def pages(self) -> dict[str, PageHandler]:
-        """Handlers of GET requests by path, which need no key and count against no limit. Add your own."""
-        return self._app.pages
-
-    # Observe
-
-    @property
-    def requests(self) -> deque[RecordedRequest]:
-        """The latest requests, oldest first."""
-        return self._app.requests
-
-    @property
-    def commits(self) -> deque[Commit]:
-        """The latest changes made through the API, oldest first; at most 100,000."""
-        return self._service.commits
-
-    @property
-    def writes(self) -> Counter[tuple[str, int | None]]:
-        """How often each slot was written, as ``writes["7", 1]``; ``writes["7", None]`` counts edits of the group."""
-        return self._service.writes
-
-    @property
-    def limits(self) -> Limits:
-        """The rate limits and their counts, such as ``limits.accepted`` and ``limits.rejected``."""
-        return self._app.limits
 
     @property
     def used_today(self) -> int:
@@ -69,19 +72,6 @@ class Controls:
     @used_today.setter
     def used_today(self, used: int) -> None:
         self.limits.set_used_today(self.clock.now(), used)
-
-    def busiest_second(self) -> int:
-        """Return the most requests that arrived within any one second, including rejected ones."""
-        return self.limits.busiest_second()
-
-    def clear_history(self) -> None:
-        """Delete the recorded requests and commits and reset the limits' counts; groups and faults stay."""
-        self.requests.clear()
-        self.commits.clear()
-        self.writes.clear()
-        self.limits.reset()
-
-    # Control
 
     @property
     def dialect(self) -> Dialect:
@@ -95,11 +85,6 @@ class Controls:
         self.limits.count_rejected = dialect.rejections == "counted"
 
     @property
-    def faults(self) -> Faults:
-        """The pending faults: ``faults.pending`` counts them, ``faults.clear()`` removes them."""
-        return self._app.faults
-
-    @property
     def latency(self) -> Latency:
         """How long responses take. Set it to seconds, a string such as ``"80ms±40ms"`` or a ``Latency``."""
         return self._app.latency
@@ -107,6 +92,26 @@ class Controls:
     @latency.setter
     def latency(self, latency: float | str | Latency) -> None:
         self._app.latency = Latency.parse(latency)
+
+    @property
+    def pending_changes(self) -> int:
+        """How many changes of ``late`` faults were not made yet. They are made while the emulator runs."""
+        return len(self._app.late)
+
+    def busiest_second(self) -> int:
+        """Return the most requests that arrived within any one second, including rejected ones."""
+        return self.limits.busiest_second()
+
+    def clear_history(self) -> None:
+        """Delete the recorded requests and commits and reset the limits' counts; groups and faults stay."""
+        self.requests.clear()
+        self.commits.clear()
+        self.writes.clear()
+        self.limits.reset()
+
+    def storm(self, seconds: float) -> None:
+        """Reject every request with 429 for the next ``seconds``."""
+        self.faults.storm_until = self.clock.now() + seconds
 
     def fail_next(
         self,
@@ -164,11 +169,109 @@ class Controls:
         )
         self.faults.schedule(n, fault, method=method, path=path)
 
-    @property
-    def pending_changes(self) -> int:
-        """How many changes of ``late`` faults were not made yet. They are made while the emulator runs."""
-        return len(self._app.late)
+    def add_group(
+        self,
+        group_id: str | int | None = None,
+        *,
+        slots: Iterable[SlotSeed] = (50, 50),
+        name: str | None = None,
+        key: str | None = None,
+        project_id: str | int = 1,
+        description: str | None = None,
+        evaluation_mode: str = "remote",
+        bucketing_key: str = "amplitude_id",
+        bucketing_salt: str | None = None,
+        deleted: bool = False,
+    ) -> Group:
+        """Add a group without a request. It is not checked, not recorded as a commit, and counts against no limit.
 
-    def storm(self, seconds: float) -> None:
-        """Reject every request with 429 for the next ``seconds``."""
-        self.faults.storm_until = self.clock.now() + seconds
+        Args:
+            group_id: Its ID; None takes the next integer.
+            slots: Its slots: percentages, mappings (``{"percentage": 40, "experiments": [123]}``) or ``Slot`` objects.
+            name: Its name; None derives one from the ID.
+            key: Its key; None derives one from the ID.
+            project_id: The ID of its project.
+            description: Its description.
+            evaluation_mode: ``remote`` or ``local``.
+            bucketing_key: The user property by which users are bucketed.
+            bucketing_salt: Its salt; None derives one from the ID.
+            deleted: Whether it is archived.
+
+        Returns:
+            The group. You may change its fields.
+
+        Raises:
+            ValueError: Another group has the key, or a slot has an unknown field.
+
+        Example:
+            >>> from aiomutex.testing import MutexEmulator
+            >>> group = MutexEmulator().add_group("7", slots=[{"percentage": 40, "experiments": [123]}, 60])
+            >>> group.key, group.slots[0].experiments
+            ('group-7', [123])
+        """
+        group_id = self.groups.next_id() if group_id is None else str(group_id)
+        group = Group(
+            id=group_id,
+            project_id=str(project_id),
+            name=name or f"Group {group_id}",
+            key=key or f"group-{group_id}",
+            description=description,
+            evaluation_mode=evaluation_mode,
+            bucketing_key=bucketing_key,
+            bucketing_salt=bucketing_salt or f"salt-{group_id}",
+            slots=slots_of(slots),
+            deleted=deleted,
+        )
+        self.groups[group_id] = group
+        self._save(group)
+        return group
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of all groups, for ``restore``.
+
+        Example:
+            >>> from aiomutex.testing import MutexEmulator
+            >>> emulator = MutexEmulator(groups=1)
+            >>> before = emulator.snapshot()
+            >>> emulator.groups["1"].name = "renamed"
+            >>> emulator.restore(before)
+            >>> emulator.groups["1"].name
+            'Group 1'
+        """
+        return Snapshot(self.groups.copy())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Replace all groups by those of ``snapshot``, which can be restored several times."""
+        self._replace(snapshot.store.copy())
+
+    def dump(self, path: str | PathLike[str]) -> None:
+        """Write all groups to a JSON file, for ``load``. Unchanged generated groups take no space in it.
+
+        Raises:
+            OSError: The file cannot be written, or is a symbolic link.
+        """
+        with os.fdopen(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(document_of(self.groups)), indent=2))
+
+    def load(self, path: str | PathLike[str]) -> None:
+        """Replace all groups by those in a JSON file.
+
+        Args:
+            path: A file that ``dump`` wrote, a page of the real service, or a list of groups.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It has something else in it.
+        """
+        self._replace(store_of_json(Path(path).read_bytes()))
+
+    def _replace(self, store: GroupStore) -> None:
+        self._service.store = store
+        self._service.history.clear()
+        self._app.late.clear()
+        if self._state is not None:
+            self._state.save_all(store)
+
+    def _save(self, group: Group) -> None:
+        if self._state is not None:
+            self._state.save(group)

@@ -6,6 +6,7 @@ the same faults.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from dataclasses import dataclass, field
@@ -15,9 +16,11 @@ from random import Random
 from typing import TYPE_CHECKING, Literal, Self, cast, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Fault", "FaultKind", "Faults", "Latency"]
+    from aiomutex.emulator.clock import Clock
+
+__all__ = ["Fault", "FaultKind", "Faults", "LateChanges", "Latency"]
 
 FaultKind = Literal[
     "status", "reset-before", "reset-after", "truncate", "garbage", "stall", "storm", "late", "maintenance"
@@ -34,6 +37,9 @@ FaultKind = Literal[
   Then the connection is reset.
 - ``maintenance``: The response is a 200 with an HTML page; no change is made.
 """
+
+POLL = 0.005
+"""Seconds between two looks at the clock, which a test can move at any time."""
 
 _FAULT = re.compile(r"(?P<kind>[a-z0-9-]+)(?::(?P<rate>\d+(?:\.\d+)?)%)?(?::(?P<seconds>\d+(?:\.\d+)?)s)?")
 _LATENCY = re.compile(
@@ -107,9 +113,11 @@ class Fault:
             return cls(kind="status", rate=rate, status=int(kind))
         return cls(kind=cast("FaultKind", kind), rate=rate, seconds=float(match["seconds"] or 1))
 
-    def body_bytes(self) -> bytes | None:
-        """The encoded body; None leaves it to the dialect."""
-        if self.body is None or isinstance(self.body, bytes):
+    def body_or(self, default: bytes) -> bytes:
+        """Return the encoded body, or ``default`` if it is None."""
+        if self.body is None:
+            return default
+        if isinstance(self.body, bytes):
             return self.body
         return self.body.encode() if isinstance(self.body, str) else json.dumps(self.body).encode()
 
@@ -227,3 +235,42 @@ class Faults:
                 if point < 0:
                     return fault
         return None
+
+
+class LateChanges:
+    """Make each change when the emulator's clock reaches its time, or at the next request after that."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting: list[tuple[float, Callable[[], object], asyncio.Future[None]]] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def make_in(self, seconds: float, change: Callable[[], object]) -> None:
+        """Wait ``seconds`` and call ``change``, which is called even if this wait is cancelled."""
+        loop = asyncio.get_running_loop()
+        made: asyncio.Future[None] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._poll, loop)
+        self._waiting.append((self._clock.now() + seconds, change, made))
+        await made
+
+    def make_due(self) -> None:
+        """Make the changes whose time has come, in the order of their times."""
+        now = self._clock.now()
+        due = sorted((waiting for waiting in self._waiting if waiting[0] <= now), key=lambda waiting: waiting[0])
+        self._waiting = [waiting for waiting in self._waiting if waiting[0] > now]
+        for _, change, made in due:
+            change()
+            if not made.done():
+                made.set_result(None)
+
+    def clear(self) -> None:
+        """Drop the changes that were not made yet."""
+        self._waiting.clear()
+
+    def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._waiting:
+            self.make_due()
+            loop.call_later(POLL, self._poll, loop)

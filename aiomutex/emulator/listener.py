@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
 if TYPE_CHECKING:
-    import ssl
     from random import Random
+    from ssl import SSLContext
 
     from aiomutex.emulator.faults import Latency
 
@@ -56,47 +56,24 @@ class _DelayedConnection(asyncio.Protocol):
 
 
 class Listener:
-    """Serve ``handler`` on ``host`` and ``port`` between ``open`` and ``close``.
-
-    Args:
-        handler: The request handler.
-        host: The address to listen on.
-        port: The port; 0 picks a free one.
-        ssl_context: Serve TLS with this context.
-        handshake_delay: How long a new connection waits before it is served.
-        rng: The source of the random delays.
-    """
+    """Serve ``handler`` on ``host`` and ``port`` between ``open`` and ``close``; each connection after a ``delay``."""
 
     def __init__(
-        self,
-        handler: Handler,
-        *,
-        host: str,
-        port: int,
-        ssl_context: ssl.SSLContext | None,
-        handshake_delay: Latency,
-        rng: Random,
+        self, handler: Handler, *, host: str, port: int, ssl: SSLContext | None, delay: Latency, rng: Random
     ) -> None:
         self._handler = handler
-        self._host = host
-        self._port = port
-        self._ssl = ssl_context
-        self._delay = handshake_delay
+        self._options: dict[str, Any] = {"host": host, "port": port, "ssl": ssl}
+        self._delay = delay
         self._rng = rng
-        self._delayed_connections: set[_DelayedConnection] = set()
+        self._delayed: set[_DelayedConnection] = set()
 
     async def open(self) -> int:
         """Start to listen and return the port."""
         # Cancel the handler when its client disconnects: a stalled request would otherwise wait forever.
         self._web = web.Server(self._handler, handler_cancellation=True, access_log=None, lingering_time=1.0)
-        self._server = await asyncio.get_running_loop().create_server(
-            self._delayed if self._delay.base else self._web,
-            self._host,
-            self._port,
-            ssl=self._ssl,
-            backlog=1024,
-            start_serving=False,
-        )
+        factory = self._delayed_connection if self._delay.base else self._web
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(factory, **self._options, backlog=1024, start_serving=False)
         try:
             await self._server.start_serving()
         except BaseException:
@@ -115,7 +92,7 @@ class Listener:
             await _run_callbacks()
         finally:
             self._server.close()
-            transports = [waiting.transport for waiting in self._delayed_connections]
+            transports = [waiting.transport for waiting in self._delayed]
             transports += [it.transport for it in self._web.connections if it.transport is not None]
             for transport in transports:
                 # close() would wait for a client that does not read.
@@ -124,8 +101,8 @@ class Listener:
         await self._web.shutdown(GRACE)
         await self._server.wait_closed()
 
-    def _delayed(self) -> asyncio.Protocol:
-        return _DelayedConnection(self._web, self._delay.sample(self._rng), self._delayed_connections)
+    def _delayed_connection(self) -> asyncio.Protocol:
+        return _DelayedConnection(self._web, self._delay.sample(self._rng), self._delayed)
 
 
 async def _run_callbacks() -> None:

@@ -1,56 +1,43 @@
-"""``MutexEmulator``, the public class, assembled from its parts.
+"""``MutexEmulator``, the public class: assembled from its parts, and started and stopped with its state file.
 
-``lifecycle`` starts and stops it, ``controls`` has what tests observe and set, ``app`` handles requests, and
-``service`` implements the endpoints.
+``controls`` has what tests observe and set, ``app`` handles requests, and ``service`` implements the endpoints.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
-from dataclasses import dataclass
+from concurrent.futures import Future
+from contextlib import AsyncExitStack, ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
-
-import msgspec
+from threading import Thread
+from typing import TYPE_CHECKING, Self
 
 from aiomutex.emulator.app import Application
 from aiomutex.emulator.clock import Clock
+from aiomutex.emulator.controls import Controls
 from aiomutex.emulator.dialect import Dialect
-from aiomutex.emulator.faults import Fault, Faults, Latency
+from aiomutex.emulator.faults import Fault, Faults, LateChanges, Latency
 from aiomutex.emulator.hosts import allowed_hosts
-from aiomutex.emulator.late import LateChanges
-from aiomutex.emulator.lifecycle import Lifecycle
 from aiomutex.emulator.limits import Limits
+from aiomutex.emulator.listener import Listener
 from aiomutex.emulator.pages import pages_of
-from aiomutex.emulator.seeding import GroupSeed, SlotSeed, document_of, seeded_store, slots_of, store_of_json
+from aiomutex.emulator.seeding import GroupSeed, seeded_store
 from aiomutex.emulator.service import Service
-from aiomutex.emulator.state import Group
-from aiomutex.emulator.state_file import open_private, read_state
+from aiomutex.emulator.state_file import StateFile, read_state
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractAsyncContextManager
     from os import PathLike
 
-    from aiomutex.emulator.state import GroupStore
-
-__all__ = ["MutexEmulator", "Snapshot", "serve"]
+__all__ = ["MutexEmulator", "serve"]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Snapshot:
-    """A copy of all groups at one moment, for ``MutexEmulator.restore``."""
-
-    store: GroupStore
-
-    def __repr__(self) -> str:
-        return f"<Snapshot of {len(self.store)} groups>"
-
-
-class MutexEmulator(Lifecycle):
+class MutexEmulator(Controls):
     """A local emulator of the mutex-group endpoints of the Management API.
 
     ``async with MutexEmulator() as emulator`` runs it in the current event loop, ``with MutexEmulator() as emulator``
@@ -128,7 +115,7 @@ class MutexEmulator(Lifecycle):
         keep_requests: int = 10_000,
     ) -> None:
         dialect = dialect or Dialect()
-        path = None if state_file is None else Path(state_file)
+        path = self._state_path = None if state_file is None else Path(state_file)
         clock = Clock()
         service = Service(
             (read_state(path) if path else None) or seeded_store(groups, slots_per_group),
@@ -137,6 +124,7 @@ class MutexEmulator(Lifecycle):
             taken_keys=taken_keys,
             local_experiments=local_experiments,
             clock=clock,
+            on_commit=self._save,
         )
         app = Application(
             service=service,
@@ -153,118 +141,112 @@ class MutexEmulator(Lifecycle):
             requests=deque(maxlen=keep_requests),
             rng=Random(seed),
         )
-        super().__init__(
-            app,
-            service,
-            clock,
-            host=host,
-            port=port,
-            ssl_context=ssl_context,
-            handshake_delay=Latency.parse(handshake_delay),
-            seed=seed,
-            state_path=path,
-        )
+        super().__init__(app)
         app.pages.update(pages_of(app))
         self.dialect = dialect
         self.used_today = used_today
+        self.host = host
+        self._port: int | None = None
+        self._scheme = "https" if ssl_context else "http"
+        self._listener = Listener(
+            app.handle, host=host, port=port, ssl=ssl_context, delay=Latency.parse(handshake_delay), rng=Random(seed)
+        )
+        self._running: AsyncExitStack | None = None
+        self._thread: ExitStack | None = None
 
     def __repr__(self) -> str:
         state = self.url if self._port is not None else "not running"
         return f"<MutexEmulator {state} · {len(self.groups):,} groups · {self.limits.accepted:,} requests accepted>"
 
-    def add_group(
-        self,
-        group_id: str | int | None = None,
-        *,
-        slots: Iterable[SlotSeed] = (50, 50),
-        name: str | None = None,
-        key: str | None = None,
-        project_id: str | int = 1,
-        description: str | None = None,
-        evaluation_mode: str = "remote",
-        bucketing_key: str = "amplitude_id",
-        bucketing_salt: str | None = None,
-        deleted: bool = False,
-    ) -> Group:
-        """Add a group without a request. It is not checked, not recorded as a commit, and counts against no limit.
+    async def __aenter__(self) -> Self:
+        if self._running is not None:
+            raise RuntimeError("the emulator is already running")
+        async with AsyncExitStack() as stack:
+            if self._state_path is not None:
+                state = stack.enter_context(closing(StateFile(self._state_path)))
+                state.save_all(self.groups)
+                self._state = state
+            stack.callback(self._stopped)
+            self._port = await self._listener.open()
+            stack.push_async_callback(self._listener.close)
+            self._running = stack.pop_all()
+        self._service.base_url = self.url
+        return self
 
-        Args:
-            group_id: Its ID; None takes the next integer.
-            slots: Its slots: percentages, mappings (``{"percentage": 40, "experiments": [123]}``) or ``Slot`` objects.
-            name: Its name; None derives one from the ID.
-            key: Its key; None derives one from the ID.
-            project_id: The ID of its project.
-            description: Its description.
-            evaluation_mode: ``remote`` or ``local``.
-            bucketing_key: The user property by which users are bucketed.
-            bucketing_salt: Its salt; None derives one from the ID.
-            deleted: Whether it is archived.
+    async def __aexit__(self, *_: object) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            await running.aclose()
 
-        Returns:
-            The group. You may change its fields.
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(_in_thread(self))
+            self._thread = stack.pop_all()
+        return self
 
-        Raises:
-            ValueError: Another group has the key, or a slot has an unknown field.
+    def __exit__(self, *_: object) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.close()
 
-        Example:
-            >>> group = MutexEmulator().add_group("7", slots=[{"percentage": 40, "experiments": [123]}, 60])
-            >>> group.key, group.slots[0].experiments
-            ('group-7', [123])
-        """
-        group_id = self.groups.next_id() if group_id is None else str(group_id)
-        group = Group(
-            id=group_id,
-            project_id=str(project_id),
-            name=name or f"Group {group_id}",
-            key=key or f"group-{group_id}",
-            description=description,
-            evaluation_mode=evaluation_mode,
-            bucketing_key=bucketing_key,
-            bucketing_salt=bucketing_salt or f"salt-{group_id}",
-            slots=slots_of(slots),
-            deleted=deleted,
-        )
-        self.groups[group_id] = group
-        self._save(group)
-        return group
+    def _stopped(self) -> None:
+        state, self._state, self._port = self._state, None, None
+        self._app.late.clear()
+        if state is not None:
+            # Tests may have changed groups directly, which does not save them.
+            state.save_all(self.groups)
 
-    def snapshot(self) -> Snapshot:
-        """Return a copy of all groups, for ``restore``.
-
-        Example:
-            >>> emulator = MutexEmulator(groups=1)
-            >>> before = emulator.snapshot()
-            >>> emulator.groups["1"].name = "renamed"
-            >>> emulator.restore(before)
-            >>> emulator.groups["1"].name
-            'Group 1'
-        """
-        return Snapshot(self.groups.copy())
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Replace all groups by those of ``snapshot``, which can be restored several times."""
-        self._replace(snapshot.store.copy())
-
-    def dump(self, path: str | PathLike[str]) -> None:
-        """Write all groups to a JSON file, for ``load``. Unchanged generated groups take no space in it.
+    @property
+    def port(self) -> int:
+        """The port that it listens on.
 
         Raises:
-            OSError: The file cannot be written, or is a symbolic link.
+            RuntimeError: The emulator is not running.
         """
-        with os.fdopen(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(document_of(self.groups)), indent=2))
+        if self._port is None:
+            raise RuntimeError("the emulator is not running; start it with `async with` or `with`")
+        return self._port
 
-    def load(self, path: str | PathLike[str]) -> None:
-        """Replace all groups by those in a JSON file.
-
-        Args:
-            path: A file that ``dump`` wrote, a page of the real service, or a list of groups.
+    @property
+    def url(self) -> str:
+        """The base URL for clients, such as ``http://127.0.0.1:54321``.
 
         Raises:
-            OSError: The file cannot be read.
-            ValueError: It has something else in it.
+            RuntimeError: The emulator is not running.
         """
-        self._replace(store_of_json(Path(path).read_bytes()))
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self._scheme}://{host}:{self.port}"
+
+
+@contextmanager
+def _in_thread(manager: AbstractAsyncContextManager[object]) -> Iterator[None]:
+    """Enter ``manager`` in an event loop in a thread of its own, and leave it at the end."""
+    ready: Future[Callable[[], object]] = Future()
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        async with manager:
+            ready.set_result(partial(asyncio.get_running_loop().call_soon_threadsafe, stop.set))
+            await stop.wait()
+
+    def main() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
+
+    thread = Thread(target=main, name="aiomutex-emulator", daemon=True)
+    thread.start()
+    try:
+        stop = ready.result()
+        try:
+            yield
+        finally:
+            stop()
+    finally:
+        thread.join()
 
 
 async def serve(emulator: MutexEmulator, *, on_ready: Callable[[MutexEmulator], None] | None = None) -> None:

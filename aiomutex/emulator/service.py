@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from aiomutex.emulator.clock import Clock
-from aiomutex.emulator.history import History
 from aiomutex.emulator.responses import Encoder, Response
+from aiomutex.emulator.state import History
 from aiomutex.emulator.validation import Rejection, group_edit, new_group, page, slot_edit
 
 if TYPE_CHECKING:
