@@ -95,7 +95,7 @@ class GroupReader:
             ahead = self._concurrency if self._pages else max(1, pages // 3)
             width = min(ahead, len(missing) - pages) if step else 1
             cursors: list[str | None] = [cursor]
-            cursors += [str(int(cursor or 0) + step * index) for index in range(1, width)]
+            cursors += _offsets(cursor, step, width)
             try:
                 batch = await self._fetch(cursors)
             except (ServerError, TransportError, UnexpectedResponseError):
@@ -126,3 +126,8 @@ class GroupReader:
 
         await run_workers(fetch, range(len(cursors)), self._concurrency)
         return [pages[index] for index in range(len(cursors))]
+
+
+def _offsets(cursor: str | None, step: int, width: int) -> list[str]:
+    """The cursors of the pages after ``cursor``."""
+    return [str(int(cursor or 0) + step * index) for index in range(1, width)]
