@@ -34,7 +34,7 @@ __all__ = ["OutcomeStream", "collect_report"]
 class OutcomeStream:
     """A run of slot edits: ``async with`` it, then ``async for`` over it.
 
-    Leaving the block early cancels what is in flight; on a fleet, workers finish the jobs they have. These edits, and
+    Leaving the block early cancels what is in flight; on a fleet, its jobs are given up. These edits, and
     outcomes not iterated over, are in ``unfinished`` and are passed to ``on_outcome``. To end a run without unknown
     outcomes, call ``stop()`` and iterate to the end.
 

@@ -26,6 +26,9 @@ async def main() -> None:
     emulator.pages["/test/commits"] = page(
         lambda: [[commit.group_id, commit.slot_index, commit.body] for commit in emulator.commits]
     )
+    emulator.pages["/test/writes"] = page(
+        lambda: [[each.at, each.path, each.json] for each in emulator.requests if each.method == "PATCH"]
+    )
     emulator.pages["/test/slots"] = page(
         lambda: {
             f"{group.id}/{slot.index}": [slot.experiments, slot.holdouts, slot.individuals]
