@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from aiomutex._util.checks import describe
 from aiomutex.errors import InvalidRequestError
-from aiomutex.probe.findings import Findings, ProbeReport
+from aiomutex.probe.findings import ProbeReport
 from aiomutex.probe.reads import MAX_READS, Prober, probe_reads
 from aiomutex.probe.writes import MAX_WRITES, probe_writes
 
@@ -50,15 +50,12 @@ async def probe(session: MutexSession, *, write_scratch: str | int | None = None
         raise InvalidRequestError(
             f"write_scratch must be a project ID, an integer or a non-empty string, not {describe(write_scratch)}"
         )
-    findings = Findings()
-    reader = Prober(session, findings, MAX_READS)
-    await probe_reads(reader, findings)
-    sent = reader.sent
+    prober = Prober(session)
+    await probe_reads(prober)
     if write_scratch is not None:
-        writer = Prober(session, findings, MAX_WRITES)
-        await probe_writes(writer, findings, write_scratch)
-        sent += writer.sent
-    return findings.report(requests=sent, wrote=write_scratch is not None)
+        prober.allowed = prober.sent + MAX_WRITES
+        await probe_writes(prober, write_scratch)
+    return prober.findings.report(requests=prober.sent, wrote=write_scratch is not None)
 
 
 def _is_project_id(value: object) -> bool:

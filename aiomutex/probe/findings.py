@@ -6,6 +6,7 @@ Pure: responses in, findings out. If two responses contradict each other, the kn
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -87,15 +88,19 @@ class Findings:
     """What is known so far."""
 
     def __init__(self) -> None:
-        self._readings: dict[str, set[Value]] = {}
+        self._readings: defaultdict[str, set[Value]] = defaultdict(set)
         self._statuses: dict[str, int] = {}
-        self._names: dict[str, set[str]] = {}
+        self._names: defaultdict[str, set[str]] = defaultdict(set)
         self._notes: dict[str, Any] = {}
 
     def add(self, knob: str, value: Value | None) -> None:
         """Add one reading of a knob; ``None`` is no reading."""
         if value is not None:
-            self._readings.setdefault(knob, set()).add(value)
+            self._readings[knob].add(value)
+
+    def add_verdict(self, knob: str, accepted: Value, response: ResponseOrError) -> None:
+        """Add the reading ``accepted`` if the request succeeded, and ``rejected`` if it was rejected as invalid."""
+        self.add(knob, accepted if succeeded(response) else "rejected" if response.status in (400, 422) else None)
 
     def note(self, name: str, value: Any) -> None:
         """Add an observation that no knob stands for."""
@@ -108,13 +113,14 @@ class Findings:
         self._add_names("headers", (name.lower() for name in response.headers))
         content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if re.fullmatch(r"[a-z]+/[a-z0-9.+-]{1,60}", content_type):
-            self._names.setdefault("content_types", set()).add(f"{status // 100}xx {content_type}")
+            self._names["content_types"].add(f"{status // 100}xx {content_type}")
         if response.request_id is not None:
             self.add("request_ids", "present")
         elif status != 429:  # noqa: PLR2004  # a gateway may send a 429 on its own
-            self._readings.setdefault("request_ids", {"absent"})
+            self.add("request_ids", "absent")
         if status == 429:  # noqa: PLR2004  # too many requests
-            self.add("retry_after", _form_of_wait(response.headers.get("retry-after", "")))
+            wait = response.headers.get("retry-after", "").strip()
+            self.add("retry_after", "none" if not wait else "seconds" if re.fullmatch("[0-9.]+", wait) else "date")
         elif 400 <= status <= 499:  # noqa: PLR2004  # HTTP's
             self.add("error_body", _form_of_error(response))
             self._add_names("error_fields", object_of(response) or {})
@@ -128,7 +134,7 @@ class Findings:
         for group in groups:
             self.add_group(group)
         if isinstance(listed, list):
-            cursor = next_cursor_of(page)
+            cursor = next_cursor_of(response)
             if cursor is None:
                 absent = "nextCursor" not in page
                 self.add("last_cursor", "absent" if absent else "null" if page["nextCursor"] is None else "empty")
@@ -149,29 +155,28 @@ class Findings:
 
     def report(self, *, requests: int, wrote: bool) -> ProbeReport:
         """Return everything found."""
-        determined = {knob: next(iter(values)) for knob, values in self._readings.items() if len(values) == 1}
-        if self._readings.get("request_ids") == {"absent", "present"}:
-            determined["request_ids"] = "present"
+        dialect: dict[str, Value] = {}
         undetermined: dict[str, str] = {}
         for knob, reason in REASONS.items():
-            if knob not in determined:
-                values = self._readings.get(knob)
+            values = self._readings[knob]
+            if len(values) == 1:
+                (dialect[knob],) = values
+            elif knob == "request_ids" and values:
+                dialect[knob] = "present"
+            else:
                 undetermined[knob] = f"seen as {' and as '.join(sorted(map(str, values)))}" if values else reason
+        names = {category: sorted(seen) for category, seen in self._names.items()}
         return ProbeReport(
             requests=requests,
             wrote=wrote,
-            dialect={knob: determined[knob] for knob in REASONS if knob in determined},
+            dialect=dialect,
             undetermined=undetermined,
-            observed={
-                "statuses": self._statuses,
-                **{name: sorted(self._names[name]) for name in self._names},
-                **self._notes,
-            },
+            observed={"statuses": self._statuses, **names, **self._notes},
         )
 
     def _add_names(self, category: str, names: Iterable[str]) -> None:
         # Only what looks like a field's or header's name: anything else may be private data.
-        self._names.setdefault(category, set()).update(name for name in names if _NAME.fullmatch(name))
+        self._names[category].update(name for name in names if _NAME.fullmatch(name))
 
 
 def succeeded(response: ResponseOrError) -> bool:
@@ -191,9 +196,9 @@ def objects(value: object) -> list[dict[str, Any]]:
     return [cast("dict[str, Any]", item) for item in items if isinstance(item, dict)]
 
 
-def next_cursor_of(page: dict[str, Any]) -> str | int | None:
+def next_cursor_of(response: ResponseOrError) -> str | int | None:
     """The cursor of the next page; ``None`` at the end, in whatever form."""
-    cursor = page.get("nextCursor")
+    cursor = (object_of(response) or {}).get("nextCursor")
     return cursor if isinstance(cursor, str | int) and cursor != "" else None
 
 
@@ -218,15 +223,7 @@ def _form_of_error(response: ResponseOrError) -> str | None:
     if body[:1] in ("<", b"<"):
         return "html"
     document = _document_of(response)
-    if isinstance(document, dict):
-        return "object"
-    if isinstance(document, str):
-        return "string"
+    if isinstance(document, dict | str):
+        return "object" if isinstance(document, dict) else "string"
     # An error keeps the beginning of a long body only, which does not show what the whole body is.
     return None if len(response.body) >= _BODY_CUT else "text"
-
-
-def _form_of_wait(header: str) -> str:
-    if not header.strip():
-        return "none"
-    return "seconds" if re.fullmatch(r"[0-9.]+", header.strip()) else "date"

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiomutex.errors import APIError, InvalidRequestError, UnexpectedResponseError
 from aiomutex.models import UNSET
-from aiomutex.probe.findings import next_cursor_of, object_of, succeeded
+from aiomutex.probe.findings import Findings, next_cursor_of, object_of, succeeded
 from aiomutex.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from aiomutex.probe.findings import Findings, ResponseOrError
+    from aiomutex.probe.findings import ResponseOrError
     from aiomutex.session import MutexSession
 
 __all__ = ["MAX_READS", "ROOT", "Prober", "listing_path", "probe_reads"]
@@ -27,39 +27,40 @@ _ABSENT_ID: Final = "0"
 class Prober:
     """Sends single requests through a session, its limiter included, and returns whole responses.
 
-    Args:
-        session: An open session.
-        findings: Where it adds what every response shows.
-        max_requests: How many requests it may send.
+    Attributes:
+        findings: What the responses show.
+        allowed: How many requests it may send in all.
+        sent: How many requests it sent.
     """
 
-    def __init__(self, session: MutexSession, findings: Findings, max_requests: int) -> None:
+    def __init__(self, session: MutexSession) -> None:
         self.session = session
+        self.findings = Findings()
+        self.allowed = MAX_READS
         self.sent = 0
-        self._findings = findings
-        self._max_requests = max_requests
         # The probe counts its requests and looks at each response, so it repeats them itself.
         self._single = session.with_options(retry=RetryPolicy(max_attempts=1))
 
     async def send(self, call: str, method: str, path: str, json: object = UNSET) -> ResponseOrError:
         """Send a request, again only after a 429, and add what the response shows under the name ``call``."""
         for attempt in range(1, _MAX_ATTEMPTS + 1):
-            if self.sent >= self._max_requests:
-                raise InvalidRequestError(f"the probe has sent its maximum of {self._max_requests} requests")
+            if self.sent >= self.allowed:
+                raise InvalidRequestError(f"the probe has sent its maximum of {self.allowed} requests")
             self.sent += 1
             response: ResponseOrError
             try:
                 response = await self._single.request(method, path, json=json)
             except APIError as error:
                 response = error
-            self._findings.add_response(call, response)
+            self.findings.add_response(call, response)
             if response.status != 429 or attempt == _MAX_ATTEMPTS:  # noqa: PLR2004  # too many requests
                 return response
         raise AssertionError("unreachable")
 
 
-async def probe_reads(prober: Prober, findings: Findings) -> None:
+async def probe_reads(prober: Prober) -> None:
     """Determine what reading requests can show."""
+    findings = prober.findings
     response = await prober.send("list", "GET", listing_path(1))
     if isinstance(response, APIError):
         raise response
@@ -72,44 +73,42 @@ async def probe_reads(prober: Prober, findings: Findings) -> None:
     groups = findings.add_page(response)
     if succeeded(response):
         findings.note("groups", "none" if not groups else "one" if len(groups) == 1 else "several")
-    if next_cursor_of(object_of(response) or {}) is not None:
+    if next_cursor_of(response) is not None:
         path = listing_path(_PAGE_SIZE, _OFFSET_BEYOND_THE_END)
         findings.add_page(await prober.send("list beyond the end", "GET", path))
     elif 0 < len(groups) < _PAGE_SIZE:
-        await _probe_full_last_page(prober, findings, len(groups))
+        await _probe_full_last_page(prober, len(groups))
     response = await prober.send("list 1001", "GET", listing_path(_PAGE_SIZE + 1))
     findings.add_page(response)
-    rejected = response.status in (400, 422)
-    findings.add("over_limit", "capped" if succeeded(response) else "rejected" if rejected else None)
-    await _probe_group(prober, findings, first)
+    findings.add_verdict("over_limit", "capped", response)
+    await _probe_group(prober, first)
     await prober.send("an absent group", "GET", f"{ROOT}/{_ABSENT_ID}")
 
 
-async def _probe_full_last_page(prober: Prober, findings: Findings, groups: int) -> None:
+async def _probe_full_last_page(prober: Prober, groups: int) -> None:
     """Find out whether a last page that is exactly full says that it is the last.
 
     Hidden groups at the end of the list look the same as a page that does not say so, and mean the same to clients.
     """
     response = await prober.send("list exactly all", "GET", listing_path(groups))
-    full = len(findings.add_page(response)) == groups
-    cursor = next_cursor_of(object_of(response) or {})
-    if not succeeded(response) or not full:
+    if len(prober.findings.add_page(response)) != groups:
         return
+    cursor = next_cursor_of(response)
     if cursor is None:
-        findings.add("end_of_list", "known")
+        prober.findings.add("end_of_list", "known")
     elif isinstance(cursor, int) or cursor.isdecimal():
         rest = await prober.send("list after all", "GET", listing_path(groups, int(cursor)))
-        if succeeded(rest) and not findings.add_page(rest) and next_cursor_of(object_of(rest) or {}) is None:
-            findings.add("end_of_list", "probed")
+        if succeeded(rest) and not prober.findings.add_page(rest) and next_cursor_of(rest) is None:
+            prober.findings.add("end_of_list", "probed")
 
 
-async def _probe_group(prober: Prober, findings: Findings, groups: list[dict[str, Any]]) -> None:
+async def _probe_group(prober: Prober, groups: list[dict[str, Any]]) -> None:
     # Only an ID that is the same in a path needs no escaping, and cannot lead to another endpoint.
     group_id = str(groups[0].get("id", "")) if groups else ""
     if re.fullmatch("[A-Za-z0-9_-]{1,100}", group_id):
         response = await prober.send("one group", "GET", f"{ROOT}/{group_id}")
         if succeeded(response):
-            findings.add_group(object_of(response) or {})
+            prober.findings.add_group(object_of(response) or {})
 
 
 def listing_path(limit: int, cursor: str | int | None = None) -> str:

@@ -14,7 +14,7 @@ from aiomutex.probe.reads import ROOT, listing_path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiomutex.probe.findings import Findings, ResponseOrError
+    from aiomutex.probe.findings import ResponseOrError
     from aiomutex.probe.reads import Prober
 
 __all__ = ["MAX_WRITES", "probe_writes"]
@@ -24,7 +24,7 @@ _NAME: Final = "aiomutex probe (archived when it is done)"
 _MAX_PAGES: Final = 5
 
 
-async def probe_writes(prober: Prober, findings: Findings, project_id: str | int) -> None:
+async def probe_writes(prober: Prober, project_id: str | int) -> None:
     """Write to a scratch group in the project ``project_id``, and add what the responses show.
 
     Raises:
@@ -34,28 +34,28 @@ async def probe_writes(prober: Prober, findings: Findings, project_id: str | int
     group = {"projectId": project_id, "name": _NAME, "key": key, "slots": [{"percentage": 50}, {"percentage": 50}]}
     created: list[str] = []
     try:
-        await _create(prober, findings, group, created)
-        await _edit(prober, findings, created[0])
+        await _create(prober, group, created)
+        await _edit(prober, created[0])
     except BaseException as error:
         rejected = isinstance(error, APIError) and 400 <= error.status <= 499  # noqa: PLR2004  # HTTP's
         if created or not rejected:
             await run_to_completion(_archive(prober, key, created))
         raise
     await run_to_completion(_archive(prober, key, created))
-    await _find_archived(prober, findings, created[0])
+    await _find_archived(prober, created[0])
 
 
-async def _create(prober: Prober, findings: Findings, group: dict[str, Any], created: list[str]) -> None:
-    created.append(_created_id(findings, await prober.send("create", "POST", ROOT, group)))
+async def _create(prober: Prober, group: dict[str, Any], created: list[str]) -> None:
+    created.append(_created_id(prober, await prober.send("create", "POST", ROOT, group)))
     again = await prober.send("create again", "POST", ROOT, group)
     if succeeded(again):
-        findings.note("taken_key", "accepted")
-        created.append(_created_id(findings, again))
+        prober.findings.note("taken_key", "accepted")
+        created.append(_created_id(prober, again))
     elif again.status in (400, 409):
-        findings.add("taken_key", again.status)
+        prober.findings.add("taken_key", again.status)
 
 
-def _created_id(findings: Findings, response: ResponseOrError) -> str:
+def _created_id(prober: Prober, response: ResponseOrError) -> str:
     if isinstance(response, APIError):
         raise response
     group_id = (object_of(response) or {}).get("id")
@@ -63,23 +63,24 @@ def _created_id(findings: Findings, response: ResponseOrError) -> str:
         raise UnexpectedResponseError(
             "the body has no ID of the created group", status=response.status, method="POST", path=ROOT
         )
-    findings.add("created_id", id_type(group_id))
+    prober.findings.add("created_id", id_type(group_id))
     return str(group_id)
 
 
-async def _edit(prober: Prober, findings: Findings, group_id: str) -> None:
+async def _edit(prober: Prober, group_id: str) -> None:
     edited: list[bool] = []
     for individual_ids in (["probe-a", "probe-b"], ["probe-b"]):
         response = await _edit_slot(prober, "edit slot", group_id, 1, individual_ids)
         edited.append(succeeded(response))
         if succeeded(response):
-            findings.add("patch_body", _form_of_success(response))
+            body = "json" if object_of(response) is not None else "ok" if response.body.strip() else "empty"
+            prober.findings.add("patch_body", body)
     individuals = await _individuals(prober, group_id)
     for slot, numbers in ((1, "from 1"), (2, "from 0")):
         if "probe-b" in (held := individuals.get(slot, [])):
-            findings.add("slot_numbers", numbers)
+            prober.findings.add("slot_numbers", numbers)
             if all(edited):
-                findings.add("slot_patch", "merge" if "probe-a" in held else "replace")
+                prober.findings.add("slot_patch", "merge" if "probe-a" in held else "replace")
 
     responses: list[ResponseOrError] = []
 
@@ -90,16 +91,13 @@ async def _edit(prober: Prober, findings: Findings, group_id: str) -> None:
     if all(map(succeeded, responses)):
         individuals = await _individuals(prober, group_id)
         if any(f"probe-c{slot}" not in individuals.get(slot, [f"probe-c{slot}"]) for slot in (1, 2)):
-            findings.add("slot_writes", "racy")
+            prober.findings.add("slot_writes", "racy")
 
     unknown_field = {"description": None, "aiomutexProbe": True}
-    for knob, call, body, accepted in (
-        ("empty_edit", "edit nothing", {}, "accepted"),
-        ("unknown_fields", "edit an unknown field", unknown_field, "ignored"),
-    ):
-        response = await prober.send(call, "PATCH", _path(group_id), body)
-        rejected = response.status in (400, 422)
-        findings.add(knob, accepted if succeeded(response) else "rejected" if rejected else None)
+    response = await prober.send("edit nothing", "PATCH", _path(group_id), {})
+    prober.findings.add_verdict("empty_edit", "accepted", response)
+    response = await prober.send("edit an unknown field", "PATCH", _path(group_id), unknown_field)
+    prober.findings.add_verdict("unknown_fields", "ignored", response)
 
 
 async def _archive(prober: Prober, key: str, created: Sequence[str]) -> None:
@@ -116,21 +114,21 @@ async def _archive(prober: Prober, key: str, created: Sequence[str]) -> None:
         ) from error
 
 
-async def _find_archived(prober: Prober, findings: Findings, group_id: str) -> None:
+async def _find_archived(prober: Prober, group_id: str) -> None:
     details = await prober.send("the archived group", "GET", _path(group_id))
     if (object_of(details) or {}).get("deleted") is True:
         # The listing may contradict this: it may hide a group whose details have the flag.
-        findings.add("archived", "flagged")
+        prober.findings.add("archived", "flagged")
     cursor: str | int | None = None
     for _ in range(_MAX_PAGES):
         response = await prober.send("list with the archived group", "GET", listing_path(1000, cursor))
-        for group in findings.add_page(response):
+        for group in prober.findings.add_page(response):
             if str(group.get("id")) == group_id:
-                findings.add("archived", "flagged" if group.get("deleted") is True else "listed")
+                prober.findings.add("archived", "flagged" if group.get("deleted") is True else "listed")
                 return
-        cursor = next_cursor_of(object_of(response) or {})
+        cursor = next_cursor_of(response)
         if cursor is None:
-            findings.add("archived", "hidden" if succeeded(response) else None)
+            prober.findings.add("archived", "hidden" if succeeded(response) else None)
             return
         cursor = quote(str(cursor), safe="")
 
@@ -151,9 +149,3 @@ async def _edit_slot(prober: Prober, call: str, group_id: str, slot: int, indivi
 
 def _path(group_id: str) -> str:
     return f"{ROOT}/{quote(group_id, safe='')}"
-
-
-def _form_of_success(response: ResponseOrError) -> str:
-    if not response.body.strip():
-        return "empty"
-    return "ok" if object_of(response) is None else "json"
