@@ -115,7 +115,8 @@ class GroupReader:
                     return
                 if step and cursor != str(int(at or 0) + step):
                     break  # no offset after all: go on from here, one page after another
-            step = offset_step(batch[0]) if len(batch) == 1 else step
+            if len(batch) == 1:
+                step = offset_step(batch[0])
 
     async def _fetch(self, cursors: list[str | None]) -> list[GroupPage]:
         pages: dict[int, GroupPage] = {}
