@@ -34,45 +34,13 @@ def format_duration(seconds: float) -> str:
 
 
 class DailyBudget:
-    """The requests counted on the current UTC day.
+    """The requests counted on the current UTC day, by a wall clock in seconds since 1970.
 
     The hot path of a limiter reads ``used``, ``checkpoint`` and ``ends_at`` itself: while the count is below the
     checkpoint and the clock within the day, ``used += 1`` is all there is to do. ``take`` does everything else.
-
-    Args:
-        limit: Requests allowed per day.
-        used: Requests used today already.
-        clock: The wall clock, in seconds since 1970.
-
-    Attributes:
-        used: Requests counted today.
-        limit: Requests allowed per day.
-        checkpoint: The count that needs ``take``: for a warning, or the end of the budget.
-        ends_at: Start of the next day, in seconds of the wall clock.
-        day: The current day, in days since 1970.
-        clock: The wall clock, in seconds since 1970.
     """
 
-    __slots__ = (
-        "_latest_day",
-        "_previous",
-        "_trusted_at",
-        "_warned",
-        "checkpoint",
-        "clock",
-        "day",
-        "ends_at",
-        "limit",
-        "used",
-    )
-
-    def __init__(
-        self,
-        limit: int,
-        *,
-        used: int = 0,
-        clock: Callable[[], float] | None = None,
-    ) -> None:
+    def __init__(self, limit: int, *, used: int = 0, clock: Callable[[], float] | None = None) -> None:
         self.clock = clock or time.time
         self.limit = limit
         self.used = used
@@ -81,14 +49,15 @@ class DailyBudget:
         self._start_day(self._today())
         self._latest_day = self.day  # the latest day that the clock has shown
         self._trusted_at = 0.0  # the uptime in seconds from which a clock that was set back is believed
-        # The first permit goes through ``take``, which warns if the start is above 80 %.
+        # The count that needs ``take``, for a warning or the end of the budget. The first permit does, too: the start
+        # may be above 80 %.
         self.checkpoint = self.used
 
     def _today(self) -> int:
         return int(self.clock() // _SECONDS_PER_DAY)
 
     def _start_day(self, day: int) -> None:
-        self.day = day
+        self.day = day  # in days since 1970
         self.ends_at = (day + 1) * _SECONDS_PER_DAY
 
     @property
@@ -127,21 +96,13 @@ class DailyBudget:
         self.checkpoint = self.used
 
     def ensure_available(self) -> None:
-        """Check that a request is left today.
-
-        Raises:
-            DailyBudgetExhaustedError: The daily budget is exhausted.
-        """
+        """Raise ``DailyBudgetExhaustedError`` unless a request is left today."""
         self.follow_clock()
         if self.used >= self.limit:
             raise self.exhausted_error()
 
     def take(self) -> None:
-        """Count one request.
-
-        Raises:
-            DailyBudgetExhaustedError: The daily budget is exhausted.
-        """
+        """Count one request, or raise ``DailyBudgetExhaustedError``."""
         self.ensure_available()
         self.used += 1
         self._warn()
@@ -179,11 +140,7 @@ class DailyBudget:
         return DailyBudgetExhaustedError(self._describe(), resets_at=self.resets_at, used=self.used, limit=self.limit)
 
     def suspected_error(self, requested_wait: float | None) -> DailyBudgetExhaustedError:
-        """The error for a budget that is exhausted by the service's responses, though not by our own count.
-
-        Args:
-            requested_wait: The long wait in seconds that the service asked for, if it did.
-        """
+        """The error for a budget that is exhausted by the service's responses, though not by our own count."""
         evidence = (
             f"the service asked to wait {format_duration(requested_wait)}"
             if requested_wait

@@ -17,21 +17,12 @@ return, and by its end every busy worker must know that it is back."""
 
 
 class FallbackPacer:
-    """A slower limiter for one worker without Redis.
-
-    Args:
-        permits: Permits of all workers in a window.
-        window: The window in seconds.
-        workers: Number of workers.
-        start: When the first permit may be granted, in seconds of the event loop's clock.
-        daily_budget: The daily budget of all workers; this one gets its share of what is left.
+    """A slower limiter for one worker without Redis. ``permits``, ``window`` and ``daily_budget`` are those of all.
 
     Attributes:
         ends_at: When Redis takes over again; infinite until it has been reached.
         valid_until: How long the last failed attempt to reach Redis allows to continue without it.
     """
-
-    __slots__ = ("_daily_budget", "_interval", "_next", "ends_at", "valid_until")
 
     def __init__(self, permits: int, window: float, workers: int, start: float, daily_budget: DailyBudget) -> None:
         # A share below one permit a window becomes one permit in several windows.
@@ -47,10 +38,6 @@ class FallbackPacer:
         return max(self._next, earliest)
 
     def take(self, instant: float) -> None:
-        """Use the send time ``instant``.
-
-        Raises:
-            DailyBudgetExhaustedError: This worker's share of the daily budget is used up.
-        """
+        """Use the send time ``instant``, or raise ``DailyBudgetExhaustedError`` if this worker's share is used up."""
         self._daily_budget.take()
         self._next = instant + self._interval

@@ -97,7 +97,6 @@ class RateLimiter(Protocol):
             permit: What ``acquire`` returned for the request.
             retry_after: Seconds the service asked to wait, if it did.
         """
-        ...
 
     def answered(self, permit: float) -> None:
         """Report that a request got any response but a 429.
@@ -105,7 +104,6 @@ class RateLimiter(Protocol):
         Args:
             permit: What ``acquire`` returned for the request.
         """
-        ...
 
     def state(self) -> LimiterState:
         """Return a snapshot of the limiter, without waiting."""
@@ -113,10 +111,8 @@ class RateLimiter(Protocol):
 
     async def __aenter__(self) -> None:
         """Take one permit."""
-        ...
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         """Do nothing: a permit is spent once its request is sent."""
-        ...

@@ -12,7 +12,7 @@ from asyncio import get_running_loop
 from collections import deque
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from aiomutex._util.tasks import run_to_completion
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError, MutexError
@@ -22,10 +22,10 @@ from aiomutex.limits.lease import Feedback, LeaseRequest
 from aiomutex.limits.queueing import QueueingLimiter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiomutex.limits.lease import Lease
+    from aiomutex.limits.machine_budget import MachineBudget
     from aiomutex.limits.margin import Margin
+    from aiomutex.limits.redis_budget import RedisBudget
 
 __all__ = ["LeasingLimiter"]
 
@@ -34,49 +34,11 @@ _MAX_LOSSES = 3
 _MAX_LEASE = 20
 """The most send times leased at once."""
 
-
-class Budget(Protocol):
-    """Where send times are leased."""
-
-    @property
-    def clock_offset(self) -> float:
-        """Seconds to add to the loop's clock to get the wall clock that the budget follows."""
-        ...
-
-    def earliest_server_time(self, loop_time: float) -> float:
-        """The earliest time that the budget's clock may have shown at ``loop_time``."""
-        ...
-
-    @property
-    def address(self) -> str:
-        """Where the budget is, for messages."""
-        ...
-
-    async def lease(self, request: LeaseRequest, clock: Callable[[], float]) -> tuple[Lease, bool]:
-        """Run one exchange. The send times are void if the second value is false."""
-        ...
-
-    def reset(self) -> None:
-        """Start over on another event loop or in another process."""
-        ...
-
-    async def aclose(self) -> None:
-        """Release what was opened."""
-        ...
-
-
-BudgetT = TypeVar("BudgetT", bound=Budget)
+BudgetT = TypeVar("BudgetT", bound="MachineBudget | RedisBudget")
 
 
 class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
-    """A limiter that leases from ``budget``.
-
-    Args:
-        margin: How many permits a window may hold.
-        per_day: Requests the service allows per UTC day.
-        budget: The shared budget.
-        mean_lease: Send times that an exchange should bring on average.
-    """
+    """A limiter that leases from ``budget``, on average ``mean_lease`` send times an exchange."""
 
     def __init__(self, margin: Margin, per_day: int, budget: BudgetT, mean_lease: float) -> None:
         super().__init__(margin, DailyBudget(per_day))
@@ -254,15 +216,7 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
             if self._pause.active:
                 self._pause.end()
             return
-        self._pause.mirror(
-            now,
-            asked_at=asked_at,
-            until=now + lease.pause_left,
-            first_429_at=now - lease.since_first_429,
-            failed_probes=lease.failed_probes,
-            suspected_on=lease.day if lease.suspected else None,
-            requested_wait=lease.requested_wait or None,
-        )
+        self._pause.mirror(lease, asked_at, now)
         if lease.suspected and not lease.is_probe:
             self._waiters.fail_all(self._suspected_error)
 
@@ -294,9 +248,6 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
     def _count_used(self, now: float) -> int:
         responded_at, used = self._last_used
         return used if now - responded_at < self._window else 0
-
-    def _on_fork(self) -> None:
-        """Do nothing: the budget knows what the parent process was granted, and leases here are new."""
 
     def _on_new_loop(self, now: float, *, same_clock: bool) -> None:  # noqa: ARG002 -- nothing here outlives the loop
         # The budget has logged what it leased on the last loop. Its callers are gone, so that is lost.

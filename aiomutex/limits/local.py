@@ -52,12 +52,7 @@ class LocalRateLimiter(QueueingLimiter):
     """
 
     def __init__(
-        self,
-        per_second: int = 100,
-        per_day: int = 100_000,
-        *,
-        safe: bool = False,
-        used_today: int = 0,
+        self, per_second: int = 100, per_day: int = 100_000, *, safe: bool = False, used_today: int = 0
     ) -> None:
         margin = Margin.below(per_second, safe=safe)
         check_integer("per_day", per_day, least=1, error=ConfigurationError)

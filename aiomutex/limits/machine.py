@@ -50,12 +50,7 @@ class MachineRateLimiter(LeasingLimiter[MachineBudget]):
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        per_second: int = 100,
-        per_day: int = 100_000,
-        safe: bool = False,
+        self, path: str | os.PathLike[str], *, per_second: int = 100, per_day: int = 100_000, safe: bool = False
     ) -> None:
         margin = Margin.below(per_second, safe=safe)
         check_integer("per_day", per_day, least=1, error=ConfigurationError)

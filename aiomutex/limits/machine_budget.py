@@ -49,14 +49,7 @@ _abandoned: list[sqlite3.Connection] = []
 
 
 class MachineBudget:
-    """One budget in one file.
-
-    Args:
-        path: The file; created if absent. Its directory must exist.
-
-    Raises:
-        ConfigurationError: ``path`` is not a path.
-    """
+    """One budget in one file, which is created if absent; its directory must exist."""
 
     def __init__(self, path: object) -> None:
         try:
@@ -86,15 +79,7 @@ class MachineBudget:
         """Do nothing: the file serves any event loop, and each exchange notices another process."""
 
     async def lease(self, request: LeaseRequest, clock: Callable[[], float]) -> tuple[Lease, bool]:
-        """Run one exchange.
-
-        Returns:
-            The lease, and true: the send times are always valid.
-
-        Raises:
-            LimiterUnavailableError: The file cannot be locked in time, or not be read or written.
-            ConfigurationError: It cannot be opened, is not a budget, or is dated after today.
-        """
+        """Run one exchange. The send times are always valid."""
         give_up_at = time.monotonic() + LOCK_TIMEOUT
         while True:
             try:
@@ -103,9 +88,8 @@ class MachineBudget:
                 if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                     raise self._error_from(error) from error
                 if time.monotonic() > give_up_at:
-                    raise LimiterUnavailableError(
-                        f"{self.path} has been locked by another process for {LOCK_TIMEOUT:g} s"
-                    ) from error
+                    message = f"{self.path} has been locked by another process for {LOCK_TIMEOUT:g} s"
+                    raise LimiterUnavailableError(message) from error
                 # Waiting inside SQLite would stop the event loop.
                 await asyncio.sleep(_LOCK_POLL)
             except OSError as error:

@@ -31,13 +31,7 @@ class Margin(NamedTuple):
 
     @classmethod
     def below(cls, per_second: int, *, safe: bool = False) -> Margin:
-        """Return the margin below a limit: 97 % of it in 1.02 seconds, or, with ``safe``, 95 % in 1.03 seconds.
-
-        Rounds down, but to at least one permit: a limit of 1 becomes 1 in 1.02 seconds.
-
-        Raises:
-            ConfigurationError: ``per_second`` is not a positive integer.
-        """
+        """Return the margin below a limit, at least one permit: 97 % of it in 1.02 s, with ``safe`` 95 % in 1.03 s."""
         check_integer("per_second", per_second, least=1, error=ConfigurationError)
         share, window = (95, 1.03) if safe else (97, 1.02)
         permits = max(1, per_second * share // 100)
@@ -55,11 +49,9 @@ class Margin(NamedTuple):
 
     @property
     def bulk_burst(self) -> int:
-        """Permits that bulk work may take in half a window.
-
-        One more than half of all permits: an evenly paced run grants some permits slightly early and some slightly
-        late, and must not be held up.
-        """
+        """Permits that bulk work may take in half a window."""
+        # One more than half of all permits: an evenly paced run grants some permits slightly early and some slightly
+        # late, and must not be held up.
         return min(self.permits, (self.permits + 1) // 2 + 1)
 
     @property

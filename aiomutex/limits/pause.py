@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aiomutex.limits.lease import Lease
+
 __all__ = ["MAX_PAUSE", "PROBE_TIMEOUT", "Pause"]
 
 MAX_PAUSE = 300.0
@@ -33,29 +35,20 @@ class Pause:
     Attributes:
         ends_after: Only responses to permits granted later than this end the pause. Infinite without a pause, so that
             the usual case costs one comparison.
+        until: When the wait that the service asked for ends.
+        failed_probes: Probes that got a 429 in a row.
         suspected_on: The day, in days since 1970, whose budget the service seems to consider exhausted, or None.
         requested_wait: Seconds of a Retry-After longer than ``MAX_PAUSE``, or None.
     """
 
-    __slots__ = (
-        "_began",
-        "_failed_probes",
-        "_first_429_at",
-        "_probe_deadline",
-        "_rng",
-        "_until",
-        "ends_after",
-        "requested_wait",
-        "suspected_on",
-    )
+    until: float
+    failed_probes: int
+    suspected_on: int | None
+    requested_wait: float | None
 
     def __init__(self, rng: Callable[[], float] = random.random) -> None:
         self._rng = rng
-        self._began = -math.inf
-        self._first_429_at = self._until = self._probe_deadline = -math.inf
-        self._failed_probes = 0
-        self.suspected_on: int | None = None
-        self.requested_wait: float | None = None
+        self._began = self._first_429_at = -math.inf
         self.end()
 
     @property
@@ -64,32 +57,15 @@ class Pause:
         return self.ends_after != math.inf
 
     @property
-    def until(self) -> float:
-        """When the wait that the service asked for ends."""
-        return self._until
-
-    @property
-    def failed_probes(self) -> int:
-        """Probes that got a 429 in a row."""
-        return self._failed_probes
-
-    @property
     def next_probe_at(self) -> float:
         """When the next probe may be sent."""
-        return max(self._until, self._probe_deadline)
+        return max(self.until, self._probe_deadline)
 
     def throttled(self, permit: float, retry_after: float | None, now: float, *, window: float, today: int) -> bool:
         """Record a 429.
 
         The wait is ``retry_after``, or else ``window * 2**failed_probes`` plus up to a quarter of that; the doubling
         stops at 8 windows.
-
-        Args:
-            permit: When the request's permit was granted.
-            retry_after: Seconds the service asked to wait, if it did.
-            now: The current time.
-            window: Seconds of the limiter's window.
-            today: The current day, in days since 1970.
 
         Returns:
             False for a request sent before the latest pause began: that pause covers it already. Without this rule the
@@ -98,9 +74,9 @@ class Pause:
         if permit <= self._began:
             return False
         if self.active:
-            self._failed_probes += 1
+            self.failed_probes += 1
         else:
-            self._failed_probes, self._first_429_at = 0, now
+            self.failed_probes, self._first_429_at = 0, now
         self._began = self.ends_after = now
         self._probe_deadline = -math.inf
         self.requested_wait = None
@@ -110,13 +86,13 @@ class Pause:
             if delay > MAX_PAUSE:
                 self.requested_wait, self.suspected_on = delay, today
         else:
-            delay = window * 2 ** min(self._failed_probes, _MAX_FAILED_PROBES - 1) * (1 + self._rng() / 4)
+            delay = window * 2 ** min(self.failed_probes, _MAX_FAILED_PROBES - 1) * (1 + self._rng() / 4)
         long_enough = now - self._first_429_at >= _MIN_SUSPICION_WINDOWS * window
-        if self._failed_probes >= _MAX_FAILED_PROBES and long_enough:
+        if self.failed_probes >= _MAX_FAILED_PROBES and long_enough:
             self.suspected_on = today
         if self.suspected_on is not None:
             delay = max(delay, _SUSPECTED_PROBE_INTERVAL)
-        self._until = max(self._until, now + delay)
+        self.until = max(self.until, now + delay)
         return True
 
     def probe_sent(self, permit: float) -> None:
@@ -127,36 +103,26 @@ class Pause:
         """Allow another probe: the permit of the last one was returned unused."""
         self._probe_deadline = -math.inf
 
-    def mirror(
-        self,
-        now: float,
-        *,
-        asked_at: float,
-        until: float,
-        first_429_at: float,
-        failed_probes: int,
-        suspected_on: int | None,
-        requested_wait: float | None,
-    ) -> None:
+    def mirror(self, lease: Lease, asked_at: float, now: float) -> None:
         """Take over the pause that other processes share, as reported by an exchange that began at ``asked_at``."""
         if not self.active:
             self._began = now
             # Some event loops count in milliseconds; a permit granted within this one must be able to end the pause.
             self.ends_after = asked_at - 0.001
-        self._until, self._first_429_at, self._failed_probes = until, first_429_at, failed_probes
-        self.suspected_on, self.requested_wait = suspected_on, requested_wait
+        self.until, self._first_429_at = now + lease.pause_left, now - lease.since_first_429
+        self.failed_probes, self.requested_wait = lease.failed_probes, lease.requested_wait or None
+        self.suspected_on = lease.day if lease.suspected else None
 
     def restart(self, now: float) -> None:
         """Forget earlier times, which belong to another clock or day; if there is a pause, allow a probe at once."""
-        active = self.active
+        active, self._began = self.active, -math.inf
         self.end()
-        self._began = -math.inf
         if active:
             self._began = self.ends_after = self._first_429_at = now
 
     def end(self) -> None:
         """End the pause."""
         self.ends_after = math.inf
-        self._until = self._probe_deadline = -math.inf
-        self._failed_probes = 0
+        self.until = self._probe_deadline = -math.inf
+        self.failed_probes = 0
         self.suspected_on = self.requested_wait = None

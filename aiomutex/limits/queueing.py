@@ -58,7 +58,6 @@ class QueueingLimiter:
 
     def _on_join(self, priority: Priority, now: float) -> None:
         """Handle a caller that was just enqueued."""
-        raise NotImplementedError
 
     def _give_back(self, permit: float) -> None:
         """Take back a permit whose caller was cancelled in the loop iteration that granted it."""
@@ -66,27 +65,19 @@ class QueueingLimiter:
 
     def _on_throttled(self, permit: float, *, started: bool) -> None:
         """Handle a pause that a 429 to the request of ``permit`` started or extended."""
-        raise NotImplementedError
 
     def _on_resumed(self, permit: float, now: float) -> None:
         """Handle the end of the pause, which a response to the request of ``permit`` brought."""
-        raise NotImplementedError
 
     def _count_used(self, now: float) -> int:
         """Permits used in the current window."""
         raise NotImplementedError
 
     def _on_fork(self) -> None:
-        """Handle the first use in a process that was forked from one that used the limiter.
-
-        Raises:
-            ConfigurationError: The limiter cannot be used here.
-        """
-        raise NotImplementedError
+        """Handle the first use in a fork of a process that used the limiter: a shared budget knows what that got."""
 
     def _on_new_loop(self, now: float, *, same_clock: bool) -> None:
         """Handle the move to another event loop."""
-        raise NotImplementedError
 
     # The public interface they share
 
@@ -113,13 +104,9 @@ class QueueingLimiter:
             self._waiters.fail_all(self._suspected_error)
         elif started:
             self._margin = self._margin.lowered()
-            logger.warning(
-                "the service answered 429: pausing for %.1f s, then sending a single request; "
-                "from now on at most %d requests in %.2f s",
-                pause.until - now,
-                self._margin.permits,
-                self._window,
-            )
+            message = "the service answered 429: pausing for %.1f s, then sending a single request; %s"
+            rate = f"from now on at most {self._margin.permits} requests in {self._window:.2f} s"
+            logger.warning(message, pause.until - now, rate)
         self._on_throttled(permit, started=started)
         self._serve()
 
@@ -211,13 +198,8 @@ class QueueingLimiter:
     def _log_long_wait(self, waited: float, now: float) -> None:
         if waited > _LONG_WAIT and now >= self._next_warning_at:
             self._next_warning_at = now + 60
-            logger.warning(
-                "requests wait %.1f s for a permit: %d waiting, at most %d in %.2f s",
-                waited,
-                len(self._waiters),
-                self._margin.permits,
-                self._window,
-            )
+            message = "requests wait %.1f s for a permit: %d waiting, at most %d in %.2f s"
+            logger.warning(message, waited, len(self._waiters), self._margin.permits, self._window)
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
         self._timer = loop.call_later(max(delay, _MIN_TIMER), self._serve)

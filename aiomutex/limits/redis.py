@@ -79,15 +79,13 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         margin = Margin.below(per_second, safe=safe)
         check_integer("per_day", per_day, least=1, error=ConfigurationError)
         if on_backend_failure not in ("raise", "local"):
-            raise ConfigurationError(
-                f'on_backend_failure must be "raise" or "local", not {describe(on_backend_failure)}'
-            )
+            message = f'on_backend_failure must be "raise" or "local", not {describe(on_backend_failure)}'
+            raise ConfigurationError(message)
         if on_backend_failure == "local":
             check_integer('with on_backend_failure="local", workers', workers, least=1, error=ConfigurationError)
         super().__init__(margin, per_day, RedisBudget(url_or_client, name, timeout), _MEAN_LEASE)
-        self._name = name
+        self._name, self._timeout = name, timeout
         self._workers = workers if on_backend_failure == "local" else None
-        self._timeout = timeout
         self._is_borrowed = not isinstance(url_or_client, str)
 
     def _reset(self) -> None:

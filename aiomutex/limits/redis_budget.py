@@ -43,16 +43,7 @@ _SCRIPT = resources.files("aiomutex.limits").joinpath("lease.lua").read_text("ut
 
 
 class RedisBudget:
-    """One budget on one Redis server.
-
-    Args:
-        url_or_client: A Redis URL, or a ``redis.asyncio`` client, which is never closed here.
-        name: The budget's name: everyone who uses it shares the budget.
-        timeout: Seconds that an exchange may take, including the connection.
-
-    Raises:
-        ConfigurationError: An argument is invalid.
-    """
+    """The budget called ``name`` on one Redis server. A client that is passed in is never closed here."""
 
     def __init__(self, url_or_client: object, name: object, timeout: object) -> None:
         if not isinstance(name, str) or not name:
@@ -63,19 +54,17 @@ class RedisBudget:
             )
         self._url_or_client = url_or_client
         self._timeout = timeout
-        tag = f"{{aiomutex:{name}}}"
-        self._keys = [f"{tag}:log", f"{tag}:state"]
-        self._client: Any = None
-        self._script: Any = None
-        self._latency = 0.0
-        # The server's clock minus ours lies between these two.
-        self._low, self._high, self._measured_at = -math.inf, math.inf, 0.0
+        self._keys = [f"{{aiomutex:{name}}}:log", f"{{aiomutex:{name}}}:state"]
+        self.latency = 0.0
+        """Seconds that an exchange may take: no send time is granted sooner."""
+        self._measured_at = 0.0
         self.reset()
 
     def reset(self) -> None:
         """Start over on another event loop: connections belong to the loop that opened them."""
         self._client = self._connect()
         self._script = self._client.register_script(_SCRIPT)
+        # The server's clock minus ours lies between these two.
         self._low, self._high = -math.inf, math.inf
 
     def _connect(self) -> Any:
@@ -122,22 +111,9 @@ class RedisBudget:
         """The earliest time that the server's clock may have shown at ``loop_time``."""
         return loop_time + (self._low if math.isfinite(self._low) else 0.0)
 
-    @property
-    def latency(self) -> float:
-        """Seconds that an exchange may take: no send time is granted sooner."""
-        return self._latency
-
     async def lease(self, request: LeaseRequest, clock: Callable[[], float]) -> tuple[Lease, bool]:
-        """Run one exchange.
-
-        Returns:
-            The lease, and whether the server's clock is steady. If it has jumped, the send times are void.
-
-        Raises:
-            LimiterUnavailableError: The server did not respond in time, or not with a lease.
-            ConfigurationError: The server rejected the user or password, or is too old.
-        """
-        request.latency = self._latency
+        """Run one exchange. If the server's clock has jumped, the send times are void."""
+        request.latency = self.latency
         try:
             async with asyncio.timeout(self._timeout):
                 if not math.isfinite(self._low):
@@ -152,11 +128,10 @@ class RedisBudget:
             lease = msgspec.json.decode(response[0], type=Lease)
             server_now, *server_times = [_server_time(lease.now, offset) for offset in (0, *response[1:])]
         except (ValueError, TypeError, LookupError) as error:
-            raise LimiterUnavailableError(
-                f"Redis at {self.address} sent an invalid response: {type(error).__name__}"
-            ) from None
+            message = f"Redis at {self.address} sent an invalid response: {type(error).__name__}"
+            raise LimiterUnavailableError(message) from None
         # A server that was slow once may be slow again, so the estimate falls slowly.
-        self._latency = max(received - sent, 0.8 * self._latency)
+        self.latency = max(received - sent, 0.8 * self.latency)
         steady = self._compare_clocks(server_now, sent, received)
         offset = self.clock_offset
         lease.send_times = [time - offset for time in server_times]
@@ -175,10 +150,9 @@ class RedisBudget:
         # Only the server's error replies are quoted, because they never contain a password.
         server = f"Redis at {self.address}"
         text = str(error)
+        rejections = (exceptions.AuthenticationError, exceptions.AuthorizationError)
         # redis-py raises some forms of WRONGPASS and NOAUTH as a ConnectionError.
-        if isinstance(error, (exceptions.AuthenticationError, exceptions.AuthorizationError)) or text.startswith(
-            ("NOAUTH", "WRONGPASS")
-        ):
+        if isinstance(error, rejections) or text.startswith(("NOAUTH", "WRONGPASS")):
             return ConfigurationError(f"{server} rejected the user or password")
         if isinstance(error, exceptions.NoPermissionError):
             return ConfigurationError(f"{server} does not allow this user to run the limiter's script: {text}")

@@ -57,17 +57,7 @@ def forget_log(state: BudgetState) -> None:
 
 
 def exchange(state: BudgetState, request: LeaseRequest, now: float, today: int) -> Lease:
-    """Take the feedback of ``request``, and grant it send times.
-
-    Args:
-        state: Changed in place.
-        request: Of one process.
-        now: The monotonic clock.
-        today: The UTC day, in days since 1970.
-
-    Returns:
-        A lease whose send times are on the monotonic clock.
-    """
+    """Take the feedback of one process and grant it send times, which like ``now`` are on the monotonic clock."""
     if today > state.day:
         state.day, state.used, state.permits = today, 0, None
     if request.day == state.day:

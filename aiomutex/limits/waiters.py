@@ -24,8 +24,6 @@ _BULK_EVERY = 8
 class Waiters:
     """Two first-come, first-served queues. Interactive calls go first, but never starve bulk work."""
 
-    __slots__ = ("_bulk", "_interactive", "_passed_over")
-
     def __init__(self) -> None:
         # Ordered dictionaries, not deques: a cancelled waiter leaves from the middle in constant time, and thousands
         # of cancellations during a long pause leave nothing behind.
@@ -85,11 +83,7 @@ class Waiters:
                     future.set_exception(error())
 
     def detach(self, loop: AbstractEventLoop, limiter: str) -> None:
-        """Leave an event loop for another one.
-
-        Raises:
-            ConfigurationError: The loop is still running, or callers wait on it.
-        """
+        """Leave an event loop for another one, unless it is still running, or callers wait on it."""
         if loop.is_running() or (len(self) and not loop.is_closed()):
             raise ConfigurationError(
                 f"this {limiter} is in use by another event loop ({len(self)} waiting there); "

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 
+from aiomutex.limits.lease import Lease
 from aiomutex.limits.pause import MAX_PAUSE, PROBE_TIMEOUT, Pause
 
 
 def throttle(pause: Pause, permit: float, retry_after: float | None, now: float, today: int = 7) -> bool:
     return pause.throttled(permit, retry_after, now, window=1.0, today=today)
+
+
+def paused_lease(**pause: float) -> Lease:
+    fields = {"wait": 0.0, "next_free": 0.0, "was_empty": False, "day": 6, "used": 0, "permits": 97}
+    return msgspec.convert({**fields, "used_in_window": 0, "paused": True, "is_probe": False, **pause}, Lease)
 
 
 def facts(pause: Pause) -> tuple[bool, float, int, float, int | None, float | None]:
@@ -117,15 +124,13 @@ def test_a_new_clock_starts_no_pause(pause: Pause) -> None:
 
 
 def test_a_shared_pause_is_mirrored(pause: Pause) -> None:
-    pause.mirror(
-        10.0, asked_at=9.0, until=30.0, first_429_at=8.0, failed_probes=2, suspected_on=6, requested_wait=500.0
-    )
+    first = paused_lease(pause_left=20.0, since_first_429=2.0, failed_probes=2, suspected=True, requested_wait=500.0)
+    pause.mirror(first, asked_at=9.0, now=10.0)
     assert facts(pause) == (True, 30.0, 2, 30.0, 6, 500.0)
     assert pause.ends_after == 9.0 - 0.001  # permits of the same millisecond can end the pause
     assert not throttle(pause, 10.0, 1.0, 11.0)  # sent before the pause was known
-    pause.mirror(
-        12.0, asked_at=11.0, until=40.0, first_429_at=8.0, failed_probes=3, suspected_on=None, requested_wait=None
-    )
+    second = paused_lease(pause_left=28.0, since_first_429=4.0, failed_probes=3, suspected=False, requested_wait=0.0)
+    pause.mirror(second, asked_at=11.0, now=12.0)
     assert facts(pause) == (True, 40.0, 3, 40.0, None, None)
     assert pause.ends_after == 9.0 - 0.001  # still the same pause
     throttle(pause, 10.5, 1.0, 23.0)  # the fourth in a row, 15 windows after the first 429
