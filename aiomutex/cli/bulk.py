@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import INTERRUPTED, call, echo, fail, json_option, print_json, run
-from aiomutex.cli.paths import FilePath
+from aiomutex.cli.common import FilePath, call, echo, fail, json_option, print_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping
@@ -97,7 +96,7 @@ def bulk(
         return
     # A pipe can be read only once, so its lines are checked during the run.
     total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None
-    result = run(lambda: _run(file, format_, total, used_today, **options))
+    result = asyncio.run(_run(file, format_, total, used_today, **options))
     _summarize(result, options["journal"], as_json=as_json)
 
 
@@ -155,8 +154,7 @@ async def _run(
 ) -> dict[str, Any]:
     from aiomutex import LocalRateLimiter, MutexSession
     from aiomutex.cli.background_reader import read_in_thread
-    from aiomutex.cli.edits_file import BadLine, to_json_line
-    from aiomutex.cli.failures import FailuresFile
+    from aiomutex.cli.edits_file import BadLine, FailuresFile, to_json_line
     from aiomutex.cli.progress import RunProgress
 
     limiter = LocalRateLimiter(used_today=used_today)
@@ -251,7 +249,7 @@ def _summarize(result: dict[str, Any], journal: str | None, *, as_json: bool) ->
         resume = f"To resume, run the same command again: {journal} holds the progress."
         echo(resume if journal else "Not resumable: run with --journal next time.", err=True)
     if result["interrupted"]:
-        sys.exit(INTERRUPTED)
+        sys.exit(130)
     if any(counts.get(status) for status in _UNSUCCESSFUL) or result["stopped_by"]:
         sys.exit(1)
 

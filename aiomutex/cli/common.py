@@ -1,4 +1,4 @@
-"""What all commands share: a session from the environment, exit codes, and output as text, tables or JSON.
+"""What all commands share: a session from the environment, files, exit codes, and output as text or JSON.
 
 Colours appear only on a terminal; a pipe gets plain text.
 """
@@ -6,61 +6,101 @@ Colours appear only on a terminal; a pipe gets plain text.
 from __future__ import annotations
 
 import asyncio
-import io
 import os
+import stat
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
+from aiomutex.errors import MutexError
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
     from rich.console import Console
 
-    from aiomutex import MutexGroup, MutexSession
+    from aiomutex import MutexSession
 
 __all__ = [
-    "INTERRUPTED",
+    "ExitOneCommand",
+    "FilePath",
     "call",
+    "confirm",
     "console",
     "echo",
     "fail",
-    "group_table",
     "json_option",
-    "open_session",
-    "prepare_streams",
     "print_json",
     "printable",
-    "run",
 ]
 
-INTERRUPTED = 130
-"""The exit code after Ctrl-C."""
-_BAR = 20
-_MAX_IDS = 6
+_FILES: Final = "aiomutex.cli.files"
+_SUFFIXES: Final = ("", "-wal", "-shm", "-journal")
+"""SQLite keeps files with these suffixes next to a journal or state file."""
 
 T = TypeVar("T")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def prepare_streams() -> None:
-    """Let the standard streams take any text: they escape what their encoding lacks, and closed ones lead nowhere."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        stream = getattr(sys, name)
-        if stream is None:
-            # This also takes the free descriptor, which the next file to be opened would get otherwise.
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
-        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+class ExitOneCommand(click.Command):
+    """A command that exits with 1 on wrong usage and on every error, because 2 means changes here."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Parse the arguments."""
+        try:
+            return super().make_context(*args, **options)
+        except click.UsageError as error:
+            error.show()
+            raise click.exceptions.Exit(1) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except MutexError as error:
+            fail(str(error))
 
 
-def open_session() -> MutexSession:
-    """Return a session configured by the environment, for use with ``async with``."""
+class FilePath(click.Path):
+    """The type of a parameter that names a file. It rejects a file that another parameter of the command names."""
+
+    def __init__(self, *, exists: bool = False, allow_dash: bool = False) -> None:
+        super().__init__(exists=exists, dir_okay=False, allow_dash=allow_dash)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check a path."""
+        path: Any = super().convert(value, param, ctx)
+        if param is not None and ctx is not None:
+            name = param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
+            others: dict[str, str] = ctx.meta.setdefault(_FILES, {})
+            for other, given in others.items():
+                if any(_is_same_file(path + end, given) or _is_same_file(path, given + end) for end in _SUFFIXES):
+                    self.fail(f"{path} is a file of {other} ({given}); choose another name", param, ctx)
+            others[name] = path
+        return path
+
+
+def _is_same_file(path: str, other: str) -> bool:
+    """Whether both are the same regular file, through links too; ``-`` is standard input."""
+    try:
+        status, other_status = (os.stat(0 if each == "-" else each) for each in (path, other))  # noqa: PTH116
+    except OSError:  # one of them does not exist yet
+        return os.path.realpath(path) == os.path.realpath(other)
+    # A terminal may be input and output at once.
+    return os.path.samestat(status, other_status) and stat.S_ISREG(status.st_mode)
+
+
+def call(work: Callable[[MutexSession], Awaitable[T]]) -> T:
+    """Run ``work`` in an event loop, with a session configured by the environment."""
     from aiomutex import MutexSession
 
-    return MutexSession()
+    async def main() -> T:
+        async with MutexSession() as session:
+            return await work(session)
+
+    return asyncio.run(main())
 
 
 def printable(text: str, *, keep: str = "\n") -> str:
@@ -81,32 +121,11 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise click.exceptions.Exit(code)
 
 
-def run(work: Callable[[], Awaitable[T]]) -> T:
-    """Run ``work`` in an event loop and turn errors of the library into one line on standard error.
-
-    The exit code is 2 for an invalid argument or setting and 1 for any other error.
-    """
-    from aiomutex.errors import ConfigurationError, InvalidRequestError, JournalError, MutexError
-
-    async def main() -> T:
-        return await work()
-
-    try:
-        return asyncio.run(main())
-    except (ConfigurationError, InvalidRequestError, JournalError) as error:
-        fail(str(error), 2)
-    except MutexError as error:
-        fail(str(error))
-
-
-def call(work: Callable[[MutexSession], Awaitable[T]]) -> T:
-    """Run ``work`` with an open session, like ``run``."""
-
-    async def main() -> T:
-        async with open_session() as session:
-            return await work(session)
-
-    return run(main)
+def confirm(question: str, *, without_terminal: str, code: int = 2) -> None:
+    """Ask, and abort unless the user agrees. Without a terminal to ask on, fail with a message."""
+    if not sys.stdin.isatty():
+        fail(without_terminal, code)
+    click.confirm(question, abort=True)
 
 
 def print_json(value: Any) -> None:
@@ -127,39 +146,3 @@ def console(*, err: bool = False) -> Console:
         # Without a terminal rich assumes 80 columns and would wrap wide tables.
         console.width = 160
     return console
-
-
-def _bar(percentage: float) -> str:
-    full = round(max(0, min(percentage, 100)) / 100 * _BAR)
-    marks = "█░" if sys.stdout.encoding.lower().startswith("utf") else "#."
-    return marks[0] * full + marks[1] * (_BAR - full)
-
-
-def _ids(items: Sequence[object]) -> str:
-    shown = ", ".join(str(item) for item in items[:_MAX_IDS])
-    return f"{shown}, … ({len(items):,} in all)" if len(items) > _MAX_IDS else shown
-
-
-def group_table(groups: Sequence[MutexGroup]) -> Any:
-    """Return a table of groups and their slots, with a bar for each slot's percentage of users."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("ID", "KEY", "NAME", "MODE", "SLOT", "SHARE", "", "EXPERIMENTS", "HOLDOUTS", "INDIVIDUALS"):
-        table.add_column(column, justify="right" if column in ("SLOT", "SHARE") else "left", overflow="fold")
-    for group in groups:
-        head = [group.id, group.key, group.name + (" (archived)" if group.deleted else ""), group.evaluation_mode]
-        for slot in group.slots:
-            cells = [
-                *head,
-                str(slot.index),
-                f"{slot.percentage:g} %",
-                _bar(slot.percentage),
-                _ids(slot.experiments),
-                _ids(slot.holdouts),
-                _ids(slot.individuals),
-            ]
-            table.add_row(*(Text(printable(cell, keep="")) for cell in cells))
-            head = [""] * len(head)
-    return table

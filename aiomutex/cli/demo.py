@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import console, fail, json_option, print_json, run
+from aiomutex.cli.common import console, fail, json_option, print_json
 
 if TYPE_CHECKING:
     from aiomutex.events import Attempt
@@ -27,7 +28,7 @@ def demo(groups: int, as_json: bool) -> None:
     Nothing leaves this machine: the emulator has 500 groups and applies the rules and limits of the service to each
     request. The demo takes about 16 seconds.
     """
-    result = run(lambda: _migrate(groups))
+    result = asyncio.run(_migrate(groups))
     if as_json:
         print_json(result)
     else:

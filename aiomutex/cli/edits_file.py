@@ -1,16 +1,18 @@
-"""Slot edits in a file, as JSON Lines or CSV. Each edit knows its line, so that an error can name it."""
+"""Slot edits in files: JSON Lines or CSV to read, each with its line, and JSON Lines of the edits that failed."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
+import stat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
 
 from aiomutex import UNSET, InvalidRequestError, SlotEdit
 from aiomutex._util.checks import describe
-from aiomutex._util.files import MAX_LINE, LineTooLongError
+from aiomutex._util.files import MAX_LINE, LineTooLongError, open_private
 from aiomutex._util.wording import counted
 from aiomutex.bulk.options import request_of
 from aiomutex.models import SLOT_LISTS
@@ -18,7 +20,7 @@ from aiomutex.models import SLOT_LISTS
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-__all__ = ["BadLine", "LineEdit", "object_fields", "read_edits", "to_json_line"]
+__all__ = ["BadLine", "FailuresFile", "LineEdit", "object_fields", "read_edits", "to_json_line"]
 
 _REQUIRED: Final = ("group_id", "slot_index")
 _FIELDS: Final = (*_REQUIRED, *SLOT_LISTS)
@@ -149,3 +151,28 @@ def _from_row(columns: list[str], row: list[str], line: int) -> LineEdit | BadLi
 def _integer(cell: str) -> int | str:
     """Return an integer if the cell is one; the validation of the edit reports anything else."""
     return int(cell) if cell.isdecimal() and len(cell) <= _MAX_DIGITS else cell
+
+
+class FailuresFile:
+    """The open file of ``--failures``.
+
+    The failures of an earlier run are kept until this run has one of its own or ends without any, so that a run that
+    does not start loses nothing. Each line is flushed at once, so that a crash loses none.
+    """
+
+    def __init__(self, path: str) -> None:
+        # Opening for append keeps the content, and fails before a long run if the file cannot be written.
+        self._file = open_private(path, "a")
+        self._has_previous = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        self.close = self._file.close
+
+    def write(self, line: str) -> None:
+        """Add a line."""
+        self.discard_previous()
+        self._file.write(line + "\n")
+
+    def discard_previous(self) -> None:
+        """Remove the failures of an earlier run, unless that was done already."""
+        if self._has_previous:
+            self._has_previous = False
+            self._file.truncate(0)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aiomutex.cli.common import fail
-from aiomutex.cli.paths import FilePath
+from aiomutex.cli.common import FilePath, fail
 
 if TYPE_CHECKING:
     from aiomutex.emulator import MutexEmulator

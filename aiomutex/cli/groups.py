@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from aiomutex.cli.common import call, console, echo, fail, group_table, json_option, print_json
-from aiomutex.cli.paths import FilePath
+from aiomutex.cli.common import FilePath, call, confirm, console, echo, json_option, print_json, printable
 
 if TYPE_CHECKING:
-    from aiomutex import NewGroup, NewSlot
+    from collections.abc import Sequence
 
-__all__ = ["groups"]
+    from aiomutex import MutexGroup, NewGroup, NewSlot
+
+__all__ = ["group_table", "groups"]
 
 T = TypeVar("T", "NewGroup", "NewSlot")
 
-_MAX_GROUP = 16 * 2**20
+_MAX_GROUP: Final = 16 * 2**20
+_BAR_WIDTH: Final = 20
+_MAX_IDS: Final = 6
 
 
 @click.group()
@@ -174,9 +177,45 @@ def edit(group_id: str, name: str | None, description: str | None, no_descriptio
 def archive(group_id: str, undo: bool, yes: bool) -> None:
     """Archive a group. This detaches its experiments permanently, and affects those that are running."""
     if not undo and not yes:
-        if not sys.stdin.isatty():
-            fail("archiving detaches the experiments permanently; without a terminal, confirm with --yes", 2)
-        click.confirm(f"Archive group {group_id} and detach its experiments permanently?", abort=True)
-
+        confirm(
+            f"Archive group {group_id} and detach its experiments permanently?",
+            without_terminal="archiving detaches the experiments permanently; without a terminal, confirm with --yes",
+        )
     call(lambda session: session.unarchive_group(group_id) if undo else session.archive_group(group_id))
     echo(f"{'Unarchived' if undo else 'Archived'} group {group_id}.")
+
+
+def _bar(percentage: float) -> str:
+    full = round(max(0, min(percentage, 100)) / 100 * _BAR_WIDTH)
+    marks = "█░" if sys.stdout.encoding.lower().startswith("utf") else "#."
+    return marks[0] * full + marks[1] * (_BAR_WIDTH - full)
+
+
+def _ids(items: Sequence[object]) -> str:
+    shown = ", ".join(str(item) for item in items[:_MAX_IDS])
+    return f"{shown}, … ({len(items):,} in all)" if len(items) > _MAX_IDS else shown
+
+
+def group_table(groups: Sequence[MutexGroup]) -> Any:
+    """Return a table of groups and their slots, with a bar for each slot's percentage of users."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("ID", "KEY", "NAME", "MODE", "SLOT", "SHARE", "", "EXPERIMENTS", "HOLDOUTS", "INDIVIDUALS"):
+        table.add_column(column, justify="right" if column in ("SLOT", "SHARE") else "left", overflow="fold")
+    for group in groups:
+        head = [group.id, group.key, group.name + (" (archived)" if group.deleted else ""), group.evaluation_mode]
+        for slot in group.slots:
+            cells = [
+                *head,
+                str(slot.index),
+                f"{slot.percentage:g} %",
+                _bar(slot.percentage),
+                _ids(slot.experiments),
+                _ids(slot.holdouts),
+                _ids(slot.individuals),
+            ]
+            table.add_row(*(Text(printable(cell, keep="")) for cell in cells))
+            head = [""] * len(head)
+    return table

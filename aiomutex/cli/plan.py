@@ -7,7 +7,6 @@ a person has to decide first.
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -15,9 +14,18 @@ import click
 
 from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import console, echo, fail, json_option, print_json, printable
-from aiomutex.cli.desired import ExitOneCommand, live_groups, load, run_with_session
-from aiomutex.cli.paths import FilePath
+from aiomutex.cli.common import (
+    ExitOneCommand,
+    FilePath,
+    call,
+    confirm,
+    console,
+    echo,
+    fail,
+    json_option,
+    print_json,
+    printable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -77,7 +85,7 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
       aiomutex pull groups.yaml
       aiomutex pull groups.json --project 1234
     """  # noqa: D301  # click's own escape
-    from aiomutex.plan import desired_from, dump_desired
+    from aiomutex.plan import desired_from, dump_desired, load_desired
     from aiomutex.plan.desired import identity_of
     from aiomutex.plan.dump import same_content
     from aiomutex.plan.formats import FORMATS
@@ -86,11 +94,11 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
     format_ = FORMATS.get(path.suffix.lower())
     if format_ is None:
         fail(f"{file}: the name must end in one of {', '.join(FORMATS)}")
-    existing = load(file) if path.exists() and path.stat().st_size else None
+    existing = load_desired(file) if path.exists() and path.stat().st_size else None
     known = {group.identity for group in existing.groups} if existing else set[tuple[str, str]]()
     groups = [
         group
-        for group in run_with_session(live_groups)
+        for group in call(lambda session: session.list_groups().collect())
         if (archived or not group.deleted or identity_of(group.project_id, group.key) in known)
         and (not projects or group.project_id in projects)
     ]
@@ -137,16 +145,16 @@ def plan(file: str, out: str | None, as_json: bool, check_running: bool, allow_r
       aiomutex plan groups.yaml --out changes.plan --check-running
       aiomutex plan groups.yaml --json | jq .counts
     """  # noqa: D301  # click's own escape
+    from aiomutex.plan import load_desired, save_plan
     from aiomutex.plan import plan as make_plan
-    from aiomutex.plan import save_plan
 
-    desired = load(file)
+    desired = load_desired(file)
 
     async def work(session: MutexSession) -> tuple[Plan, list[AffectedExperiment]]:
-        changes = make_plan(desired, await live_groups(session))
+        changes = make_plan(desired, await session.list_groups().collect())
         return changes, await _running(session, changes) if check_running else []
 
-    changes, running = run_with_session(work)
+    changes, running = call(work)
     if out is not None:
         save_plan(changes, out)
     _show(changes, running, as_json=as_json)
@@ -204,21 +212,22 @@ def apply(
       aiomutex apply changes.plan --yes --journal apply.db
       aiomutex slots bulk --undo apply.db
     """  # noqa: D301  # click's own escape
+    from aiomutex.plan import load_desired
     from aiomutex.plan.saved import is_saved_plan
 
     saved = is_saved_plan(file_or_plan)
-    desired = None if saved else load(file_or_plan)
+    desired = None if saved else load_desired(file_or_plan)
 
     async def look(session: MutexSession) -> tuple[Plan, Plan, list[AffectedExperiment]]:
         from aiomutex.plan import load_plan, remaining
         from aiomutex.plan import plan as make_plan
 
-        live = await live_groups(session)
+        live = await session.list_groups().collect()
         changes = load_plan(file_or_plan) if desired is None else make_plan(desired, live)
         left = remaining(changes, live) if saved and not changes.errors else changes
         return changes, left, await _running(session, left) if check_running else []
 
-    changes, left, running = run_with_session(look)
+    changes, left, running = call(look)
     _show(left, running)
     if changes.errors or (running and not allow_running):
         fail("the plan is blocked; nothing was written", BLOCKED)
@@ -227,9 +236,8 @@ def apply(
     if left.exceeded_thresholds and not force:
         fail("the plan exceeds a threshold; pass --force to apply it anyway", BLOCKED)
     if not yes:
-        if not sys.stdin.isatty():
-            fail("no terminal to ask for confirmation; pass --yes to apply the plan")
-        click.confirm("Apply?", abort=True)
+        message = "no terminal to ask for confirmation; pass --yes to apply the plan"
+        confirm("Apply?", without_terminal=message, code=1)
 
     async def work(session: MutexSession) -> ApplyReport:
         from aiomutex.plan import apply as apply_plan
@@ -238,7 +246,7 @@ def apply(
             session, changes, force=force, journal=journal, verify=not no_verify, on_step=_report_failure
         )
 
-    report = run_with_session(work)
+    report = call(work)
     applied = sum(step.status == "applied" for step in report.steps)
     echo(f"{applied:,} of {counted(len(report.steps), 'step')} applied")
     if not report.complete:
@@ -270,8 +278,9 @@ def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
       aiomutex lint groups.yaml --strict
     """  # noqa: D301  # click's own escape
     from aiomutex.plan import lint as check
+    from aiomutex.plan import load_desired
 
-    desired = load(file)
+    desired = load_desired(file)
     findings = check(desired, modes=_modes(desired) if check_modes else None)
     if as_json:
         fields = ("code", "severity", "line", "group", "message", "reason")
@@ -304,4 +313,4 @@ def _modes(desired: Desired) -> dict[int, str]:
         }
         return {number: mode for number, mode in modes.items() if isinstance(mode, str)}
 
-    return run_with_session(work)
+    return call(work)

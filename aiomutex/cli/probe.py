@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import call, fail
-from aiomutex.cli.paths import FilePath
+from aiomutex.cli.common import FilePath, call, confirm
 
 __all__ = ["probe"]
 
@@ -33,10 +30,10 @@ def probe(out: str | None, write_scratch: str | None, yes: bool) -> None:
       aiomutex emulator --dialect probe.json
     """  # noqa: D301  # \b keeps click from wrapping the next lines
     if write_scratch is not None and not yes:
-        if not sys.stdin.isatty():
-            fail("--write-scratch creates a group; without a terminal, confirm with --yes", 2)
-        click.confirm(f"Create a group in project {write_scratch}, write to it and archive it?", abort=True)
-
+        confirm(
+            f"Create a group in project {write_scratch}, write to it and archive it?",
+            without_terminal="--write-scratch creates a group; without a terminal, confirm with --yes",
+        )
     from aiomutex.probe import probe as run_probe
 
     report = call(lambda session: run_probe(session, write_scratch=write_scratch))

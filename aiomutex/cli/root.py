@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
+import os
+import sys
 from typing import Any
 
 import click
 
-from aiomutex.cli.common import INTERRUPTED, fail, prepare_streams
+from aiomutex.cli.common import fail
 from aiomutex.cli.demo import demo
 from aiomutex.cli.emulator import emulator
 from aiomutex.cli.groups import groups
@@ -16,29 +19,38 @@ from aiomutex.cli.plan import apply, lint, plan, pull
 from aiomutex.cli.probe import probe
 from aiomutex.cli.slots import slots
 from aiomutex.cli.traffic import traffic
+from aiomutex.errors import ConfigurationError, InvalidRequestError, JournalError, MutexError
 
 __all__ = ["root"]
 
 
 class _Root(click.Group):
-    """Report unusable files and Ctrl-C in one line, for every subcommand."""
+    """Report errors of the library, unusable files and Ctrl-C in one line, for every subcommand."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Run the command line."""
-        prepare_streams()
+        """Run the command line. The standard streams take any text; closed ones lead nowhere."""
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            stream = getattr(sys, name)
+            if stream is None:
+                # This also takes the free descriptor, which the next file to be opened would get otherwise.
+                setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
+            elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
         try:
             return super().invoke(ctx)
+        except MutexError as error:
+            fail(str(error), 2 if isinstance(error, ConfigurationError | InvalidRequestError | JournalError) else 1)
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # click exits silently
             fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         except (KeyboardInterrupt, asyncio.CancelledError):
             # Commands with their own handler for Ctrl-C cancel their task.
-            fail("interrupted", INTERRUPTED)
+            fail("interrupted", 130)
 
 
 @click.group(

@@ -8,9 +8,7 @@ from unicodedata import normalize
 import click
 
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import echo, json_option, print_json
-from aiomutex.cli.desired import ExitOneCommand, live_groups, load, run_with_session
-from aiomutex.cli.paths import FilePath
+from aiomutex.cli.common import ExitOneCommand, FilePath, call, echo, json_option, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -42,7 +40,7 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
     from aiomutex.traffic import slot_share, traffic_share
 
     async def work(session: MutexSession) -> list[dict[str, Any]]:
-        groups = [group for group in await live_groups(session) if not group.deleted]
+        groups = [group for group in await session.list_groups().collect() if not group.deleted]
         groups_of: dict[int, list[MutexGroup]] = {}
         for group in groups:
             for experiment in {each for slot in group.slots for each in slot.experiments}:
@@ -56,7 +54,7 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
             for experiment in experiments or sorted(groups_of)
         ]
 
-    rows = run_with_session(work)
+    rows = call(work)
     if as_json:
         print_json(rows)
         return
@@ -80,7 +78,7 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
     from aiomutex.traffic import slot_of
 
     async def work(session: MutexSession) -> list[dict[str, Any]]:
-        groups = _salted(await live_groups(session), keys)
+        groups = _salted(await session.list_groups().collect(), keys)
         slots = [(group, slot_of(group, user, ids=ids)) for group in groups]
         return [
             {"group": group.key or group.id, "bucketingKey": group.bucketing_key}
@@ -88,7 +86,7 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
             for group, slot in slots
         ]
 
-    rows = run_with_session(work)
+    rows = call(work)
     if as_json:
         print_json(rows)
         return
@@ -119,14 +117,14 @@ def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool)
     ids = read_users(0 if users == "-" else users)
 
     async def work(session: MutexSession) -> Any:
-        live = await live_groups(session)
+        live = await session.list_groups().collect()
         chosen = _salted(live, keys)
         if file is None:
             return count(chosen, ids)
         planned = _salted(_after(file, live), keys)
         return compare(chosen, planned, ids)
 
-    result = run_with_session(work)
+    result = call(work)
     if as_json:
         print_json(result)
         return
@@ -147,11 +145,11 @@ def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool)
 
 
 def _after(file: str, live: list[MutexGroup]) -> list[MutexGroup]:
-    from aiomutex.plan import after, load_plan, remaining
+    from aiomutex.plan import after, load_desired, load_plan, remaining
     from aiomutex.plan import plan as make_plan
     from aiomutex.plan.saved import is_saved_plan
 
-    changes = remaining(load_plan(file), live) if is_saved_plan(file) else make_plan(load(file), live)
+    changes = remaining(load_plan(file), live) if is_saved_plan(file) else make_plan(load_desired(file), live)
     return after(changes, live)
 
 

@@ -13,7 +13,7 @@ import pytest
 from commands import commands, file_parameters, words_of
 
 from aiomutex._util.files import open_private
-from aiomutex.cli.paths import FilePath
+from aiomutex.cli.common import FilePath
 
 if TYPE_CHECKING:
     from collections.abc import Callable

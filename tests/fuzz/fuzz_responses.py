@@ -80,7 +80,7 @@ def group(data: bytes) -> None:
 
 
 def _use(group: MutexGroup) -> None:
-    from aiomutex.cli.common import group_table  # noqa: PLC0415  # rich is heavy
+    from aiomutex.cli.groups import group_table  # noqa: PLC0415  # rich is heavy
 
     for slot in group.slots:
         held = SlotLists.of_slot(slot)
