@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections import Counter
@@ -32,9 +33,7 @@ _UNSUCCESSFUL: Final = ("failed", "unknown")
 
 @click.command()
 @click.argument("file", required=False, type=FilePath(exists=True, allow_dash=True))
-@click.option(
-    "--format", "format_", type=click.Choice(["jsonl", "csv"]), help="Format; by default from the name of FILE."
-)
+@click.option("--format", "format_", type=click.Choice(["jsonl", "csv"]), help="By default from the name of FILE.")
 @click.option("--journal", type=FilePath(), help="Keep the progress here, to resume or undo the run.")
 @click.option("--verify", is_flag=True, help="Read each group before and after: two more requests per group.")
 @click.option("--dry-run", is_flag=True, help="Show what FILE would change and cost. Writes nothing.")
@@ -48,20 +47,11 @@ _UNSUCCESSFUL: Final = ("failed", "unknown")
     "--on-budget", type=click.Choice(["stop", "wait"]), default="stop", show_default=True,
     help="What to do when the day's 100,000 requests are used up.",
 )  # fmt: skip
-@click.option(
-    "--reserve", type=click.IntRange(0), default=0, metavar="N", help="Leave N of the day's requests to others."
-)
+@click.option("--reserve", type=click.IntRange(0), default=0, metavar="N", help="Leave N of today's requests unused.")
 @click.option("--used-today", type=click.IntRange(0), default=0, metavar="N", help="Requests already sent today.")
 @json_option
 def bulk(
-    file: str | None,
-    undo: str | None,
-    force: bool,
-    dry_run: bool,
-    offline: bool,
-    used_today: int,
-    as_json: bool,
-    **options: Any,
+    file: str | None, undo: str | None, force: bool, dry_run: bool, offline: bool, as_json: bool, **options: Any
 ) -> None:
     """Edit many slots from FILE, as JSON Lines or CSV. Use - for standard input.
 
@@ -88,15 +78,15 @@ def bulk(
         raise click.UsageError("--offline needs --dry-run")
     if undo is not None:
         _undo(undo, force=force, as_json=as_json)
+    if file is None:
         return
-    assert file is not None  # noqa: S101  # checked above
     format_ = options.pop("format_") or ("csv" if file.endswith(".csv") else "jsonl")
     if dry_run:
         _preview(list(_valid_edits(file, format_)), options, offline=offline, as_json=as_json)
         return
     # A pipe can be read only once, so its lines are checked during the run.
     total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None
-    result = asyncio.run(_run(file, format_, total, used_today, **options))
+    result = asyncio.run(_run(file, format_, total, **options))
     _summarize(result, options["journal"], as_json=as_json)
 
 
@@ -132,8 +122,8 @@ def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, a
     found = call(lambda session: preview(session, edits, journal=journal, verify=verify))
     if as_json:
         fields: dict[str, Any] = to_builtins(found)
-        for name in ("impossible", "contradictions"):
-            fields[name] = [{"line": edits[each.position].line, "reason": each.reason} for each in getattr(found, name)]
+        for name, problems in (("impossible", found.impossible), ("contradictions", found.contradictions)):
+            fields[name] = [{"line": edits[each.position].line, "reason": each.reason} for each in problems]
         print_json(fields)
     else:
         echo(found.describe(lambda problem: f"line {edits[problem.position].line}"))
@@ -150,7 +140,7 @@ def _read(file: str, format_: str) -> Generator[LineEdit | BadLine]:
 
 
 async def _run(
-    file: str, format_: str, total: int | None, used_today: int, *, failures: str | None, **options: Any
+    file: str, format_: str, total: int | None, *, failures: str | None, used_today: int, **options: Any
 ) -> dict[str, Any]:
     from aiomutex import LocalRateLimiter, MutexSession
     from aiomutex.cli.background_reader import read_in_thread
@@ -159,50 +149,49 @@ async def _run(
 
     limiter = LocalRateLimiter(used_today=used_today)
     invalid: Counter[str] = Counter()
-    requests = 0
+    requests: Counter[str] = Counter()
 
     def count_request(attempt: Attempt) -> None:
-        nonlocal requests
-        requests += attempt.duration > 0  # without a permit, nothing was sent
+        requests["sent"] += attempt.duration > 0  # without a permit, nothing was sent
 
-    with contextlib.ExitStack() as stack:
-        failed = stack.enter_context(contextlib.closing(FailuresFile(failures))) if failures else None
-        progress = stack.enter_context(RunProgress(limiter, total))
+    with (
+        contextlib.closing(FailuresFile(failures or os.devnull)) as failed,
+        RunProgress(limiter, total) as progress,
+    ):
 
         async def edits() -> AsyncGenerator[LineEdit]:
             async with contextlib.aclosing(read_in_thread(_read(file, format_))) as items:
                 async for item in items:
-                    if isinstance(item, BadLine):
-                        invalid["failed"] += 1
-                        progress.print_line(f"line {item.line}: {item.problem}")
-                        if failed is not None and item.text:
-                            failed.write(item.text)
-                    else:
+                    if not isinstance(item, BadLine):
                         yield item
+                        continue
+                    invalid["failed"] += 1
+                    progress.print_line(f"line {item.line}: {item.problem}")
+                    if item.text:
+                        failed.write(item.text)
 
         def on_outcome(outcome: SlotOutcome) -> None:
             if outcome.status in _UNSUCCESSFUL:
                 reason = outcome.error or outcome.note
                 progress.print_line(f"line {getattr(outcome.edit, 'line', '?')}: {outcome.status}: {reason}")
-                if failed is not None:
-                    failed.write(to_json_line(outcome.edit))
+                failed.write(to_json_line(outcome.edit))
 
-        async with MutexSession(rate_limiter=limiter, on_attempt=count_request) as session:
-            stream = session.stream_slot_edits(edits(), on_outcome=on_outcome, **options)
-            async with stream:
-                interrupts = _stop_on_interrupt(stream, progress)
-                ticker = asyncio.create_task(_refresh(stream, progress))
-                try:
-                    async for outcome in stream:
-                        progress.advance(stream, failed=outcome.status in _UNSUCCESSFUL)
-                finally:
-                    ticker.cancel()
-                stopped_by = stream.stopped_by
-        if failed is not None:
-            failed.discard_previous()
+        async with (
+            MutexSession(rate_limiter=limiter, on_attempt=count_request) as session,
+            session.stream_slot_edits(edits(), on_outcome=on_outcome, **options) as stream,
+        ):
+            interrupts = _stop_on_interrupt(stream, progress)
+            ticker = asyncio.create_task(_refresh(stream, progress))
+            try:
+                async for outcome in stream:
+                    progress.advance(stream, failed=outcome.status in _UNSUCCESSFUL)
+            finally:
+                ticker.cancel()
+            stopped_by = stream.stopped_by
+        failed.discard_previous()
     return {
         "counts": dict(stream.counts + invalid),
-        "requests": requests,
+        "requests": requests["sent"],
         "stopped_by": None if stopped_by is None else str(stopped_by),
         "interrupted": bool(interrupts),
     }
@@ -270,5 +259,5 @@ def _undo(journal: str, *, force: bool, as_json: bool) -> None:
         echo(f"Undo: {_counts_line(counts)}")
         if report.stopped_by is not None:
             echo(f"aiomutex: {report.stopped_by}\nTo resume, run the same command again.", err=True)
-    if report.failed or report.unknown or changed:
+    if report.failed or report.unknown or changed or report.stopped_by is not None:
         sys.exit(1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import console, fail, json_option, print_json
+from aiomutex.cli.common import echo, fail, json_option, print_json
 
 if TYPE_CHECKING:
     from aiomutex.events import Attempt
@@ -75,14 +75,12 @@ async def _migrate(groups: int) -> dict[str, Any]:
 
 def _show(result: dict[str, Any]) -> None:
     correct = result["read_back_slots"] - result["wrong_slots"]
-    lines = [
+    for name, value in (
         ("edits applied", f"{result['applied']:,} of {result['edits']:,}"),
         ("requests", f"{result['requests']:,}"),
         ("rejected with 429", f"{result['answered_429']:,}"),
         ("most in any second", f"{counted(result['busiest_second'], 'request')} (the limit is 100)"),
         ("seconds", f"{result['seconds']:.1f} (at least {result['floor_seconds']:.1f} because of the limit)"),
         ("slots verified", f"{correct:,} of {result['read_back_slots']:,}"),
-    ]
-    screen = console()
-    for name, value in lines:
-        screen.print(f"{name:>26}  {value}")
+    ):
+        echo(f"{name:>26}  {value}")

@@ -48,10 +48,6 @@ def read_edits(lines: Iterable[str], format_: str) -> Iterator[LineEdit | BadLin
     A line of JSON Lines is ``{"group_id": "7", "slot_index": 1, "experiments": [123]}``. The first line of a CSV file
     names the columns ``group_id,slot_index`` and any of ``experiments,holdouts,individuals``. The items of a cell are
     separated by ``;``. An empty cell leaves the list unchanged, and ``[]`` empties it.
-
-    Args:
-        lines: The lines of the file.
-        format_: ``"jsonl"`` or ``"csv"``.
     """
     try:
         yield from _from_csv(lines) if format_ == "csv" else _from_json(lines)
@@ -73,11 +69,7 @@ def _edit_of(fields: object, line: int) -> LineEdit:
 
 
 def object_fields(noun: str, value: object, known: Collection[str], required: Collection[str]) -> dict[str, Any]:
-    """The fields of a JSON object.
-
-    Raises:
-        InvalidRequestError: It is something else, or a field is unknown or missing.
-    """
+    """The fields of a JSON object; ``InvalidRequestError`` if it is not one, or a field is unknown or missing."""
     if not isinstance(value, dict):
         raise InvalidRequestError(f"{noun} must be an object, not {describe(value)}")
     given = cast("dict[str, Any]", value)

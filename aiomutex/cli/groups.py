@@ -201,21 +201,16 @@ def group_table(groups: Sequence[MutexGroup]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    from aiomutex.models import SLOT_LISTS
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("ID", "KEY", "NAME", "MODE", "SLOT", "SHARE", "", "EXPERIMENTS", "HOLDOUTS", "INDIVIDUALS"):
         table.add_column(column, justify="right" if column in ("SLOT", "SHARE") else "left", overflow="fold")
     for group in groups:
         head = [group.id, group.key, group.name + (" (archived)" if group.deleted else ""), group.evaluation_mode]
         for slot in group.slots:
-            cells = [
-                *head,
-                str(slot.index),
-                f"{slot.percentage:g} %",
-                _bar(slot.percentage),
-                _ids(slot.experiments),
-                _ids(slot.holdouts),
-                _ids(slot.individuals),
-            ]
+            lists = [_ids(getattr(slot, name)) for name in SLOT_LISTS]
+            cells = [*head, str(slot.index), f"{slot.percentage:g} %", _bar(slot.percentage), *lists]
             table.add_row(*(Text(printable(cell, keep="")) for cell in cells))
             head = [""] * len(head)
     return table

@@ -7,8 +7,9 @@ a person has to decide first.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from aiomutex import MutexSession
-    from aiomutex.plan import AffectedExperiment, ApplyReport, Desired, Plan, Step
+    from aiomutex.plan import AffectedExperiment, Desired, Plan, Step
     from aiomutex.plan.render import Line
 
 __all__ = ["apply", "lint", "plan", "pull"]
@@ -44,13 +45,9 @@ _file_argument = click.argument("file", type=FilePath(exists=True))
 _check_running_option = click.option(
     "--check-running",
     is_flag=True,
-    help="Read each experiment that the plan affects; block the plan if one is running.",
+    help="Read each experiment that the plan affects; block it if one is running.",
 )
 _allow_running_option = click.option("--allow-running", is_flag=True, help="Show running experiments without blocking.")
-
-
-def _exit(code: int) -> NoReturn:
-    raise click.exceptions.Exit(code)
 
 
 def _print_lines(lines: Iterable[Line]) -> None:
@@ -58,15 +55,7 @@ def _print_lines(lines: Iterable[Line]) -> None:
 
     screen = console()
     for mark, text in lines:
-        safe = printable(text, keep="")
-        if screen.is_terminal:
-            # As a Text, because names may contain what rich reads as markup.
-            screen.print(Text(safe, style=_COLOURS[mark]), soft_wrap=True)
-        else:
-            echo(safe)
-
-
-# ---------------------------------------------------------------------- pull
+        screen.print(Text(printable(text, keep=""), style=_COLOURS[mark]), soft_wrap=True)
 
 
 @click.command(cls=ExitOneCommand)
@@ -110,9 +99,8 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
         echo(f"{file} already describes the {count}")
         return
     if existing is not None and not overwrite and _has_comments(path, format_):
-        fail(
-            f"{file} differs from the live groups and has comments, which would be lost; pass --overwrite to lose them"
-        )
+        problem = "differs from the live groups and has comments, which would be lost; pass --overwrite to lose them"
+        fail(f"{file} {problem}")
     text = dump_desired(desired, format_, sort=True)
     with open_private(path) as opened:
         opened.write(text)
@@ -122,9 +110,6 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
 def _has_comments(path: Path, format_: str) -> bool:
     """Whether a file may have comments. A "#" inside a string counts, to be on the safe side."""
     return format_ == "yaml" and re.search(r"(?:^|\s)#", path.read_text("utf-8"), re.MULTILINE) is not None
-
-
-# ---------------------------------------------------------------------- plan
 
 
 @click.command(cls=ExitOneCommand)
@@ -159,8 +144,8 @@ def plan(file: str, out: str | None, as_json: bool, check_running: bool, allow_r
         save_plan(changes, out)
     _show(changes, running, as_json=as_json)
     if changes.errors or changes.exceeded_thresholds or (running and not allow_running):
-        _exit(BLOCKED)
-    _exit(0 if changes.empty else CHANGES)
+        sys.exit(BLOCKED)
+    sys.exit(0 if changes.empty else CHANGES)
 
 
 async def _running(session: MutexSession, changes: Plan) -> list[AffectedExperiment]:
@@ -174,15 +159,12 @@ def _show(changes: Plan, running: Sequence[AffectedExperiment], *, as_json: bool
 
     if as_json:
         print_json(plan_json(changes, running=running))
-        return
-    _print_lines([*lines(changes), *(("!", f"! {each}") for each in running), (" ", summary(changes))])
-
-
-# ---------------------------------------------------------------------- apply
+    else:
+        _print_lines([*lines(changes), *(("!", f"! {each}") for each in running), (" ", summary(changes))])
 
 
 @click.command(cls=ExitOneCommand)
-@click.argument("file_or_plan", type=FilePath(exists=True))
+@click.argument("file", metavar="FILE_OR_PLAN", type=FilePath(exists=True))
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--force", is_flag=True, help="Apply even if a threshold of the file is exceeded.")
 @click.option("--journal", type=FilePath(), help="Record what each slot held before, for an undo.")
@@ -190,13 +172,7 @@ def _show(changes: Plan, running: Sequence[AffectedExperiment], *, as_json: bool
 @_check_running_option
 @_allow_running_option
 def apply(
-    file_or_plan: str,
-    yes: bool,
-    force: bool,
-    journal: str | None,
-    no_verify: bool,
-    check_running: bool,
-    allow_running: bool,
+    file: str, yes: bool, force: bool, journal: str | None, no_verify: bool, check_running: bool, allow_running: bool
 ) -> None:
     """Change the live groups to match a file, or apply a saved plan.
 
@@ -212,18 +188,17 @@ def apply(
       aiomutex apply changes.plan --yes --journal apply.db
       aiomutex slots bulk --undo apply.db
     """  # noqa: D301  # click's own escape
-    from aiomutex.plan import load_desired
+    from aiomutex.plan import apply as apply_plan
+    from aiomutex.plan import load_desired, load_plan, remaining
+    from aiomutex.plan import plan as make_plan
     from aiomutex.plan.saved import is_saved_plan
 
-    saved = is_saved_plan(file_or_plan)
-    desired = None if saved else load_desired(file_or_plan)
+    saved = is_saved_plan(file)
+    desired = None if saved else load_desired(file)
 
     async def look(session: MutexSession) -> tuple[Plan, Plan, list[AffectedExperiment]]:
-        from aiomutex.plan import load_plan, remaining
-        from aiomutex.plan import plan as make_plan
-
         live = await session.list_groups().collect()
-        changes = load_plan(file_or_plan) if desired is None else make_plan(desired, live)
+        changes = load_plan(file) if desired is None else make_plan(desired, live)
         left = remaining(changes, live) if saved and not changes.errors else changes
         return changes, left, await _running(session, left) if check_running else []
 
@@ -239,14 +214,8 @@ def apply(
         message = "no terminal to ask for confirmation; pass --yes to apply the plan"
         confirm("Apply?", without_terminal=message, code=1)
 
-    async def work(session: MutexSession) -> ApplyReport:
-        from aiomutex.plan import apply as apply_plan
-
-        return await apply_plan(
-            session, changes, force=force, journal=journal, verify=not no_verify, on_step=_report_failure
-        )
-
-    report = call(work)
+    options: dict[str, Any] = {"force": force, "journal": journal, "verify": not no_verify}
+    report = call(lambda session: apply_plan(session, changes, on_step=_report_failure, **options))
     applied = sum(step.status == "applied" for step in report.steps)
     echo(f"{applied:,} of {counted(len(report.steps), 'step')} applied")
     if not report.complete:
@@ -256,9 +225,6 @@ def apply(
 def _report_failure(step: Step) -> None:
     if step.status != "applied":
         echo(f"aiomutex: {step}", err=True)
-
-
-# ---------------------------------------------------------------------- lint
 
 
 @click.command(cls=ExitOneCommand)
@@ -286,17 +252,13 @@ def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
         fields = ("code", "severity", "line", "group", "message", "reason")
         print_json([{name: getattr(finding, name) for name in fields} for finding in findings])
     else:
-        _print_lines(
-            (
-                "!" if finding.severity == "error" else "~",
-                f"{file}:{finding.line}: {finding}" if finding.line else f"{file}: {finding}",
-            )
-            for finding in findings
-        )
+        for finding in findings:
+            line = f":{finding.line}" if finding.line else ""
+            _print_lines([("!" if finding.severity == "error" else "~", f"{file}{line}: {finding}")])
         if not findings:
             echo(f"{file}: {counted(len(desired.groups), 'group')}, no findings")
     if any(strict or finding.severity == "error" for finding in findings):
-        _exit(CHANGES)
+        sys.exit(CHANGES)
 
 
 def _modes(desired: Desired) -> dict[int, str]:
@@ -305,12 +267,6 @@ def _modes(desired: Desired) -> dict[int, str]:
     experiments = {
         experiment for group in desired.groups for slot in group.slots or () for experiment in slot.experiments or ()
     }
-
-    async def work(session: MutexSession) -> dict[int, str]:
-        results = await read_experiments(experiments, experiment_reader(session))
-        modes = {
-            number: read.get("evaluationMode") for number, read in results.items() if not isinstance(read, Exception)
-        }
-        return {number: mode for number, mode in modes.items() if isinstance(mode, str)}
-
-    return call(work)
+    results = call(lambda session: read_experiments(experiments, experiment_reader(session)))
+    modes = {number: read.get("evaluationMode") for number, read in results.items() if not isinstance(read, Exception)}
+    return {number: mode for number, mode in modes.items() if isinstance(mode, str)}

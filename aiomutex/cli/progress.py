@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from aiomutex.cli.common import console, printable
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from aiomutex import OutcomeStream, RateLimiter
 
 __all__ = ["RunProgress"]
@@ -31,29 +29,20 @@ class RunProgress:
         self._total = total
         self._console = console(err=True)
         self._started = self._last = time.monotonic()
-        self._done = 0
-        self._failed = 0
+        self._done = self._failed = 0
         self._bar: Any = None
-        self._task: Any = None
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self._bar = Progress(
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[facts]}"),
-                TimeRemainingColumn(),
-                console=self._console,
-            )
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self._console)
             self._bar.start()
-            self._task = self._bar.add_task("edits", total=self._total, facts="")
+            self._bar.add_task("edits", total=self._total, facts="")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -70,7 +59,7 @@ class RunProgress:
 
     def _show(self, stream: OutcomeStream, *, advance: int) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, advance=advance, facts=self._facts(stream))
+            self._bar.update(self._bar.task_ids[0], advance=advance, facts=self._facts(stream))
         elif time.monotonic() - self._last >= _INTERVAL:
             self._last = time.monotonic()
             of = f" of {self._total:,}" if self._total is not None else ""

@@ -13,12 +13,11 @@ from aiomutex.cli.common import ExitOneCommand, FilePath, call, echo, json_optio
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from aiomutex import MutexGroup, MutexSession
+    from aiomutex import MutexGroup
 
 __all__ = ["traffic"]
 
 _MAX_OVERLAPS: Final = 50
-_USERS = click.argument("users", type=FilePath(exists=True, allow_dash=True))
 
 
 @click.group()
@@ -39,22 +38,19 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
     """  # noqa: D301  # \b keeps click from wrapping the next lines
     from aiomutex.traffic import slot_share, traffic_share
 
-    async def work(session: MutexSession) -> list[dict[str, Any]]:
-        groups = [group for group in await session.list_groups().collect() if not group.deleted]
-        groups_of: dict[int, list[MutexGroup]] = {}
-        for group in groups:
-            for experiment in {each for slot in group.slots for each in slot.experiments}:
-                groups_of.setdefault(experiment, []).append(group)
-        return [
-            {
-                "experiment": experiment,
-                "share": traffic_share(experiment, groups, held_out=held_out),
-                "groups": {each.key or each.id: slot_share(each, experiment) for each in groups_of.get(experiment, ())},
-            }
-            for experiment in experiments or sorted(groups_of)
-        ]
-
-    rows = call(work)
+    groups = [group for group in call(lambda session: session.list_groups().collect()) if not group.deleted]
+    groups_of: dict[int, list[MutexGroup]] = {}
+    for group in groups:
+        for experiment in {each for slot in group.slots for each in slot.experiments}:
+            groups_of.setdefault(experiment, []).append(group)
+    rows: list[dict[str, Any]] = [
+        {
+            "experiment": experiment,
+            "share": traffic_share(experiment, groups, held_out=held_out),
+            "groups": {each.key or each.id: slot_share(each, experiment) for each in groups_of.get(experiment, ())},
+        }
+        for experiment in experiments or sorted(groups_of)
+    ]
     if as_json:
         print_json(rows)
         return
@@ -77,16 +73,13 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
     """  # noqa: D301  # \b keeps click from wrapping the next lines
     from aiomutex.traffic import slot_of
 
-    async def work(session: MutexSession) -> list[dict[str, Any]]:
-        groups = _salted(await session.list_groups().collect(), keys)
-        slots = [(group, slot_of(group, user, ids=ids)) for group in groups]
-        return [
-            {"group": group.key or group.id, "bucketingKey": group.bucketing_key}
-            | {"slot": slot.index if slot else None, "experiments": slot.experiments if slot else []}
-            for group, slot in slots
-        ]
-
-    rows = call(work)
+    groups = _salted(call(lambda session: session.list_groups().collect()), keys)
+    rows: list[dict[str, Any]] = [
+        {"group": group.key or group.id, "bucketingKey": group.bucketing_key}
+        | {"slot": slot.index if slot else None, "experiments": slot.experiments if slot else []}
+        for group in groups
+        for slot in [slot_of(group, user, ids=ids)]
+    ]
     if as_json:
         print_json(rows)
         return
@@ -97,7 +90,7 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
 
 
 @traffic.command(cls=ExitOneCommand)
-@_USERS
+@click.argument("users", type=FilePath(exists=True, allow_dash=True))
 @click.option("--plan", "file", type=FilePath(exists=True), help="Desired state or saved plan.")
 @click.option("--group", "keys", multiple=True, help="Only the group with this key; repeatable.")
 @json_option
@@ -115,23 +108,17 @@ def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool)
     from aiomutex.traffic import simulate as count
 
     ids = read_users(0 if users == "-" else users)
-
-    async def work(session: MutexSession) -> Any:
-        live = await session.list_groups().collect()
-        chosen = _salted(live, keys)
-        if file is None:
-            return count(chosen, ids)
-        planned = _salted(_after(file, live), keys)
-        return compare(chosen, planned, ids)
-
-    result = call(work)
+    live = call(lambda session: session.list_groups().collect())
+    chosen = _salted(live, keys)
+    result: Any = count(chosen, ids) if file is None else compare(chosen, _salted(_after(file, live), keys), ids)
     if as_json:
         print_json(result)
         return
     if file is not None:
-        from aiomutex.plan.render import move_lines
-
-        echo("\n".join(move_lines(result)))
+        echo(f"{result.share:.1%} of {result.users:,} users would move")
+        for move in result.experiments:
+            change = f"(+{move.gained:,} −{move.lost:,})"  # noqa: RUF001  # a minus sign
+            echo(f"    experiment {move.experiment}: {move.before:,} → {move.after:,} users {change}")
         return
     for group in result.groups:
         slots = ", ".join(f"slot {index}: {_share(amount, result.users)}" for index, amount in group.slots.items())
@@ -154,12 +141,7 @@ def _after(file: str, live: list[MutexGroup]) -> list[MutexGroup]:
 
 
 def _salted(groups: Iterable[MutexGroup], keys: Collection[str]) -> list[MutexGroup]:
-    """Return the groups that users can land in, and report groups without a salt to standard error.
-
-    Args:
-        groups: Groups of the project.
-        keys: The keys of the groups to return; all groups if empty.
-    """
+    """Return the groups with one of the keys, if any, that users can land in; report those without a salt."""
     salted: list[MutexGroup] = []
     chosen = {normalize("NFC", key) for key in keys}
     for group in groups:

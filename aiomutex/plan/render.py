@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from aiomutex.models import NewGroup
     from aiomutex.plan.changes import Action, GroupPlan, ListChange, Plan
     from aiomutex.plan.running_experiments import AffectedExperiment
-    from aiomutex.traffic import Comparison
 
-__all__ = ["Line", "Mark", "lines", "move_lines", "plan_json", "render", "summary"]
+__all__ = ["Line", "Mark", "lines", "plan_json", "render", "summary"]
 
 Mark = Literal["+", "-", "~", "!", "?", " "]
 """The subject of a line: something added, removed or changed, an error, a note, or none of these."""
@@ -124,15 +123,3 @@ def _members(members: Sequence[int | str]) -> str:
     shown = ", ".join(map(str, members[:_MAX_MEMBERS]))
     more = len(members) - _MAX_MEMBERS
     return f"{shown} and {more:,} more" if more > 0 else shown
-
-
-def move_lines(moves: Comparison) -> list[str]:
-    """Render how many users a plan moves: one line for all, and one for each experiment."""
-    return [
-        f"{moves.share:.1%} of {moves.users:,} users would move",
-        *(
-            f"    experiment {move.experiment}: {move.before:,} → {move.after:,} users "
-            f"(+{move.gained:,} −{move.lost:,})"  # noqa: RUF001  # a minus sign
-            for move in moves.experiments
-        ),
-    ]
