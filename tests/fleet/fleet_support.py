@@ -21,6 +21,7 @@ from aiomutex.fleet import Fleet
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from aiomutex import LocalRateLimiter
     from aiomutex.testing import MutexEmulator
 
 HERE: Final = Path(__file__).parent
@@ -33,9 +34,12 @@ def redis_of(url: str) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def worker(emulator: MutexEmulator, redis_url: str, **options: Any) -> AsyncGenerator[Fleet]:
+async def worker(
+    emulator: MutexEmulator, redis_url: str, limiter: LocalRateLimiter | None = None, **options: Any
+) -> AsyncGenerator[Fleet]:
     """Run a worker in this process."""
-    fleet = Fleet(redis_url, name=NAME, session=lambda: session_for(emulator.url), **options)
+    more = {} if limiter is None else {"rate_limiter": limiter}
+    fleet = Fleet(redis_url, name=NAME, session=lambda: session_for(emulator.url, **more), **options)
     task = asyncio.create_task(run_receiver_task(fleet.broker, run_startup=True))
     try:
         await until(lambda: hasattr(fleet.broker.state, "keeping"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from support import until
 from taskiq.formatters.json_formatter import JSONFormatter
 from taskiq.message import TaskiqMessage
 
-from aiomutex import SlotEdit
+from aiomutex import LocalRateLimiter, SlotEdit
 from aiomutex.fleet import Fleet
 
 if TYPE_CHECKING:
@@ -122,6 +123,25 @@ async def test_a_job_in_work_is_abandoned_when_its_caller_left(
     written = [body["experiments"][0] for _, _, body in landed(emulator)]
     assert written == [*range(1, len(written)), 500]
     assert len(written) < 20
+
+
+async def test_a_worker_frozen_while_it_waited_for_a_permit_does_not_use_it(
+    emulator: MutexEmulator, redis_server: RedisServer
+) -> None:
+    limiter = LocalRateLimiter(per_second=10)
+    async with (
+        worker(emulator, redis_server.url, limiter, claim_timeout=0.6),
+        Fleet(redis_server.url, name=NAME) as fleet,
+    ):
+        run = asyncio.create_task(fleet.edit_slots([SlotEdit(1, 1, experiments=[n]) for n in range(1, 12)]))
+        await until(lambda: limiter.state().waiting)
+        before = len(emulator.commits)
+        time.sleep(1.5)  # noqa: ASYNC251  # the process is frozen
+        report = await asyncio.wait_for(run, 20)
+    assert str(report) == "11 edits: 11 applied"
+    written = [body["experiments"][0] for _, _, body in landed(emulator)]
+    assert before >= 5
+    assert written == [*range(1, before + 1), *range(1, 12)]
 
 
 async def test_a_run_that_waits_for_another_can_be_stopped(redis_server: RedisServer, redis: Any) -> None:
