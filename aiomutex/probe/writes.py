@@ -70,7 +70,7 @@ def _created_id(prober: Prober, response: ResponseOrError) -> str:
 async def _edit(prober: Prober, group_id: str) -> None:
     edited: list[bool] = []
     for individual_ids in (["probe-a", "probe-b"], ["probe-b"]):
-        response = await _edit_slot(prober, "edit slot", group_id, 1, individual_ids)
+        response = await _edit_slot(prober, "edit slot", _path(group_id), 1, individual_ids)
         edited.append(succeeded(response))
         if succeeded(response):
             body = "json" if object_of(response) is not None else "ok" if response.body.strip() else "empty"
@@ -84,10 +84,13 @@ async def _edit(prober: Prober, group_id: str) -> None:
 
     responses: list[ResponseOrError] = []
 
-    async def write(slot: int) -> None:
-        responses.append(await _edit_slot(prober, "edit slots concurrently", group_id, slot, [f"probe-c{slot}"]))
+    async def write(path: str) -> None:
+        slot = 1 if path == _path(group_id) else 2
+        responses.append(await _edit_slot(prober, "edit slots concurrently", path, slot, [f"probe-c{slot}"]))
 
-    await run_workers(write, (1, 2), 2)
+    # A session makes one write at a time to a path's group. Escaped, the ID is the same group under another path.
+    escaped = "".join(f"%{byte:02X}" for byte in group_id.encode())
+    await run_workers(write, (_path(group_id), f"{ROOT}/{escaped}"), 2)
     if all(map(succeeded, responses)):
         individuals = await _individuals(prober, group_id)
         if any(f"probe-c{slot}" not in individuals.get(slot, [f"probe-c{slot}"]) for slot in (1, 2)):
@@ -142,9 +145,9 @@ async def _individuals(prober: Prober, group_id: str) -> dict[int, list[str]]:
     return {slot.get("index", place): slot.get("individuals") or [] for place, slot in enumerate(slots, start=1)}
 
 
-async def _edit_slot(prober: Prober, call: str, group_id: str, slot: int, individual_ids: list[str]) -> ResponseOrError:
+async def _edit_slot(prober: Prober, call: str, path: str, slot: int, individual_ids: list[str]) -> ResponseOrError:
     # Individuals are strings that no user has. An experiment would have to exist, and might be running.
-    return await prober.send(call, "PATCH", f"{_path(group_id)}/slots/{slot}", {"individuals": individual_ids})
+    return await prober.send(call, "PATCH", f"{path}/slots/{slot}", {"individuals": individual_ids})
 
 
 def _path(group_id: str) -> str:
