@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from aiomutex.emulator.faults import Fault, FaultKind, Latency
-from aiomutex.emulator.seeding import SlotSeed, document_of, slots_of, store_of_json
-from aiomutex.emulator.state import Group, GroupStore
+from aiomutex.emulator.seeding import SlotSeed, document_of, group_of, store_of_json
 from aiomutex.emulator.state_file import StateFile, open_private
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from aiomutex.emulator.app import Application
     from aiomutex.emulator.dialect import Dialect
+    from aiomutex.emulator.state import Group, GroupStore
 
 __all__ = ["Controls", "Snapshot"]
 
@@ -209,20 +209,18 @@ class Controls:
             >>> group.key, group.slots[0].experiments
             ('group-7', [123])
         """
-        group_id = self.groups.next_id() if group_id is None else str(group_id)
-        group = Group(
-            id=group_id,
-            project_id=str(project_id),
-            name=name or f"Group {group_id}",
-            key=key or f"group-{group_id}",
-            description=description,
-            evaluation_mode=evaluation_mode,
-            bucketing_key=bucketing_key,
-            bucketing_salt=bucketing_salt or f"salt-{group_id}",
-            slots=slots_of(slots),
-            deleted=deleted,
-        )
-        self.groups[group_id] = group
+        derived = {"id": group_id, "name": name, "key": key, "bucketing_salt": bucketing_salt}
+        seed: dict[str, Any] = {
+            **{name: value for name, value in derived.items() if value is not None},
+            "slots": slots,
+            "project_id": project_id,
+            "description": description,
+            "evaluation_mode": evaluation_mode,
+            "bucketing_key": bucketing_key,
+            "deleted": deleted,
+        }
+        group = group_of(seed, next_id=self.groups.next_id())
+        self.groups[group.id] = group
         self._save(group)
         return group
 

@@ -142,14 +142,8 @@ def _to_json(group: Group) -> dict[str, Any]:
         "mode": group.evaluation_mode,
         "deleted": group.deleted,
         "slots": [
-            {
-                "index": slot.index,
-                "percentage": slot.percentage,
-                "experiments": slot.experiments,
-                "holdouts": slot.holdouts,
-                "individuals": len(slot.individuals),
-                "cohorts": len(slot.cohorts),
-            }
+            {name: getattr(slot, name) for name in ("index", "percentage", "experiments", "holdouts")}
+            | {"individuals": len(slot.individuals), "cohorts": len(slot.cohorts)}
             for slot in group.slots
         ],
     }

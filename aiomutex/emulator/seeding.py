@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any, cast
 
 import msgspec
@@ -21,8 +20,13 @@ SlotSeed = int | Mapping[str, Any] | Slot
 GroupSeed = Mapping[str, Any] | Group
 
 
-def _python_name(name: str) -> str:
-    return re.sub("(?<=[a-z])[A-Z]", lambda match: f"_{match[0].lower()}", name)
+def _fields_of(seed: Mapping[str, Any], kind: type[msgspec.Struct], where: str) -> dict[str, Any]:
+    """Return the fields of a seed under Python's names."""
+    given = {re.sub("(?<=[a-z])[A-Z]", lambda match: f"_{match[0].lower()}", name): seed[name] for name in seed}
+    for name in given:
+        if name not in kind.__struct_fields__:
+            raise ValueError(f"{where} has an unknown field {name!r}")
+    return given
 
 
 def slots_of(seeds: Iterable[SlotSeed]) -> list[Slot]:
@@ -45,16 +49,13 @@ def slots_of(seeds: Iterable[SlotSeed]) -> list[Slot]:
 
 
 def _slot_of(index: int, seed: Mapping[str, Any]) -> Slot:
-    given = {_python_name(name): value for name, value in seed.items()}
-    slot = Slot(index=int(given.pop("index", index)), percentage=given.pop("percentage", 0))
-    for name, value in given.items():
-        if name in {"experiments", "holdouts", "individuals", "cohorts"}:
-            setattr(slot, name, value if isinstance(value, str) else list(value or ()))
-        elif name in {"name", "variant_key"}:
-            setattr(slot, name, value)
-        else:
-            raise ValueError(f"slots[{index - 1}] has an unknown field {name!r}")
-    return slot
+    given = _fields_of(seed, Slot, f"slots[{index - 1}]")
+    for name in ("experiments", "holdouts", "individuals", "cohorts"):
+        value = given.get(name)
+        given[name] = value if isinstance(value, str) else list(value or ())
+    given["index"] = int(given.get("index", index))
+    given.setdefault("percentage", 0)
+    return Slot(**given)
 
 
 def group_of(seed: GroupSeed, *, next_id: str) -> Group:
@@ -69,22 +70,14 @@ def group_of(seed: GroupSeed, *, next_id: str) -> Group:
     """
     if isinstance(seed, Group):
         return seed
-    given = {_python_name(name): value for name, value in seed.items()}
-    group_id = next_id if given.get("id") is None else str(given["id"])
-    given.pop("id", None)
-    group = Group(
-        id=group_id,
-        project_id="1",
-        name=f"Group {group_id}",
-        key=f"group-{group_id}",
-        bucketing_salt=f"salt-{group_id}",
-        slots=slots_of(given.pop("slots", (50, 50)) or ()),
-    )
-    for name, value in given.items():
-        if not hasattr(group, name):
-            raise ValueError(f"group {group_id} has an unknown field {name!r}")
-        setattr(group, name, str(value) if name == "project_id" else value)
-    return group
+    group_id = next_id if seed.get("id") is None else str(seed["id"])
+    given = _fields_of(seed, Group, f"group {group_id}")
+    given["id"] = group_id
+    given["project_id"] = str(given.get("project_id", 1))
+    given["slots"] = slots_of(given.get("slots", (50, 50)) or ())
+    for name, default in (("name", "Group "), ("key", "group-"), ("bucketing_salt", "salt-")):
+        given.setdefault(name, default + group_id)
+    return Group(**given)
 
 
 def seeded_store(groups: int | Iterable[GroupSeed], slots_per_group: int) -> GroupStore:
@@ -99,10 +92,10 @@ def seeded_store(groups: int | Iterable[GroupSeed], slots_per_group: int) -> Gro
 
 
 def document_of(store: GroupStore) -> dict[str, Any]:
-    """Return all groups as plain data, which ``store_of`` reads."""
+    """Return all groups as data for JSON, which ``store_of`` reads."""
     return {
         "generated": {"count": store.generated, "slots": store.generated_slots, "removed": store.removed()},
-        "groups": [asdict(group) for group in store.materialized()],
+        "groups": store.materialized(),
     }
 
 
@@ -145,7 +138,7 @@ def store_of(document: object) -> GroupStore:
             raise ValueError(f"groups[{place}] must be an object, not {seed!r}")  # noqa: TRY004
         try:
             group = group_of(cast("dict[str, Any]", seed), next_id=store.next_id())
-            msgspec.convert(asdict(group), Group)
+            msgspec.convert(msgspec.to_builtins(group), Group)
         except (TypeError, ValueError) as error:
             raise ValueError(f"groups[{place}] is not a group: {error}") from None
         store[group.id] = group

@@ -30,7 +30,7 @@ from aiomutex.emulator.state_file import StateFile, read_state
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
     from contextlib import AbstractAsyncContextManager
     from os import PathLike
 
@@ -219,7 +219,7 @@ class MutexEmulator(Controls):
 
 
 @contextmanager
-def _in_thread(manager: AbstractAsyncContextManager[object]) -> Iterator[None]:
+def _in_thread(manager: AbstractAsyncContextManager[object]) -> Generator[None]:
     """Enter ``manager`` in an event loop in a thread of its own, and leave it at the end."""
     ready: Future[Callable[[], object]] = Future()
 

@@ -31,6 +31,7 @@ __all__ = ["COLLECTION", "Commit", "Service"]
 
 COLLECTION = "/api/1/mutexes"
 RECORDED_COMMITS = 100_000
+_PATH = re.compile(f"{COLLECTION}(?:/([^/]*)(?:/slots/([^/]*))?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +54,7 @@ class Commit:
 
 
 class Service:
-    """Respond to requests to the endpoints.
-
-    Args:
-        store: The groups.
-        dialect: The dialect to use; it may be set later, too.
-        seed: The seed of generated keys and salts.
-        taken_keys: Keys that flags, experiments and holdouts have.
-        local_experiments: IDs of experiments with local evaluation, which only groups with local evaluation accept.
-        clock: The clock by which reads lag.
-        on_commit: Called with each group after a change.
-    """
+    """Respond to requests to the endpoints; see ``MutexEmulator`` for the arguments."""
 
     def __init__(
         self,
@@ -100,13 +91,7 @@ class Service:
             self.history.clear()
 
     def respond(self, method: str, target: str, body: bytes, content_type: str) -> Response | Callable[[], Response]:
-        """Respond to one request.
-
-        Args:
-            method: The HTTP method.
-            target: The path and query.
-            body: The encoded body.
-            content_type: The body's content type.
+        """Respond to one request; ``target`` is its path and query.
 
         Returns:
             The response. For a slot edit under the dialect ``slot_writes="racy"``, a function that makes the change
@@ -119,28 +104,25 @@ class Service:
 
     def _route(self, method: str, target: str, body: bytes, content_type: str) -> Response | Callable[[], Response]:
         path, _, query = target.partition("?")
-        if path == COLLECTION:
-            if method == "GET":
-                return self._list(query)
-            if method == "POST":
-                return self._create(_json(body, content_type))
-            return self._not_allowed(method, "GET, POST")
-        if not path.startswith(COLLECTION + "/"):
+        match = _PATH.fullmatch(path)
+        if match is None:
             raise Rejection(404, f"{path} does not exist")
-        parts = path[len(COLLECTION) + 1 :].split("/")
-        group_id = unquote(parts[0])
-        if len(parts) == 1:
-            if method == "GET":
-                return self._details(group_id)
-            if method == "PATCH":
-                return self._edit(self._group(group_id), _json(body, content_type))
-            return self._not_allowed(method, "GET, PATCH")
-        if len(parts) != 3 or parts[1] != "slots":  # noqa: PLR2004  # {id}/slots/{index}
-            raise Rejection(404, f"{path} does not exist")
-        if method != "PATCH":
-            return self._not_allowed(method, "PATCH")
-        group = self._group(group_id)
-        slot = _slot(group, unquote(parts[2]), first=1 if self.dialect.slot_numbers == "from 1" else 0)
+        group_id, slot_index = match.groups()
+        allowed = "GET, POST" if group_id is None else "GET, PATCH" if slot_index is None else "PATCH"
+        if method not in allowed.split(", "):
+            response = self.encoder.error(405, f"the method must be {allowed}, not {method}")
+            response.headers["Allow"] = allowed
+            return response
+        if method == "POST":
+            return self._create(_json(body, content_type))
+        if group_id is None:
+            return self._list(query)
+        if method == "GET":
+            return self._details(unquote(group_id))
+        group = self._group(unquote(group_id))
+        if slot_index is None:
+            return self._edit(group, _json(body, content_type))
+        slot = _slot(group, unquote(slot_index), first=1 if self.dialect.slot_numbers == "from 1" else 0)
         return self._edit_slot(group, slot, _json(body, content_type))
 
     def _list(self, query: str) -> Response:
@@ -260,11 +242,6 @@ class Service:
         while self.store.id_of_key(key) is not None or key in self.taken_keys:
             key = f"{stem}-{self._random.getrandbits(24):06x}"
         return key
-
-    def _not_allowed(self, method: str, allowed: str) -> Response:
-        response = self.encoder.error(405, f"the method must be {allowed}, not {method}")
-        response.headers["Allow"] = allowed
-        return response
 
 
 def _no_group(group_id: str) -> Rejection:

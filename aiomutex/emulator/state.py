@@ -10,8 +10,9 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from aiomutex.emulator.clock import Clock
@@ -23,18 +24,17 @@ MAX_GENERATED = 1_000_000
 """The most generated groups; the list of their IDs must fit into memory."""
 
 
-@dataclass(slots=True)
-class Slot:
+class Slot(msgspec.Struct, kw_only=True, rename="camel"):
     """One slot of a group; ``index`` counts from 1."""
 
-    index: int
-    percentage: int | float
     name: str = ""
+    index: int
     variant_key: str = ""
-    experiments: list[int] = field(default_factory=list[int])
-    holdouts: list[int] = field(default_factory=list[int])
-    individuals: list[str] = field(default_factory=list[str])
-    cohorts: list[str | int] = field(default_factory=list[str | int])
+    percentage: int | float
+    experiments: list[int] = []
+    holdouts: list[int] = []
+    individuals: list[str] = []
+    cohorts: list[str | int] = []
 
     def __post_init__(self) -> None:
         """Derive absent names from the index, as the service does."""
@@ -42,8 +42,7 @@ class Slot:
         self.variant_key = self.variant_key or f"slot-{self.index}"
 
 
-@dataclass(slots=True)
-class Group:
+class Group(msgspec.Struct, rename="camel"):
     """One mutex group. If you change a field, the next response has the change."""
 
     id: str
@@ -54,14 +53,8 @@ class Group:
     evaluation_mode: str = "remote"
     bucketing_key: str = "amplitude_id"
     bucketing_salt: str = ""
-    slots: list[Slot] = field(default_factory=list[Slot])
+    slots: list[Slot] = []
     deleted: bool = False
-
-
-def even_percentages(slots: int) -> list[int]:
-    """Return ``slots`` percentages that add up to 100, the larger ones first."""
-    share, rest = divmod(100, slots)
-    return [share + 1] * rest + [share] * (slots - rest)
 
 
 def generated_group(number: int | str, slots: int) -> Group:
@@ -69,6 +62,7 @@ def generated_group(number: int | str, slots: int) -> Group:
 
     The number is part of the values unchanged, so that ``responses`` can encode generated groups from a template.
     """
+    share, rest = divmod(100, slots)
     return Group(
         id=str(number),
         project_id="1",
@@ -77,8 +71,8 @@ def generated_group(number: int | str, slots: int) -> Group:
         description=f"Generated group {number}",
         bucketing_salt=f"salt-{number}",
         slots=[
-            Slot(index=index, percentage=percentage, experiments=[int(f"{number}{index:02}")])
-            for index, percentage in enumerate(even_percentages(slots), start=1)
+            Slot(index=index, percentage=share + (index <= rest), experiments=[int(f"{number}{index:02}")])
+            for index in range(1, slots + 1)
         ],
     )
 

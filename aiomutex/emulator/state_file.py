@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from aiomutex.emulator.seeding import document_of, store_of
+from aiomutex.emulator.seeding import store_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,18 +88,16 @@ class StateFile:
 
     def save(self, group: Group) -> None:
         """Write one group."""
-        self._file.execute("INSERT OR REPLACE INTO groups VALUES (?, ?)", (group.id, _body_of(group)))
+        self._file.execute("INSERT OR REPLACE INTO groups VALUES (?, ?)", (group.id, _json(group)))
 
     def save_all(self, store: GroupStore) -> None:
         """Replace the content of the file by all groups of ``store``."""
-        document = document_of(store)
-        generated = document["generated"]
         self._file.execute("BEGIN IMMEDIATE")
         self._file.execute("DELETE FROM groups")
         self._file.execute("DELETE FROM generated")
-        removed = msgspec.json.encode(generated["removed"]).decode()
-        self._file.execute("INSERT INTO generated VALUES (?, ?, ?)", (generated["count"], generated["slots"], removed))
-        rows = ((group.id, _body_of(group)) for group in store.materialized())
+        recipe = (store.generated, store.generated_slots, _json(store.removed()))
+        self._file.execute("INSERT INTO generated VALUES (?, ?, ?)", recipe)
+        rows = ((group.id, _json(group)) for group in store.materialized())
         self._file.executemany("INSERT INTO groups VALUES (?, ?)", rows)
         self._file.execute("COMMIT")
 
@@ -109,5 +106,5 @@ class StateFile:
         self._file.close()
 
 
-def _body_of(group: Group) -> str:
-    return msgspec.json.encode(asdict(group)).decode()
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

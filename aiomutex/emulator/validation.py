@@ -7,14 +7,14 @@ value. Nothing here is shared with the client, so that the client's mistakes sho
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import msgspec
 
 from aiomutex.emulator.state import Group, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from aiomutex.emulator.dialect import Dialect
 
@@ -25,6 +25,7 @@ MAX_SLOTS = 20
 FULL = 100
 
 _GROUP_FIELDS = ("projectId", "name", "key", "description", "evaluationMode", "bucketingKey", "bucketingSalt", "slots")
+_LISTS = ("experiments", "holdouts", "individuals")
 _MISSING = object()
 
 
@@ -66,49 +67,44 @@ def group_edit(body: object, dialect: Dialect) -> dict[str, Any]:
 
 def slot_edit(body: object, dialect: Dialect) -> dict[str, list[Any]]:
     """Return the checked lists of a slot edit that the body has."""
-    checks: dict[str, Callable[[object, str], list[Any]]]
-    checks = {"experiments": _integers, "holdouts": _integers, "individuals": _strings}
-    given = _fields(body, "", tuple(checks), dialect)
+    given = _fields(body, "", _LISTS, dialect)
     if not given and dialect.empty_edit == "rejected":
         raise Rejection(400, "the body must have experiments, holdouts or individuals")
-    return {name: check(given[name], name) for name, check in checks.items() if name in given}
+    return _lists(given, "")
 
 
 def new_group(body: object, dialect: Dialect) -> Group:
     """Return the group that a create describes. What the service generates, its ID too, is empty if it is not given."""
     given = _fields(body, "", _GROUP_FIELDS, dialect)
     project_id = given.get("projectId", _MISSING)
-    if project_id is _MISSING:
-        raise _missing("projectId", "the ID of a project")
     # The documentation says that it is a number, but its example has a string.
     if not (_is_number(project_id) or (isinstance(project_id, str) and project_id.strip())):
         raise _invalid("projectId", project_id, "the ID of a project")
-    if "name" in given:
-        name = _string(given["name"], "name")
-    elif dialect.create_name == "required":
-        raise _missing("name", "a string")
-    else:
-        name = "Untitled mutex group"
+    if "name" not in given and dialect.create_name == "required":
+        raise _invalid("name", _MISSING, "a string")
+    for name in ("name", "key", "bucketingKey", "bucketingSalt"):
+        if name in given:
+            _string(given[name], name)
     mode = given.get("evaluationMode", "remote")
     if mode not in ("local", "remote"):
         raise _invalid("evaluationMode", mode, '"local" or "remote"')
     return Group(
         id="",
         project_id=str(project_id),
-        name=name,
-        key=_string(given["key"], "key") if "key" in given else "",
+        name=given.get("name", "Untitled mutex group"),
+        key=given.get("key", ""),
         description=_description(given.get("description")),
         evaluation_mode=mode,
-        bucketing_key=_string(given.get("bucketingKey", "amplitude_id"), "bucketingKey"),
-        bucketing_salt=_string(given["bucketingSalt"], "bucketingSalt") if "bucketingSalt" in given else "",
+        bucketing_key=given.get("bucketingKey", "amplitude_id"),
+        bucketing_salt=given.get("bucketingSalt", ""),
         slots=_new_slots(given.get("slots", _MISSING), dialect),
     )
 
 
-def _new_slots(value: object, dialect: Dialect) -> list[Slot]:
-    if value is _MISSING:
-        raise _missing("slots", f"a list of 1 to {MAX_SLOTS} slots")
-    entries = _list(value, "slots")
+def _new_slots(value: Any, dialect: Dialect) -> list[Slot]:
+    if not isinstance(value, list):
+        raise _invalid("slots", value, f"a list of 1 to {MAX_SLOTS} slots" if value is _MISSING else "a list")
+    entries = cast("list[object]", value)
     if not 1 <= len(entries) <= MAX_SLOTS:
         raise Rejection(400, f"slots must have 1 to {MAX_SLOTS} entries, not {len(entries)}")
     slots = [_new_slot(entry, index, dialect) for index, entry in enumerate(entries, start=1)]
@@ -121,20 +117,12 @@ def _new_slots(value: object, dialect: Dialect) -> list[Slot]:
 
 def _new_slot(value: object, index: int, dialect: Dialect) -> Slot:
     where = f"slots[{index - 1}]"
-    given = _fields(value, where, ("percentage", "experiments", "holdouts", "individuals"), dialect)
+    given = _fields(value, where, ("percentage", *_LISTS), dialect)
     percentage = given.get("percentage", _MISSING)
-    if percentage is _MISSING:
-        raise _missing(f"{where}.percentage", f"an integer from 1 to {FULL}")
     if not (_is_number(percentage) and 1 <= percentage <= FULL):
         raise _invalid(f"{where}.percentage", percentage, f"an integer from 1 to {FULL}")
-    loose = dialect.create_lists == "loose"
-    return Slot(
-        index=index,
-        percentage=percentage,
-        experiments=_integers(given.get("experiments", []), f"{where}.experiments", loose=loose),
-        holdouts=_integers(given.get("holdouts", []), f"{where}.holdouts", loose=loose),
-        individuals=_strings(given.get("individuals", []), f"{where}.individuals", loose=loose),
-    )
+    lists: dict[str, Any] = _lists(given, f"{where}.", loose=dialect.create_lists == "loose")
+    return Slot(index=index, percentage=percentage, **lists)
 
 
 def _fields(body: object, where: str, known: tuple[str, ...], dialect: Dialect) -> dict[str, Any]:
@@ -158,35 +146,36 @@ def _integer(query: Mapping[str, str], name: str, *, lowest: int, default: int) 
     return int(text)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[int]:
     return type(value) is int and value >= 0
 
 
-def _integers(value: object, where: str, *, loose: bool = False) -> list[int]:
-    entries = _list(value, where)
-    for place, entry in enumerate(entries):
-        if loose and isinstance(entry, str) and re.fullmatch("[0-9]{1,18}", entry):
-            entries[place] = int(entry)
-        elif not _is_number(entry):
-            raise _invalid(f"{where}[{place}]", entry, "an integer ID")
-    return entries
+def _lists(given: Mapping[str, Any], where: str, *, loose: bool = False) -> dict[str, list[Any]]:
+    checked: dict[str, list[Any]] = {}
+    for name in _LISTS:
+        if name in given:
+            if not isinstance(given[name], list):
+                raise _invalid(where + name, given[name], "a list")
+            check = _individual if name == "individuals" else _id
+            members = cast("list[object]", given[name])
+            checked[name] = [check(each, f"{where}{name}[{place}]", loose) for place, each in enumerate(members)]
+    return checked
 
 
-def _strings(value: object, where: str, *, loose: bool = False) -> list[str]:
-    entries = _list(value, where)
-    for place, entry in enumerate(entries):
-        if loose and _is_number(entry):
-            entries[place] = str(entry)
-        elif not (isinstance(entry, str) and entry):
-            raise _invalid(f"{where}[{place}]", entry, "a non-empty string, a user or device ID")
-    return entries
+def _id(value: object, where: str, loose: bool) -> int:
+    if loose and isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value):
+        return int(value)
+    if not _is_number(value):
+        raise _invalid(where, value, "an integer ID")
+    return value
 
 
-def _list(value: object, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise _invalid(where, value, "a list")
-    # A copy, because the recorded commit keeps the body and the group's list may change.
-    return [*value]
+def _individual(value: object, where: str, loose: bool) -> str:
+    if loose and _is_number(value):
+        return str(value)
+    if not (isinstance(value, str) and value):
+        raise _invalid(where, value, "a non-empty string, a user or device ID")
+    return value
 
 
 def _string(value: object, where: str) -> str:
@@ -201,11 +190,9 @@ def _description(value: object) -> str | None:
     return value
 
 
-def _missing(where: str, valid: str) -> Rejection:
-    return Rejection(400, f"{where} is missing; it must be {valid}")
-
-
 def _invalid(where: str, value: object, valid: str) -> Rejection:
+    if value is _MISSING:
+        return Rejection(400, f"{where} is missing; it must be {valid}")
     shown = msgspec.json.encode(value).decode()
     if len(shown) > 80:  # noqa: PLR2004  # enough to recognize the value
         shown = shown[:77] + "..."
