@@ -71,16 +71,7 @@ class MutexError(Exception):
     def with_attempts(
         self, attempts: int, earlier: tuple[MutexError, ...] = (), *, maybe_applied: bool = False
     ) -> Self:
-        """Record the attempts of the call, and return this error so that it can be raised.
-
-        Args:
-            attempts: The number of requests started.
-            earlier: The errors of the attempts before the last one, oldest first.
-            maybe_applied: Whether a write may have been applied.
-
-        Returns:
-            This error.
-        """
+        """Record the attempts of the call, and return this error so that it can be raised."""
         self.attempts, self.earlier, self.maybe_applied = attempts, earlier, maybe_applied
         return self
 
@@ -119,13 +110,8 @@ class _ResponseError(MutexError):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.detail = detail
-        self.status = status
-        self.method = method
-        self.path = path
-        self.request_id = request_id
-        self.body = body
-        self.retry_after = retry_after
+        self.detail, self.status, self.method, self.path = detail, status, method, path
+        self.request_id, self.body, self.retry_after = request_id, body, retry_after
         self.headers = dict(headers or {})
 
     def __str__(self) -> str:
@@ -204,10 +190,7 @@ class TransportError(MutexError):
 
     def __init__(self, detail: str, *, method: str, path: str, sent: bool) -> None:
         super().__init__(detail)
-        self.detail = detail
-        self.method = method
-        self.path = path
-        self.sent = sent
+        self.detail, self.method, self.path, self.sent = detail, method, path, sent
 
     def __str__(self) -> str:
         tail = f" ({_count(self.attempts, 'attempt')})" if self.attempts else ""
@@ -234,10 +217,7 @@ class DeadlineExceededError(MutexError, TimeoutError):
 
     def __init__(self, detail: str, *, method: str, path: str, deadline: float) -> None:
         super().__init__(detail)
-        self.detail = detail
-        self.method = method
-        self.path = path
-        self.deadline = deadline
+        self.detail, self.method, self.path, self.deadline = detail, method, path, deadline
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}: {self.detail} ({_count(self.attempts, 'attempt')})"
@@ -256,10 +236,7 @@ class DailyBudgetExhaustedError(MutexError):
 
     def __init__(self, detail: str, *, resets_at: datetime, used: int, limit: int, suspected: bool = False) -> None:
         super().__init__(detail)
-        self.resets_at = resets_at
-        self.used = used
-        self.limit = limit
-        self.suspected = suspected
+        self.resets_at, self.used, self.limit, self.suspected = resets_at, used, limit, suspected
 
 
 class LimiterUnavailableError(MutexError):
@@ -305,10 +282,7 @@ class _SlotDifferenceError(MutexError):
         ]
         difference = "; ".join(parts) or "the slot no longer exists"
         super().__init__(f"group {group_id}, slot {slot_index}: {self._prefix}{difference}")
-        self.group_id = group_id
-        self.slot_index = slot_index
-        self.expected = expected
-        self.actual = actual
+        self.group_id, self.slot_index, self.expected, self.actual = group_id, slot_index, expected, actual
 
 
 def _shown(items: list[Any]) -> str:
@@ -332,11 +306,8 @@ class VerificationError(_SlotDifferenceError):
 class StaleSlotError(_SlotDifferenceError):
     """A slot was not written, because just before the write it no longer held what the write was based on.
 
-    Attributes:
-        group_id: ID of the group that was read.
-        slot_index: Index of the slot that changed.
-        expected: The content that each list to be written had when the write was planned, by field.
-        actual: The content that each of these lists has now, by field; empty if the slot no longer exists.
+    Its attributes are those of ``VerificationError``. ``expected`` is what each list to be written held when the write
+    was planned, and ``actual`` is empty if the slot no longer exists.
     """
 
     _prefix = "changed since it was read, so it was not written: "

@@ -66,11 +66,7 @@ def route_of(path: str) -> str:
 
 
 def checked_hooks(on_attempt: Any) -> tuple[Callable[[Attempt], object], ...]:
-    """The functions that ``on_attempt`` names: one or several.
-
-    Raises:
-        ConfigurationError: One of them cannot be called.
-    """
+    """The functions that ``on_attempt`` names: one or several."""
     hooks: tuple[Any, ...] = () if on_attempt is None else (on_attempt,)
     if isinstance(on_attempt, list | tuple):
         hooks = tuple(cast("list[Any]", on_attempt))
@@ -88,17 +84,8 @@ def report(attempt: Attempt, hooks: tuple[Callable[[Attempt], object], ...]) -> 
         then = "" if attempt.retry_in is None else f"; attempt {attempt.number + 1} follows in {attempt.retry_in:.2f} s"
         fields = {f"aiomutex_{name}": value for name, value in msgspec.structs.asdict(attempt).items()}
         message = "%s %s, attempt %d: %s in %.3f s%s"
-        logger.log(
-            level,
-            message,
-            attempt.method,
-            attempt.path,
-            attempt.number,
-            outcome,
-            attempt.duration,
-            then,
-            extra=fields,
-        )
+        facts = (attempt.method, attempt.path, attempt.number, outcome, attempt.duration, then)
+        logger.log(level, message, *facts, extra=fields)
     for hook in hooks:
         try:
             hook(attempt)

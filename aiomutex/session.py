@@ -19,7 +19,7 @@ from msgspec import UNSET, UnsetType
 
 from aiomutex._api import requests, validation
 from aiomutex._api.redaction import SecretStr
-from aiomutex._http.call import CallOptions, CallResult, send
+from aiomutex._http.call import CallOptions, send
 from aiomutex._http.config import check_api_key, service_url
 from aiomutex._http.context import Patience
 from aiomutex._http.create import create_once
@@ -193,10 +193,7 @@ class MutexSession:
         retry: RetryPolicy | UnsetType = UNSET,
         priority: Priority | UnsetType = UNSET,
     ) -> Self:
-        """Return a view of this session with other options, for one call or a group of calls.
-
-        The view uses the same connections and limiter, and opens and closes with the session. What is not given stays
-        as it is.
+        """Return a view of this session with other options. It shares everything else, and opens and closes with it.
 
         Args:
             attempt_timeout: Seconds for one attempt.
@@ -215,18 +212,10 @@ class MutexSession:
             >>> (await patient.get_group("1")).id
             '1'
         """
-        given: dict[str, Any] = {
-            name: value
-            for name, value in (
-                ("attempt_timeout", attempt_timeout),
-                ("deadline", deadline),
-                ("retry", retry),
-                ("priority", priority),
-            )
-            if value is not UNSET
-        }
+        values = {"attempt_timeout": attempt_timeout, "deadline": deadline, "retry": retry, "priority": priority}
+        given: dict[str, Any] = {name: value for name, value in values.items() if value is not UNSET}
         view = copy.copy(self)
-        view._options = CallOptions(**msgspec.structs.asdict(self._options) | given)  # noqa: SLF001  # of our own type
+        view._options = msgspec.structs.replace(self._options, **given)  # noqa: SLF001  # of our own type
         return view
 
     # ------------------------------------------------------------------ the endpoints
@@ -243,15 +232,12 @@ class MutexSession:
 
         Raises:
             InvalidRequestError: ``limit`` is out of range or ``cursor`` is empty. Nothing was sent.
-            UnexpectedResponseError: The response is not a page of groups.
             PaginationError: The service returned the API key as a cursor.
 
         Example:
             >>> page = await session.list_page(limit=2)
             >>> [group.id for group in page.groups], page.next_cursor
             (['1', '2'], '2')
-
-        Source: Experiment Management API, "List mutex groups".
         """
         return await self._fetch_page(limit, cursor)
 
@@ -274,8 +260,6 @@ class MutexSession:
             >>> groups = await session.list_groups().collect()  # pages are fetched concurrently
             >>> len(groups)
             3
-
-        Source: Experiment Management API, "List mutex groups".
         """
         return GroupPager(self._fetch_page, page_size=page_size, cursor=cursor)
 
@@ -296,8 +280,6 @@ class MutexSession:
             >>> group = await session.get_group("1")
             >>> group.slots[0].experiments
             [101]
-
-        Source: Experiment Management API, "Get mutex group details".
         """
         return await self._send(requests.get_group(group_id))
 
@@ -339,8 +321,6 @@ class MutexSession:
 
         Example:
             >>> await session.edit_group("1", name="Checkout", description=None)
-
-        Source: Experiment Management API, "Edit mutex group".
         """
         await self._send(requests.edit_group(group_id, name=name, description=description))
 
@@ -359,25 +339,16 @@ class MutexSession:
 
         Example:
             >>> await session.archive_group("3")
-
-        Source: Experiment Management API, "Edit mutex group", argument ``archive``.
         """
         await self._send(requests.archive_group(group_id, archive=True))
 
     async def unarchive_group(self, group_id: str | int) -> None:
         """Restore an archived group. Experiments that the archiving detached stay detached.
 
-        Args:
-            group_id: The group's id.
-
-        Raises:
-            InvalidRequestError: ``group_id`` is empty or cannot be one path segment. Nothing was sent.
-            NotFoundError: The service knows no such group.
+        The argument and the errors are those of ``archive_group``.
 
         Example:
             >>> await session.unarchive_group("3")
-
-        Source: Experiment Management API, "Edit mutex group", argument ``archive``.
         """
         await self._send(requests.archive_group(group_id, archive=False))
 
@@ -408,8 +379,6 @@ class MutexSession:
 
         Example:
             >>> await session.edit_slot("1", 2, experiments=[456, 789], individuals=["ada@example.com"])
-
-        Source: Experiment Management API, "Edit mutex group slot".
         """
         await self._send(requests.edit_slot(group_id, slot_index, experiments, holdouts, individuals))
 
@@ -437,8 +406,6 @@ class MutexSession:
             >>> created = await session.create_group(group)
             >>> created.id, created.key
             ('4', 'checkout')
-
-        Source: Experiment Management API, "Create mutex group".
         """
         return await create_once(self._transport, group, self._options, self._find)
 
@@ -471,10 +438,9 @@ class MutexSession:
             >>> response.status, response.attempts, response.json()["mutexes"][0]["key"]
             (200, 1, 'group-1')
         """
-        result = await self._send_counted(requests.any_request(method, path, json, idempotent))
-        response: Response = result.value
-        response.attempts = result.attempts
-        return response
+        result = await send(self._transport, requests.any_request(method, path, json, idempotent), self._options)
+        result.value.attempts = result.attempts
+        return result.value
 
     # ------------------------------------------------------------------ bulk edits
 
@@ -523,8 +489,6 @@ class MutexSession:
             3 edits: 2 applied, 1 failed
             >>> report.failed[0].error.status
             404
-
-        Source: Experiment Management API, "Edit mutex group slot".
         """
         stream = self.stream_slot_edits(
             edits,
@@ -664,27 +628,20 @@ class MutexSession:
 
     # ------------------------------------------------------------------ inside
 
-    async def _send(self, request: Request[T], ends_at: float | None = None) -> T:
-        return (await send(self._transport, request, self._options, ends_at)).value
-
-    async def _send_counted(self, request: Request[Any], ends_at: float | None = None) -> CallResult[Any]:
-        return await send(self._transport, request, self._options, ends_at)
+    async def _send(self, request: Request[T]) -> T:
+        return (await send(self._transport, request, self._options)).value
 
     def _group_change(self) -> GroupChange:
         deadline = self._options.deadline
         ends_at = asyncio.get_running_loop().time() + deadline
-        send = functools.partial(self._send_counted, ends_at=ends_at)
-        return GroupChange(send, self._transport.lock_of, ends_at, deadline)
+        bounded = functools.partial(send, self._transport, options=self._options, ends_at=ends_at)
+        return GroupChange(bounded, self._transport.lock_of, ends_at, deadline)
 
     async def _fetch_page(
-        self,
-        limit: int,
-        cursor: str | int | None,
-        ends_at: float | None = None,
-        attempts: list[int] | None = None,
+        self, limit: int, cursor: str | int | None, ends_at: float | None = None, attempts: list[int] | None = None
     ) -> GroupPage:
-        result = await self._send_counted(requests.list_page(limit, cursor), ends_at)
-        page: GroupPage = result.value
+        result = await send(self._transport, requests.list_page(limit, cursor), self._options, ends_at)
+        page = result.value
         if attempts is not None:
             attempts.append(result.attempts)
         shown = self._transport.redact(page.next_cursor or "")

@@ -26,20 +26,6 @@ if TYPE_CHECKING:
 
     from aiomutex._api.responses import Response
 
-__all__ = [
-    "Effect",
-    "Request",
-    "any_request",
-    "archive_group",
-    "create_group",
-    "decode_response",
-    "edit_group",
-    "edit_slot",
-    "get_group",
-    "list_page",
-    "with_key",
-]
-
 T = TypeVar("T")
 
 ROOT = "/api/1/mutexes"
@@ -78,12 +64,7 @@ class Request(NamedTuple, Generic[T]):
 
 
 def decode_response(request: Request[T], response: Response) -> T:
-    """Decode the value that a response carries.
-
-    Raises:
-        APIError: The status is not 200 to 299.
-        UnexpectedResponseError: The status is a success, and the body cannot be decoded.
-    """
+    """Decode the value that a response carries, or raise ``APIError`` or ``UnexpectedResponseError``."""
     if not 200 <= response.status <= 299:  # noqa: PLR2004  # HTTP's
         raise responses.error_from_response(response)
     if request.decode is None:
@@ -195,11 +176,7 @@ _IDEMPOTENT_METHODS: Final = ("PUT", "DELETE")
 
 
 def any_request(method: object, path: object, json: object, idempotent: object) -> Request[Response]:
-    """A request to an endpoint that this library does not model.
-
-    Raises:
-        InvalidRequestError: The method, the path or the body cannot be sent.
-    """
+    """A request to an endpoint that this library does not model."""
     if not isinstance(method, str) or not _METHOD.fullmatch(method):
         raise InvalidRequestError(f"method must be an HTTP method in capital letters, not {describe(method)}")
     if not isinstance(path, str) or not _PATH.fullmatch(path) or path.startswith("//") or "#" in path:

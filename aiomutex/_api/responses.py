@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from aiomutex._api.redaction import redactor
+from aiomutex._api.redaction import Redactor
 from aiomutex.errors import (
     APIError,
     AuthenticationError,
@@ -29,10 +29,6 @@ from aiomutex.models import GroupPage, MutexGroup
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from aiomutex._api.redaction import Redact
-
-__all__ = ["UNREADABLE", "Response", "error_from_response", "read_created", "read_group", "read_page", "retry_after_of"]
-
 _BODY_SHOWN: Final = 4096
 _BODY_READ: Final = 64 * 2**10
 _DETAIL_SHOWN: Final = 300
@@ -48,8 +44,7 @@ _BY_STATUS: Final[dict[int, type[APIError]]] = {
 _REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "x-amzn-requestid", "x-correlation-id", "x-amz-cf-id")
 _MESSAGE_FIELDS: Final = ("message", "error", "errorMessage", "detail", "title", "reason")
 
-
-_NO_KEY: Final = redactor("")
+_NO_KEY: Final = Redactor("")
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 """What decoding a body may raise."""
 
@@ -78,15 +73,11 @@ class Response:
         *,
         method: str = "",
         path: str = "",
-        redact: Redact = _NO_KEY,
+        redact: Redactor = _NO_KEY,
     ) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-        self.method = method
-        self.path = path
+        self.status, self.headers, self.body = status, headers, body
+        self.method, self.path, self.redact = method, path, redact
         self.attempts = 1
-        self.redact = redact
 
     def __repr__(self) -> str:
         # Headers and body may repeat the API key, and tracebacks print reprs.
@@ -246,11 +237,7 @@ _created = msgspec.json.Decoder(_WireCreated)
 
 
 def read_group(body: bytes) -> MutexGroup:
-    """Decode a group, from its documented form or a similar one.
-
-    Raises:
-        msgspec.MsgspecError: The body is not JSON, or has no ID or no slots.
-    """
+    """Decode a group, from its documented form or a similar one, or raise ``msgspec.MsgspecError``."""
     try:
         return _group.decode(body)
     except msgspec.ValidationError:
@@ -258,11 +245,7 @@ def read_group(body: bytes) -> MutexGroup:
 
 
 def read_page(body: bytes, cursor: str | None) -> GroupPage:
-    """Decode a page of the listing. A next cursor that is null, absent or empty marks the last page.
-
-    Raises:
-        msgspec.MsgspecError: The body is not a page, one of its groups is not a group, or the cursor is white space.
-    """
+    """Decode a page of the listing. A next cursor that is null, absent or empty marks the last page."""
     try:
         wire = _page.decode(body)
     except msgspec.ValidationError:
@@ -274,11 +257,7 @@ def read_page(body: bytes, cursor: str | None) -> GroupPage:
 
 
 def read_created(body: bytes) -> tuple[str, str | None]:
-    """Decode the ID and the URL of a group that was just created.
-
-    Raises:
-        msgspec.MsgspecError: The body holds no ID.
-    """
+    """Decode the ID and the URL of a group that was just created."""
     wire = _created.decode(body)
     if wire.id == "":
         raise msgspec.ValidationError("Expected an ID, got an empty string - at `$.id`")

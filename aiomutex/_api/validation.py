@@ -14,22 +14,6 @@ from aiomutex._util.checks import check_integer, describe
 from aiomutex.errors import InvalidRequestError
 from aiomutex.models import UNSET, NewGroup, NewSlot, UnsetType
 
-__all__ = [
-    "MAX_PAGE_SIZE",
-    "MAX_SLOTS",
-    "PROJECT_ID",
-    "group_segment",
-    "id_list",
-    "individual_list",
-    "is_project_id",
-    "new_group",
-    "nonempty_string",
-    "page_cursor",
-    "page_limit",
-    "slot_number",
-    "string_or_null",
-]
-
 MAX_SLOTS: Final = 20
 MAX_PAGE_SIZE: Final = 1000
 _MAX_ID: Final = 2**63 - 1

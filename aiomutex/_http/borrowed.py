@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import aiohttp
     from yarl import URL
 
-__all__ = ["CLOSED_ERROR", "NETRC_ERROR", "borrowed_headers", "check_borrowed"]
-
 _BORROWED: Final = "the aiohttp.ClientSession passed as 'http'"
 CLOSED_ERROR: Final = f"{_BORROWED} is closed"
 NETRC_ERROR: Final = (
@@ -29,11 +27,7 @@ NETRC_ERROR: Final = (
 
 
 def check_borrowed(http: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
-    """Check that the session can be used here.
-
-    Raises:
-        ConfigurationError: It has credentials of its own, or belongs to another event loop.
-    """
+    """Raise ``ConfigurationError`` if the session has credentials of its own, or belongs to another event loop."""
     if http.auth is not None:
         raise ConfigurationError(f"{_BORROWED} must not have an 'auth', which would replace the API key")
     with warnings.catch_warnings():
@@ -58,11 +52,7 @@ def _check_proxy(http: aiohttp.ClientSession, base_url: URL) -> None:
 def borrowed_headers(
     http: aiohttp.ClientSession, base_url: URL, headers: Mapping[str, str], body: bytes | None
 ) -> Mapping[str, str]:
-    """Return the headers of one request, including those that a default of the session would otherwise override.
-
-    Raises:
-        ConfigurationError: A proxy would see them.
-    """
+    """Return the headers of one request, including those that a default of the session would otherwise override."""
     _check_proxy(http, base_url)
     if not http.auto_decompress:
         headers = {**headers, "Accept-Encoding": "identity"}

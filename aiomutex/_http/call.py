@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from aiomutex._http.context import AttemptContext
     from aiomutex._http.transport import Transport
 
-__all__ = ["CallOptions", "CallResult", "Observed", "send"]
-
 T = TypeVar("T")
 
 _BEFORE_SENDING = (DailyBudgetExhaustedError, LimiterUnavailableError, ConfigurationError)

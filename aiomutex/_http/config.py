@@ -11,18 +11,11 @@ from yarl import URL
 from aiomutex._util.checks import describe, type_name
 from aiomutex.errors import ConfigurationError
 
-__all__ = ["REGIONS", "check_api_key", "service_url"]
-
 REGIONS = {"us": "https://experiment.amplitude.com", "eu": "https://experiment.eu.amplitude.com"}
 
 
 def check_api_key(key: object) -> str:
-    """Return the key if a header can hold it.
-
-    Raises:
-        ConfigurationError: It is missing, empty, or has other characters than visible ASCII. The message never shows
-            the key.
-    """
+    """Return the key if a header can hold it. The message of the ``ConfigurationError`` otherwise never shows it."""
     if key is None:
         raise ConfigurationError("api_key is missing: pass it, or set AMPLITUDE_MANAGEMENT_API_KEY")
     if not isinstance(key, str):
@@ -39,9 +32,6 @@ def service_url(region: object, base_url: object, *, allow_insecure_http: bool =
 
     The first of these that is set: the argument ``base_url``, the argument ``region``, ``AIOMUTEX_BASE_URL`` and
     ``AIOMUTEX_REGION`` from the environment, the US.
-
-    Raises:
-        ConfigurationError: The region is unknown, or the URL cannot be used safely.
     """
     if base_url is not None and region is not None:
         raise ConfigurationError("region and base_url exclude each other: pass one of them")

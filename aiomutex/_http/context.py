@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from aiomutex._http.deadlines import DeadlineTimer
     from aiomutex.limits import RateLimiter
 
-__all__ = ["AttemptContext", "ImplicitRetryError", "Patience", "current_attempt"]
-
 _NEVER: Final = 1e9
 """A time that no event loop's clock reaches. Timers cannot work with infinity."""
 
@@ -51,13 +49,7 @@ class Patience:
 
 
 class AttemptContext:
-    """What one attempt waits for, and the clock that starts once it may send.
-
-    Attributes:
-        deadline: Interrupts the attempt.
-        permit: The permit; ``None`` until the request may be sent.
-        observed: Where the times of the attempt are kept, if it is reported.
-    """
+    """What one attempt waits for, and the clock that starts once it may send."""
 
     __slots__ = (
         "_is_lost",
@@ -90,8 +82,8 @@ class AttemptContext:
         self.loop = loop
         self.timer = timer
         self.deadline = timer.set(ends_at)
-        self.permit: float | None = None
-        self.observed = observed
+        self.permit: float | None = None  # until the request may be sent
+        self.observed = observed  # keeps the times of an attempt that is reported
         if observed is not None:
             observed.context = self
         self._slots: tuple[asyncio.Lock | asyncio.Semaphore, ...] = ()
@@ -118,11 +110,7 @@ class AttemptContext:
         self._start(await self.limiter.acquire(self.options.priority))
 
     async def take_permit_for(self, protocol: StrictResponseHandler) -> bool:
-        """Wait for the permit while holding a connection, and start the attempt's clock.
-
-        Returns:
-            False if the connection was lost. Then the attempt has no permit.
-        """
+        """Do so while holding a connection. False if it was lost: then the attempt has no permit."""
         if not protocol.is_connected():
             return False
         protocol.context = self

@@ -13,13 +13,7 @@ import msgspec
 from aiomutex import retry
 from aiomutex._api import requests
 from aiomutex._http.call import send
-from aiomutex.errors import (
-    BadRequestError,
-    ConflictError,
-    MutexError,
-    OutcomeUnknownError,
-    ServerError,
-)
+from aiomutex.errors import BadRequestError, ConflictError, MutexError, OutcomeUnknownError, ServerError
 from aiomutex.models import SLOT_LISTS, UNSET, CreatedGroup, NewGroup
 
 if TYPE_CHECKING:
@@ -29,18 +23,15 @@ if TYPE_CHECKING:
     from aiomutex._http.transport import Transport
     from aiomutex.models import MutexGroup, NewSlot, Slot
 
-__all__ = ["create_once"]
-
-if TYPE_CHECKING:
     Find = Callable[[str, float, list[int]], Awaitable[MutexGroup | None]]
 
 
 async def create_once(transport: Transport, group: NewGroup, options: CallOptions, find: Find) -> CreatedGroup:
-    """Create ``group``, and never a second one.
+    """Create ``group``, and never a second one. Without a key it gets a random one.
 
     Args:
         transport: Makes the attempts.
-        group: Without a key it gets a random one.
+        group: What to create.
         options: Timeouts, policy and priority; ``max_attempts`` counts creates, not lookups.
         find: Finds a group by key before a time on the loop's clock, and adds its numbers of attempts to a list.
 

@@ -10,19 +10,11 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-__all__ = ["Deadline", "DeadlineTimer"]
-
 _NEVER: Final = float("inf")
 
 
 class Deadline:
-    """The time at which one task is interrupted.
-
-    Attributes:
-        at: The time, on the loop's clock.
-        task: The task to interrupt.
-        expired: True once the task has been interrupted.
-    """
+    """When one task is interrupted: ``at``, on the loop's clock. ``expired`` is true once it has been."""
 
     __slots__ = ("_cancelling", "_unresolved", "at", "expired", "task")
 
@@ -34,20 +26,13 @@ class Deadline:
         self._unresolved = False
 
     def expire(self) -> None:
-        """Interrupt the task, unless an earlier interruption is still unresolved.
-
-        A second ``cancel`` would need a second ``uncancel``, and ``resolve`` makes only one.
-        """
+        """Interrupt the task, unless an earlier interruption is unresolved: ``resolve`` makes only one ``uncancel``."""
         if not self._unresolved:
             self.expired = self._unresolved = True
             self.task.cancel()
 
     def resolve(self) -> bool:
-        """Undo our own cancellation of the task.
-
-        Returns:
-            True if this deadline cancelled the task and nobody else did. Otherwise a ``CancelledError`` must propagate.
-        """
+        """Undo our own cancellation of the task. False if it was not the only one, so that it must propagate."""
         if not self._unresolved:
             return False
         self._unresolved = False

@@ -7,37 +7,23 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from aiomutex._http.context import ImplicitRetryError
-from aiomutex.errors import (
-    AttemptTimeoutError,
-    ConnectionFailedError,
-    DeadlineExceededError,
-    SessionClosedError,
-)
+from aiomutex.errors import AttemptTimeoutError, ConnectionFailedError, DeadlineExceededError, SessionClosedError
 
 if TYPE_CHECKING:
     from aiomutex._api.requests import Request
     from aiomutex._http.context import AttemptContext
     from aiomutex.errors import MutexError
 
-__all__ = ["closed_during", "connection_failed", "timed_out"]
-
 
 def timed_out(request: Request[Any], context: AttemptContext) -> MutexError:
     """Return the error of an attempt that its deadline interrupted."""
     if context.loop.time() < context.ends_at:
-        return AttemptTimeoutError(
-            f"no complete response within {context.options.attempt_timeout:g} s of sending",
-            method=request.method,
-            path=request.path,
-            sent=True,
-        )
+        detail = f"no complete response within {context.options.attempt_timeout:g} s of sending"
+        return AttemptTimeoutError(detail, method=request.method, path=request.path, sent=True)
     stage = "before the request was sent" if context.permit is None else "while waiting for the response"
-    error = DeadlineExceededError(
-        f"the deadline of {context.options.deadline:g} s passed {stage}",
-        method=request.method,
-        path=request.path,
-        deadline=context.options.deadline,
-    )
+    deadline = context.options.deadline
+    detail = f"the deadline of {deadline:g} s passed {stage}"
+    error = DeadlineExceededError(detail, method=request.method, path=request.path, deadline=deadline)
     error.maybe_applied = context.permit is not None
     return error
 
@@ -53,12 +39,8 @@ def connection_failed(request: Request[Any], context: AttemptContext, error: Bas
     """Return the error of an attempt whose connection could not be made, or broke."""
     # A permit may be taken before the connection is made, but nothing is sent without a connection.
     is_connected = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-    return ConnectionFailedError(
-        _describe(error),
-        method=request.method,
-        path=request.path,
-        sent=context.permit is not None and is_connected,
-    )
+    sent = context.permit is not None and is_connected
+    return ConnectionFailedError(_describe(error), method=request.method, path=request.path, sent=sent)
 
 
 def _describe(error: BaseException) -> str:

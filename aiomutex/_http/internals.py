@@ -15,28 +15,20 @@ from typing import Any, Final, NamedTuple
 
 import aiohttp
 
-__all__ = ["INTERNALS", "MISSING", "Internal", "find_missing"]
-
 
 class Internal(NamedTuple):
-    """A name of aiohttp.
-
-    Attributes:
-        path: Module, class and attribute.
-        signature: The parameters without ``self``; ``async`` for a coroutine function; ``...`` for further optional
-            parameters, which a method that is overridden here must not have. ``None`` for what is not a method.
-        purpose: What it is used to do.
-    """
+    """A name of aiohttp."""
 
     path: str
+    """Module, class and attribute."""
     signature: str | None
+    """The parameters without ``self``; ``async`` for a coroutine function; ``...`` for further optional parameters,
+    which a method that is overridden here must not have. ``None`` for what is not a method."""
     purpose: str
 
 
 INTERNALS: Final = (
-    Internal(
-        "connector.TCPConnector.connect", "async (req, traces, timeout)", "take the permit once a connection is ready"
-    ),
+    Internal("connector.TCPConnector.connect", "async (req, traces, timeout)", "take the permit with a connection"),
     Internal(
         "connector.TCPConnector._wait_for_available_connection",
         "async (key, traces)",
@@ -47,9 +39,7 @@ INTERNALS: Final = (
     Internal("connector.Connection.protocol", None, "get the connection of our class"),
     Internal("client_proto.ResponseHandler.__init__", "(loop)", "be the base of that class"),
     Internal("client_proto.ResponseHandler.is_connected", "()", "take no permit for a connection that is lost"),
-    Internal(
-        "client_proto.ResponseHandler.connection_lost", "(exc)", "notice a connection lost while waiting for a permit"
-    ),
+    Internal("client_proto.ResponseHandler.connection_lost", "(exc)", "notice a lost connection before the permit"),
     Internal("client_proto.ResponseHandler.data_received", "(data)", "notice data that no request asked for"),
     Internal("client_proto.ResponseHandler._payload", None, "know whether the last response is complete"),
     Internal("client_proto.ResponseHandler._waiter", None, "know whether a response is awaited"),

@@ -13,17 +13,11 @@ from aiomutex._http.internals import MISSING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["create_http"]
-
 
 def create_http(headers: Mapping[str, str], max_connections: int) -> aiohttp.ClientSession:
     """Create a session whose requests take a permit each.
 
     The permit is taken once a connection is ready or, if aiohttp lacks what that needs, before one is looked for.
-
-    Args:
-        headers: The headers of every request.
-        max_connections: The maximum number of open connections.
     """
     if MISSING:
         return aiohttp.ClientSession(
@@ -32,9 +26,8 @@ def create_http(headers: Mapping[str, str], max_connections: int) -> aiohttp.Cli
             headers=headers,
             middlewares=(_permit_before_connection(max_connections),),
         )
-    # These modules cannot even be imported when some of the internals are missing.
-    from aiomutex._http.connector import PermitConnector  # noqa: PLC0415
-    from aiomutex._http.request import InlineRequest  # noqa: PLC0415
+    # This module cannot even be imported when some of the internals are missing.
+    from aiomutex._http.connector import InlineRequest, PermitConnector  # noqa: PLC0415
 
     return aiohttp.ClientSession(
         connector=PermitConnector(limit=max_connections),

@@ -19,7 +19,7 @@ from yarl import URL
 
 from aiomutex import __version__
 from aiomutex._api import responses
-from aiomutex._api.redaction import SecretStr, redactor
+from aiomutex._api.redaction import Redactor, SecretStr
 from aiomutex._http.borrowed import CLOSED_ERROR, NETRC_ERROR, borrowed_headers, check_borrowed
 from aiomutex._http.context import AttemptContext, current_attempt
 from aiomutex._http.deadlines import DeadlineTimer
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from aiomutex._http.call import CallOptions, Observed
     from aiomutex.events import Attempt
     from aiomutex.limits import RateLimiter
-
-__all__ = ["Transport"]
 
 MAX_BODY: Final = 64 * 2**20
 _MAX_ERROR_BODY: Final = 64 * 2**10
@@ -102,7 +100,7 @@ class Transport:
         self._root = str(base_url).rstrip("/")
         self._prefix = base_url.raw_path.rstrip("/")
         self._key = SecretStr(api_key)
-        self.redact = redactor(api_key)
+        self.redact = Redactor(api_key)
         self._headers = {
             "Authorization": SecretStr(f"Bearer {api_key}"),
             "Accept": "application/json",

@@ -6,8 +6,6 @@ from typing import Final
 
 from aiomutex.errors import InvalidRequestError, MutexError
 
-__all__ = ["check_integer", "describe", "type_name"]
-
 _MAX_SHOWN: Final = 60
 
 
@@ -30,18 +28,7 @@ def type_name(value: object) -> str:
 def check_integer(
     field: str, value: object, *, least: int, most: int | None = None, error: type[MutexError] = InvalidRequestError
 ) -> int:
-    """Return ``value`` if it is an integer from ``least`` to ``most``. A bool is not an integer here.
-
-    Args:
-        field: What the message calls it.
-        value: What the user passed.
-        least: The smallest integer allowed.
-        most: The largest integer allowed, if there is one.
-        error: The class of the error to raise.
-
-    Raises:
-        MutexError: It is something else; the error is of the class ``error``.
-    """
+    """Return ``value`` if it is an integer from ``least`` to ``most``, and no bool; otherwise raise ``error``."""
     if type(value) is int and value >= least and (most is None or value <= most):
         return value
     end = "" if most is None else f" to {most:,}"

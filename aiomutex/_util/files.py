@@ -16,18 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
-__all__ = ["MAX_LINE", "LineTooLongError", "lines_of", "open_private"]
-
 MAX_LINE: Final = 16 * 2**20
 """Characters; an edit with a quarter of a million user IDs has as many."""
 
 
 class LineTooLongError(InvalidRequestError):
-    """A line is longer than the maximum.
-
-    Attributes:
-        line: Its number, from 1.
-    """
+    """A line, numbered from 1, is longer than the maximum."""
 
     def __init__(self, line: int) -> None:
         super().__init__(f"longer than {MAX_LINE:,} characters; the rest of the file was not read")
@@ -38,11 +32,7 @@ class LineTooLongError(InvalidRequestError):
 
 
 def lines_of(file: IO[str]) -> Iterator[str]:
-    """Yield the lines of a file, each with its line break, without a byte order mark.
-
-    Raises:
-        LineTooLongError: A line has more than ``MAX_LINE`` characters.
-    """
+    """Yield the lines of a file, each with its line break, without a byte order mark."""
     number = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1
@@ -52,11 +42,7 @@ def lines_of(file: IO[str]) -> Iterator[str]:
 
 
 def open_private(path: str | os.PathLike[str], mode: Literal["w", "a"] = "w") -> IO[str]:
-    """Open a text file to write or to append to. A new file is for its owner only; an existing one keeps its mode.
-
-    Raises:
-        OSError: The file cannot be written, or the path is a symbolic link to a file.
-    """
+    """Open a text file to write or to append to. A new file is for its owner only; an existing one keeps its mode."""
     return open(  # a Path has no opener
         path, mode, buffering=1, encoding="utf-8", errors="surrogateescape", newline="\n", opener=_open_private
     )

@@ -12,8 +12,6 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 
-__all__ = ["collapse_exception_group", "run_in_task", "run_to_completion", "run_workers", "wait_done"]
-
 T = TypeVar("T")
 
 
@@ -30,16 +28,7 @@ def collapse_exception_group() -> Generator[None]:
 
 
 async def run_workers(work: Callable[[T], Awaitable[object]], items: Iterable[T], concurrency: int) -> None:
-    """Await ``work(item)`` for each item, at most ``concurrency`` at a time.
-
-    Args:
-        work: Does the work of one item.
-        items: The items, taken in order as workers become free.
-        concurrency: The number of workers.
-
-    Raises:
-        BaseException: The first exception of ``work``, as itself; the other workers are cancelled.
-    """
+    """Await ``work(item)`` for each item, at most ``concurrency`` at a time. The first exception cancels the others."""
     remaining = iter(items)
 
     async def worker() -> None:
@@ -84,11 +73,7 @@ async def run_in_task(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def run_to_completion(work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work`` until it is done, however often the caller is cancelled.
-
-    Raises:
-        BaseException: What ``work`` raised; otherwise the caller's cancellation, if there was one.
-    """
+    """Await ``work`` to its end, however often the caller is cancelled; raise its error, else the cancellation."""
     task = asyncio.create_task(work)
     try:
         await wait_done(task)

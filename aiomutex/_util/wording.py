@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["counted"]
-
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:
-    """Return the count with its noun, with thousands separators.
-
-    Args:
-        count: How many there are.
-        singular: The noun for one, with a verb if the sentence needs one (``"edit is"``).
-        plural: The noun for any other count; ``singular`` and an "s" unless given.
+    """Return the count with its noun, with thousands separators. The nouns may have a verb.
 
     Example:
         >>> counted(1, "edit is", "edits are"), counted(1200, "group"), counted(0, "entry", "entries")

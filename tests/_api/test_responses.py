@@ -16,7 +16,7 @@ from support import GROUP, KEY
 
 from aiomutex import APIError, GroupPage, MutexGroup, ServerError, UnexpectedResponseError
 from aiomutex._api import requests, responses
-from aiomutex._api.redaction import redactor
+from aiomutex._api.redaction import Redactor
 from aiomutex._api.responses import Response
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -256,7 +256,7 @@ def test_the_key_is_redacted_wherever_an_error_response_repeats_it() -> None:
         b"x" * 4090 + KEY.encode(),
     ):
         for status in (302, 400, 500):
-            response = Response(status, headers, body, redact=redactor(KEY))
+            response = Response(status, headers, body, redact=Redactor(KEY))
             error = responses.error_from_response(response)
             assert KEY[:6] not in f"{error} {error.body} {error.detail} {error.request_id} {vars(error)} {response!r}"
 
@@ -267,26 +267,26 @@ def test_no_part_of_a_key_is_left_where_a_long_error_body_is_cut(key: str, form:
     echo = form.format(key)
     for shift in range(len(echo)):
         body = (b"x" * shift + echo.encode() * 8_000)[: 64 * 2**10]
-        shown = responses.error_from_response(Response(400, {}, body, redact=redactor(key))).body
+        shown = responses.error_from_response(Response(400, {}, body, redact=Redactor(key))).body
         assert "***" in shown
         assert not set(shown) & (set(key) - {"x"})
 
 
 def test_an_error_has_the_headers_of_its_response_without_the_key() -> None:
     headers = CIMultiDict({"Retry-After": "7", "X-Echo": f"key {KEY}", f"X-{KEY}": "yes"})
-    error = responses.error_from_response(Response(429, headers, b"", redact=redactor(KEY)))
+    error = responses.error_from_response(Response(429, headers, b"", redact=Redactor(KEY)))
     assert error.headers == {"retry-after": "7", "x-echo": "key ***", "x-***": "yes"}
 
 
 def test_invalid_escapes_do_not_prevent_redaction() -> None:
-    redact = redactor(KEY)
+    redact = Redactor(KEY)
     odd = f"&#{'9' * 5000}; &#x{'f' * 5000}; &#x99999999; \\u00 \\ % %zz &;"
     assert redact(f"{odd} {KEY} \\") == f"{odd} *** \\"
     assert redact(f"{odd} &#{ord(KEY[0])};{KEY[1:]}").endswith(" ***")
 
 
 def test_a_long_error_body_without_a_key_is_shown_up_to_the_maximum() -> None:
-    assert len(Response(400, {}, b"x" * 100_000, redact=redactor(KEY)).text) == 4096
+    assert len(Response(400, {}, b"x" * 100_000, redact=Redactor(KEY)).text) == 4096
 
 
 @pytest.mark.parametrize("status", [200, 302, 400])

@@ -26,7 +26,7 @@ from aiomutex import (
     RetryPolicy,
     UnexpectedResponseError,
 )
-from aiomutex._api.redaction import redactor
+from aiomutex._api.redaction import Redactor
 from aiomutex._api.requests import create_group, decode_response, get_group, list_page
 from aiomutex._api.responses import Response, read_group, retry_after_of
 from aiomutex.bulk.slot_lists import SlotLists, find_difference
@@ -49,7 +49,7 @@ WORDS: Final = ("mutexes", "nextCursor", "slots", "index", "percentage", "experi
 _POLICY: Final = RetryPolicy()
 
 
-_redact: Final = redactor(KEY)
+_redact: Final = Redactor(KEY)
 
 
 def _response(data: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
