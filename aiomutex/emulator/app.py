@@ -13,6 +13,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import partial
 from math import ceil
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -145,10 +146,14 @@ class Application:
             response = response or self.service.encoder.error(400, "the body does not match its Content-Encoding")
         if response is None:
             fault = self.faults.next_fault(method, path)
+            content_type = request.headers.get("Content-Type", "")
+            respond = partial(self.service.respond, method, target, record.body, content_type)
             if fault is not None and fault.kind == "late":
-                await self.late.make_in(fault.seconds, lambda: self._change_late(record, request.headers))
+                await self.late.make_in(fault.seconds, lambda: _written(respond()))
             elif fault is None or fault.kind not in _BEFORE_COMMIT or fault.after_commit:
-                response = await self._respond(record, request.headers)
+                result = respond()
+                # A client that disconnects does not undo the change, as on a real server.
+                response = result if isinstance(result, Response) else await asyncio.shield(_race(result))
         if self.latency.base:
             await asyncio.sleep(self.latency.sample(self.rng))
         if fault is not None:
@@ -200,25 +205,6 @@ class Application:
             response.headers["Retry-After"] = formatdate(ceil(now + wait), usegmt=True)
         return response
 
-    async def _respond(self, record: RecordedRequest, headers: Mapping[str, str]) -> Response:
-        result = self._change(record, headers)
-        if isinstance(result, Response):
-            return result
-
-        async def write() -> Response:
-            await asyncio.sleep(RACE_WINDOW)
-            return result()
-
-        # A client that disconnects does not undo the change, as on a real server.
-        return await asyncio.shield(write())
-
-    def _change_late(self, record: RecordedRequest, headers: Mapping[str, str]) -> None:
-        if not isinstance(write := self._change(record, headers), Response):
-            write()
-
-    def _change(self, record: RecordedRequest, headers: Mapping[str, str]) -> Response | Callable[[], Response]:
-        return self.service.respond(record.method, record.target, record.body, headers.get("Content-Type", ""))
-
     async def _apply_fault(self, fault: Fault, response: Response | None, request: web.BaseRequest) -> Response | None:
         """Return the response to send, or None if there is none and the connection is closed."""
         if fault.kind == "status":
@@ -258,7 +244,8 @@ class Application:
             response = self.service.encoder.error(fault.status, f"injected fault with status {fault.status}")
         if fault.body is not None:
             response.body = fault.body_or(b"")
-            response.content_type = _guess_content_type(response.body)
+            start = response.body[:1]
+            response.content_type = HTML if start == b"<" else JSON if start in (b"{", b"[", b'"') else TEXT
         if fault.status in _WITHOUT_BODY:
             response.body = b""
         if fault.retry_after is not None:
@@ -295,8 +282,10 @@ _MAINTENANCE = b"<!doctype html><title>Maintenance</title><h1>We will be back so
 _WITHOUT_BODY = frozenset({204, 304})
 
 
-def _guess_content_type(body: bytes) -> str:
-    start = body[:1]
-    if start == b"<":
-        return HTML
-    return JSON if start in (b"{", b"[", b'"') else TEXT
+def _written(result: Response | Callable[[], Response]) -> Response:
+    return result if isinstance(result, Response) else result()
+
+
+async def _race(write: Callable[[], Response]) -> Response:
+    await asyncio.sleep(RACE_WINDOW)
+    return write()

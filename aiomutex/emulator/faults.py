@@ -1,4 +1,4 @@
-"""Faults that tests inject, scheduled for the next requests or random at a rate, and the latency of responses.
+"""Faults that tests inject, scheduled for the next requests or random at a rate; late changes and latency.
 
 This module decides which fault a request gets; ``app`` applies it. The same seed and the same order of requests give
 the same faults.
@@ -171,25 +171,12 @@ class Latency:
 class _Scheduled:
     fault: Fault
     remaining: int
-    method: str | None
-    path: str | None
-
-    def matches(self, method: str, path: str) -> bool:
-        return (self.method is None or self.method == method) and (
-            self.path is None or self.path == path or fnmatchcase(path, self.path)
-        )
+    method: str
+    path: str
 
 
 class Faults:
-    """Decide which fault each request gets: scheduled faults first, in order, then random ones.
-
-    Args:
-        random: Faults with a rate, as strings or ``Fault`` objects.
-        seed: The seed of the random faults.
-
-    Raises:
-        ValueError: A string is not a fault, or the rates add up to more than 100%.
-    """
+    """Decide which fault each request gets: scheduled faults first, in order, then ``random`` ones with a rate."""
 
     def __init__(self, random: Iterable[str | Fault] = (), *, seed: int = 0) -> None:
         self._rng = Random(seed)
@@ -212,7 +199,7 @@ class Faults:
         """Apply ``fault`` to the next ``count`` requests that match."""
         if count < 1:
             raise ValueError(f"n must be 1 or more, not {count}")
-        self._scheduled.append(_Scheduled(fault, count, method.upper() if method else None, path))
+        self._scheduled.append(_Scheduled(fault, count, (method or "*").upper(), path or "*"))
 
     def clear(self) -> None:
         """Remove all scheduled and random faults and end a storm."""
@@ -223,7 +210,8 @@ class Faults:
     def next_fault(self, method: str, path: str) -> Fault | None:
         """Return the fault that this request gets, if any."""
         for scheduled in self._scheduled:
-            if scheduled.matches(method, path):
+            matches = path == scheduled.path or fnmatchcase(path, scheduled.path)
+            if matches and scheduled.method in ("*", method):
                 scheduled.remaining -= 1
                 if not scheduled.remaining:
                     self._scheduled.remove(scheduled)

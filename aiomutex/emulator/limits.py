@@ -17,15 +17,12 @@ __all__ = ["Limits"]
 class Limits:
     """Count arrivals and decide which requests to reject.
 
-    Args:
+    Attributes:
         per_second: Requests accepted in a second.
         per_day: Requests accepted in a UTC day.
         enforced: Whether requests are rejected. They are counted in any case.
-        window: ``sliding`` accepts at most ``per_second`` requests in any second, ``fixed`` in each second of the
-            clock.
+        window: ``sliding`` for any second, ``fixed`` for each second of the clock.
         count_rejected: Whether rejected requests count against the limits.
-
-    Attributes:
         accepted: Requests accepted so far.
         rejected: Requests rejected so far.
 
@@ -73,31 +70,22 @@ class Limits:
     def admit(self, now: float) -> Literal["second", "day"] | None:
         """Accept a request, or return the limit that it exceeds."""
         counted = self._counted
-        a_second_ago = now - 1.0
-        if self.window == "sliding":
-            while counted and counted[0] <= a_second_ago:
-                counted.popleft()
-        else:
-            second = floor(now)
-            while counted and counted[0] < second:
-                counted.popleft()
-        if now // DAY != self._day:
-            self._day = int(now // DAY)
-            self._used_today = 0
+        sliding, second = self.window == "sliding", floor(now)
+        while counted and (counted[0] <= now - 1.0 if sliding else counted[0] < second):
+            counted.popleft()
+        self.set_used_today(now, self.used_today(now))
         exceeded: Literal["second", "day"] | None = None
-        if self.enforced:
-            if self._used_today >= self.per_day:
-                exceeded = "day"
-            elif len(counted) >= self.per_second:
-                exceeded = "second"
+        if self.enforced and self._used_today >= self.per_day:
+            exceeded = "day"
+        elif self.enforced and len(counted) >= self.per_second:
+            exceeded = "second"
         if exceeded is None:
             self.accepted += 1
         else:
             self.rejected += 1
-            if not self.count_rejected:
-                return exceeded
-        counted.append(now)
-        self._used_today += 1
+        if exceeded is None or self.count_rejected:
+            counted.append(now)
+            self._used_today += 1
         return exceeded
 
     def wait(self, now: float) -> float:

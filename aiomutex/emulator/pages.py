@@ -93,12 +93,8 @@ def _counts(app: Application) -> dict[str, Any]:
         "dialect": dialect,
         "dialect_changes": {name: value for name, value in dialect.items() if value != _DEFAULT_DIALECT[name]},
         "requests": [
-            {
-                "seconds_ago": round(max(0.0, now - request.at), 1),
-                "method": request.method,
-                "target": request.target[:200],
-                "status": request.status,
-            }
+            {"seconds_ago": round(max(0.0, now - request.at), 1), "target": request.target[:200]}
+            | {"method": request.method, "status": request.status}
             for request in list(app.requests)[-8:][::-1]
         ],
     }
@@ -118,14 +114,8 @@ def _groups(app: Application, search: str, start: int, limit: int) -> dict[str, 
         "groups_matching": matching,
         "start": start,
         "search_truncated": bool(search) and len(store) > MAX_SEARCHED,
-        "groups": [_to_json(_peek(app, group_id)) for group_id in ids],
+        "groups": [_to_json(group, store.generated_slots) for group in map(store.peek, ids) if group is not None],
     }
-
-
-def _peek(app: Application, group_id: str) -> Group:
-    """Return the group without storing it if it is generated: browsing must not use memory."""
-    group = app.service.store.peek(group_id)
-    return group if isinstance(group, Group) else generated_group(group_id, app.service.store.generated_slots)
 
 
 def _matches(found: Group | int | None, text: str) -> bool:
@@ -134,7 +124,10 @@ def _matches(found: Group | int | None, text: str) -> bool:
     return any(text in field.casefold() for field in fields)
 
 
-def _to_json(group: Group) -> dict[str, Any]:
+def _to_json(group: Group | int, slots: int) -> dict[str, Any]:
+    if isinstance(group, int):
+        # The store does not keep it: browsing must not use memory.
+        group = generated_group(group, slots)
     return {
         "id": group.id,
         "key": group.key,

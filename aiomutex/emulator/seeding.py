@@ -35,20 +35,16 @@ def slots_of(seeds: Iterable[SlotSeed]) -> list[Slot]:
     Raises:
         ValueError: A seed is something else, or a mapping has an unknown field.
     """
-    slots: list[Slot] = []
-    for index, seed in enumerate(seeds, start=1):
-        if isinstance(seed, Slot):
-            slots.append(seed)
-        elif isinstance(seed, int):
-            slots.append(Slot(index=index, percentage=seed))
-        elif isinstance(seed, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # files hold anything
-            slots.append(_slot_of(index, seed))
-        else:
-            raise ValueError(f"slots[{index - 1}] must be a percentage or a mapping, not {seed!r}")  # noqa: TRY004
-    return slots
+    return [_slot_of(index, seed) for index, seed in enumerate(seeds, start=1)]
 
 
-def _slot_of(index: int, seed: Mapping[str, Any]) -> Slot:
+def _slot_of(index: int, seed: SlotSeed) -> Slot:
+    if isinstance(seed, Slot):
+        return seed
+    if isinstance(seed, int):
+        return Slot(index=index, percentage=seed)
+    if not isinstance(seed, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # files hold anything
+        raise ValueError(f"slots[{index - 1}] must be a percentage or a mapping, not {seed!r}")  # noqa: TRY004
     given = _fields_of(seed, Slot, f"slots[{index - 1}]")
     for name in ("experiments", "holdouts", "individuals", "cohorts"):
         value = given.get(name)
@@ -60,10 +56,6 @@ def _slot_of(index: int, seed: Mapping[str, Any]) -> Slot:
 
 def group_of(seed: GroupSeed, *, next_id: str) -> Group:
     """Make a group from a mapping with the service's field names or Python's; absent fields get a default.
-
-    Args:
-        seed: A mapping, or a group, which is returned unchanged.
-        next_id: The ID for a mapping without one.
 
     Raises:
         ValueError: The mapping has an unknown field.

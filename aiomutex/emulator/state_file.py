@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["StateFile", "open_private", "read_state"]
 
+# With a write-ahead log a commit survives the end of the process without waiting for the disk.
 _TABLES = """
+PRAGMA journal_mode=WAL;
+PRAGMA synchronous=NORMAL;
 CREATE TABLE IF NOT EXISTS generated (count INTEGER NOT NULL, slots INTEGER NOT NULL, removed TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS groups (id TEXT PRIMARY KEY, body TEXT NOT NULL);
 """
@@ -69,22 +72,20 @@ class StateFile:
     def __init__(self, path: Path) -> None:
         # check_same_thread: a test may add groups in its own thread while the emulator writes in another. SQLite
         # serializes the two.
-        with ExitStack() as stack:
-            # SQLite would create it with mode 0644. An existing file stays as it is.
-            with suppress(OSError):
-                os.close(open_private(path, os.O_CREAT | os.O_EXCL))
-            try:
-                if path.is_symlink():
-                    raise sqlite3.OperationalError("it is a symbolic link")
+        # SQLite would create it with mode 0644. An existing file stays as it is.
+        with suppress(OSError):
+            os.close(open_private(path, os.O_CREAT | os.O_EXCL))
+        try:
+            if path.is_symlink():
+                raise sqlite3.OperationalError("it is a symbolic link")
+            with ExitStack() as stack:
                 self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-                stack.callback(self._file.close)
-                # With a write-ahead log a commit survives the end of the process without waiting for the disk.
-                self._file.execute("PRAGMA journal_mode=WAL")
-                self._file.execute("PRAGMA synchronous=NORMAL")
+                self.close = self._file.close
+                stack.callback(self.close)
                 self._file.executescript(_TABLES)
-            except sqlite3.Error as error:
-                raise ValueError(f"{path} cannot be used as a state file: {error}") from None
-            stack.pop_all()
+                stack.pop_all()
+        except sqlite3.Error as error:
+            raise ValueError(f"{path} cannot be used as a state file: {error}") from None
 
     def save(self, group: Group) -> None:
         """Write one group."""
@@ -100,10 +101,6 @@ class StateFile:
         rows = ((group.id, _json(group)) for group in store.materialized())
         self._file.executemany("INSERT INTO groups VALUES (?, ?)", rows)
         self._file.execute("COMMIT")
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def _json(value: object) -> str:
