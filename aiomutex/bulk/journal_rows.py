@@ -100,10 +100,11 @@ class JournalRows(JournalFile):
 
     def _slot(self, group_id: str, slot_index: int) -> SlotRecord | None:
         rows = self._open.execute(f"{_SELECT_SLOT} WHERE group_id = ? AND slot = ?", (group_id.encode(), slot_index))
-        row = rows.fetchone()
-        if row is not None and (record := _record_of(row)) is None:
+        if (row := rows.fetchone()) is None:
+            return None
+        if (record := _record_of(row)) is None:
             raise self._damaged(f"slot {slot_index} of group {group_id}")
-        return None if row is None else record
+        return record
 
     def _put_slot(self, record: SlotRecord) -> None:
         data = msgspec.json.encode(record)

@@ -7,12 +7,13 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from power import Service, edit_slots
+from power import Service, edit_slots, memory_folder
 
 from aiomutex import JournalError, SlotEdit
 from aiomutex.bulk import undo
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 GROUPS = 12
@@ -34,27 +35,26 @@ def flip(path: Path, rng: random.Random) -> str:
 
 
 @pytest.fixture
-async def journal(tmp_path: Path) -> tuple[Path, Service]:
-    """A finished run."""
-    service = Service(GROUPS)
-    await edit_slots(service, tmp_path / "kept.db", EDITS)
-    return tmp_path / "kept.db", service
+def folder(tmp_path: Path) -> Iterator[Path]:
+    with memory_folder(tmp_path) as folder:
+        yield folder
 
 
-FLIPS = [300, pytest.param(20_000, marks=pytest.mark.deep)]
+FLIPS = [300, pytest.param(10_000, marks=pytest.mark.deep)]
 
 
 @pytest.mark.parametrize("flips", FLIPS)
 async def test_an_undo_with_a_flipped_bit_writes_nothing_else_and_reports_what_it_left_out(
-    journal: tuple[Path, Service], tmp_path: Path, flips: int
+    folder: Path, flips: int
 ) -> None:
-    kept, service = journal
+    service = Service(GROUPS)
+    await edit_slots(service, folder / "kept.db", EDITS)
     original = Service(GROUPS).contents
     rejected = partial = 0
     for seed in range(flips):
         rng = random.Random(seed)
-        path = tmp_path / f"{seed}.db"
-        shutil.copyfile(kept, path)
+        path = folder / f"{seed}.db"
+        shutil.copyfile(folder / "kept.db", path)
         where = flip(path, rng)
         after = Service(GROUPS)
         after.contents = {place: dict(lists) for place, lists in service.contents.items()}
@@ -81,15 +81,15 @@ async def test_an_undo_with_a_flipped_bit_writes_nothing_else_and_reports_what_i
 
 
 @pytest.mark.parametrize("flips", FLIPS)
-async def test_a_resumed_run_with_a_flipped_bit_writes_nothing_but_its_edits(tmp_path: Path, flips: int) -> None:
+async def test_a_resumed_run_with_a_flipped_bit_writes_nothing_but_its_edits(folder: Path, flips: int) -> None:
     half = Service(GROUPS)
-    await edit_slots(half, tmp_path / "kept.db", EDITS)
+    await edit_slots(half, folder / "kept.db", EDITS)
     wanted: dict[tuple[str, int], dict[str, Any]] = half.contents
     rejected = 0
     for seed in range(flips):
         rng = random.Random(seed)
-        path = tmp_path / f"{seed}.db"
-        shutil.copyfile(tmp_path / "kept.db", path)
+        path = folder / f"{seed}.db"
+        shutil.copyfile(folder / "kept.db", path)
         where = flip(path, rng)
         after = Service(GROUPS)
         after.contents = {place: dict(lists) for place, lists in wanted.items()}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from bulk_support import InlineExecutor
@@ -18,14 +21,14 @@ from aiomutex.bulk.stream import OutcomeStream, collect_report
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Coroutine, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Coroutine, Generator, Sequence
 
     import pytest
 
     from aiomutex import BulkReport, SlotOutcome
     from aiomutex._api.requests import Request
 
+_MEMORY: Final = Path("/dev/shm")  # only a place for folders of our own
 LISTS: Final = ("experiments", "holdouts", "individuals")
 Contents = dict[tuple[str, int], dict[str, list[Any]]]
 
@@ -106,6 +109,16 @@ async def edit_slots(
     return await collect_report(OutcomeStream(engine, edits, report))
 
 
+@contextlib.contextmanager
+def memory_folder(otherwise: Path) -> Generator[Path]:
+    """A folder in memory if the system has one, as a sync takes no time there."""
+    if not _MEMORY.is_dir():
+        yield otherwise
+        return
+    with tempfile.TemporaryDirectory(dir=_MEMORY) as name:
+        yield Path(name)
+
+
 class Machine:
     """A client with a disk that keeps, of a journal, what was synced.
 
@@ -125,7 +138,8 @@ class Machine:
         self._lives = 0
         self._work: asyncio.Task[Any] | None = None
         self._synced: dict[str, bytes] = {}
-        commit = JournalFile._commit
+        inside: Any = JournalFile
+        commit = inside._commit
 
         def watched(file: JournalFile) -> None:
             if not self.service.is_alive:

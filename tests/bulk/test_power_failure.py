@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import random
-import tempfile
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from power import Machine
+from power import Machine, memory_folder
 
 from aiomutex import UNSET, SlotEdit
 from aiomutex.bulk.slot_lists import SlotLists
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
 GROUPS = 3
 EDITS = [
@@ -75,25 +73,17 @@ def expected(before: dict[tuple[str, int], dict[str, list[Any]]]) -> dict[tuple[
     return after
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory if there is one, where a sync takes no time."""
-    memory = Path("/dev/shm")  # not a file of ours
-    if not memory.is_dir():
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as name:
-        yield Path(name)
-
-
 @pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.deep)])
 @pytest.mark.parametrize("resumes", [True, False])
 @pytest.mark.parametrize("verify", [True, False])
-async def test_a_power_failure_at_any_event_loses_nothing(folder: Path, verify: bool, resumes: bool, step: int) -> None:
-    whole = await events_of(folder / "whole", verify=verify)
+async def test_a_power_failure_at_any_event_loses_nothing(
+    tmp_path: Path, verify: bool, resumes: bool, step: int
+) -> None:
     failed = Counter[str]()
-    for event in range(0, whole.total(), step):
-        failed[await fail_at(folder / str(event), event, verify=verify, resumes=resumes)] += 1
+    with memory_folder(tmp_path) as folder:
+        whole = await events_of(folder / "whole", verify=verify)
+        for event in range(0, whole.total(), step):
+            failed[await fail_at(folder / str(event), event, verify=verify, resumes=resumes)] += 1
     assert set(failed) == {
         "before a request", "after a read", "before a write", "after a write", "before a commit", "after a commit"
     }  # fmt: skip
