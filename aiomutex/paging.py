@@ -5,8 +5,9 @@ Knows pages and cursors; the function that fetches a page is passed in. Nothing 
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
@@ -79,12 +80,12 @@ class GroupPager:
             1 None
         """
         seen = {self._start}
-        recent = _RecentIds(2 * self._page_size)
+        recent: dict[str, None] = {}
         progress = _Progress()
         cursor = self._start
         while True:
             page = await self._fetch(self._page_size, cursor)
-            page = _without_repeats(page, recent)
+            page = _without_repeats(page, recent, 2 * self._page_size)
             yield page
             progress.check(page, len(page.groups))
             cursor = page.next_cursor
@@ -121,8 +122,8 @@ class GroupPager:
         cursor = first.next_cursor
         step = offset_step(first)
         if step and concurrency > 1:
-            reader = _ConcurrentReader(self._fetch, self._page_size, int(first.next_cursor or 0), step)
-            for page in await reader.read(concurrency):
+            start = int(first.next_cursor or 0)
+            for page in await _read_concurrently(self._fetch, self._page_size, start, step, concurrency):
                 _add(groups, page)
                 cursor = page.next_cursor
         # The rest of the listing; there is none unless the cursor is not an offset.
@@ -136,52 +137,39 @@ class GroupPager:
         return list(groups.values())
 
 
-class _ConcurrentReader:
-    """Reads the pages at ``start``, ``start + step``, … with several tasks, until one of them is the last."""
+async def _read_concurrently(fetch: Fetch, page_size: int, start: int, step: int, concurrency: int) -> list[GroupPage]:
+    """Read the pages at ``start``, ``start + step``, …, to the last or to the first whose cursor is no such offset."""
+    read: dict[int, GroupPage | MutexError] = {}
+    ids: set[str] = set()
+    progress = _Progress()
+    ended = False
 
-    def __init__(self, fetch: Fetch, page_size: int, start: int, step: int) -> None:
-        self._fetch = fetch
-        self._page_size = page_size
-        self._step = step
-        self._start = start
-        self._read: dict[int, GroupPage | MutexError] = {}
-        self._ids: set[str] = set()
-        self._progress = _Progress()
-        self._ended = False
-
-    async def read(self, concurrency: int) -> list[GroupPage]:
-        """Return the pages in order, up to the last, or up to the first whose cursor is not the next offset."""
-        await run_workers(self._read_at, self._offsets(), concurrency)
-        pages: list[GroupPage] = []
-        for offset in sorted(self._read):
-            page = self._read[offset]
-            if isinstance(page, MutexError):
-                raise page
-            pages.append(page)
-            if page.next_cursor != str(offset + self._step):
-                break
-        return pages
-
-    def _offsets(self) -> Iterator[int]:
-        offset = self._start
-        while not self._ended:
-            yield offset
-            offset += self._step
-
-    async def _read_at(self, offset: int) -> None:
+    async def read_at(offset: int) -> None:
+        nonlocal ended
         try:
-            page = await self._fetch(self._page_size, str(offset))
+            page = await fetch(page_size, str(offset))
         except MutexError as error:
-            # It may be past the end, where an error does not matter. Only ``read`` knows.
-            self._read[offset] = error
-            self._ended = True
+            # It may be past the end, where an error does not matter. That is known only once all are read.
+            read[offset] = error
+            ended = True
             return
-        self._read[offset] = page
-        known = len(self._ids)
-        self._ids.update(group.id for group in page.groups)
-        self._progress.check(page, len(self._ids) - known)
-        if page.next_cursor != str(offset + self._step):
-            self._ended = True
+        read[offset] = page
+        known = len(ids)
+        ids.update(group.id for group in page.groups)
+        progress.check(page, len(ids) - known)
+        if page.next_cursor != str(offset + step):
+            ended = True
+
+    await run_workers(read_at, itertools.takewhile(lambda _: not ended, itertools.count(start, step)), concurrency)
+    pages: list[GroupPage] = []
+    for offset in sorted(read):
+        page = read[offset]
+        if isinstance(page, MutexError):
+            raise page
+        pages.append(page)
+        if page.next_cursor != str(offset + step):
+            break
+    return pages
 
 
 class _Progress:
@@ -191,11 +179,7 @@ class _Progress:
         self._idle = 0
 
     def check(self, page: GroupPage, new_groups: int) -> None:
-        """Count ``page``.
-
-        Raises:
-            PaginationError: It is one of too many pages in a row without a new group.
-        """
+        """Count ``page``, or raise ``PaginationError`` if too many in a row had no new group."""
         self._idle = 0 if new_groups else self._idle + 1
         if self._idle >= MAX_IDLE_PAGES and page.next_cursor is not None:
             raise PaginationError(
@@ -205,25 +189,15 @@ class _Progress:
             )
 
 
-class _RecentIds:
-    """The last ``size`` group IDs."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._ids: dict[str, None] = {}
-
-    def add(self, group_id: str) -> bool:
-        """Add an ID; true if it is new."""
-        if group_id in self._ids:
-            return False
-        self._ids[group_id] = None
-        if len(self._ids) > self._size:
-            del self._ids[next(iter(self._ids))]
-        return True
-
-
-def _without_repeats(page: GroupPage, recent: _RecentIds) -> GroupPage:
-    new = [group for group in page.groups if recent.add(group.id)]
+def _without_repeats(page: GroupPage, recent: dict[str, None], size: int) -> GroupPage:
+    """Drop the groups whose IDs are among the ``recent`` ones, of which the last ``size`` are kept."""
+    new: list[MutexGroup] = []
+    for group in page.groups:
+        if group.id not in recent:
+            new.append(group)
+            recent[group.id] = None
+            if len(recent) > size:
+                del recent[next(iter(recent))]
     return page if len(new) == len(page.groups) else msgspec.structs.replace(page, groups=new)
 
 
