@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,11 +237,11 @@ class Controls:
             >>> emulator.groups["1"].name
             'Group 1'
         """
-        return Snapshot(self.groups.copy())
+        return Snapshot(deepcopy(self.groups))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replace all groups by those of ``snapshot``, which can be restored several times."""
-        self._replace(snapshot.store.copy())
+        self._replace(deepcopy(snapshot.store))
 
     def dump(self, path: str | PathLike[str]) -> None:
         """Write all groups to a JSON file, for ``load``. Unchanged generated groups take no space in it.

@@ -9,9 +9,12 @@ from __future__ import annotations
 import functools
 from dataclasses import asdict, dataclass, fields
 from math import inf
-from typing import Any, Literal, Self, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args, get_type_hints
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["Dialect"]
 
@@ -99,7 +102,7 @@ class Dialect:
 
     def __post_init__(self) -> None:
         """Raise a ``ValueError`` for a value that its knob does not have."""
-        for name, values in _knobs().items():
+        for name, values in self.knobs().items():
             value = getattr(self, name)
             if not any(value is known or (type(value) is type(known) and value == known) for known in values):
                 raise ValueError(f"{name} must be {_any_of(values)}, not {value!r} ({type(value).__name__})")
@@ -109,9 +112,11 @@ class Dialect:
                 raise ValueError(f"{name} must be 0 or more seconds, not {value!r} ({type(value).__name__})")
 
     @classmethod
-    def knobs(cls) -> dict[str, tuple[str | int | bool, ...]]:
+    @functools.cache  # resolving annotations takes long compared with creating a dialect, which checks its values
+    def knobs(cls) -> Mapping[str, tuple[str | int | bool, ...]]:
         """Return the values of every knob that has a choice of values, which the lags have not; the default first."""
-        return dict(_knobs())
+        hints = get_type_hints(cls).items()
+        return {name: (False, True) if hint is bool else get_args(hint) for name, hint in hints if hint is not float}
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -140,20 +145,13 @@ class Dialect:
             )
         given = cast("dict[str, Any]", document)
         names = {field.name for field in fields(cls)}
-        for name in given:
-            if name not in names:
-                raise ValueError(f"a dialect has no knob {name!r}; its knobs are {', '.join(sorted(names))}")
+        if unknown := given.keys() - names:
+            raise ValueError(f"a dialect has no knob {min(unknown)!r}; its knobs are {', '.join(sorted(names))}")
         return cls(**given)
 
     def to_json(self) -> str:
         """Return all knobs as JSON, which ``from_json`` reads."""
         return msgspec.json.format(msgspec.json.encode(asdict(self)), indent=2).decode()
-
-
-@functools.cache  # resolving annotations takes long compared with creating a dialect, which checks its values
-def _knobs() -> dict[str, tuple[str | int | bool, ...]]:
-    hints = get_type_hints(Dialect).items()
-    return {name: (False, True) if hint is bool else get_args(hint) for name, hint in hints if hint is not float}
 
 
 def _any_of(values: tuple[object, ...]) -> str:

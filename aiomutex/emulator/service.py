@@ -167,10 +167,8 @@ class Service:
         if (owner := self.store.id_of_key(key)) is not None:
             raise Rejection(self.dialect.taken_key, f'key must be unique; group {owner} has the key "{key}"')
         if key in self.taken_keys:
-            raise Rejection(
-                self.dialect.taken_key,
-                f'key must be unique across flags, experiments, holdouts and groups; "{key}" is in use',
-            )
+            everywhere = "flags, experiments, holdouts and groups"
+            raise Rejection(self.dialect.taken_key, f'key must be unique across {everywhere}; "{key}" is in use')
         for slot in group.slots:
             self._check_modes(group.evaluation_mode, slot.experiments, f"slots[{slot.index - 1}].experiments")
         group.id = self.store.next_id()
@@ -211,14 +209,10 @@ class Service:
             slot.cohorts = []
 
     def _check_modes(self, mode: str, experiments: Iterable[int], where: str) -> None:
-        if mode != "local" and self.local_experiments:
-            for experiment in experiments:
-                if experiment in self.local_experiments:
-                    raise Rejection(
-                        400,
-                        f"{where} must not have {experiment}: it is evaluated locally, and the group's evaluationMode"
-                        f' is "{mode}"',
-                    )
+        local = self.local_experiments.intersection(experiments)
+        if local and mode != "local":
+            reason = f'it is evaluated locally, and the group\'s evaluationMode is "{mode}"'
+            raise Rejection(400, f"{where} must not have {min(local)}: {reason}")
 
     def _remember(self, group_id: str, group: Group | None) -> None:
         if lag := max(self.dialect.read_lag, self.dialect.list_lag):

@@ -177,12 +177,9 @@ class GroupStore(MutableMapping[str, Group]):
         return str(int(self._ids[numbers - 1]) + 1) if numbers else "1"
 
     def page(self, offset: int, limit: int, keep: Callable[[Group], bool] | None = None) -> tuple[list[str], int]:
-        """Return the IDs of a page of groups and the number of all groups.
+        """Return the IDs of a page of groups and the number of all groups, without those for which ``keep`` is false.
 
-        Args:
-            offset: How many groups to skip.
-            limit: The most IDs to return.
-            keep: Skip groups for which this is false. Generated groups that are not in memory are never skipped.
+        Generated groups that are not in memory are always kept.
         """
         ids: Sequence[int | str] = self._ids
         if keep is not None:
@@ -198,10 +195,6 @@ class GroupStore(MutableMapping[str, Group]):
     def removed(self) -> list[str]:
         """Return the IDs of generated groups that were deleted from the store."""
         return sorted(self._removed, key=_sort_key)
-
-    def copy(self) -> GroupStore:
-        """Return a deep copy."""
-        return deepcopy(self)
 
     def _is_generated(self, group_id: str) -> bool:
         return _is_number(group_id) and 1 <= int(group_id) <= self.generated and group_id not in self._removed

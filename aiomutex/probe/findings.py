@@ -24,33 +24,22 @@ __all__ = ["REASONS", "Findings", "ProbeReport", "id_type", "next_cursor_of", "o
 
 Value = str | int | bool
 
-_NO_READ = "no read can show it; --write-scratch can"
-_NO_TEST = "no harmless request can show it"
+_BY_WRITING = "created_id patch_body slot_patch slot_numbers empty_edit unknown_fields taken_key"
+_BY_NOTHING = "offsets create_lists create_name window rejections daily_hint"
 REASONS: Final = {
+    **dict.fromkeys(_BY_WRITING.split(), "no read can show it; --write-scratch can"),
+    **dict.fromkeys(_BY_NOTHING.split(), "no harmless request can show it"),
     "ids": "no group with an integer as its ID was seen",
-    "created_id": _NO_READ,
     "project_ids": "no group was seen",
     "last_cursor": "the last page was not seen",
     "cursors": "no page before the last was seen; that takes two groups",
     "end_of_list": "no last page that is exactly full could be requested; that takes 1 to 999 groups",
     "over_limit": "the response was neither a page nor a rejection",
     "archived": "no group was seen to be archived; --write-scratch archives one of its own",
-    "offsets": _NO_TEST,
     "cohorts": "no slot was seen",
     "cohorts_on_edit": "no request can give a slot a cohort, and slots in use are not edited",
-    "patch_body": _NO_READ,
-    "slot_patch": _NO_READ,
-    "slot_numbers": _NO_READ,
     "slot_writes": "no lost write was seen, which proves nothing",
-    "empty_edit": _NO_READ,
-    "unknown_fields": _NO_READ,
-    "create_lists": _NO_TEST,
-    "create_name": _NO_TEST,
-    "taken_key": _NO_READ,
-    "window": _NO_TEST,
-    "rejections": _NO_TEST,
     "retry_after": "no request was answered with 429, and none is provoked",
-    "daily_hint": _NO_TEST,
     "error_body": "no request was rejected",
     "request_ids": "no response was seen",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aiomutex.errors import APIError, InvalidRequestError, UnexpectedResponseError
 from aiomutex.models import UNSET
@@ -21,17 +21,10 @@ ROOT: Final = "/api/1/mutexes"
 _MAX_ATTEMPTS: Final = 4
 _PAGE_SIZE: Final = 1000
 _OFFSET_BEYOND_THE_END: Final = 900_000_000
-_ABSENT_ID: Final = "0"
 
 
 class Prober:
-    """Sends single requests through a session, its limiter included, and returns whole responses.
-
-    Attributes:
-        findings: What the responses show.
-        allowed: How many requests it may send in all.
-        sent: How many requests it sent.
-    """
+    """Sends at most ``allowed`` single requests through a session, its limiter included, and adds to ``findings``."""
 
     def __init__(self, session: MutexSession) -> None:
         self.session = session
@@ -81,8 +74,13 @@ async def probe_reads(prober: Prober) -> None:
     response = await prober.send("list 1001", "GET", listing_path(_PAGE_SIZE + 1))
     findings.add_page(response)
     findings.add_verdict("over_limit", "capped", response)
-    await _probe_group(prober, first)
-    await prober.send("an absent group", "GET", f"{ROOT}/{_ABSENT_ID}")
+    # Only an ID that is the same in a path needs no escaping, and cannot lead to another endpoint.
+    group_id = str(first[0].get("id", "")) if first else ""
+    if re.fullmatch("[A-Za-z0-9_-]{1,100}", group_id):
+        response = await prober.send("one group", "GET", f"{ROOT}/{group_id}")
+        if succeeded(response):
+            findings.add_group(object_of(response) or {})
+    await prober.send("an absent group", "GET", f"{ROOT}/0")
 
 
 async def _probe_full_last_page(prober: Prober, groups: int) -> None:
@@ -100,15 +98,6 @@ async def _probe_full_last_page(prober: Prober, groups: int) -> None:
         rest = await prober.send("list after all", "GET", listing_path(groups, int(cursor)))
         if succeeded(rest) and not prober.findings.add_page(rest) and next_cursor_of(rest) is None:
             prober.findings.add("end_of_list", "probed")
-
-
-async def _probe_group(prober: Prober, groups: list[dict[str, Any]]) -> None:
-    # Only an ID that is the same in a path needs no escaping, and cannot lead to another endpoint.
-    group_id = str(groups[0].get("id", "")) if groups else ""
-    if re.fullmatch("[A-Za-z0-9_-]{1,100}", group_id):
-        response = await prober.send("one group", "GET", f"{ROOT}/{group_id}")
-        if succeeded(response):
-            prober.findings.add_group(object_of(response) or {})
 
 
 def listing_path(limit: int, cursor: str | int | None = None) -> str:

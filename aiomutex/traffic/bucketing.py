@@ -24,11 +24,7 @@ _DISTRIBUTION_VALUES: Final = 42_949_673
 
 
 def load_hash() -> Callable[[str, int, bool], int]:
-    """Import the murmur3 function.
-
-    Raises:
-        ConfigurationError: The package ``mmh3`` is not installed.
-    """
+    """Import the murmur3 function."""
     try:
         import mmh3  # noqa: PLC0415  # an optional package
     except ImportError:
@@ -73,10 +69,14 @@ class Bucketing:
         self.slots: list[Slot] = sorted(group.slots, key=lambda slot: slot.index)
         self.prefix = f"{group.bucketing_salt}/"
         self._hash = load_hash()
-        # h // 100 < end is the same as h < 100 * end, which saves a division for each value.
-        self.ends = [_BUCKETS * end for end in _ends(self.slots)]
+        self.ends: list[int] = []
         self.individuals: dict[str, int] = {}
+        total = Fraction(0)
         for position, slot in enumerate(self.slots):
+            # Fraction(33.3) would be the nearest binary number, not 33.3.
+            total = min(total + Fraction(str(slot.percentage)), Fraction(100))
+            # h // 100 < end is the same as h < 100 * end, which saves a division for each value.
+            self.ends.append(_BUCKETS * ceil(_DISTRIBUTION_VALUES * total / 100))
             for individual in slot.individuals:
                 self.individuals.setdefault(individual, position)
 
@@ -118,17 +118,6 @@ class Bucketing:
                 for value in values
             )
         return bytes([find(ends, hash_of(prefix + value, 0, False)) for value in values])
-
-
-def _ends(slots: Sequence[Slot]) -> list[int]:
-    """The first distribution value after each slot."""
-    ends: list[int] = []
-    total = Fraction(0)
-    for slot in slots:
-        # Fraction(33.3) would be the nearest binary number, not 33.3.
-        total += Fraction(str(slot.percentage))
-        ends.append(ceil(_DISTRIBUTION_VALUES * min(total, Fraction(100)) / 100))
-    return ends
 
 
 def slot_of(group: MutexGroup, value: str, *, ids: Iterable[str] = ()) -> Slot | None:

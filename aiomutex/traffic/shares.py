@@ -16,11 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["slot_share", "traffic_share"]
 
 
-def _slot_share(group: MutexGroup, experiment: int) -> Fraction | None:
-    slots = [slot for slot in group.slots if experiment in slot.experiments]
-    if not slots:
-        return None
-    return sum((Fraction(str(slot.percentage)) for slot in slots), Fraction(0)) / 100
+def _shares(group: MutexGroup, experiment: int) -> list[Fraction]:
+    return [Fraction(str(slot.percentage)) / 100 for slot in group.slots if experiment in slot.experiments]
 
 
 def slot_share(group: MutexGroup, experiment: int) -> float:
@@ -42,7 +39,7 @@ def slot_share(group: MutexGroup, experiment: int) -> float:
         >>> slot_share(MutexGroup(id="7", slots=slots), 1)
         0.65
     """
-    return float(_slot_share(group, experiment) or 0)
+    return float(sum(_shares(group, experiment)))
 
 
 def traffic_share(experiment: int, groups: Iterable[MutexGroup], *, held_out: Iterable[float] = ()) -> float:
@@ -74,9 +71,8 @@ def traffic_share(experiment: int, groups: Iterable[MutexGroup], *, held_out: It
     """
     share = Fraction(1)
     for group in groups:
-        in_group = None if group.deleted else _slot_share(group, experiment)
-        if in_group is not None:
-            share *= in_group
+        if not group.deleted and (shares := _shares(group, experiment)):
+            share *= sum(shares)
     for percentage in held_out:
         if not 0 <= percentage <= 100:  # noqa: PLR2004  # percent
             raise InvalidRequestError(f"held_out must be percentages from 0 to 100, not {describe(percentage)}")

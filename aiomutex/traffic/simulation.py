@@ -21,19 +21,9 @@ if TYPE_CHECKING:
 
     from aiomutex.models import MutexGroup
 
-__all__ = [
-    "Comparison",
-    "ExperimentMove",
-    "GroupCount",
-    "Overlap",
-    "Simulation",
-    "compare",
-    "read_users",
-    "simulate",
-]
+__all__ = ["Comparison", "ExperimentMove", "GroupCount", "Overlap", "Simulation", "compare", "read_users", "simulate"]
 
 _BLOCK: Final = 1 << 15
-_BYTES: Final = 256
 
 
 class GroupCount(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -99,18 +89,12 @@ def read_users(path: str | Path | int) -> Iterator[str]:
     Args:
         path: The file's path, or a file descriptor such as 0 for standard input.
 
-    Yields:
-        One ID at a time.
-
     Raises:
         InvalidRequestError: The file is not UTF-8, or a line is too long.
     """
     with open(path, encoding="utf-8") as lines:  # noqa: PTH123  # a Path has no descriptors
         try:
-            for line in lines_of(lines):
-                user = line.strip()
-                if user:
-                    yield user
+            yield from filter(None, map(str.strip, lines_of(lines)))
         except UnicodeDecodeError as error:
             raise InvalidRequestError(f"the file of user IDs is not UTF-8 ({error.reason})") from None
 
@@ -126,7 +110,7 @@ class _Visibility:
             tables: dict[int, bytearray] = {}
             for position, slot in enumerate(rule.slots):
                 for experiment in slot.experiments:
-                    tables.setdefault(experiment, bytearray(_BYTES))[position] = 1
+                    tables.setdefault(experiment, bytearray(256))[position] = 1
             for experiment, table in tables.items():
                 self.members.setdefault(experiment, []).append((place, bytes(table)))
 
@@ -141,14 +125,11 @@ class _Visibility:
         return users
 
 
-def _blocks(users: Iterable[str]) -> Iterator[list[str]]:
+def _blocks(users: Iterable[str]) -> Iterator[tuple[list[str], int]]:
+    """Yield blocks of users, each with the mask of all its users."""
     iterator = iter(users)
     while block := list(islice(iterator, _BLOCK)):
-        yield block
-
-
-def _mask_of_all(count: int) -> int:
-    return int.from_bytes(b"\x01" * count, "little")
+        yield block, int.from_bytes(b"\x01" * len(block), "little")
 
 
 def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: bool = True) -> Simulation:
@@ -182,13 +163,12 @@ def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: bo
     slots = [[0] * (len(rule.slots) + 1) for rule in view.rules]
     visible = dict.fromkeys(sorted(view.members), 0)
     shared: dict[tuple[int, int], int] = {}
-    for block in _blocks(users):
+    for block, all_users in _blocks(users):
         total += len(block)
         columns = view.columns(block)
         for counts, column in zip(slots, columns, strict=True):
             for position in range(len(counts)):
                 counts[position] += column.count(position)
-        all_users = _mask_of_all(len(block))
         masks = {experiment: view.mask(experiment, columns, all_users) for experiment in visible}
         for experiment, mask in masks.items():
             visible[experiment] += mask.bit_count()
@@ -241,9 +221,8 @@ def compare(before: Iterable[MutexGroup], after: Iterable[MutexGroup], users: It
     total = moved = 0
     # For each experiment: users before, users after, users lost.
     counts = {experiment: [0, 0, 0] for experiment in sorted(old_view.members.keys() | new_view.members.keys())}
-    for block in _blocks(users):
+    for block, all_users in _blocks(users):
         total += len(block)
-        all_users = _mask_of_all(len(block))
         old_columns, new_columns = old_view.columns(block), new_view.columns(block)
         moved_here = 0
         for experiment, count in counts.items():
