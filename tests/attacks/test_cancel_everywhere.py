@@ -17,7 +17,7 @@ from stopping import PLAIN, Scene, Subject, attack
 
 from aiomutex import ConnectionFailedError, MutexSession, NewGroup, NewSlot, OutcomeUnknownError, Priority, SlotEdit
 from aiomutex._util.tasks import collapse_exception_group
-from aiomutex.bulk import undo
+from aiomutex.bulk import preview, undo
 from aiomutex.plan import Desired, apply, check_running, experiment_reader, parse_desired, plan
 from aiomutex.probe import probe
 
@@ -148,6 +148,15 @@ async def no_scratch(it: Scene) -> None:
     assert not left or not it.kept["archived"]
 
 
+async def open_and_drain(it: Scene) -> None:
+    own = MutexSession("a-key-of-some-length", base_url=it.relay.url, rate_limiter=it.session.rate_limiter)
+    await own.open()
+    try:
+        await own.get_group(1)
+    finally:
+        await own.aclose(drain=1.0)
+
+
 async def open_and_close(it: Scene) -> None:
     async with MutexSession("a-key-of-some-length", base_url=it.relay.url, rate_limiter=it.session.rate_limiter) as own:
         await own.get_group(1)
@@ -201,6 +210,8 @@ CALLS = [
     ),
     Subject("a connection lost during the wait", reconnected, errors=(ConnectionFailedError,), wasteful=True),
     Subject("a session's lifetime", open_and_close),
+    Subject("open and aclose(drain)", open_and_drain),
+    Subject("preview", lambda it: preview(it.session, EDITS)),
 ]
 RUNS = [
     Subject("edit_slots", run, RUN, after=outcomes_are_true, outlives=True),
@@ -267,6 +278,7 @@ def test_nothing_is_left_behind_at_any_point(tmp_path: Path, subject: Subject, w
 
 PUBLIC = (
     *("aiomutex", "aiomutex.bulk", "aiomutex.fleet", "aiomutex.limits", "aiomutex.limits.redis", "aiomutex.plan"),
+    "aiomutex.limits.machine",
     *("aiomutex.probe", "aiomutex.traffic", "aiomutex.testing", "aiomutex.emulator"),
 )
 

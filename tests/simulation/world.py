@@ -317,6 +317,18 @@ def _input_of(call: Call, record: CallRecord) -> Any:
     return sources[call.source]()
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Log nothing but what is critical."""
+    logger = logging.getLogger("aiomutex")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def simulate(scenario: Scenario, *, tracing: bool = False) -> World:
     """Run a scenario to its end.
 
@@ -325,7 +337,6 @@ def simulate(scenario: Scenario, *, tracing: bool = False) -> World:
     """
     loop = SimulationLoop()
     loop.wall_offset = MIDNIGHT - scenario.service.before_midnight - loop.time()
-    logging.getLogger("aiomutex").setLevel(logging.CRITICAL)
 
     async def main(world: World) -> None:
         task = asyncio.current_task()
@@ -339,6 +350,7 @@ def simulate(scenario: Scenario, *, tracing: bool = False) -> World:
         disk = Disk(directory)
         world = World(scenario, loop, disk, tracing=tracing)
         with (
+            quiet(),
             simulated_time(loop, scenario.seed),
             world.network.connected(),
             disk.watched(),
