@@ -17,12 +17,11 @@ __all__ = ["MutexEmulator", "mutex_emulator"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "MutexEmulator":
-        from aiomutex.emulator import MutexEmulator  # noqa: PLC0415  # see the module's docstring
+    if name != "MutexEmulator":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from aiomutex.emulator import MutexEmulator  # noqa: PLC0415  # see the module's docstring
 
-        globals()[name] = MutexEmulator
-        return MutexEmulator
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return MutexEmulator
 
 
 with contextlib.suppress(ModuleNotFoundError):

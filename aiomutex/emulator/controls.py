@@ -135,8 +135,7 @@ class Controls:
 
         Args:
             n: How many requests.
-            kind: ``"status"``, ``"reset-before"``, ``"reset-after"``, ``"truncate"``, ``"garbage"``, ``"stall"``,
-                ``"storm"``, ``"late"`` or ``"maintenance"``; see ``FaultKind``.
+            kind: What happens; see ``FaultKind``.
             status: The status of the response.
             after_commit: Make the change before the request fails.
             method: Only requests with this method.
@@ -189,13 +188,13 @@ class Controls:
         Args:
             group_id: Its ID; None takes the next integer.
             slots: Its slots: percentages, mappings (``{"percentage": 40, "experiments": [123]}``) or ``Slot`` objects.
-            name: Its name; None derives one from the ID.
-            key: Its key; None derives one from the ID.
+            name: Its name; None derives one from the ID, as for ``key`` and ``bucketing_salt``.
+            key: Its key.
             project_id: The ID of its project.
             description: Its description.
             evaluation_mode: ``remote`` or ``local``.
             bucketing_key: The user property by which users are bucketed.
-            bucketing_salt: Its salt; None derives one from the ID.
+            bucketing_salt: Its salt.
             deleted: Whether it is archived.
 
         Returns:
@@ -210,14 +209,16 @@ class Controls:
             >>> group.key, group.slots[0].experiments
             ('group-7', [123])
         """
-        derived = {"id": group_id, "name": name, "key": key, "bucketing_salt": bucketing_salt}
         seed: dict[str, Any] = {
-            **{name: value for name, value in derived.items() if value is not None},
-            "slots": slots,
+            "id": group_id,
             "project_id": project_id,
+            "name": name,
+            "key": key,
             "description": description,
             "evaluation_mode": evaluation_mode,
             "bucketing_key": bucketing_key,
+            "bucketing_salt": bucketing_salt,
+            "slots": slots,
             "deleted": deleted,
         }
         group = group_of(seed, next_id=self.groups.next_id())

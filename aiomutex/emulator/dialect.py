@@ -24,10 +24,9 @@ class Dialect:
     """One reading of what the documentation leaves open.
 
     Attributes:
-        ids: The JSON type of a group's ``id`` in the listing and in details. An ID that is not an integer is always a
-            string.
+        ids, project_ids: The JSON types of ``id`` and ``projectId`` in the listing and in details. An ID that is not an
+            integer is always a string.
         created_id: The JSON type of ``id`` in the response to a create.
-        project_ids: The JSON type of ``projectId`` in the listing and in details.
         last_cursor: What ``nextCursor`` is on the last page: null, absent or an empty string.
         cursors: The JSON type of ``nextCursor`` on the other pages.
         end_of_list: With ``known`` the last page has no cursor. With ``probed`` every full page has one, so a listing
@@ -42,12 +41,10 @@ class Dialect:
         patch_body: The body of a successful PATCH: the text ``OK``, nothing, or the group as JSON.
         slot_patch: Whether a list in a slot edit replaces the slot's list or is merged into it.
         slot_numbers: Whether the path of a slot edit counts slots ``from 1``, as the responses do, or ``from 0``.
-        slot_writes: With ``racy``, concurrent edits of one group may overwrite each other, because each edit writes
-            back all slots as it read them.
+        slot_writes: With ``racy``, an edit writes back all slots as it read them, and may undo a concurrent edit.
         empty_edit: Whether a PATCH that sets nothing is accepted or rejected with 400.
         unknown_fields: Whether undocumented fields are ignored or rejected with 400.
-        create_lists: With ``typed``, a create takes experiments as numbers and individuals as strings, as in the
-            documented example. With ``loose``, both may be either, as one of its tables suggests.
+        create_lists: Whether a create takes experiments as numbers and individuals as strings only, or both as either.
         create_name: Whether a create requires ``name``. The documentation says so, but its example omits it.
         taken_key: The status of a create whose key is already in use.
         window: Whether the limit per second holds for any second or for each second of the clock.
@@ -56,9 +53,8 @@ class Dialect:
         daily_hint: Whether a 429 for the daily limit says so in its message, and in ``Retry-After`` if it has one.
         error_body: The format of an error's body.
         request_ids: Whether responses have a header ``X-Request-Id``.
-        read_lag: The details of a group show it as it was that many seconds ago, by the emulator's clock: a change of
-            the last seconds is not seen, and a group created since is a 404. Changes are remembered from when the lag
-            is set. What a test changes directly, without a request, is seen at once.
+        read_lag: The details of a group show it as it was that many seconds ago, by the emulator's clock; a group
+            created since is a 404. Direct changes, and those before the lag was set, are seen at once.
         list_lag: The same for the listing.
 
     Raises:
@@ -120,11 +116,7 @@ class Dialect:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read a dialect from JSON.
-
-        Args:
-            text: An object of knobs, or an object with such an object as ``dialect``, such as a report of
-                ``aiomutex probe``. Knobs that are left out have their default.
+        """Read a dialect from a JSON object of knobs, or from a report of ``aiomutex probe``, which has one.
 
         Raises:
             ValueError: ``text`` is not such an object, or a knob or its value is unknown.

@@ -51,17 +51,13 @@ _KINDS = tuple(kind for kind in get_args(FaultKind) if kind != "status")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """A fault that a request gets.
+    """A fault that a request gets; the other fields are those of ``MutexEmulator.fail_next``.
 
     Attributes:
         kind: What happens; see ``FaultKind``.
         rate: The share of requests that get it, 0 to 1.
-        status: The status of the response, for ``status``.
         after_commit: For ``status``, ``stall``, ``storm`` and ``maintenance``: make the change first.
-        retry_after: The ``Retry-After`` header: seconds or a string.
-        body: The body of the response, for ``status``, ``garbage`` and ``maintenance``: bytes, a string, or anything
-            else as JSON.
-        headers: Additional headers of the response, for ``status``.
+        body: The body of the response, for ``status``, ``garbage`` and ``maintenance``.
         seconds: How long a ``storm`` lasts, and how long after its request a ``late`` change is made.
 
     Raises:

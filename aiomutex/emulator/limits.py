@@ -6,6 +6,7 @@ They also count the arrivals in the busiest second exactly, by which tests judge
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import KW_ONLY, dataclass, field
 from math import floor
 from typing import Literal
 
@@ -14,6 +15,7 @@ from aiomutex.emulator.clock import DAY
 __all__ = ["Limits"]
 
 
+@dataclass(eq=False, repr=False)
 class Limits:
     """Count arrivals and decide which requests to reject.
 
@@ -30,27 +32,20 @@ class Limits:
         ValueError: A limit is below 1.
     """
 
-    def __init__(
-        self,
-        per_second: int = 100,
-        per_day: int = 100_000,
-        *,
-        enforced: bool = True,
-        window: Literal["sliding", "fixed"] = "sliding",
-        count_rejected: bool = False,
-    ) -> None:
-        if per_second < 1 or per_day < 1:
-            raise ValueError(f"per_second and per_day must be 1 or more, not {per_second} and {per_day}")
-        self.per_second = per_second
-        self.per_day = per_day
-        self.enforced = enforced
-        self.window: Literal["sliding", "fixed"] = window
-        self.count_rejected = count_rejected
-        self.accepted = 0
-        self.rejected = 0
-        self._day = 0
-        self._used_today = 0
-        self._busiest = 0
+    per_second: int = 100
+    per_day: int = 100_000
+    _: KW_ONLY
+    enforced: bool = True
+    window: Literal["sliding", "fixed"] = "sliding"
+    count_rejected: bool = False
+    accepted: int = field(default=0, init=False)
+    rejected: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        """Raise a ``ValueError`` for a limit below 1."""
+        if self.per_second < 1 or self.per_day < 1:
+            raise ValueError(f"per_second and per_day must be 1 or more, not {self.per_second} and {self.per_day}")
+        self._day = self._used_today = self._busiest = 0
         # Both hold the last second only, so that memory is bounded.
         self._arrivals: deque[float] = deque()
         self._counted: deque[float] = deque()

@@ -81,13 +81,9 @@ def _counts(app: Application) -> dict[str, Any]:
     return {
         "now": clock.utc().strftime("%Y-%m-%dT%H:%M:%SZ"),
         "rate": limits.rate(now),
-        "per_second": limits.per_second,
+        **{name: getattr(limits, name) for name in ("per_second", "per_day", "enforced", "accepted", "rejected")},
         "used_today": limits.used_today(now),
-        "per_day": limits.per_day,
         "resets_in": round(clock.until_midnight()),
-        "enforced": limits.enforced,
-        "accepted": limits.accepted,
-        "rejected": limits.rejected,
         "busiest_second": limits.busiest_second(),
         "storm": now < app.faults.storm_until,
         "dialect": dialect,
@@ -129,11 +125,8 @@ def _to_json(group: Group | int, slots: int) -> dict[str, Any]:
         # The store does not keep it: browsing must not use memory.
         group = generated_group(group, slots)
     return {
-        "id": group.id,
-        "key": group.key,
-        "name": group.name,
+        **{name: getattr(group, name) for name in ("id", "key", "name", "deleted")},
         "mode": group.evaluation_mode,
-        "deleted": group.deleted,
         "slots": [
             {name: getattr(slot, name) for name in ("index", "percentage", "experiments", "holdouts")}
             | {"individuals": len(slot.individuals), "cohorts": len(slot.cohorts)}

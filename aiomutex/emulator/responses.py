@@ -77,16 +77,12 @@ class Encoder:
     def error(self, status: int, message: str) -> Response:
         """Return an error response in the dialect's form."""
         form = self.dialect.error_body
-        if form == "object":
-            return Response(status, self._json({"status": status, "message": message}))
-        if form == "string":
-            return Response(status, self._json(message))
-        if form == "text":
-            return Response(status, message.encode(), TEXT)
+        if form in ("object", "string"):
+            return Response(status, self._json(message if form == "string" else {"status": status, "message": message}))
         if form == "html":
             page = f"<html><head><title>{status}</title></head><body><h1>{escape(message)}</h1></body></html>"
             return Response(status, page.encode(), HTML)
-        return Response(status, b"", TEXT)
+        return Response(status, message.encode() if form == "text" else b"", TEXT)
 
     def group(self, group: Group) -> bytes:
         """Return a group as JSON."""

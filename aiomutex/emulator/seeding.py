@@ -68,7 +68,8 @@ def group_of(seed: GroupSeed, *, next_id: str) -> Group:
     given["project_id"] = str(given.get("project_id", 1))
     given["slots"] = slots_of(given.get("slots", (50, 50)) or ())
     for name, default in (("name", "Group "), ("key", "group-"), ("bucketing_salt", "salt-")):
-        given.setdefault(name, default + group_id)
+        if given.get(name) is None:
+            given[name] = default + group_id
     return Group(**given)
 
 

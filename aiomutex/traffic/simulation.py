@@ -144,9 +144,6 @@ def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: bo
             groups with the same ``bucketing_key`` together.
         overlaps: Whether to count the users that any two experiments share.
 
-    Returns:
-        The counts.
-
     Raises:
         ConfigurationError: A group has no salt, or the package ``mmh3`` is not installed.
         InvalidRequestError: A user ID contains a lone surrogate.
@@ -202,9 +199,6 @@ def compare(before: Iterable[MutexGroup], after: Iterable[MutexGroup], users: It
         before: The current groups.
         after: The groups after the change, for example from ``aiomutex.plan.after``.
         users: The bucketing values, as for ``simulate``.
-
-    Returns:
-        How many users move, in all and by experiment.
 
     Raises:
         ConfigurationError: A group has no salt, or the package ``mmh3`` is not installed.
