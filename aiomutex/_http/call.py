@@ -71,19 +71,9 @@ class CallResult(NamedTuple, Generic[T]):
 async def send(
     transport: Transport, request: Request[T], options: CallOptions, ends_at: float | None = None
 ) -> CallResult[T]:
-    """Send ``request`` until a response is final, and decode that response.
+    """Send ``request`` until a response is final, and decode that response. Raise the error of the last attempt.
 
-    Args:
-        transport: Makes the attempts.
-        request: What to send. A create is sent again only if it cannot have arrived.
-        options: Timeouts, policy and priority.
-        ends_at: When the call must end, on the loop's clock. Default: after ``options.deadline`` seconds.
-
-    Returns:
-        The decoded value, and the number of attempts.
-
-    Raises:
-        MutexError: The error of the last attempt, with ``attempts``, ``earlier`` and ``maybe_applied``.
+    The call must end at ``ends_at`` on the loop's clock, which is by default in ``options.deadline`` seconds.
     """
     loop = asyncio.get_running_loop()
     if ends_at is None:

@@ -69,14 +69,8 @@ def _payload(body: bytes | None) -> aiohttp.Payload | None:
 class Transport:
     """The connections to one service, and the limiter that grants each request.
 
-    Args:
-        base_url: Scheme, host and optional path prefix, already checked.
-        api_key: The management API key, already checked.
-        limiter: Grants a permit for each attempt.
-        max_connections: The size of the pool; ignored for a borrowed session.
-        hooks: Called with each attempt when it has ended.
-        http: A borrowed session, used and never closed. Its permits are taken before aiohttp looks for a connection.
-        max_body: The maximum size of a success in bytes, after decompression.
+    ``base_url`` and ``api_key`` are checked already. ``http`` is a borrowed session, which is used and never closed;
+    its permits are taken before aiohttp looks for a connection. ``max_body`` counts bytes after decompression.
     """
 
     def __init__(
@@ -174,11 +168,7 @@ class Transport:
             await http.close()
 
     def check_open(self) -> tuple[aiohttp.ClientSession, asyncio.AbstractEventLoop, DeadlineTimer]:
-        """Return the pool, the event loop it belongs to, and the timer of its attempts.
-
-        Raises:
-            ConfigurationError: The session is not open, or belongs to another event loop.
-        """
+        """Return the pool, the event loop it belongs to, and the timer of its attempts, if they can be used here."""
         if self._http is None or self._loop is None or self._timer is None:
             if self._is_closed:
                 raise SessionClosedError(_CLOSED)
@@ -196,16 +186,7 @@ class Transport:
     async def attempt(
         self, request: Request[Any], options: CallOptions, ends_at: float, observed: Observed | None = None
     ) -> responses.Response:
-        """Send ``request`` once in a call that must end at ``ends_at``, and read the response, whatever its status.
-
-        Raises:
-            AttemptTimeoutError: The response was not complete within ``options.attempt_timeout``.
-            DeadlineExceededError: ``ends_at`` was reached.
-            ConnectionFailedError: There is no connection, or it broke before the last byte.
-            UnexpectedResponseError: The body of a success is larger than the maximum.
-            DailyBudgetExhaustedError, LimiterUnavailableError: The limiter granted no permit. Nothing was sent.
-            ConfigurationError: The session is not open, or what was passed as ``http`` cannot be used.
-        """
+        """Send ``request`` once in a call that must end at ``ends_at``, and read the response, whatever its status."""
         http, loop, timer = self.check_open()
         headers = borrowed_headers(http, self.base_url, self._headers, request.body) if self._borrowed else None
         context = AttemptContext(self.limiter, options, ends_at, loop, timer, observed)

@@ -6,13 +6,14 @@ so no two workers send at the same time.
 
 from __future__ import annotations
 
+import math
 from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from aiomutex._util.checks import check_integer, describe
 from aiomutex.errors import ConfigurationError, MutexError
-from aiomutex.limits.fallback import RETRY_INTERVAL, FallbackPacer
+from aiomutex.limits.daily_budget import DailyBudget
 from aiomutex.limits.lease import HORIZON
 from aiomutex.limits.leasing import LeasingLimiter
 from aiomutex.limits.margin import Margin
@@ -28,6 +29,9 @@ __all__ = ["RedisRateLimiter"]
 
 _MEAN_LEASE = 4.5
 """Send times that an exchange should bring on average, so that it pays for its round trip."""
+_RETRY_INTERVAL = 0.5
+"""Seconds between two attempts to reach Redis. Well below a window: Redis grants nothing in the first window after its
+return, and by its end every busy worker must know that it is back."""
 
 
 class RedisRateLimiter(LeasingLimiter[RedisBudget]):
@@ -90,7 +94,7 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
 
     def _reset(self) -> None:
         super()._reset()
-        self._fallback: FallbackPacer | None = None
+        self._fallback: _FallbackPacer | None = None
         self._unreported = 0
 
     def __repr__(self) -> str:
@@ -121,7 +125,7 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
     def _request(self) -> LeaseRequest:
         request = super()._request()
         request.unreported, self._unreported = self._unreported, 0
-        request.fallback_grace = RETRY_INTERVAL + self._timeout if self._workers else 0.0
+        request.fallback_grace = _RETRY_INTERVAL + self._timeout if self._workers else 0.0
         return request
 
     def _apply(self, lease: Lease, asked_at: float, now: float, *, steady: bool) -> None:
@@ -141,9 +145,9 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         if self._fallback is None or now >= self._fallback.ends_at:
             # After one silent window, send times that other workers leased just before no longer count.
             start = now + self._window + HORIZON + self._budget.latency
-            self._fallback = FallbackPacer(self._max_permits, self._window, self._workers, start, self._daily_budget)
-        self._fallback.valid_until = now + RETRY_INTERVAL + self._timeout
-        self._not_before = self._next_exchange = now + RETRY_INTERVAL
+            self._fallback = _FallbackPacer(self._max_permits, self._window, self._workers, start, self._daily_budget)
+        self._fallback.valid_until = now + _RETRY_INTERVAL + self._timeout
+        self._not_before = self._next_exchange = now + _RETRY_INTERVAL
 
     def _on_fork(self) -> None:
         if self._is_borrowed:
@@ -156,3 +160,32 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         without_redis = self._fallback is not None
         super()._on_new_loop(now, same_clock=same_clock)
         self._uncertain = self._uncertain or without_redis
+
+
+class _FallbackPacer:
+    """One worker's share of the limits while Redis is unavailable, evenly spaced and without bursts.
+
+    So the shares of all workers together stay below the limit. ``permits`` and ``daily_budget`` are those of all.
+
+    Attributes:
+        ends_at: When Redis takes over again; infinite until it has been reached.
+        valid_until: How long the last failed attempt to reach Redis allows to continue without it.
+    """
+
+    def __init__(self, permits: int, window: float, workers: int, start: float, daily_budget: DailyBudget) -> None:
+        # A share below one permit a window becomes one permit in several windows.
+        self._interval = window * workers / permits if workers > permits else window / (permits // workers)
+        self._next = start
+        limit, used = max(1, daily_budget.limit // workers), -(-daily_budget.used // workers)
+        self._daily_budget = DailyBudget(limit, used=used, clock=daily_budget.clock)
+        self.ends_at = math.inf
+        self.valid_until = -math.inf
+
+    def next(self, earliest: float) -> float:
+        """The next send time, not before ``earliest``."""
+        return max(self._next, earliest)
+
+    def take(self, instant: float) -> None:
+        """Use the send time ``instant``, or raise ``DailyBudgetExhaustedError`` if this worker's share is used up."""
+        self._daily_budget.take()
+        self._next = instant + self._interval

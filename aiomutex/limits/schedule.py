@@ -71,8 +71,7 @@ def exchange(state: BudgetState, request: LeaseRequest, now: float, today: int) 
         state.reserved = []
     # A process with a smaller limit kept fewer times. The missing ones count as the oldest that is known.
     state.log[:0] = state.log[:1] * (request.max_permits - len(state.log))
-    if request.feedback is not None:
-        _take_feedback(state, request, now)
+    _take_feedback(state, request, now)
     if state.paused and state.suspected_day not in (None, state.day):
         state.suspected_day, state.pause_until, state.failed_probes = None, now, 0
     permits = min(request.max_permits, state.permits or request.max_permits)
