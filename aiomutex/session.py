@@ -540,7 +540,15 @@ class MutexSession:
         patience = Patience(self._options.deadline)
         options = msgspec.structs.replace(self._options, priority=Priority.BULK, patience=patience)
         bulk = functools.partial(send, self._transport, options=options)
-        engine = Engine(bulk, self.rate_limiter, settings, patience.end, journal=journal, verify=verify)
+        engine = Engine(
+            bulk,
+            self.rate_limiter,
+            settings,
+            patience.end,
+            journal=journal,
+            verify=verify,
+            attempt_timeout=options.attempt_timeout,
+        )
         return OutcomeStream(engine, edits, on_outcome)
 
     async def change_slot(

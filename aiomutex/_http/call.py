@@ -62,10 +62,12 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallResult(NamedTuple, Generic[T]):
-    """The value that a successful call returned, and the number of its attempts."""
+    """The value that a successful call returned, and its attempts."""
 
     value: T
     attempts: int
+    earlier: tuple[MutexError, ...] = ()
+    """The errors of the attempts before the last one."""
 
 
 async def send(
@@ -93,7 +95,7 @@ async def send(
             else:
                 if observed is not None:
                     _report(transport, request, observed, len(earlier) + 1, response, None, None)
-                return CallResult(value, len(earlier) + 1)
+                return CallResult(value, len(earlier) + 1, earlier)
             delay = _delay(transport, request, failure, earlier, options, ends_at)
             if observed is not None:
                 _report(transport, request, observed, len(earlier) + 1, None, failure, delay)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from aiomutex.bulk.budget import DayBudget
+from aiomutex.bulk.late_writes import LateWrites
 from aiomutex.bulk.options import FATAL
 from aiomutex.bulk.report import SlotOutcome
 from aiomutex.bulk.run import Run
@@ -42,6 +44,7 @@ class Engine(Run):
         settings: The settings of the run.
         journal: The file that records progress, if any.
         verify: Whether to read writes back.
+        attempt_timeout: Seconds that the service may take for a request.
 
     Raises:
         InvalidRequestError: The reserve is as large as the daily budget.
@@ -56,6 +59,7 @@ class Engine(Run):
         *,
         journal: str | os.PathLike[str] | None,
         verify: bool,
+        attempt_timeout: float = 30.0,
     ) -> None:
         super().__init__(settings, _LOOK_AHEAD)
         if settings.reserve and settings.reserve >= (per_day := limiter.state().per_day):
@@ -66,7 +70,7 @@ class Engine(Run):
         self._on_stop = on_stop
         self._journal_path = journal
         self._journal: Journal | None = None
-        self._writer = SlotWriter(send, verify=verify)
+        self._writer = SlotWriter(send, LateWrites(attempt_timeout) if verify else None)
         self._budget = DayBudget(limiter, settings.reserve, self.stopped)
 
     def open(self, edits: Edits) -> None:
@@ -125,12 +129,24 @@ class Engine(Run):
     # ------------------------------------------------------------------ work
 
     async def _serve(self, group: GroupQueue) -> None:
-        if group.written and self._writer.is_old(group):
+        if self._writer.is_old(group):
             await self._read_back(group)
         if group.items:
             await self._write_next(group)
-        if group.written and (self.stopped.is_set() or not group.items):
+        if self.stopped.is_set() or not group.items:
             await self._read_back(group)
+
+    def _release(self, group: GroupQueue) -> None:
+        if group.items or not group.written:
+            super()._release(group)
+            return
+        group.is_parked = True
+        asyncio.get_running_loop().call_at(self._writer.readable_at(group), self._wake, group)
+
+    def _wake(self, group: GroupQueue) -> None:
+        if group.is_parked:
+            group.is_parked = False
+            self._ready.put_nowait(group)
 
     async def _write_next(self, group: GroupQueue) -> None:
         batch = group.take()
@@ -152,7 +168,7 @@ class Engine(Run):
                 await self._conclude(result)
 
     async def _read_back(self, group: GroupQueue) -> None:
-        while group.written:
+        while self._writer.is_readable(group):
             try:
                 results = await self._writer.read_back(group)
             except DailyBudgetExhaustedError as error:

@@ -12,6 +12,7 @@ from aiomutex.bulk.slot_lists import SlotLists
 
 if TYPE_CHECKING:
     from aiomutex._api.requests import Request
+    from aiomutex.bulk.late_writes import LateWrite
     from aiomutex.models import MutexGroup, SlotEdit
 
 __all__ = ["GroupQueue", "Item", "Queues"]
@@ -46,7 +47,7 @@ class Item:
 class GroupQueue:
     """The waiting edits of one group, and what is known of the group meanwhile."""
 
-    __slots__ = ("before", "group_id", "items", "read_at", "unconfirmed", "written")
+    __slots__ = ("before", "group_id", "is_parked", "items", "late", "read_at", "unconfirmed", "written")
 
     def __init__(self, group_id: str) -> None:
         self.group_id = group_id
@@ -59,6 +60,10 @@ class GroupQueue:
         """Batches written but not read back yet, with the attempts they took."""
         self.unconfirmed: dict[int, list[SlotLists]] = {}
         """By slot, the writes with an unknown outcome since the last confirmed one."""
+        self.late: dict[int, list[LateWrite]] = {}
+        """By slot, the writes that might have arrived after those in ``written``."""
+        self.is_parked = False
+        """Whether all that is left to do is a read at a later time."""
 
     def take(self) -> list[Item]:
         """Remove the next edit and the identical ones that follow it directly: one request serves them all."""
@@ -76,12 +81,13 @@ class Queues:
         self._groups: dict[str, GroupQueue] = {}
 
     def add(self, item: Item) -> GroupQueue | None:
-        """Queue an item. Return its group if the group is new, and so ready to be served."""
+        """Queue an item. Return its group if that makes the group ready to be served."""
         group_id = item.group_id
         group = self._groups.get(group_id)
         if group is not None:
+            was_parked, group.is_parked = group.is_parked, False
             group.items.append(item)
-            return None
+            return group if was_parked else None
         group = self._groups[group_id] = GroupQueue(group_id)
         group.items.append(item)
         return group

@@ -105,7 +105,15 @@ async def edit_slots(
 ) -> BulkReport:
     """Run edits as a session does."""
     settings = Settings(concurrency=3)
-    engine = Engine(service.send, LocalRateLimiter(), settings, lambda: None, journal=journal, verify=verify)
+    engine = Engine(
+        service.send,
+        LocalRateLimiter(),
+        settings,
+        lambda: None,
+        journal=journal,
+        verify=verify,
+        attempt_timeout=0.0,
+    )
     return await collect_report(OutcomeStream(engine, edits, report))
 
 
@@ -153,6 +161,7 @@ class Machine:
         patch.setattr(JournalFile, "_commit", watched)
         patch.setattr("aiomutex.bulk.journal_file.ThreadPoolExecutor", InlineExecutor)
         patch.setattr("aiomutex.bulk.journal_file._COLLECT", 0)
+        patch.setattr("aiomutex.bulk.late_writes._MIN_WAIT", 0.0)
         self._begin_life()
 
     @property

@@ -22,8 +22,9 @@ def waiting_contexts(stream: Any) -> int:
     return len(stream._run._on_stop.__self__.waiting)
 
 
-@pytest.mark.parametrize("borrowed", [False, True])
-@pytest.mark.parametrize("options", [{}, {"verify": True}, {"journal": True}])
+@pytest.mark.parametrize(
+    ("options", "borrowed"), [({}, False), ({}, True), ({"verify": True}, False), ({"journal": True}, False)]
+)
 async def test_no_edit_fails_because_its_run_waits_for_permits(
     emulator: MutexEmulator, tmp_path: Path, options: dict[str, Any], borrowed: bool
 ) -> None:
@@ -31,12 +32,12 @@ async def test_no_edit_fails_because_its_run_waits_for_permits(
 
     emulator.latency = 0.002
     async with aiohttp.ClientSession() as http:
-        limiter = LocalRateLimiter()
-        settings: dict[str, Any] = {"rate_limiter": limiter, "deadline": 0.3, "http": http if borrowed else None}
+        limiter = LocalRateLimiter(per_second=30)
+        settings: dict[str, Any] = {"rate_limiter": limiter, "deadline": 1.0, "http": http if borrowed else None}
         async with session_for(emulator.url, **settings) as session:
             if "journal" in options:
                 options = {"journal": tmp_path / "run.db"}
-            stream = session.stream_slot_edits(edits_for(200, groups=20), **options)
+            stream = session.stream_slot_edits(edits_for(60), **options)
             async with stream:
                 outcomes = [outcome async for outcome in stream]
             assert {outcome.status for outcome in outcomes} == {"applied"}
@@ -45,8 +46,8 @@ async def test_no_edit_fails_because_its_run_waits_for_permits(
 
 
 async def test_a_run_waits_out_a_pause_longer_than_the_deadline_and_says_so(emulator: MutexEmulator) -> None:
-    async with session_for(emulator.url, deadline=0.3) as session:
-        emulator.fail_next(status=429, retry_after=1, method="PATCH")
+    async with session_for(emulator.url, deadline=1.0) as session:
+        emulator.fail_next(status=429, retry_after=2, method="PATCH")
         edits = edits_for(300)
         waits: set[bool] = set()
         async with session.stream_slot_edits(edits) as outcomes:
