@@ -126,7 +126,7 @@ class Application:
         target = request.raw_path
         path = target.partition("?")[0]
         if self.cors_origin is not None and method == "OPTIONS":
-            return self._preflight()
+            return web.Response(status=204, headers={"Access-Control-Allow-Origin": self.cors_origin, **_PREFLIGHT})
         page = self.pages.get(path)
         if page is not None and method == "GET":
             return await page(request)
@@ -262,14 +262,6 @@ class Application:
             headers["X-Request-Id"] = f"{self._responses:08x}"
         return web.Response(status=response.status, body=response.body, headers=headers)
 
-    def _preflight(self) -> web.Response:
-        headers = {
-            "Access-Control-Allow-Origin": self.cors_origin or "",
-            "Access-Control-Allow-Methods": "GET, POST, PATCH",
-            "Access-Control-Allow-Headers": "Authorization, Content-Type",
-        }
-        return web.Response(status=204, headers=headers)
-
     def _log(self, record: RecordedRequest, started: float, result: int | str) -> None:
         if self.log:
             at = self.clock.utc().strftime("%H:%M:%S.%f")[:-3]
@@ -279,6 +271,10 @@ class Application:
 
 _BEFORE_COMMIT = frozenset({"status", "reset-before", "stall", "storm", "maintenance"})
 _MAINTENANCE = b"<!doctype html><title>Maintenance</title><h1>We will be back soon</h1>"
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, PATCH",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+}
 _WITHOUT_BODY = frozenset({204, 304})
 
 

@@ -250,12 +250,7 @@ def _in_thread(manager: AbstractAsyncContextManager[object]) -> Generator[None]:
 
 
 async def serve(emulator: MutexEmulator, *, on_ready: Callable[[MutexEmulator], None] | None = None) -> None:
-    """Run ``emulator`` until this call is cancelled.
-
-    Args:
-        emulator: The emulator to run.
-        on_ready: Called with the emulator when it listens on ``emulator.url``.
-    """
+    """Run ``emulator`` until this call is cancelled; ``on_ready`` is called when it listens on ``emulator.url``."""
     async with emulator:
         if on_ready is not None:
             on_ready(emulator)

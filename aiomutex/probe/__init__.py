@@ -46,7 +46,8 @@ async def probe(session: MutexSession, *, write_scratch: str | int | None = None
         >>> report.dialect["ids"], report.undetermined["slot_patch"]
         ('number', 'no read can show it; --write-scratch can')
     """
-    if write_scratch is not None and not _is_project_id(write_scratch):
+    is_text = isinstance(write_scratch, str) and write_scratch.strip()
+    if not (write_scratch is None or is_text or (type(write_scratch) is int and write_scratch >= 0)):
         raise InvalidRequestError(
             f"write_scratch must be a project ID, an integer or a non-empty string, not {describe(write_scratch)}"
         )
@@ -56,7 +57,3 @@ async def probe(session: MutexSession, *, write_scratch: str | int | None = None
         prober.allowed = prober.sent + MAX_WRITES
         await probe_writes(prober, write_scratch)
     return prober.findings.report(requests=prober.sent, wrote=write_scratch is not None)
-
-
-def _is_project_id(value: object) -> bool:
-    return value.strip() != "" if isinstance(value, str) else type(value) is int and value >= 0
