@@ -18,6 +18,8 @@ from .world import InputBroke
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from aiomutex import SlotOutcome
+
     from .network import Sent
     from .scenario import Edit
     from .service import Commit
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["INVARIANTS", "Violation", "violations"]
 
+_STEADY: Final = 0.02
+"""Seconds by which latency may vary without more requests arriving in a second than were sent in 1.02 seconds."""
 _LOOK_AHEAD: Final = 1000 + 64 + 64
 
 
@@ -40,6 +44,11 @@ class Violation(NamedTuple):
 
 def _place(edit: Edit) -> tuple[int, int]:
     return edit.group, edit.slot
+
+
+def _edit_of(record: CallRecord, outcome: SlotOutcome) -> Edit:
+    # An endless input repeats its edits.
+    return record.call.edits[outcome.position % len(record.call.edits)]
 
 
 def _runs(world: World) -> list[CallRecord]:
@@ -75,7 +84,7 @@ def _commits(world: World, record: CallRecord, edit: Edit) -> list[Commit]:
 
 
 def _is_unique(record: CallRecord, edit: Edit) -> bool:
-    return sum(each == edit for each in record.call.edits) == 1
+    return sum(each == edit for each in record.call.edits) == 1 and record.call.source != "endless"
 
 
 def applied_was_held(world: World) -> Iterator[str]:
@@ -85,7 +94,7 @@ def applied_was_held(world: World) -> Iterator[str]:
         for at, outcome in record.outcomes:
             if outcome.status != "applied":
                 continue
-            edit = record.call.edits[outcome.position]
+            edit = _edit_of(record, outcome)
             if not any(holds(each.content, edit.lists) for each in world.service.versions(_place(edit), since, at)):
                 yield f"{record.name} reported edit {outcome.position} {edit} as applied, and it was never held"
 
@@ -94,7 +103,7 @@ def failed_was_not_written(world: World) -> Iterator[str]:
     """An edit reported as failed was never committed, unless somebody else wrote the slot or a read-back shows it."""
     for record in _runs(world):
         for _, outcome in record.outcomes:
-            edit = record.call.edits[outcome.position]
+            edit = _edit_of(record, outcome)
             if outcome.status != "failed" or isinstance(outcome.error, VerificationError):
                 continue
             others = (commit.place == _place(edit) and commit.author != record.name for commit in world.service.commits)
@@ -108,7 +117,7 @@ def skipped_was_not_written(world: World) -> Iterator[str]:
     """An edit that was skipped was not committed by its run."""
     for record in _runs(world):
         for _, outcome in record.outcomes:
-            edit = record.call.edits[outcome.position]
+            edit = _edit_of(record, outcome)
             if outcome.status == "skipped" and _is_unique(record, edit) and _commits(world, record, edit):
                 yield f"{record.name} reported edit {outcome.position} as skipped ({outcome.note}), and wrote it"
 
@@ -164,6 +173,11 @@ def within_the_limits(world: World) -> Iterator[str]:
     for process, times in by_process.items():
         if (most := most_in_a_second(times)) > service.per_second:
             yield f"process {process} sent {most} requests in a second"
+    if service.latency[1] - service.latency[0] <= _STEADY:
+        unsteady = {fault.request for phase in world.scenario.phases for fault in phase.faults if fault.delay}
+        arrived = [sent.arrived for sent in world.network.sent if sent.arrived is not None]
+        if not unsteady and (most := most_in_a_second(arrived)) > service.per_second and len(by_process) == 1:
+            yield f"{most} requests arrived in a second"
     for day, count in Counter(sent.wall // 86_400 for sent in world.network.sent).items():
         if count > service.per_day:
             yield f"{count} requests on day {day:.0f}"
@@ -301,7 +315,7 @@ def read_back_is_fair(world: World) -> Iterator[str]:
     for record in _runs(world):
         names = {each.name for each in _chain(world, record)}
         for at, outcome in record.outcomes:
-            edit = record.call.edits[outcome.position]
+            edit = _edit_of(record, outcome)
             if isinstance(outcome.error, VerificationError) and all(
                 commit.author in names for commit in world.service.commits
                 if commit.place == _place(edit) and record.started <= commit.at <= at
@@ -309,10 +323,30 @@ def read_back_is_fair(world: World) -> Iterator[str]:
                 yield f"{record.name}: edit {outcome.position} failed with {outcome.error!r}, and nobody else wrote"
 
 
+def single_calls_are_true(world: World) -> Iterator[str]:
+    """A change or an edit of one slot that returns was in effect, and one that was not applied wrote nothing."""
+    for record in world.records:
+        call = record.call
+        if call.kind not in ("change", "edit") or record.ended is None:
+            continue
+        versions = world.service.versions((call.group, call.slot), record.started, record.ended)
+        contents = [version.content["experiments"] for version in versions]
+        if record.is_whole and not any(
+            set(call.add) <= set(items) and not set(call.remove) & set(items) for items in contents
+        ):
+            yield f"{record.name} returned, and the slot held {contents}"
+        if isinstance(record.error, MutexError) and not record.error.maybe_applied:
+            for commit in world.service.commits:
+                if commit.author == record.name:
+                    yield f"{record.name} raised {record.error!r}, and wrote {commit.lists}"
+
+
 def last_edit_stands(world: World) -> Iterator[str]:
     """In the end, a slot whose edits were all applied holds the last one, unless somebody wrote it since."""
     for record in _runs(world):
         if world.scenario.service.lag and "stale resume" not in world.scenario.kinds and len(_chain(world, record)) > 1:
+            continue
+        if record.call.source == "endless":
             continue
         statuses = {outcome.position: outcome.status for _, outcome in record.outcomes}
         desired: dict[tuple[int, int], dict[str, int]] = defaultdict(dict)
@@ -348,6 +382,7 @@ INVARIANTS: Final[tuple[Callable[[World], Iterator[str]], ...]] = (
     memory_is_bounded,
     bulk_waits,
     read_back_is_fair,
+    single_calls_are_true,
     last_edit_stands,
 )
 """Functions that yield a sentence for each case in which their promise was broken."""

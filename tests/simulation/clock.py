@@ -38,7 +38,9 @@ class SimulationLoop(VirtualTimeLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self._working: list[object] = []
+        self._working: dict[Callable[[], None], Any] = {}
+        """What executors still have to do, with each one's executor."""
+        self._executors: set[Any] = set()
 
     def true_wall(self) -> float:
         """The right time, in seconds since 1970."""
@@ -55,10 +57,8 @@ class SimulationLoop(VirtualTimeLoop):
         future: asyncio.Future[Any] = self.create_future()
 
         def work() -> None:
-            if handle in self._working:
-                self._working.remove(handle)
-            else:
-                return
+            if self._working.pop(work, None) is None:
+                return  # done when the executor was shut down
             try:
                 result = func(*args)
             except BaseException as error:  # noqa: BLE001  # as an executor does
@@ -68,15 +68,15 @@ class SimulationLoop(VirtualTimeLoop):
                 if not future.cancelled():
                     future.set_result(result)
 
-        handle = object()
-        self._working.append(handle)
+        self._working[work] = executor
         self.call_later(_DISK, work)
-        if executor is not None:
-            # What an executor still has to do is done before it has shut down.
+        if executor is not None and executor not in self._executors:
+            self._executors.add(executor)
             shut_down: Callable[..., None] = executor.shutdown
 
             def finish(*args: Any, **options: Any) -> None:
-                work()
+                for each in [each for each, owner in self._working.items() if owner is executor]:
+                    each()
                 shut_down(*args, **options)
 
             executor.shutdown = finish

@@ -15,13 +15,14 @@ KNOWN: Final[dict[str, str]] = {
     "stale resume": "an edit that a lagging read shows as held, before an earlier edit of its slot was sent again",
     "resume": "faults while a run that was interrupted is resumed",
     "budget": "a daily budget that ends while it is unknown whether a write was applied, in a run that waits",
-    "long pause": "a Retry-After above the deadline, or a limiter that is slower than the deadline",
     "repeat": "an edit found applied while an earlier one of its slot is written again",
     "quick restart": "a restart while requests of the dead process are still on their way",
 }
 """Kinds of trouble that the library is known not to survive. They are drawn only on demand."""
 
-_FAULTS: Final = ("slow", "lost", "silent", "reset", "cut", "mute", "status", "status after", "page", "refused")
+_FAULTS: Final = (
+    "slow", "lost", "silent", "reset", "cut", "mute", "status", "status after", "page", "close", "refused",
+)  # fmt: skip
 _STATUSES: Final = (400, 403, 404, 408, 429, 429, 429, 500, 502, 503, 503, 504)
 
 
@@ -55,7 +56,7 @@ class _Drawing:
             max_attempts=rng.choice([1, 2, 3, 6, 6]),
             max_connections=rng.choice([1, 2, 8, 64]),
         )
-        if self.wants("long pause", 0.15):
+        if self.chance(0.15):
             self.options.deadline = 5.0
             self.service.per_second = 2
         elif self.chance(0.2):
@@ -115,12 +116,13 @@ class _Drawing:
     def _mixed(self) -> list[Phase]:
         call = self._bulk(self._edits())
         calls = [call, *self._others()]
-        for number in range(self.rng.randint(1, 4)):
-            group = self.rng.randint(1, 2)
-            if group <= self.service.groups:
-                start = self.rng.uniform(0, 2)
-                added = [6000 + number]
-                calls.append(Call(kind="change", start=start, group=group, slot=1, add=added, remove=[100 * group + 1]))
+        for number in range(self.rng.randint(0, 4)):
+            kind: Any = self.rng.choice(["change", "change", "edit"])
+            group = self.rng.randint(1, min(2, self.service.groups))
+            call = Call(kind=kind, start=self.rng.uniform(0, 2), group=group, slot=1, add=[6000 + number])
+            calls.append(call)
+            if kind == "change":
+                call.remove = [100 * group + 1]
         return [self._phase(calls)]
 
     # ------------------------------------------------------------------ parts
@@ -141,14 +143,16 @@ class _Drawing:
                 lists["individuals"] = [f"user-{self.number}"]
             if self.chance(0.05):
                 lists["experiments"] = []
-            edits.append(Edit(rng.choice(groups), rng.randint(1, self.service.slots), lists))
+            missing = self.chance(0.03)
+            edits.append(Edit(rng.choice(groups), rng.randint(1, self.service.slots) + 5 * missing, lists))
         return edits
 
     def _bulk(self, edits: list[Edit], journal: str | None = None) -> Call:
         rng = self.rng
         call = Call(
             kind="run", edits=edits, journal=journal, verify=self.chance(0.5), stream=self.chance(0.3),
-            concurrency=rng.choice([None, None, 1, 3]), source=rng.choice(["list", "list", "iterator", "async"]),
+            concurrency=rng.choice([None, None, 1, 3]),
+            source=rng.choice(["list", "list", "iterator", "async", "swallow"]),
         )  # fmt: skip
         if self.chance(0.2):
             call.source = "reuse"
@@ -157,6 +161,8 @@ class _Drawing:
         if call.stream:
             call.slow = rng.choice([0.0, 0.0, 0.5])
             call.leave = rng.choice([None, None, 1, 3])
+            if call.journal is None and self.chance(0.2):
+                call.source, call.leave = "endless", rng.choice([1, 30, 90])
         if self.chance(0.1):
             call.stop_after = rng.randint(1, 3)
         if self.chance(0.3) and (self.service.per_day > 1_000 or "budget" in self.kinds):
@@ -179,7 +185,7 @@ class _Drawing:
             if self.chance(density):
                 phase.faults.append(self._fault(request))
         if self.chance(0.1):
-            first, status = rng.randint(1, length), 429 if self.wants("long pause") else 503
+            first, status = rng.randint(1, length), rng.choice([429, 503])
             phase.faults += [Fault(request=first + n, kind="status", status=status) for n in range(rng.randint(2, 8))]
         if self.chance(0.3):
             for _ in range(rng.randint(1, 3)):
@@ -187,6 +193,12 @@ class _Drawing:
                 group, slot = rng.randint(1, self.service.groups), rng.randint(1, self.service.slots)
                 lists: dict[str, list[Any]] = {rng.choice(["experiments", "holdouts"]): [self.number]}
                 phase.events.append(Event(kind="colleague", at=rng.uniform(0, 5), group=group, slot=slot, lists=lists))
+        if self.chance(0.1):
+            phase.events.append(Event(kind="outage", at=rng.uniform(0, 3), seconds=rng.choice([0.0, 2.0, 30.0])))
+        if self.chance(0.1) and self.service.before_midnight > 1_000:
+            # Back, and right again before the day ends: this is how far the daily budget's promise goes.
+            phase.events.append(Event(kind="clock", at=rng.uniform(0.3, 3), seconds=rng.choice([-30.0, -50_000.0])))
+            phase.events.append(Event(kind="clock", at=rng.uniform(3, 60)))
         if self.chance(crash):
             kind: Any = "power" if self.chance(0.5) else "crash"
             if self.chance(0.3):
@@ -214,7 +226,7 @@ class _Drawing:
             fault.status = rng.choice(_STATUSES)
             if fault.status in (429, 503) and self.chance(0.5):
                 fault.retry_after = rng.choice([0.0, 1.0, 5.0])
-                if self.wants("long pause"):
+                if self.chance(0.3):
                     fault.retry_after = rng.choice([30.0, 90.0])
         return fault
 

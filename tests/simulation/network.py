@@ -72,6 +72,9 @@ class Network:
     process: Process
     trace: Callable[[str], None]
     sent: list[Sent] = field(default_factory=list[Sent])
+    open: dict[Connection, None] = field(default_factory=dict["Connection", None])
+    down_until: float = 0.0
+    """No connection is made before."""
 
     def submit(self, connection: Connection, method: str, path: str, body: bytes) -> None:
         """Take a request that the client wrote."""
@@ -101,6 +104,12 @@ class Network:
             fault.delay if fault.kind == "late" else up + (fault.delay if fault.kind == "slow" else 0.0),
             self._arrive, connection, sent, fault, down, lag, order,
         )  # fmt: skip
+
+    def fail(self, seconds: float) -> None:
+        """Break all connections, and let none be made for a while."""
+        self.down_until = self.loop.time() + seconds
+        for connection in list(self.open):
+            connection.reset()
 
     def _arrive(self, connection: Connection, sent: Sent, fault: Fault, down: float, lag: float, order: int) -> None:
         if fault.kind == "silent":
@@ -142,6 +151,8 @@ class Network:
             connection.reset()
         else:
             connection.receive(data)
+            if fault.kind == "close":
+                connection.close()
 
     @contextlib.contextmanager
     def connected(self) -> Generator[None]:
@@ -153,7 +164,8 @@ class Network:
             process.connects += 1
             rng = random.Random(network.scenario.seed * 7_919 + process.number * 1_009 + process.connects)
             await asyncio.sleep(rng.uniform(*network.scenario.service.latency))
-            if process.faults.get(-process.connects) is not None or not process.is_alive:
+            is_down = network.loop.time() < network.down_until
+            if is_down or process.faults.get(-process.connects) is not None or not process.is_alive:
                 raise aiohttp.ClientConnectorError(request.connection_key, OSError(errno.ECONNREFUSED, "refused"))
             protocol = connector._factory()
             Connection(network, process, protocol)
@@ -174,6 +186,7 @@ class Connection(asyncio.Transport):
         self._protocol = protocol
         self._written = b""
         self._is_closing = False
+        network.open[self] = None
         protocol.connection_made(self)
 
     def write(self, data: Any) -> None:
@@ -210,6 +223,7 @@ class Connection(asyncio.Transport):
             return
         self._is_closing = True
         self.finish()
+        self._network.open.pop(self, None)
         self._network.loop.call_soon(self._protocol.connection_lost, error)
 
     def close(self) -> None:

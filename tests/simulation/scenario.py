@@ -23,7 +23,7 @@ class Edit(msgspec.Struct, omit_defaults=True):
 class Call(msgspec.Struct, omit_defaults=True):
     """One call of the library, in a task of its own."""
 
-    kind: Literal["run", "undo", "create", "change", "read", "list"]
+    kind: Literal["run", "undo", "create", "change", "edit", "read", "list"]
     start: float = 0.0
     """Seconds after the start of the phase."""
     cancel: float | None = None
@@ -32,9 +32,9 @@ class Call(msgspec.Struct, omit_defaults=True):
     """For ``run``."""
     journal: str | None = None
     """For ``run`` and ``undo``."""
-    source: Literal["list", "iterator", "async", "reuse", "raise"] = "list"
+    source: Literal["list", "iterator", "async", "reuse", "raise", "swallow", "endless"] = "list"
     """How the edits are passed. ``reuse`` changes the lists of an edit once the next one is pulled; ``raise`` ends in
-    an exception."""
+    an exception, ``swallow`` swallows a cancellation, and ``endless`` repeats the edits for ever."""
     verify: bool = False
     stream: bool = False
     slow: float = 0.0
@@ -50,7 +50,7 @@ class Call(msgspec.Struct, omit_defaults=True):
     slot: int = 1
     add: list[int] = []
     remove: list[int] = []
-    """For ``change``."""
+    """For ``change``; ``edit`` writes what is to be added."""
     key: str | None = None
     members: list[int] = []
     """For ``create``: the experiments of the first slot."""
@@ -61,13 +61,15 @@ class Fault(msgspec.Struct, omit_defaults=True):
 
     ``lost`` and ``silent`` requests never arrive. The service answers with ``status`` instead of processing a request,
     or after it (``status after``). ``reset``, ``cut`` and ``mute`` lose the response. A ``late`` request arrives after
-    ``delay``, and is not answered. ``page`` is a maintenance page with status 200. ``refused`` is a connection that
-    cannot be made.
+    ``delay``, and is not answered. ``page`` is a maintenance page with status 200. After ``close`` the connection
+    ends behind the response. ``refused`` is a connection that cannot be made.
     """
 
     request: int
     """The number of the request in its phase, from 1."""
-    kind: Literal["slow", "lost", "silent", "reset", "cut", "mute", "late", "status", "status after", "page", "refused"]
+    kind: Literal[
+        "slow", "lost", "silent", "reset", "cut", "mute", "late", "status", "status after", "page", "close", "refused"
+    ]  # fmt: skip
     delay: float = 0.0
     status: int = 503
     retry_after: float | None = None
@@ -76,12 +78,12 @@ class Fault(msgspec.Struct, omit_defaults=True):
 class Event(msgspec.Struct, omit_defaults=True):
     """Something that happens outside the client, or to its machine.
 
-    ``colleague`` writes a slot, ``create`` makes a group with a key, ``clock`` sets the wall clock wrong by ``error``
-    seconds, and ``crash`` ends the process: its memory is lost and its requests in flight go on. ``power`` also loses
-    what the disk was not made to keep.
+    ``colleague`` writes a slot, and ``create`` makes a group with a key. ``clock`` sets the wall clock wrong by
+    ``seconds``; ``outage`` breaks all connections and lets none be made for ``seconds``. ``crash`` ends a process: its
+    memory is lost, and its requests in flight go on. ``power`` also loses what the disk was not made to keep.
     """
 
-    kind: Literal["colleague", "create", "clock", "crash", "power"]
+    kind: Literal["colleague", "create", "clock", "outage", "crash", "power"]
     at: float | None = None
     """Seconds after the start of the phase; or else at a request."""
     request: int | None = None
@@ -92,7 +94,7 @@ class Event(msgspec.Struct, omit_defaults=True):
     slot: int = 1
     lists: Lists = {}
     key: str = ""
-    error: float = 0.0
+    seconds: float = 0.0
 
 
 class Phase(msgspec.Struct, omit_defaults=True):

@@ -123,10 +123,14 @@ class ModelService:
 
     def versions(self, place: Place, since: float = -math.inf, until: float = math.inf) -> Iterator[Version]:
         """The versions of a slot that were held at some moment from ``since`` to ``until``."""
-        versions = self.groups[place[0]].slots[place[1]]
+        versions = self.groups[place[0]].slots[place[1]] if self.has(place) else []
         for version, following in zip(versions, [*versions[1:], None], strict=True):
             if version.since <= until and (following is None or following.since >= since):
                 yield version
+
+    def has(self, place: Place) -> bool:
+        """Whether there is such a slot."""
+        return place[0] in self.groups and place[1] in self.groups[place[0]].slots
 
     def content(self, place: Place) -> Lists:
         """What a slot holds now."""
@@ -148,6 +152,8 @@ class ModelService:
             return 404, {"message": "no such group"}
         if method == "GET":
             return 200, group.shown(seen)
+        if len(parts) == 3 and int(parts[2]) not in group.slots:
+            return 404, {"message": "no such slot"}
         if len(parts) == 3:
             self.write((group.id, int(parts[2])), json.loads(body), author, request)
         return 200, None

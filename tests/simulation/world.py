@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import random
 import tempfile
@@ -118,14 +119,14 @@ class World:
             {}, {},
         )  # fmt: skip
         self.network.process = process
+        if "resume" not in self.scenario.kinds:
+            self.network.down_until = 0.0
         records: list[CallRecord] = []
         self._schedule(phase, process, crashed, records)
         settings, options = self.scenario.service, self.scenario.options
         today = self.loop.true_wall() // 86_400
-        limiter = LocalRateLimiter(
-            settings.per_second, settings.per_day,
-            used_today=sum(sent.wall // 86_400 == today for sent in self.network.sent),
-        )  # fmt: skip
+        used = sum(sent.wall // 86_400 == today for sent in self.network.sent)
+        limiter = LocalRateLimiter(settings.per_second, settings.per_day, used_today=used)
         session = MutexSession(
             "simulated", base_url="http://127.0.0.1", rate_limiter=limiter,
             retry=RetryPolicy(max_attempts=options.max_attempts), attempt_timeout=options.attempt_timeout,
@@ -146,12 +147,16 @@ class World:
             self.hung += [task.get_name() for task in tasks if not task.done()]
         if process.is_alive and done:
             self._look_for_leftovers(session)
+            is_one_day = self.loop.true_wall() // 86_400 == today and not any(e.kind == "clock" for e in phase.events)
+            if is_one_day and (lost := limiter.state().used_today - used - process.requests):
+                self.leftovers.append(Leftover(self.phase, f"{lost} permits without a request"))
         process.is_alive = False
         for task in tasks:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await everything
         await session.aclose()
+        self.loop.error = 0.0
         crashed.cancel()
 
     def _schedule(
@@ -180,7 +185,10 @@ class World:
             return
         self.trace(f"** {event}")
         if event.kind == "clock":
-            self.loop.error = event.error
+            if process is self.network.process:
+                self.loop.error = event.seconds
+        elif event.kind == "outage":
+            self.network.fail(event.seconds)
         elif event.kind == "create":
             self.service.create(event.key, event.key, COLLEAGUE, [event.lists.get("experiments", [])], [100])
         else:
@@ -275,6 +283,11 @@ class World:
             given["remove_experiments"] = call.remove
         return await session.change_slot(call.group, call.slot, **given)
 
+    async def _edit(self, session: MutexSession, record: CallRecord, process: Process) -> object:
+        call = record.call
+        await session.edit_slot(call.group, call.slot, experiments=call.add)
+        return None
+
     async def _read(self, session: MutexSession, record: CallRecord, process: Process) -> object:
         return await session.get_group(record.call.group)
 
@@ -311,8 +324,15 @@ def _input_of(call: Call, record: CallRecord) -> Any:
             await asyncio.sleep(0.05)
             yield edit
 
+    async def swallowing() -> AsyncIterator[SlotEdit]:
+        for edit in edits:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.05)
+            yield edit
+
     sources: dict[str, Callable[[], Any]] = {
         "list": lambda: edits, "iterator": lambda: iter(edits), "async": slowly, "reuse": reused, "raise": broken,
+        "swallow": swallowing, "endless": lambda: itertools.cycle(edits),
     }  # fmt: skip
     return sources[call.source]()
 
