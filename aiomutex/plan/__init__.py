@@ -13,14 +13,13 @@ Example:
     >>> (await apply(session, changes)).raise_for_failures()
 """
 
-from aiomutex.plan.after import after
 from aiomutex.plan.apply import ApplyReport, PlanBlockedError, Step, apply
 from aiomutex.plan.changes import Counts, FieldChange, GroupPlan, ListChange, Plan
 from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Thresholds
 from aiomutex.plan.diff import plan
 from aiomutex.plan.document import DesiredFileError
 from aiomutex.plan.dump import desired_from, dump_desired
-from aiomutex.plan.fingerprint import fingerprint
+from aiomutex.plan.groups import after, fingerprint
 from aiomutex.plan.lint import RULES, Finding, lint
 from aiomutex.plan.reading import load_desired, parse_desired
 from aiomutex.plan.render import plan_json, render

@@ -5,7 +5,6 @@ Every write can be repeated safely, so an interrupted apply is run again. A grou
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -58,10 +57,6 @@ class PlanBlockedError(MutexError):
         self.reasons = tuple(reasons)
         self.forceable = forceable
 
-    def __reduce__(self) -> tuple[Callable[..., PlanBlockedError], tuple[tuple[str, ...]]]:
-        """Pickle by the arguments; the message alone would lose them."""
-        return partial(PlanBlockedError, forceable=self.forceable), (self.reasons,)
-
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One write of an apply, and its outcome."""
@@ -107,21 +102,8 @@ class ApplyReport(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ExceptionGroup: With the error of each failed step.
         """
-        errors = [step.error for step in self.steps if step.error is not None]
-        if errors:
+        if errors := [step.error for step in self.steps if step.error is not None]:
             raise ExceptionGroup(f"{len(errors)} of {counted(len(self.steps), 'step')} failed", errors)
-
-
-def check_blocked(plan: Plan, *, force: bool) -> None:
-    """Do nothing if a plan may be applied.
-
-    Raises:
-        PlanBlockedError: The plan has errors, or exceeds a threshold and ``force`` is false.
-    """
-    if plan.errors:
-        raise PlanBlockedError(plan.errors, forceable=False)
-    if plan.exceeded_thresholds and not force:
-        raise PlanBlockedError(plan.exceeded_thresholds, forceable=True)
 
 
 async def apply(
@@ -167,7 +149,10 @@ async def apply(
         >>> print(*report.steps)
         edit group-1 (project 1): applied
     """
-    check_blocked(plan, force=force)
+    if plan.errors:
+        raise PlanBlockedError(plan.errors, forceable=False)
+    if plan.exceeded_thresholds and not force:
+        raise PlanBlockedError(plan.exceeded_thresholds, forceable=True)
     todo = remaining(plan, await session.list_groups().collect()).changes
     if not todo:
         return ApplyReport(steps=[])
@@ -258,19 +243,8 @@ class _Run:
     async def edit_slots(
         self, changes: Sequence[GroupPlan], journal: str | os.PathLike[str] | None, *, verify: bool
     ) -> None:
+        """Send the slot edits in rounds. If an edit fails, its group gets no more edits in later rounds."""
         names = {change.group_id: change.name for change in changes}
-        for edits in edit_rounds(changes):
-            await self.edit_round(names, edits, journal, verify=verify)
-
-    async def edit_round(
-        self,
-        names: dict[str | None, str],
-        edits: Sequence[SlotEdit],
-        journal: str | os.PathLike[str] | None,
-        *,
-        verify: bool,
-    ) -> None:
-        """Send one round of slot edits. If an edit fails, its group gets no more edits in later rounds."""
 
         def record(edit: SlotEdit, status: StepStatus, *, error: MutexError | None = None, note: str = "") -> None:
             group, slot_index = names[str(edit.group_id)], edit.slot_index
@@ -282,21 +256,22 @@ class _Run:
                 self.blocked[str(outcome.edit.group_id)] = "not sent: an earlier edit of the group failed"
             record(outcome.edit, outcome.status, error=outcome.error, note=outcome.note)
 
-        ready: list[SlotEdit] = []
-        for edit in edits:
-            if note := self.stopped or self.blocked.get(str(edit.group_id)):
-                record(edit, "skipped", note=note)
-            else:
-                ready.append(edit)
-        if not ready:
-            return
-        if journal is not None:
-            with _open_journal(journal) as opened:
-                opened.begin_apply()
-        recorded = len(self.steps)
-        report = await self.session.edit_slots(ready, journal=journal, verify=verify, on_outcome=record_outcome)
-        # A run that stops early does not call on_outcome for the edits it skips; the report lists them last.
-        for outcome in report.outcomes[len(self.steps) - recorded :]:
-            record_outcome(outcome)
-        if report.stopped_by is not None:
-            self.stopped = f"not sent: {report.stopped_by}"
+        for edits in edit_rounds(changes):
+            ready: list[SlotEdit] = []
+            for edit in edits:
+                if note := self.stopped or self.blocked.get(str(edit.group_id)):
+                    record(edit, "skipped", note=note)
+                else:
+                    ready.append(edit)
+            if not ready:
+                continue
+            if journal is not None:
+                with _open_journal(journal) as opened:
+                    opened.begin_apply()
+            recorded = len(self.steps)
+            report = await self.session.edit_slots(ready, journal=journal, verify=verify, on_outcome=record_outcome)
+            # A run that stops early does not call on_outcome for the edits it skips; the report lists them last.
+            for outcome in report.outcomes[len(self.steps) - recorded :]:
+                record_outcome(outcome)
+            if report.stopped_by is not None:
+                self.stopped = f"not sent: {report.stopped_by}"

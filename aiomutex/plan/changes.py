@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 import msgspec
 
 from aiomutex.models import NewGroup, SlotListName
-from aiomutex.plan.desired import Identity, group_name, identity_of
-from aiomutex.plan.fingerprint import ABSENT
-from aiomutex.plan.members import sort_key
+from aiomutex.plan.desired import Identity, group_name, identity_of, sort_key
+from aiomutex.plan.groups import ABSENT
 
 __all__ = ["Action", "Counts", "FieldChange", "GroupPlan", "ListChange", "Plan"]
 
@@ -131,13 +131,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     @property
     def counts(self) -> Counts:
         """The size of the plan."""
-        actions = [group.action for group in self.groups]
+        actions = Counter(f"{group.action}s" for group in self.changes)
         lists = [change for group in self.groups for change in group.lists]
         return Counts(
-            creates=actions.count("create"),
-            updates=actions.count("update"),
-            archives=actions.count("archive"),
-            unarchives=actions.count("unarchive"),
+            **actions,
             added=sum(len(change.added) for change in lists),
             removed=sum(len(change.removed) for change in lists),
             errors=sum(len(group.errors) for group in self.groups),

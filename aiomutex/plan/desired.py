@@ -5,19 +5,27 @@ A group is identified by its project and key. What a file does not mention stays
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import TYPE_CHECKING, Any, Final, Literal
 from unicodedata import normalize
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-__all__ = ["Desired", "DesiredGroup", "DesiredSlot", "Identity", "Thresholds", "group_name", "identity_of"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Desired", "DesiredGroup", "DesiredSlot", "Thresholds"]
+
+GROUP_FIELDS: Final = ("name", "description", "evaluation_mode", "bucketing_key", "bucketing_salt")
+"""The fields of a group that a file, a group to create and a live group call the same."""
+
 
 Identity = tuple[str, str]
 """The project's ID and the group's key in Unicode normal form C, which identify a group in a file."""
 
 
-class DesiredSlot(msgspec.Struct, frozen=True, kw_only=True):
+class DesiredSlot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """The desired state of a slot. A list that is given is the whole list."""
 
     percentage: int | float
@@ -29,7 +37,7 @@ class DesiredSlot(msgspec.Struct, frozen=True, kw_only=True):
     line: int = 0
 
 
-class DesiredGroup(msgspec.Struct, frozen=True, kw_only=True):
+class DesiredGroup(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """The desired state of a group. Fields that are UNSET are neither compared nor written."""
 
     project_id: str
@@ -41,9 +49,9 @@ class DesiredGroup(msgspec.Struct, frozen=True, kw_only=True):
     bucketing_salt: str | UnsetType = UNSET
     archived: bool | UnsetType = UNSET
     """``True`` archives the group, ``False`` unarchives it."""
-    slots: tuple[DesiredSlot, ...] | UnsetType = UNSET
     ignore: tuple[str, ...] = ()
     """Lint rules that are disabled for this group."""
+    slots: tuple[DesiredSlot, ...] | UnsetType = UNSET
     line: int = 0
     """The line in the file; 0 if it is unknown."""
 
@@ -53,7 +61,7 @@ class DesiredGroup(msgspec.Struct, frozen=True, kw_only=True):
         return identity_of(self.project_id, self.key)
 
 
-class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
+class Thresholds(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Limits on a plan. A plan that exceeds one needs ``force``; ``None`` sets no limit."""
 
     removals: float | None = None
@@ -81,3 +89,18 @@ def identity_of(project_id: str, key: str) -> Identity:
 def group_name(project_id: str, key: str) -> str:
     """How messages name a group."""
     return f"{key} (project {project_id})"
+
+
+def project_number(project_id: str) -> int | str:
+    """The ID of a project as the integer that the service uses, if it is one."""
+    return int(project_id) if re.fullmatch("0|[1-9][0-9]{0,17}", project_id) else project_id
+
+
+def sort_key(member: str | int) -> tuple[bool, str | int]:
+    """Sort numbers before strings."""
+    return isinstance(member, str), member
+
+
+def unique(members: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the members of a slot sorted, without duplicates, because the service documents no order."""
+    return tuple(sorted(set(members), key=sort_key))

@@ -6,7 +6,6 @@ become errors and never a replacement of the group, which would reassign its use
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, UnsetType
@@ -16,9 +15,8 @@ from aiomutex._api import validation
 from aiomutex.errors import InvalidRequestError
 from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, NewSlot, Slot
 from aiomutex.plan.changes import Action, FieldChange, GroupPlan, ListChange, Plan
-from aiomutex.plan.desired import identity_of
-from aiomutex.plan.fingerprint import fingerprint
-from aiomutex.plan.members import unique
+from aiomutex.plan.desired import GROUP_FIELDS, identity_of, project_number, unique
+from aiomutex.plan.groups import by_index, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -70,7 +68,7 @@ def plan(desired: Desired, live: Iterable[MutexGroup]) -> Plan:
 
 
 def _member_count(group: MutexGroup) -> int:
-    return sum(len(slot.experiments) + len(slot.holdouts) + len(slot.individuals) for slot in group.slots)
+    return sum(len(getattr(slot, name)) for slot in group.slots for name in SLOT_LISTS)
 
 
 def _create(desired: DesiredGroup) -> GroupPlan:
@@ -79,20 +77,11 @@ def _create(desired: DesiredGroup) -> GroupPlan:
         return change
     if desired.name is UNSET or desired.slots is UNSET:
         return replace(change, errors=["does not exist; to create it, the file must have its name and slots"])
-    project = desired.project_id
-    number = int(project) if re.fullmatch("[0-9]{1,18}", project) else None
+    fields: dict[str, Any] = {name: getattr(desired, name) for name in GROUP_FIELDS}
+    slots = [_new_slot(slot) for slot in desired.slots]
     try:
         new = validation.new_group(
-            NewGroup(
-                project_id=project if number is None or str(number) != project else number,
-                name=desired.name,
-                key=desired.key,
-                description=desired.description,
-                evaluation_mode=desired.evaluation_mode,
-                bucketing_key=desired.bucketing_key,
-                bucketing_salt=desired.bucketing_salt,
-                slots=[_new_slot(slot) for slot in desired.slots],
-            )
+            NewGroup(project_id=project_number(desired.project_id), key=desired.key, slots=slots, **fields)
         )
     except InvalidRequestError as error:
         return replace(change, errors=[f"cannot be created: {error}"])
@@ -100,25 +89,16 @@ def _create(desired: DesiredGroup) -> GroupPlan:
 
 
 def _new_slot(slot: DesiredSlot) -> NewSlot:
-    lists: dict[str, Any] = {name: _members(getattr(slot, name)) for name in SLOT_LISTS}
+    # An empty list is the default of a new slot.
+    lists: dict[str, Any] = {name: list(unique(getattr(slot, name) or ())) or UNSET for name in SLOT_LISTS}
     # A fraction stays as it is, for the validation of the whole group to reject.
     percentage: Any = int(slot.percentage) if float(slot.percentage).is_integer() else slot.percentage
     return NewSlot(percentage=percentage, **lists)
 
 
-def _members(given: Any) -> Any:
-    # An empty list is the default of a new slot.
-    return list(unique(given)) if given else UNSET
-
-
 def _compare(desired: DesiredGroup, live: MutexGroup, namesakes: int) -> GroupPlan:
-    change = GroupPlan(
-        project_id=desired.project_id,
-        key=desired.key,
-        action="none",
-        group_id=live.id,
-        fingerprint=fingerprint(live),
-    )
+    change = GroupPlan(project_id=desired.project_id, key=desired.key, action="none", group_id=live.id)
+    change = replace(change, fingerprint=fingerprint(live))
     if namesakes > 1:
         error = f"{namesakes} live groups have this project and key, so it is unclear which one to change"
         return replace(change, errors=[error])
@@ -142,10 +122,8 @@ def _compare(desired: DesiredGroup, live: MutexGroup, namesakes: int) -> GroupPl
 
 def with_affected(change: GroupPlan, live: MutexGroup | None) -> GroupPlan:
     """Return the plan for a group with the members and experiments that it affects while the group is like ``live``."""
-    slots: Sequence[Slot | NewSlot] = []
-    if change.new is not None:
-        slots = change.new.slots
-    elif live is not None and change.action in ("archive", "unarchive"):
+    slots: Sequence[Slot | NewSlot] = change.new.slots if change.new is not None else []
+    if live is not None and change.action in ("archive", "unarchive"):
         slots = live.slots
     lists = [each for each in change.lists if each.field == "experiments"]
     experiments: set[Any] = {member for each in lists for member in (*each.added, *each.removed)}
@@ -155,17 +133,14 @@ def with_affected(change: GroupPlan, live: MutexGroup | None) -> GroupPlan:
 
 
 def _immutable_errors(desired: DesiredGroup, live: MutexGroup) -> list[str]:
-    differences: list[tuple[str, object, object]] = [
-        (name, actual, expected)
-        for name, expected, actual in (
-            ("evaluationMode", desired.evaluation_mode, live.evaluation_mode),
-            ("bucketingKey", desired.bucketing_key, live.bucketing_key),
-            ("bucketingSalt", desired.bucketing_salt, live.bucketing_salt),
-        )
-        if expected is not UNSET and expected != actual
+    fields: list[tuple[str, object, object]] = [
+        ("evaluationMode", live.evaluation_mode, desired.evaluation_mode),
+        ("bucketingKey", live.bucketing_key, desired.bucketing_key),
+        ("bucketingSalt", live.bucketing_salt, desired.bucketing_salt),
     ]
+    differences = [each for each in fields if each[2] is not UNSET and each[1] != each[2]]
     if desired.slots is not UNSET:
-        actual = [slot.percentage for slot in _by_index(live)]
+        actual = [slot.percentage for slot in by_index(live)]
         expected = [slot.percentage for slot in desired.slots]
         if len(actual) != len(expected):
             differences.append(("number of slots", len(actual), len(expected)))
@@ -176,15 +151,11 @@ def _immutable_errors(desired: DesiredGroup, live: MutexGroup) -> list[str]:
     return [f"{name} cannot change from {actual} to {expected}: {rule}" for name, actual, expected in differences]
 
 
-def _by_index(live: MutexGroup) -> list[Slot]:
-    return sorted(live.slots, key=lambda slot: slot.index)
-
-
 def _list_changes(desired: DesiredGroup, live: MutexGroup) -> list[ListChange]:
     if desired.slots is UNSET:
         return []
     changes: list[ListChange] = []
-    for slot, actual in zip(desired.slots, _by_index(live), strict=True):
+    for slot, actual in zip(desired.slots, by_index(live), strict=True):
         for name in SLOT_LISTS:
             members: Sequence[int | str] | UnsetType = getattr(slot, name)
             if members is UNSET or set(members) == set(getattr(actual, name)):
@@ -197,7 +168,7 @@ def _list_changes(desired: DesiredGroup, live: MutexGroup) -> list[ListChange]:
 def _cohort_notes(desired: DesiredGroup, live: MutexGroup | None) -> list[str]:
     if desired.slots is UNSET:
         return []
-    live_slots = _by_index(live) if live else []
+    live_slots = by_index(live) if live else []
     notes: list[str] = []
     for index, slot in enumerate(desired.slots, 1):
         actual = live_slots[index - 1].cohorts if index <= len(live_slots) else []

@@ -1,7 +1,6 @@
 """A file as a tree of plain values, each with its line, and the error that reports what is wrong with a file.
 
-This is what both formats become when they are read. The limits on size and depth are here too, because a file under
-review may come from an untrusted author.
+The limits on size and depth are here too, because a file under review may come from an untrusted author.
 """
 
 from __future__ import annotations
@@ -39,12 +38,7 @@ class Problem(NamedTuple):
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file of limited size.
-
-    Raises:
-        DesiredFileError: The path is not a regular file, or the file has more than ``MAX_BYTES`` bytes.
-        OSError: The file cannot be read.
-    """
+    """Read a regular file of at most ``MAX_BYTES`` bytes; anything else is a ``DesiredFileError``."""
     if path.exists() and not path.is_file():
         raise DesiredFileError(str(path), [Problem(0, "not a regular file")])
     with path.open("rb") as file:
@@ -69,7 +63,3 @@ class DesiredFileError(MutexError, ValueError):
         super().__init__("\n".join(shown))
         self.file = file
         self.problems = tuple(problems)
-
-    def __reduce__(self) -> tuple[type[DesiredFileError], tuple[str, tuple[Problem, ...]]]:
-        """Pickle by the arguments; the message alone would lose them."""
-        return DesiredFileError, (self.file, self.problems)

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import UNSET
+from msgspec import UNSET, to_builtins
 
-from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Identity, identity_of
+from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Identity, identity_of, project_number, unique
 from aiomutex.plan.formats import write
-from aiomutex.plan.members import unique
+from aiomutex.plan.groups import by_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aiomutex.models import EvaluationMode, MutexGroup, Slot
+    from aiomutex.models import EvaluationMode, MutexGroup
 
 __all__ = ["desired_from", "dump_desired", "same_content"]
 
 _MODES: Final[dict[str, EvaluationMode]] = {"local": "local", "remote": "remote"}
-_NUMBER_LIKE: Final = re.compile(r"[0-9]{1,18}")
 
 
 def _group_order(group: DesiredGroup) -> tuple[tuple[int, str], str]:
     return (len(group.project_id) if group.project_id.isdigit() else 99, group.project_id), group.key
-
-
-def _slot(slot: Slot) -> DesiredSlot:
-    return DesiredSlot(
-        percentage=slot.percentage,
-        experiments=unique(slot.experiments),
-        holdouts=unique(slot.holdouts),
-        individuals=unique(slot.individuals),
-        cohorts=unique(slot.cohorts) or UNSET,
-    )
 
 
 def desired_from(groups: Iterable[MutexGroup], *, settings: Desired | None = None) -> Desired:
@@ -66,7 +54,17 @@ def desired_from(groups: Iterable[MutexGroup], *, settings: Desired | None = Non
             bucketing_salt=group.bucketing_salt or UNSET,
             archived=True if group.deleted else UNSET,
             # A file cannot say that a group has no slots at all.
-            slots=tuple(_slot(slot) for slot in sorted(group.slots, key=lambda slot: slot.index)) or UNSET,
+            slots=tuple(
+                DesiredSlot(
+                    percentage=slot.percentage,
+                    experiments=unique(slot.experiments),
+                    holdouts=unique(slot.holdouts),
+                    individuals=unique(slot.individuals),
+                    cohorts=unique(slot.cohorts) or UNSET,
+                )
+                for slot in by_index(group)
+            )
+            or UNSET,
             ignore=ignored.get(identity, ()),
         )
     return Desired(
@@ -107,48 +105,22 @@ def dump_desired(desired: Desired, format_: str = "yaml", *, sort: bool = False)
     return write(_tree(desired, sort=sort), format_)
 
 
-# ---------------------------------------------------------------------- plain values, in the order of the file
-
-
 def _tree(desired: Desired, *, sort: bool) -> dict[str, Any]:
-    groups = sorted(desired.groups, key=_group_order) if sort else desired.groups
-    return {**_settings(desired), "groups": [_group_tree(group, sort=sort) for group in groups]}
-
-
-def _settings(desired: Desired) -> dict[str, Any]:
+    """The plain values of a file, in its order."""
     tree: dict[str, Any] = {"version": 1}
-    thresholds = {
-        name: share for name in ("removals", "updates") if (share := getattr(desired.thresholds, name)) is not None
-    }
-    if thresholds:
+    if thresholds := to_builtins(desired.thresholds):
         tree["thresholds"] = thresholds
     if desired.ignore:
         tree["lint"] = {"ignore": list(desired.ignore)}
-    return tree
+    groups = sorted(desired.groups, key=_group_order) if sort else desired.groups
+    return {**tree, "groups": [_group_tree(group, sort=sort) for group in groups]}
 
 
 def _group_tree(group: DesiredGroup, *, sort: bool) -> dict[str, Any]:
-    project = group.project_id
-    number = _NUMBER_LIKE.fullmatch(project) and str(int(project)) == project
-    tree: dict[str, Any] = {
-        "projectId": int(project) if number else project,
-        "key": group.key,
-        "name": group.name,
-        "description": group.description,
-        "evaluationMode": group.evaluation_mode,
-        "bucketingKey": group.bucketing_key,
-        "bucketingSalt": group.bucketing_salt,
-        "archived": group.archived,
-        "ignore": list(group.ignore) or UNSET,
-        "slots": UNSET if group.slots is UNSET else [_slot_tree(slot, sort=sort) for slot in group.slots],
-    }
-    return {name: value for name, value in tree.items() if value is not UNSET}
-
-
-def _slot_tree(slot: DesiredSlot, *, sort: bool) -> dict[str, Any]:
-    tree: dict[str, Any] = {"percentage": slot.percentage}
-    for name in ("experiments", "holdouts", "individuals", "cohorts"):
-        members: Any = getattr(slot, name)
-        if members is not UNSET:
-            tree[name] = list(unique(members) if sort else members)
+    tree: dict[str, Any] = to_builtins(group) | {"projectId": project_number(group.project_id)}
+    slots: list[dict[str, Any]] = tree.get("slots", [])
+    for part in (tree, *slots):
+        part.pop("line", None)
+    for slot in slots if sort else ():
+        slot.update({name: list(unique(members)) for name, members in slot.items() if name != "percentage"})
     return tree

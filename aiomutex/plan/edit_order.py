@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aiomutex.bulk.slot_lists import GuardedEdit, SlotLists
-from aiomutex.plan.members import unique
+from aiomutex.plan.desired import unique
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from aiomutex.plan.document import Scalar
 
-__all__ = ["FORMATS", "Format", "check_format", "read", "write"]
+__all__ = ["FORMATS", "Format", "read", "write"]
 
 Format = Literal["yaml", "json"]
 FORMATS: Final[dict[str, Format]] = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
@@ -28,56 +28,42 @@ FORMATS: Final[dict[str, Format]] = {".yaml": "yaml", ".yml": "yaml", ".json": "
 
 _MAX_DIRECTIVES: Final = 100
 _MAX_KEY_SHOWN: Final = 60
+_INT: Final = re.compile(r"[-+]?[0-9]{1,19}\Z")
+_FLOAT: Final = re.compile(r"[-+]?(?:[0-9]{1,19}\.[0-9]{0,19}|\.[0-9]{1,19})(?:[eE][-+]?[0-9]{1,3})?\Z")
+_WORDS: Final[dict[str, Scalar]] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
 _TOO_DEEP: Final = f"values are nested more than {MAX_DEPTH} deep; a desired state needs no more than 5"
 
 
 class _InvalidError(Exception):
-    """The one problem that ends reading."""
-
-    def __init__(self, line: int, text: str) -> None:
-        super().__init__(text)
-        self.problem = Problem(line, text)
+    """The one problem that ends reading, as its line and text."""
 
 
-def check_format(format_: str) -> None:
-    """Do nothing if this is the name of a format.
-
-    Raises:
-        InvalidRequestError: It is not.
-    """
+def _check_format(format_: str) -> None:
     if format_ not in FORMATS.values():
         raise InvalidRequestError(f"format_ must be 'yaml' or 'json', not {describe(format_)}")
 
 
 def read(data: bytes, *, file: str, format_: str) -> Node:
-    """Read the content of a file.
-
-    Args:
-        data: The content.
-        file: The file's name, for messages.
-        format_: ``yaml`` or ``json``.
-
-    Returns:
-        The root of the tree. Values of a JSON file do not know their line.
+    """Read the content of a file: the root of its tree. Values of a JSON file do not know their line.
 
     Raises:
         DesiredFileError: The content is not of this format, or exceeds a limit.
         ConfigurationError: PyYAML is not installed.
     """
-    check_format(format_)
+    _check_format(format_)
     try:
         return _read_json(_decode(data)) if format_ == "json" else _read_yaml(_decode(data))
     except _InvalidError as error:
-        raise DesiredFileError(file, [error.problem]) from None
+        raise DesiredFileError(file, [Problem(*error.args)]) from None
 
 
 def write(tree: dict[str, Any], format_: str) -> str:
-    """Write plain values, in the order given.
-
-    Raises:
-        ConfigurationError: PyYAML is not installed.
-    """
-    check_format(format_)
+    """Write plain values, in the order given; YAML without PyYAML is a ``ConfigurationError``."""
+    _check_format(format_)
     dump = _dump_json if format_ == "json" else _dump_yaml
     text = dump(tree, ascii_only=False)
     # An invisible character, such as one that reverses the direction of writing, must show in a review.
@@ -103,9 +89,6 @@ def _check_string(value: str, line: int) -> str:
 
 def _too_many() -> NoReturn:
     raise _InvalidError(0, f"the file has more than {MAX_NODES:,} values; split it")
-
-
-# ---------------------------------------------------------------------- JSON
 
 
 def _read_json(text: str) -> Node:
@@ -152,24 +135,12 @@ def _dump_json(tree: dict[str, Any], *, ascii_only: bool) -> str:
     return json.dumps(tree, indent=2, ensure_ascii=ascii_only) + "\n"
 
 
-# ---------------------------------------------------------------------- YAML
-
-_INT: Final = re.compile(r"[-+]?[0-9]{1,19}\Z")
-_FLOAT: Final = re.compile(r"[-+]?(?:[0-9]{1,19}\.[0-9]{0,19}|\.[0-9]{1,19})(?:[eE][-+]?[0-9]{1,3})?\Z")
-_WORDS: Final[dict[str, Scalar]] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
-
-
 def _import_yaml() -> Any:
     try:
         import yaml  # noqa: PLC0415  # an optional package
     except ImportError:
-        raise ConfigurationError(
-            "YAML files need PyYAML, which is not installed: pip install 'aiomutex[cli]'. JSON files do not need it"
-        ) from None
+        hint = "pip install 'aiomutex[cli]'. JSON files do not need it"
+        raise ConfigurationError(f"YAML files need PyYAML, which is not installed: {hint}") from None
     return yaml
 
 

@@ -5,7 +5,7 @@ Disable a rule for a group with ``ignore: [AM105]``, and for a file with ``lint:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from unicodedata import is_normalized, normalize
 
 import msgspec
@@ -16,36 +16,27 @@ if TYPE_CHECKING:
 
     from aiomutex.plan.desired import Desired, DesiredGroup
 
+    _Violations: TypeAlias = Iterator[tuple[DesiredGroup, str, str, int]]
+    """The group, code, message and line of each violation."""
+
 __all__ = ["RULES", "Finding", "Severity", "lint"]
 
 Severity = Literal["error", "warning"]
 
 RULES: Final[dict[str, tuple[Severity, str]]] = {
-    "AM101": (
-        "warning",
-        "Percentages below 100 leave users without a slot. Such a group can exist, but the API cannot create it.",
-    ),
+    "AM101": ("warning", "Percentages below 100 leave users without a slot. The API cannot create such a group."),
     "AM102": ("error", "A slot of 0 % gets no users except its individuals. The service accepts 1 to 100."),
     "AM103": (
         "warning",
-        "Local evaluation usually does not have amplitude_id, so no user would get a slot. Use device_id or user_id.",
+        "Local evaluation mostly lacks amplitude_id, so users get no slot. Use device_id or user_id.",
     ),
     "AM104": ("warning", "An individual in two slots gets the first one; the second has no effect."),
     "AM105": ("warning", "A slot without members takes traffic from the others. It may be a reserve."),
-    "AM106": (
-        "warning",
-        "The traffic shares of an experiment in several groups multiply: half of a half is a quarter.",
-    ),
-    "AM107": (
-        "warning",
-        "Keys that differ only in case, or that are used in two projects, are easily confused.",
-    ),
+    "AM106": ("warning", "An experiment's traffic shares in several groups multiply: half of a half is a quarter."),
+    "AM107": ("warning", "Keys that differ only in case, or that are used in two projects, are easily confused."),
     "AM108": ("error", "An experiment with local evaluation can only join groups with local evaluation."),
     "AM109": ("warning", "Cohorts are compared and never written, because the service does not document a way."),
-    "AM110": (
-        "warning",
-        "Plans compare keys in Unicode normal form C, but other tools may see two keys that look the same.",
-    ),
+    "AM110": ("warning", "Plans compare keys in Unicode normal form C; other tools may see two keys that look alike."),
 }
 """By code, the severity of each rule and the reason for it."""
 
@@ -95,7 +86,7 @@ def lint(desired: Desired, *, modes: Mapping[int, str] | None = None) -> list[Fi
     violations += _check_shared_experiments(groups)
     violations += _check_similar_keys(groups)
     order = {group.identity: position for position, group in enumerate(groups)}
-    violations.sort(key=lambda each: (order[each.group.identity], each.line, each.code))
+    violations.sort(key=lambda each: (order[each[0].identity], each[3], each[1]))
     return [
         Finding(code=code, line=line, group=group.key, message=message)
         for group, code, message, line in violations
@@ -103,64 +94,52 @@ def lint(desired: Desired, *, modes: Mapping[int, str] | None = None) -> list[Fi
     ]
 
 
-class _Violation(NamedTuple):
-    group: DesiredGroup
-    code: str
-    message: str
-    line: int
-
-
-def _members(given: Any) -> tuple[Any, ...]:
-    return () if given is UNSET else given
-
-
-def _check_group(group: DesiredGroup, modes: Mapping[int, str]) -> Iterator[_Violation]:
+def _check_group(group: DesiredGroup, modes: Mapping[int, str]) -> _Violations:
     if not is_normalized("NFC", group.key):
-        yield _Violation(group, "AM110", "the key is not in Unicode normal form C", group.line)
+        yield group, "AM110", "the key is not in Unicode normal form C", group.line
     bucketing_key = "amplitude_id" if group.bucketing_key is UNSET else group.bucketing_key
     if group.evaluation_mode == "local" and bucketing_key == "amplitude_id":
         default = " (the default)" if group.bucketing_key is UNSET else ""
         message = f"evaluationMode is local and bucketingKey is amplitude_id{default}"
-        yield _Violation(group, "AM103", message, group.line)
+        yield group, "AM103", message, group.line
     if group.slots is UNSET:
         return
     total = sum(slot.percentage for slot in group.slots)
     if total < 99.999:  # noqa: PLR2004  # three thirds may be written 33.333
         message = f"the slots add up to {total:g} %, so {100 - total:g} % of the users get no slot"
-        yield _Violation(group, "AM101", message, group.line)
+        yield group, "AM101", message, group.line
     first: dict[str, int] = {}
     for index, slot in enumerate(group.slots, 1):
         if slot.percentage == 0:
-            yield _Violation(group, "AM102", f"slot {index} has 0 %", slot.line)
-        for individual in _members(slot.individuals):
+            yield group, "AM102", f"slot {index} has 0 %", slot.line
+        for individual in slot.individuals or ():
             if first.setdefault(individual, index) != index:
                 message = f"individual {individual!r} is in slot {first[individual]} and again in slot {index}"
-                yield _Violation(group, "AM104", message, slot.line)
-        if not any(_members(each) for each in (slot.experiments, slot.holdouts, slot.individuals)):
-            yield _Violation(group, "AM105", f"slot {index} has no members", slot.line)
-        if _members(slot.cohorts):
-            yield _Violation(group, "AM109", f"slot {index} has cohorts", slot.line)
-        for experiment in _members(slot.experiments):
+                yield group, "AM104", message, slot.line
+        if not (slot.experiments or slot.holdouts or slot.individuals):
+            yield group, "AM105", f"slot {index} has no members", slot.line
+        if slot.cohorts:
+            yield group, "AM109", f"slot {index} has cohorts", slot.line
+        for experiment in slot.experiments or ():
             if modes.get(experiment) == "local" and group.evaluation_mode != "local":
                 mode = "remote" if group.evaluation_mode is UNSET else group.evaluation_mode
                 message = f"experiment {experiment} has local evaluation, but the group has {mode} evaluation"
-                yield _Violation(group, "AM108", message, slot.line)
+                yield group, "AM108", message, slot.line
 
 
-def _check_shared_experiments(groups: list[DesiredGroup]) -> Iterator[_Violation]:
+def _check_shared_experiments(groups: list[DesiredGroup]) -> _Violations:
     first: dict[int, DesiredGroup] = {}
     for group in groups:
-        slots = () if group.slots is UNSET else group.slots
-        for experiment in sorted({each for slot in slots for each in _members(slot.experiments)}):
+        for experiment in sorted({each for slot in group.slots or () for each in slot.experiments or ()}):
             other = first.setdefault(experiment, group)
             if other is not group:
-                yield _Violation(group, "AM106", f"experiment {experiment} is also in {other.key}", group.line)
+                yield group, "AM106", f"experiment {experiment} is also in {other.key}", group.line
 
 
-def _check_similar_keys(groups: list[DesiredGroup]) -> Iterator[_Violation]:
+def _check_similar_keys(groups: list[DesiredGroup]) -> _Violations:
     first: dict[str, DesiredGroup] = {}
     for group in groups:
         other = first.setdefault(normalize("NFC", group.key).casefold(), group)
         if other is not group:
             message = f"project {other.project_id} has a group with the key {other.key}"
-            yield _Violation(group, "AM107", message, group.line)
+            yield group, "AM107", message, group.line

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from msgspec import UNSET, UnsetType
+from msgspec.structs import fields
 
 from aiomutex._api.validation import MAX_SLOTS, PROJECT_ID, is_project_id
 from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Identity, Thresholds, group_name, identity_of
@@ -70,9 +71,6 @@ def parse_desired(data: str | bytes, *, format_: str = "yaml", file: str = "<str
     return desired
 
 
-# ---------------------------------------------------------------------- what is valid
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -103,10 +101,7 @@ _Rule: TypeAlias = "tuple[Callable[[object], bool], str]"
 _NON_EMPTY: Final[_Rule] = (_is_string, "a non-empty string (in quotes if it is a number)")
 _VERSION: Final[_Rule] = (lambda value: type(value) is int and value == 1, "1, the only version")
 _SHARE: Final[_Rule] = (_is_share, "a share from 0 to 1, such as 0.3")
-_CODE: Final[_Rule] = (
-    lambda value: isinstance(value, str) and value in RULES,
-    f"a lint rule, {min(RULES)} to {max(RULES)}",
-)
+_CODE: Final[_Rule] = (lambda value: value in list(RULES), f"a lint rule, {min(RULES)} to {max(RULES)}")
 _PERCENTAGE: Final[_Rule] = (_is_percentage, "a number from 1 to 100")
 _ID: Final[_Rule] = (_is_id, "an integer ID")
 
@@ -120,6 +115,7 @@ _GROUP: Final[dict[str, _Rule]] = {
     "bucketingSalt": _NON_EMPTY,
     "archived": (lambda value: isinstance(value, bool), "true or false"),
 }
+_FIELDS: Final = {field.encode_name: field.name for field in fields(DesiredGroup)}
 _MEMBERS: Final[dict[str, _Rule]] = {
     "experiments": _ID,
     "holdouts": _ID,
@@ -151,8 +147,6 @@ class _Reader:
     def invalid(self, node: Node, where: str, valid: str) -> None:
         self.problem(node, f"{where} must be {valid}, not {_shown(node.value)}")
 
-    # -- the parts of a desired state
-
     def desired(self, root: Node, file: str) -> Desired:
         given = self.fields(root, "the file", ("version", "thresholds", "lint", "groups"))
         self.value(given.get("version"), "version", _VERSION)
@@ -173,19 +167,12 @@ class _Reader:
         project_id, key = str(values["projectId"]), str(values["key"])
         first, line = self.defined.setdefault(identity_of(project_id, key), (where, node.line))
         if first != where:
-            place = f"line {line}" if line else first
-            self.problem(
-                node, f"{where}: group {group_name(project_id, key)} is defined twice; the first is in {place}"
-            )
+            name, place = group_name(project_id, key), f"line {line}" if line else first
+            self.problem(node, f"{where}: group {name} is defined twice; the first is in {place}")
+        values["projectId"] = project_id
+        fields: dict[str, Any] = {_FIELDS[name]: value for name, value in values.items()}
         return DesiredGroup(
-            project_id=project_id,
-            key=key,
-            name=values["name"],
-            description=values["description"],
-            evaluation_mode=values["evaluationMode"],
-            bucketing_key=values["bucketingKey"],
-            bucketing_salt=values["bucketingSalt"],
-            archived=values["archived"],
+            **fields,
             slots=self.slots(given["slots"], f"{where}.slots") if "slots" in given else UNSET,
             ignore=self.codes(given.get("ignore"), f"{where}.ignore"),
             line=node.line,
@@ -206,8 +193,6 @@ class _Reader:
         percentage = self.value(given.get("percentage"), f"{where}.percentage", _PERCENTAGE)
         lists = {name: self.members(given.get(name), f"{where}.{name}", rule) for name, rule in _MEMBERS.items()}
         return DesiredSlot(percentage=percentage, line=node.line, **lists) if _is_percentage(percentage) else None
-
-    # -- values, mappings and lists
 
     def value(self, node: Node | None, where: str, rule: _Rule) -> Any:
         """The value of a field, which is reported if it is not valid; UNSET if it is not given."""
@@ -265,5 +250,4 @@ class _Reader:
         return tuple(members)
 
     def codes(self, node: Node | None, where: str) -> tuple[str, ...]:
-        codes = self.members(node, where, _CODE)
-        return () if codes is UNSET else codes
+        return self.members(node, where, _CODE) or ()

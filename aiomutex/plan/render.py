@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from aiomutex.models import NewGroup
-    from aiomutex.plan.changes import Action, GroupPlan, ListChange, Plan
+    from aiomutex.plan.changes import Action, GroupPlan, Plan
     from aiomutex.plan.running_experiments import AffectedExperiment
 
 __all__ = ["Line", "Mark", "lines", "plan_json", "render", "summary"]
@@ -60,15 +60,7 @@ def summary(plan: Plan) -> str:
 
 
 def plan_json(plan: Plan, *, running: Sequence[AffectedExperiment] = ()) -> dict[str, Any]:
-    """Render a plan as plain values, for ``--json``.
-
-    Args:
-        plan: The plan.
-        running: The result of ``check_running``.
-
-    Returns:
-        The changes, their counts, and what blocks the plan.
-    """
+    """Render a plan, and what ``check_running`` found, as plain values."""
     return {
         "groups": [to_builtins(group) for group in plan.groups],
         "counts": to_builtins(plan.counts),
@@ -90,33 +82,23 @@ def _group(group: GroupPlan) -> Iterator[Line]:
     if group.new is not None:
         yield from _new(group.new)
     for field in group.fields:
-        yield "~", f"    {field.field}: {_quoted(field.before)} → {_quoted(field.after)}"
+        before, after = ("none" if each is None else repr(each) for each in (field.before, field.after))
+        yield "~", f"    {field.field}: {before} → {after}"
     for change in group.lists:
-        yield from _list(change)
+        where = f"slot {change.slot_index} {change.field}"
+        if change.added:
+            yield "+", f"    {where}: + {_members(change.added)}"
+        if change.removed:
+            yield "-", f"    {where}: - {_members(change.removed)}"
     for note in group.notes:
         yield "?", f"    ? {note}"
 
 
 def _new(new: NewGroup) -> Iterator[Line]:
     for index, slot in enumerate(new.slots, 1):
-        parts = [f"{slot.percentage} %"]
-        for name in SLOT_LISTS:
-            members = getattr(slot, name)
-            if members is not UNSET:
-                parts.append(f"{name} {_members(members)}")
+        lists = [f"{name} {_members(members)}" for name in SLOT_LISTS if (members := getattr(slot, name)) is not UNSET]
+        parts = [f"{slot.percentage} %", *lists]
         yield "+", f"    slot {index}: {', '.join(parts)}"
-
-
-def _list(change: ListChange) -> Iterator[Line]:
-    where = f"slot {change.slot_index} {change.field}"
-    if change.added:
-        yield "+", f"    {where}: + {_members(change.added)}"
-    if change.removed:
-        yield "-", f"    {where}: - {_members(change.removed)}"
-
-
-def _quoted(value: str | None) -> str:
-    return "none" if value is None else repr(value)
 
 
 def _members(members: Sequence[int | str]) -> str:

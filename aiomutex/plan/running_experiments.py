@@ -6,7 +6,7 @@ stopped counts as possibly running.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -20,30 +20,15 @@ if TYPE_CHECKING:
     from aiomutex.plan.changes import Plan
     from aiomutex.session import MutexSession
 
-__all__ = [
-    "AffectedExperiment",
-    "ExperimentState",
-    "check_running",
-    "describe_experiment",
-    "experiment_reader",
-    "read_experiments",
-    "state_of",
-]
+    _Reader: TypeAlias = Callable[[int], Awaitable[Mapping[str, Any]]]
+
+__all__ = ["AffectedExperiment", "check_running", "experiment_reader", "read_experiments", "state_of"]
 
 ExperimentState = Literal["running", "stopped", "unknown"]
 
 _CONCURRENCY: Final = 8
-_RUNNING: Final = ("running", "active", "started", "live", "in-progress")
-_STOPPED: Final = (
-    "planning",
-    "draft",
-    "decision-made",
-    "rolled-out",
-    "rolled-back",
-    "completed",
-    "stopped",
-    "archived",
-)
+_RUNNING = {"running", "active", "started", "live", "in-progress"}
+_STOPPED = {"planning", "draft", "decision-made", "rolled-out", "rolled-back", "completed", "stopped", "archived"}
 
 
 class AffectedExperiment(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -61,16 +46,9 @@ class AffectedExperiment(msgspec.Struct, frozen=True, kw_only=True, rename="came
 
 
 def state_of(experiment: Mapping[str, Any]) -> tuple[ExperimentState, str]:
-    """Decide whether an experiment is running.
+    """Decide from its description whether an experiment is running, and say why, as the end of a sentence.
 
-    A known ``state`` decides. Without one, an experiment is stopped if it is disabled, deleted or archived, and unknown
-    otherwise.
-
-    Args:
-        experiment: The service's description of the experiment.
-
-    Returns:
-        The state, and the reason for it as the end of a sentence.
+    A known ``state`` decides. Without one, an experiment is stopped if it is disabled, deleted or archived.
 
     Example:
         >>> state_of({"state": "running"})[0], state_of({"enabled": False})[0], state_of({})[0]
@@ -79,28 +57,20 @@ def state_of(experiment: Mapping[str, Any]) -> tuple[ExperimentState, str]:
     if experiment.get("deleted") is True or experiment.get("archived") is True:
         return "stopped", "is archived"
     state = experiment.get("state")
-    if isinstance(state, str):
-        word = state.strip().lower().replace("_", "-").replace(" ", "-")
-        if word in _RUNNING:
-            return "running", f"is {word}"
-        if word in _STOPPED:
-            return "stopped", f"is {word}"
+    word = str(state).strip().lower().replace("_", "-").replace(" ", "-")
+    if word in _RUNNING:
+        return "running", f"is {word}"
+    if word in _STOPPED:
+        return "stopped", f"is {word}"
     if experiment.get("enabled") is False:
         return "stopped", "is disabled"
     return "unknown", f"may be running (state {state!r})"
 
 
 async def read_experiments(
-    experiments: Iterable[int], read_experiment: Callable[[int], Awaitable[Mapping[str, Any]]]
+    experiments: Iterable[int], read_experiment: _Reader
 ) -> dict[int, Mapping[str, Any] | APIError]:
-    """Read experiments concurrently.
-
-    Returns:
-        By ID, the description of each experiment, or the error with which the service rejected its read.
-
-    Raises:
-        MutexError: The service cannot be reached, or it rejects the key.
-    """
+    """By ID, the descriptions of experiments, or the errors with which the service rejected a read."""
     results: dict[int, Mapping[str, Any] | APIError] = {}
 
     async def read_one(experiment: int) -> None:
@@ -115,19 +85,14 @@ async def read_experiments(
     return results
 
 
-async def check_running(
-    plan: Plan, read_experiment: Callable[[int], Awaitable[Mapping[str, Any]]]
-) -> list[AffectedExperiment]:
-    """Find the experiments affected by a plan that are running, or not clearly stopped.
+async def check_running(plan: Plan, read_experiment: _Reader) -> list[AffectedExperiment]:
+    """Find the experiments affected by a plan that are running, or not clearly stopped, sorted by ID.
 
     Costs one request for each experiment that joins or leaves a slot, or is in a group to be archived.
 
     Args:
         plan: The plan.
         read_experiment: Reads one experiment, for example ``experiment_reader(session)``.
-
-    Returns:
-        The experiments, sorted by ID.
 
     Raises:
         MutexError: The service cannot be reached, or it rejects the key.
@@ -151,7 +116,7 @@ async def check_running(
     return findings
 
 
-def experiment_reader(session: MutexSession) -> Callable[[int], Awaitable[Mapping[str, Any]]]:
+def experiment_reader(session: MutexSession) -> _Reader:
     """Make a reader of experiments that uses the connections and the limiter of a session.
 
     Source: Experiment Management API, "Get experiment details".

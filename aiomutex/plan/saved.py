@@ -17,13 +17,11 @@ from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
 from aiomutex.errors import MutexError
 from aiomutex.models import SLOT_LISTS, find_slot
-from aiomutex.plan.after import apply_to
 from aiomutex.plan.changes import GroupPlan, ListChange, Plan
-from aiomutex.plan.desired import identity_of
+from aiomutex.plan.desired import GROUP_FIELDS, identity_of, unique
 from aiomutex.plan.diff import with_affected
 from aiomutex.plan.document import DesiredFileError, Problem, read_file
-from aiomutex.plan.fingerprint import ABSENT, fingerprint
-from aiomutex.plan.members import unique
+from aiomutex.plan.groups import ABSENT, apply_to, by_index, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,10 +53,6 @@ class StalePlanError(MutexError):
             f"make a new plan: {'; '.join(groups)}"
         )
         self.groups = groups
-
-    def __reduce__(self) -> tuple[type[StalePlanError], tuple[list[str]]]:
-        """Pickle by the argument; the message alone would lose it."""
-        return StalePlanError, (self.groups,)
 
 
 def save_plan(plan: Plan, path: str | Path) -> None:
@@ -99,11 +93,7 @@ def load_plan(path: str | Path) -> Plan:
 
 
 def remaining(plan: Plan, live: Iterable[MutexGroup]) -> Plan:
-    """Return what remains to be done of a plan.
-
-    Args:
-        plan: The plan.
-        live: The groups as they are now.
+    """Return what remains to be done of a plan, given the groups as they are now.
 
     Raises:
         StalePlanError: A group has changes that are not the plan's.
@@ -151,11 +141,9 @@ def _remaining_change(change: GroupPlan, live: MutexGroup | None) -> GroupPlan |
         if set(actual := _list_of(live, each) or ()) != set(each.after)
     ]
     action = change.action
-    if action == "archive" and live.deleted:
-        action = "none"
-    elif action == "unarchive" and not live.deleted:
+    if action == "unarchive" and not live.deleted:
         action = "update"
-    if action == "update" and not fields and not lists:
+    if (action == "archive" and live.deleted) or (action == "update" and not fields and not lists):
         action = "none"
     rest = replace(change, action=action, fields=fields, lists=lists, fingerprint=fingerprint(live))
     return with_affected(rest, live)
@@ -186,14 +174,8 @@ def _is_created(change: GroupPlan, live: MutexGroup) -> bool:
     new = change.new
     if new is None or live.deleted or len(live.slots) != len(new.slots):
         return False
-    pairs: list[tuple[Any, object]] = [
-        (new.name, live.name),
-        (new.description, live.description),
-        (new.evaluation_mode, live.evaluation_mode),
-        (new.bucketing_key, live.bucketing_key),
-        (new.bucketing_salt, live.bucketing_salt),
-    ]
-    for slot, actual in zip(new.slots, sorted(live.slots, key=lambda slot: slot.index), strict=True):
+    pairs: list[tuple[Any, object]] = [(getattr(new, name), getattr(live, name)) for name in GROUP_FIELDS]
+    for slot, actual in zip(new.slots, by_index(live), strict=True):
         pairs.append((slot.percentage, actual.percentage))
         pairs += [(set(getattr(slot, name) or ()), set(getattr(actual, name))) for name in SLOT_LISTS]
     return all(expected is UNSET or expected == actual for expected, actual in pairs)

@@ -39,7 +39,7 @@ def only_group(changes: Plan) -> GroupPlan:
 
 
 @given(state=states())
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_after_a_plan_no_changes_remain(state: tuple[list[MutexGroup], Desired]) -> None:
     live, target = state
     changes = plan(target, live)
@@ -49,7 +49,7 @@ def test_after_a_plan_no_changes_remain(state: tuple[list[MutexGroup], Desired])
 
 
 @given(state=states())
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_what_is_fixed_at_creation_never_changes(state: tuple[list[MutexGroup], Desired]) -> None:
     live, target = state
     result = {group.id: group for group in after(plan(target, live), live)}

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from aiomutex.plan import Desired, Thresholds, desired_from, dump_desired, parse_desired, plan
+from aiomutex.plan import (
+    Desired,
+    DesiredGroup,
+    DesiredSlot,
+    Thresholds,
+    desired_from,
+    dump_desired,
+    parse_desired,
+    plan,
+)
 from aiomutex.plan.dump import same_content
 
 from .strategies import live_groups, states
@@ -21,7 +30,7 @@ FORMATS = ["yaml", "json"]
 
 @pytest.mark.parametrize("format_", FORMATS)
 @given(live=live_groups())
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_a_pulled_file_has_no_changes_and_a_second_pull_writes_the_same(format_: str, live: list[MutexGroup]) -> None:
     text = dump_desired(desired_from(live), format_, sort=True)
     read = parse_desired(text, format_=format_)
@@ -33,7 +42,7 @@ def test_a_pulled_file_has_no_changes_and_a_second_pull_writes_the_same(format_:
 
 @pytest.mark.parametrize("format_", FORMATS)
 @given(state=states())
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_what_is_written_is_read_back_unchanged(format_: str, state: tuple[list[MutexGroup], Desired]) -> None:
     live, desired = state
     read = parse_desired(dump_desired(desired, format_), format_=format_)
@@ -150,3 +159,10 @@ def test_groups_without_key_or_project_are_left_out_and_live_groups_precede_arch
     assert pulled.name == "Checkout"
     (pulled,) = desired_from([group, archived]).groups
     assert pulled.name == "Checkout"
+
+
+def test_slots_that_share_a_list_are_written_without_aliases() -> None:
+    slot = DesiredSlot(percentage=50, experiments=(1, 2))
+    desired = Desired(groups=(DesiredGroup(project_id="1", key="a", slots=(slot, slot), ignore=("AM105",)),))
+    for sort in (True, False):
+        assert same_content(parse_desired(dump_desired(desired, sort=sort)), desired)

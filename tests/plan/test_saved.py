@@ -73,7 +73,7 @@ def test_a_desired_state_in_json_is_not_a_saved_plan(tmp_path: Path) -> None:
 
 
 @given(state=states(), data=st.data())
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_after_an_interrupted_apply_exactly_the_rest_remains(
     state: tuple[list[MutexGroup], Desired], data: st.DataObject
 ) -> None:
@@ -97,7 +97,7 @@ def test_after_an_interrupted_apply_exactly_the_rest_remains(
 
 @given(move=moves, data=st.data())
 @example(move=([[7], [8]], [[8], [7]]), data=None)
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_an_apply_interrupted_between_two_edits_of_a_slot_can_be_resumed(
     move: tuple[list[list[int]], list[list[int]]], data: st.DataObject | None
 ) -> None:

@@ -1,19 +1,53 @@
-"""What groups look like once a plan is applied."""
+"""What a plan needs of live groups: the digest that recognizes those that changed since, and how it leaves them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import hashlib
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
-from aiomutex.models import MutexGroup, NewGroup, Slot
+from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, Slot
+from aiomutex.plan.desired import unique
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aiomutex.plan.changes import GroupPlan, Plan
 
-__all__ = ["after", "apply_to"]
+__all__ = ["ABSENT", "after", "apply_to", "by_index", "fingerprint"]
+
+ABSENT: Final = "absent"
+
+
+def by_index(group: MutexGroup) -> list[Slot]:
+    """The slots of a group, in order."""
+    return sorted(group.slots, key=lambda slot: slot.index)
+
+
+def fingerprint(group: MutexGroup | None) -> str:
+    """Return the fingerprint of a group, whatever the order of its lists; ``absent`` for ``None``.
+
+    Example:
+        >>> fingerprint(None)
+        'absent'
+    """
+    if group is None:
+        return ABSENT
+    slots = [
+        (
+            *(slot.index, float(slot.percentage)),
+            *(unique(getattr(slot, name)) for name in SLOT_LISTS),
+            unique(map(str, slot.cohorts)),
+        )
+        for slot in by_index(group)
+    ]
+    fields = (
+        *(group.id, group.project_id, group.key, group.name, group.description, group.evaluation_mode),
+        *(group.bucketing_key, group.bucketing_salt, bool(group.deleted), slots),
+    )
+    return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()[:32]
 
 
 def after(plan: Plan, live: Iterable[MutexGroup]) -> list[MutexGroup]:
@@ -48,6 +82,10 @@ def apply_to(change: GroupPlan, group: MutexGroup, *, revert: bool = False) -> M
 
 def _created(new: NewGroup) -> MutexGroup:
     key = new.key or ""
+    slots: list[Slot] = []
+    for index, slot in enumerate(new.slots, 1):
+        lists: dict[str, Any] = {name: list(getattr(slot, name) or ()) for name in SLOT_LISTS}
+        slots.append(Slot(index=index, percentage=slot.percentage, **lists))
     return MutexGroup(
         id=key,
         project_id=str(new.project_id),
@@ -57,14 +95,5 @@ def _created(new: NewGroup) -> MutexGroup:
         evaluation_mode=new.evaluation_mode or "remote",
         bucketing_key=new.bucketing_key or "amplitude_id",
         bucketing_salt=new.bucketing_salt or key,
-        slots=[
-            Slot(
-                index=index,
-                percentage=slot.percentage,
-                experiments=list(slot.experiments or ()),
-                holdouts=list(slot.holdouts or ()),
-                individuals=list(slot.individuals or ()),
-            )
-            for index, slot in enumerate(new.slots, 1)
-        ],
+        slots=slots,
     )
