@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import uuid
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 from taskiq import TaskiqEvents, TaskiqState
@@ -98,11 +98,10 @@ class Fleet:
         self._broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, self._open_worker)
         self._broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, self._close_worker)
 
-        async def edit_slots(job: str, text: str) -> str:
-            return await self._broker.work(job, self._edit(text))
+        async def edit_slots(job: str, text: str) -> None:
+            await self._broker.work(job, self._edit(text))
 
-        # The broker removes a job from the queue when it stores the result, whatever ``taskiq worker --ack-type`` says.
-        self._broker.register_task(edit_slots, task_name=_TASK, ack_type="manual")
+        self._broker.register_task(edit_slots, task_name=_TASK)
 
     @property
     def broker(self) -> FleetBroker:
@@ -189,15 +188,16 @@ class Fleet:
         text = msgspec.json.encode(job).decode()
         groups = {edit.group_id for edit in job.edits}
         job_id = uuid.uuid4().hex
-        queued = maybe_queued = False
-        result = away_since = None
-        while result is None:
+        state, maybe_queued = "", False
+        report = away_since = None
+        while report is None:
             try:
-                if not queued:
-                    queued = maybe_queued = await self._broker.queue(job_id, run, groups, _TASK, text)
-                    if not queued:
-                        return None
-                result = await self._broker.result_of(job_id)
+                if not state:
+                    state = await self._broker.queue(job_id, run, groups, _TASK, text)
+                    maybe_queued = state == "queued"
+                if state == "taken":
+                    return None
+                report = "skipped" if state == "dead" else await self._broker.result_of(job_id)
                 away_since = None
             except (NotQueuedError, *REDIS_ERRORS) as error:
                 maybe_queued = maybe_queued or not isinstance(error, NotQueuedError)
@@ -205,14 +205,14 @@ class Fleet:
                 if now() - away_since >= self._claim_timeout:
                     message = f"the fleet's Redis has been unavailable for {self._claim_timeout:g} s: {error}"
                     raise LimiterUnavailableError(message).with_attempts(0, maybe_applied=maybe_queued) from None
-            if result is None:
+            if report is None:
                 await asyncio.sleep(POLL if away_since is None else 10 * POLL)
         await self._broker.forget(job_id)
-        if result.is_err:
-            raise OutcomeUnknownError(f"a worker failed to run the job: {type(result.error).__name__}: {result.error}")
-        report: str = result.return_value
         if report in ("skipped", "unknown"):
-            raise self._broker.given_up(report)
+            message = f"the fleet heard nothing of this run for {self._claim_timeout:g} s and gave up its jobs"
+            raise LimiterUnavailableError(message).with_attempts(0, maybe_applied=report == "unknown")
+        if not report.startswith("{"):
+            raise OutcomeUnknownError(f"a worker failed to run the job: {report}")
         return report
 
     # The worker's side
@@ -223,8 +223,9 @@ class Fleet:
         else:
             state.limiter = RedisRateLimiter(self._url, name=self._name, safe=True)
             state.session = MutexSession(rate_limiter=state.limiter)
-        transport = state.session._transport  # noqa: SLF001  # nothing public lies between the permit and the send
-        transport.limiter = LeasedLimiter(transport.limiter, self._broker.time_left)
+        inside: Any = state.session
+        limiter = LeasedLimiter(inside.rate_limiter, self._broker.time_left)
+        inside._transport.limiter = limiter  # noqa: SLF001  # nothing public lies between the permit and the send
         await state.session.__aenter__()
         state.keeping = asyncio.create_task(self._broker.keep_jobs(), name="aiomutex fleet worker")
 

@@ -20,14 +20,10 @@ current_job: ContextVar[str] = ContextVar("current_job", default="")
 
 
 class LeasedLimiter:
-    """A limiter whose permits are void once the job's lease has ended.
+    """The limiter of a worker's session, whose permits are void once the worker has lost the job.
 
-    The permit is the last thing a request waits for, possibly for seconds. A worker that was frozen meanwhile would
-    otherwise send it before the cancellation of its job arrives.
-
-    Args:
-        limiter: The limiter of the worker's session.
-        time_left: Returns for how many seconds the worker still has a job.
+    A request waits for its permit last, possibly for seconds. A worker that was frozen meanwhile would otherwise send
+    it before the cancellation of its job arrives.
     """
 
     def __init__(self, limiter: RateLimiter, time_left: Callable[[str], float]) -> None:
@@ -35,11 +31,7 @@ class LeasedLimiter:
         self._time_left = time_left
 
     async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
-        """Wait for a permit.
-
-        Raises:
-            LimiterUnavailableError: The worker has lost the job meanwhile.
-        """
+        """Wait for a permit, or raise ``LimiterUnavailableError`` if the worker has lost the job meanwhile."""
         permit = await self._limiter.acquire(priority)
         if (job := current_job.get()) and self._time_left(job) <= 0:
             raise LimiterUnavailableError("the worker has lost the job")

@@ -39,10 +39,6 @@ local function finish(job, found, result)
     end
 end
 
-local function give_up(job, found, status)
-    finish(job, found, '{"is_err":false,"return_value":"' .. status .. '","execution_time":0}')
-end
-
 local function is_alive(run)
     return now <= tonumber(redis.call('ZSCORE', runs, run) or 0)
 end
@@ -87,7 +83,7 @@ function commands.accept(entry, job)
     end
     if not pending(entry, worker) then return 'lost' end
     if not is_alive(found.run) then
-        give_up(job, found, found.status)
+        finish(job, found, found.status)
         return 'dead'
     end
     redis.call('XCLAIM', jobs, workers, worker, 0, entry, 'JUSTID')
@@ -118,7 +114,7 @@ function commands.keep(...)
         local job = idle and idle[2][2]
         local found = find(job)
         if found and found.entry == idle[1] then
-            if is_alive(found.run) then requeue(job, found, idle[2]) else give_up(job, found, 'unknown') end
+            if is_alive(found.run) then requeue(job, found, idle[2]) else finish(job, found, 'unknown') end
         elseif idle then
             delete(idle[1])
         end
@@ -127,9 +123,9 @@ function commands.keep(...)
         local found = find(job)
         if not pending(found.entry) then
             if #redis.call('XRANGE', jobs, found.entry, found.entry) == 0 then
-                give_up(job, found, 'unknown')
+                finish(job, found, 'unknown')
             elseif not is_alive(found.run) then
-                give_up(job, found, found.status)
+                finish(job, found, found.status)
             end
         end
     end

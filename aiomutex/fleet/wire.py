@@ -21,8 +21,6 @@ from aiomutex.models import SlotEdit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiomutex.bulk.group_queues import Item
-
 __all__ = ["Job", "JobEdit", "PackedError", "Place", "decode_outcomes", "encode_report", "pack_error", "unpack_error"]
 
 
@@ -37,17 +35,8 @@ class JobEdit(msgspec.Struct, frozen=True, array_like=True):
     slot_index: int
     body: msgspec.Raw
 
-    @classmethod
-    def of(cls, item: Item) -> JobEdit:
-        """The edit of a run's item."""
-        return cls(str(item.edit.group_id), item.edit.slot_index, msgspec.Raw(item.request.body or b""))
-
     def to_edit(self) -> SlotEdit:
-        """The edit for the worker's own run.
-
-        Raises:
-            msgspec.MsgspecError: The body is not one of a slot edit.
-        """
+        """The edit for the worker's own run, or a ``MsgspecError`` if the body is not one of a slot edit."""
         lists = msgspec.json.decode(self.body, type=dict[str, Any])
         return msgspec.convert(lists | {"group_id": self.group_id, "slot_index": self.slot_index}, SlotEdit)
 

@@ -128,11 +128,16 @@ class Scene:
             time.sleep(0.005)
 
     def finish(self, *, wait: bool = True) -> None:
-        """Run the edits a last time, give everything left over the time to do harm, and judge."""
+        """Run the edits a last time, give everything left over the time to do harm, and judge.
+
+        Args:
+            wait: Start another worker before, and wait for the callers that are alive.
+        """
+        reports: dict[int, Any] = {}
         if wait:
             self.start_worker()
-        # A live caller that still waits for a group may write after the last one.
-        reports = {caller.run: caller.line() for caller in self.callers if caller.killed is None}
+            # A live caller that still waits for a group may write after the last one.
+            reports = {caller.run: caller.line() for caller in self.callers if caller.killed is None}
         last = self.start_caller()
         reports[last.run] = result = last.line()
         time.sleep(2.5 * CLAIM_TIMEOUT)
@@ -141,13 +146,13 @@ class Scene:
         slots = self._emulator.ask("slots")
         expected = {f"{1 + n % GROUPS}/{1 + n // GROUPS % 3}": [last.run * STEP + n] for n in range(EDITS)}
         assert {address: slots[address][0] for address in expected} == expected
-        assert_one_write_in_flight(self._without_last_sends(writes))
+        assert_one_write_in_flight(self.without_last_sends(writes))
         for caller in self.callers:
             assert_dead_runs_write_nothing(caller, self.callers, writes)
             if caller.killed is None:
                 assert_truthful(reports[caller.run]["outcomes"], writes)
 
-    def _without_last_sends(self, writes: list[Write]) -> list[Write]:
+    def without_last_sends(self, writes: list[Write]) -> list[Write]:
         """Leave out what is not promised: the one request of a worker frozen between its last check and its send."""
         resumed = list(self.resumed)
         left: list[Write] = []
@@ -225,7 +230,7 @@ def test_a_frozen_worker_sends_nothing_after_it_lost_its_jobs(scene: Scene) -> N
     scene.callers.remove(caller)
     time.sleep(CLAIM_TIMEOUT)
     writes = scene.writes()
-    assert_one_write_in_flight(scene._without_last_sends(writes))
+    assert_one_write_in_flight(scene.without_last_sends(writes))
     scene.finish()
 
 

@@ -207,6 +207,23 @@ async def test_a_job_whose_result_could_not_be_stored_is_done_again(emulator: Mu
     assert await nothing_left(redis_url)
 
 
+async def test_a_write_in_flight_is_abandoned_when_the_worker_loses_its_job(
+    emulator: MutexEmulator, redis_url: str
+) -> None:
+    async with (
+        Proxy(redis_url) as proxy,
+        worker(emulator, proxy.url, claim_timeout=1) as one,
+        Fleet(redis_url, name=NAME) as fleet,
+    ):
+        emulator.latency = 4
+        async with fleet.stream_slot_edits(edits_for(1)):
+            await until(lambda: emulator.commits)
+            proxy.cut()
+            lost = asyncio.get_running_loop().time()
+            await until(lambda: not held(one.broker))
+            assert asyncio.get_running_loop().time() - lost < 1
+
+
 async def test_a_job_that_takes_longer_than_the_claim_timeout_is_done_once(
     emulator: MutexEmulator, redis_url: str
 ) -> None:
@@ -241,7 +258,7 @@ async def test_only_the_worker_that_has_claimed_a_job_can_finish_it(redis_url: s
             await anext(jobs)
             (job,) = held(quick)
             assert held(slow) == held(quick)
-            await slow.finish(job, b"a result that comes too late")
+            await run_script(slow, "finish", job, "a result that comes too late")
             assert await quick.result_of(job) is None
         # A worker that gets its own job back does not start it again.
         async with keeping_jobs(slow):
@@ -249,11 +266,11 @@ async def test_only_the_worker_that_has_claimed_a_job_can_finish_it(redis_url: s
             await asyncio.sleep(1)
             assert not again.done()
             again.cancel()
-        await quick.finish(job, b'{"is_err": true, "return_value": null, "execution_time": 0, "error": null}')
+        await run_script(quick, "finish", job, "TypeError: no edits")
         report = await asyncio.wait_for(run, 30)
         await slow.shutdown()
         await quick.shutdown()
-    assert str(report).startswith("1 edit: 0 applied, 1 unknown; stopped: a worker failed to run the job")
+    assert str(report).startswith("1 edit: 0 applied, 1 unknown; stopped: a worker failed to run the job: TypeError")
 
 
 @contextlib.asynccontextmanager
@@ -262,6 +279,10 @@ async def keeping_jobs(broker: FleetBroker) -> AsyncGenerator[None]:
     yield
     task.cancel()
     await asyncio.wait([task])
+
+
+async def run_script(broker: Any, *arguments: str) -> None:
+    await broker._run(*arguments)
 
 
 def held(broker: Any) -> set[str]:
