@@ -7,14 +7,11 @@ import contextlib
 import logging
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from aiomutex.cli.common import FilePath, fail
-
-if TYPE_CHECKING:
-    from aiomutex.emulator import MutexEmulator
 
 __all__ = ["emulator"]
 
@@ -50,18 +47,10 @@ def emulator(groups: int, no_limits: bool, dialect: str | None, quiet: bool, **o
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING if quiet else logging.INFO)
     try:
-        instance = MutexEmulator(
-            groups=groups,
-            limits=not no_limits,
-            dialect=Dialect.from_json(Path(dialect).read_bytes()) if dialect else None,
-            log=not quiet,
-            **options,
-        )
+        options["dialect"] = Dialect.from_json(Path(dialect).read_bytes()) if dialect else None
+        instance = MutexEmulator(groups=groups, limits=not no_limits, log=not quiet, **options)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-
-    def ready(running: MutexEmulator) -> None:
-        click.echo(f"The emulator listens on {running.url} (press Ctrl-C to stop)")
 
     async def work() -> None:
         task = asyncio.current_task()
@@ -70,7 +59,7 @@ def emulator(groups: int, no_limits: bool, dialect: str | None, quiet: bool, **o
             with contextlib.suppress(NotImplementedError):  # event loops on Windows have no signal handlers
                 asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
-            await serve(instance, on_ready=ready)
+            await serve(instance, on_ready=lambda it: click.echo(f"The emulator listens on {it.url} (Ctrl-C stops it)"))
 
     try:
         asyncio.run(work())

@@ -15,18 +15,7 @@ import click
 
 from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import (
-    ExitOneCommand,
-    FilePath,
-    call,
-    confirm,
-    console,
-    echo,
-    fail,
-    json_option,
-    print_json,
-    printable,
-)
+from aiomutex.cli.common import ExitOneCommand, FilePath, call, confirm, echo, fail, json_option, print_json, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,23 +28,16 @@ __all__ = ["apply", "lint", "plan", "pull"]
 
 CHANGES = 2
 BLOCKED = 3
-_COLOURS = {"+": "green", "-": "red", "~": "yellow", "!": "bold red", "?": "cyan", " ": ""}
+_COLOURS = {"+": "green", "-": "red", "~": "yellow", "!": "bright_red", "?": "cyan", " ": None}
 
 _file_argument = click.argument("file", type=FilePath(exists=True))
-_check_running_option = click.option(
-    "--check-running",
-    is_flag=True,
-    help="Read each experiment that the plan affects; block it if one is running.",
-)
+_check_running_option = click.option("--check-running", is_flag=True, help="Block if it affects a running experiment.")
 _allow_running_option = click.option("--allow-running", is_flag=True, help="Show running experiments without blocking.")
 
 
 def _print_lines(lines: Iterable[Line]) -> None:
-    from rich.text import Text
-
-    screen = console()
     for mark, text in lines:
-        screen.print(Text(printable(text, keep=""), style=_COLOURS[mark]), soft_wrap=True)
+        click.secho(printable(text, keep=""), fg=_COLOURS[mark])
 
 
 @click.command(cls=ExitOneCommand)
