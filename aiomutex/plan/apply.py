@@ -160,7 +160,8 @@ async def apply(
         with _open_journal(journal) as opened:
             opened.begin_apply()
     run = _Run(session, on_step)
-    await run.write_all("unarchive", [change for change in todo if change.action == "unarchive"], run.unarchive)
+    archived = [change for change in todo if change.action == "unarchive"]
+    await run.write_all("unarchive", archived, lambda change: session.unarchive_group(change.group_id or ""))
     await run.write_all("create", [change for change in todo if change.new is not None], run.create)
     await run.write_all("edit", [change for change in todo if change.fields], run.edit)
     await run.edit_slots(todo, journal, verify=verify)
@@ -218,9 +219,6 @@ class _Run:
                 self.record(Step(kind=kind, group=change.name))
 
         await run_workers(write_one, changes, _CONCURRENCY)
-
-    async def unarchive(self, change: GroupPlan) -> None:
-        await self.session.unarchive_group(change.group_id or "")
 
     async def archive(self, change: GroupPlan) -> None:
         live = await self.session.get_group(change.group_id or "")

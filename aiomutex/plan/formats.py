@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from aiomutex._util.checks import describe
 from aiomutex.errors import ConfigurationError, InvalidRequestError
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
     from aiomutex.plan.document import Scalar
 
-__all__ = ["FORMATS", "Format", "read", "write"]
+__all__ = ["FORMATS", "read", "write"]
 
-Format = Literal["yaml", "json"]
-FORMATS: Final[dict[str, Format]] = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
+FORMATS: Final = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 """The format of a file by its suffix."""
 
 _MAX_DIRECTIVES: Final = 100

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import fields
@@ -71,8 +71,8 @@ def parse_desired(data: str | bytes, *, format_: str = "yaml", file: str = "<str
     return desired
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(value: object, most: int) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def _is_id(value: object) -> bool:
@@ -87,22 +87,14 @@ def _is_key(value: object) -> bool:
     return isinstance(value, str) and value != "" and all(c.isprintable() and not c.isspace() for c in value)
 
 
-def _is_share(value: object) -> bool:
-    return _is_number(value) and 0 <= cast("float", value) <= 1
-
-
-def _is_percentage(value: object) -> bool:
-    return _is_number(value) and 0 <= cast("float", value) <= 100  # noqa: PLR2004
-
-
 _Rule: TypeAlias = "tuple[Callable[[object], bool], str]"
 """Whether a value is valid, and what a message calls a valid one."""
 
 _NON_EMPTY: Final[_Rule] = (_is_string, "a non-empty string (in quotes if it is a number)")
 _VERSION: Final[_Rule] = (lambda value: type(value) is int and value == 1, "1, the only version")
-_SHARE: Final[_Rule] = (_is_share, "a share from 0 to 1, such as 0.3")
+_SHARE: Final[_Rule] = (lambda value: _is_number(value, 1), "a share from 0 to 1, such as 0.3")
 _CODE: Final[_Rule] = (lambda value: value in list(RULES), f"a lint rule, {min(RULES)} to {max(RULES)}")
-_PERCENTAGE: Final[_Rule] = (_is_percentage, "a number from 1 to 100")
+_PERCENTAGE: Final[_Rule] = (lambda value: _is_number(value, 100), "a number from 1 to 100")
 _ID: Final[_Rule] = (_is_id, "an integer ID")
 
 _GROUP: Final[dict[str, _Rule]] = {
@@ -192,7 +184,7 @@ class _Reader:
         given = self.fields(node, where, ("percentage", *_MEMBERS), required=("percentage",))
         percentage = self.value(given.get("percentage"), f"{where}.percentage", _PERCENTAGE)
         lists = {name: self.members(given.get(name), f"{where}.{name}", rule) for name, rule in _MEMBERS.items()}
-        return DesiredSlot(percentage=percentage, line=node.line, **lists) if _is_percentage(percentage) else None
+        return DesiredSlot(percentage=percentage, line=node.line, **lists) if _PERCENTAGE[0](percentage) else None
 
     def value(self, node: Node | None, where: str, rule: _Rule) -> Any:
         """The value of a field, which is reported if it is not valid; UNSET if it is not given."""
