@@ -643,7 +643,7 @@ class MutexSession:
         deadline = self._options.deadline
         ends_at = asyncio.get_running_loop().time() + deadline
         bounded = functools.partial(send, self._transport, options=self._options, ends_at=ends_at)
-        return GroupChange(bounded, self._transport.lock_of, ends_at, deadline)
+        return GroupChange(bounded, self._transport.group_locks, ends_at, deadline)
 
     async def _fetch_page(
         self, limit: int, cursor: str | int | None, ends_at: float | None = None, attempts: list[int] | None = None

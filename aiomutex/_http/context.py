@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aiomutex._http.call import CallOptions, Observed
     from aiomutex._http.connector import StrictResponseHandler
     from aiomutex._http.deadlines import DeadlineTimer
+    from aiomutex._util.keyed_lock import KeyedLock
     from aiomutex.limits import RateLimiter
 
 _NEVER: Final = 1e9
@@ -57,6 +58,7 @@ class AttemptContext:
         "deadline",
         "ends_at",
         "limiter",
+        "locked",
         "loop",
         "observed",
         "options",
@@ -86,16 +88,20 @@ class AttemptContext:
         self.observed = observed  # keeps the times of an attempt that is reported
         if observed is not None:
             observed.context = self
-        self._slots: tuple[asyncio.Lock | asyncio.Semaphore, ...] = ()
+        self._slots: tuple[asyncio.Semaphore, ...] = ()
+        self.locked: tuple[KeyedLock, str] | None = None  # the lock of a group's writes, while it is held
         self._is_lost = False
 
-    async def enter(self, slots: asyncio.Lock | asyncio.Semaphore) -> None:
-        """Wait for a slot or a lock, and hold it until ``leave``."""
+    async def enter(self, slots: asyncio.Semaphore) -> None:
+        """Wait for a slot, and hold it until ``leave``."""
         await slots.acquire()
         self._slots += (slots,)
 
     def leave(self) -> None:
-        """Release all slots."""
+        """Release all slots and the lock."""
+        if self.locked is not None:
+            self.locked[0].release(self.locked[1])
+            self.locked = None
         for slots in self._slots:
             slots.release()
         # Idle connections keep the context variables of the attempt that made them, and so this object.

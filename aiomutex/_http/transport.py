@@ -11,7 +11,6 @@ import functools
 import io
 import platform
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakValueDictionary
 
 import aiohttp
 import anyio
@@ -25,6 +24,7 @@ from aiomutex._http.context import AttemptContext, current_attempt
 from aiomutex._http.deadlines import DeadlineTimer
 from aiomutex._http.failures import closed_during, connection_failed, timed_out
 from aiomutex._http.pool import create_http
+from aiomutex._util.keyed_lock import KeyedLock
 from aiomutex.errors import ConfigurationError, SessionClosedError, UnexpectedResponseError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Transport:
         # A call holds its connection while it waits for a permit, and bulk calls wait longest. Without this limit they
         # could hold all connections, and interactive calls would wait behind them.
         self._bulk_slots = asyncio.Semaphore(max(1, max_connections * 3 // 4))
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.group_locks = KeyedLock()
         self._max_body = max_body
         self._borrowed = http
         self._http: aiohttp.ClientSession | None = None
@@ -179,10 +179,6 @@ class Transport:
             raise ConfigurationError("the session was opened in another event loop; open one in each loop")
         return self._http, self._loop, self._timer
 
-    def lock_of(self, group: str) -> asyncio.Lock:
-        """The lock of a group's writes, which is forgotten when nobody has a reference to it any more."""
-        return self._locks.setdefault(group, asyncio.Lock())
-
     async def attempt(
         self, request: Request[Any], options: CallOptions, ends_at: float, observed: Observed | None = None
     ) -> responses.Response:
@@ -196,7 +192,9 @@ class Transport:
         try:
             if request.group is not None:
                 # First, so that what waits for the lock of a group keeps nothing from the writes of other groups.
-                await context.enter(self.lock_of(request.group))
+                if not self.group_locks.acquire_now(request.group):
+                    await self.group_locks.acquire(request.group)
+                context.locked = self.group_locks, request.group
             if self._borrowed is not None:
                 await context.take_permit()
             elif options.priority:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from aiomutex._api.requests import Request
     from aiomutex._http.call import CallResult
+    from aiomutex._util.keyed_lock import KeyedLock
     from aiomutex.models import MutexGroup, Slot
 
 __all__ = ["Changes", "GroupChange", "change_slot", "move_experiment"]
@@ -38,15 +39,15 @@ class GroupChange:
 
     Args:
         send: Sends a request with what is left of the deadline.
-        lock_of: Returns the lock of a group's writes, which it holds from its first read to its last.
+        locks: The locks of the groups' writes; one is held from the first read to the last.
         ends_at: When the change must have ended, on the event loop's clock.
         deadline: The seconds the change may take, for the message.
     """
 
-    def __init__(self, send: Send, lock_of: Callable[[str], asyncio.Lock], ends_at: float, deadline: float) -> None:
+    def __init__(self, send: Send, locks: KeyedLock, ends_at: float, deadline: float) -> None:
         self.send = send
         self.has_written = False
-        self._lock_of = lock_of
+        self._locks = locks
         self._ends_at = ends_at
         self._deadline = deadline
 
@@ -57,10 +58,9 @@ class GroupChange:
         Raises:
             DeadlineExceededError: The earlier writes took too long; nothing was sent.
         """
-        lock = self._lock_of(group_id)
         try:
             async with asyncio.timeout_at(self._ends_at):
-                await lock.acquire()
+                await self._locks.acquire(group_id)
         except TimeoutError:
             first = requests.get_group(group_id)
             raise DeadlineExceededError(
@@ -76,7 +76,7 @@ class GroupChange:
             error.maybe_applied |= self.has_written
             raise
         finally:
-            lock.release()
+            self._locks.release(group_id)
 
 
 async def change_slot(
