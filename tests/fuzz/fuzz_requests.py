@@ -185,7 +185,7 @@ _RESULT: Final = (
     b'"earlier":[]}]],"stopped_by":{"type":"DailyBudgetExhaustedError","args":["spent"],"fields":'
     b'{"resets_at":"2026-11-24T00:00:00Z","used":1,"limit":1,"suspected":false},"earlier":[]}}'
 )
-_JOB: Final = b'{"edits":[{"group_id":"7","slot_index":1,"experiments":[1]}],"verify":true,"on_budget":"wait"}'
+_JOB: Final = b'{"edits":[["7",1,{"experiments":[1]}]],"verify":true,"on_budget":"wait"}'
 _EDIT_AND_GROUP: Final = (
     b'{"group_id":"7","slot_index":1,"name":"n","description":null,'
     + SLOT_EDIT[1:-1]
