@@ -83,6 +83,11 @@ def _commits(world: World, record: CallRecord, edit: Edit) -> list[Commit]:
     ]
 
 
+def _may_be_overwritten(world: World, record: CallRecord) -> bool:
+    """Whether requests of a run may arrive late, and overwrite its later edits because it is not verified."""
+    return not record.call.verify and any(fault.kind == "late" for fault in world.scenario.phases[record.phase].faults)
+
+
 def _is_unique(record: CallRecord, edit: Edit) -> bool:
     return sum(each == edit for each in record.call.edits) == 1 and record.call.source != "endless"
 
@@ -224,7 +229,12 @@ def undo_restores(world: World) -> Iterator[str]:
                 commit for commit in world.service.commits
                 if commit.place == place and commit.author not in names | {record.name} and commit.at >= began
             ]  # fmt: skip
-            if outcome.status == "skipped" and outcome.note == CHANGED_SINCE and not others:
+            if (
+                outcome.status == "skipped"
+                and outcome.note == CHANGED_SINCE
+                and not others
+                and not any(_may_be_overwritten(world, each) for each in chain)
+            ):
                 yield f"{record.name} says that slot {place} was changed since, and nobody did"
             if outcome.status != "applied":
                 continue
@@ -346,7 +356,7 @@ def last_edit_stands(world: World) -> Iterator[str]:
     for record in _runs(world):
         if world.scenario.service.lag and "stale resume" not in world.scenario.kinds and len(_chain(world, record)) > 1:
             continue
-        if record.call.source == "endless":
+        if record.call.source == "endless" or _may_be_overwritten(world, record):
             continue
         statuses = {outcome.position: outcome.status for _, outcome in record.outcomes}
         desired: dict[tuple[int, int], dict[str, int]] = defaultdict(dict)

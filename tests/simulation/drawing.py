@@ -10,18 +10,16 @@ from .scenario import Call, Edit, Event, Fault, Options, Phase, Scenario, Servic
 __all__ = ["KINDS", "KNOWN", "draw"]
 
 KNOWN: Final[dict[str, str]] = {
-    "late": "a request that arrives after the client gave it up",
     "lag": "an edit reported as failed after a 5xx, because a read showed the past",
     "stale resume": "an edit that a lagging read shows as held, before an earlier edit of its slot was sent again",
     "resume": "faults while a run that was interrupted is resumed",
-    "budget": "a daily budget that ends while it is unknown whether a write was applied, in a run that waits",
     "repeat": "an edit found applied while an earlier one of its slot is written again",
     "quick restart": "a restart while requests of the dead process are still on their way",
 }
 """Kinds of trouble that the library is known not to survive. They are drawn only on demand."""
 
 _FAULTS: Final = (
-    "slow", "lost", "silent", "reset", "cut", "mute", "status", "status after", "page", "close", "refused",
+    "slow", "lost", "silent", "reset", "cut", "mute", "late", "status", "status after", "page", "close", "refused",
 )  # fmt: skip
 _STATUSES: Final = (400, 403, 404, 408, 429, 429, 429, 500, 502, 503, 503, 504)
 
@@ -165,7 +163,7 @@ class _Drawing:
                 call.source, call.leave = "endless", rng.choice([1, 30, 90])
         if self.chance(0.1):
             call.stop_after = rng.randint(1, 3)
-        if self.chance(0.3) and (self.service.per_day > 1_000 or "budget" in self.kinds):
+        if self.chance(0.3):
             call.on_budget = "wait"
         return call
 
@@ -205,8 +203,10 @@ class _Drawing:
                 phase.events.append(Event(kind=kind, at=rng.uniform(0, 3)))
             else:
                 phase.events.append(Event(kind=kind, request=rng.randint(1, length), answered=self.chance(0.5)))
-        is_cut = any(event.kind in ("crash", "power") for event in phase.events) or any(
-            call.cancel is not None or call.leave is not None for call in calls
+        is_cut = (
+            any(event.kind in ("crash", "power") for event in phase.events)
+            or any(call.cancel is not None or call.leave is not None for call in calls)
+            or any(fault.kind == "late" for fault in phase.faults)
         )
         if self.wants("quick restart") or not is_cut:
             phase.gap = rng.choice([0.01, 0.5, 3.0])
@@ -215,11 +215,10 @@ class _Drawing:
     def _fault(self, request: int) -> Fault:
         rng = self.rng
         kinds: list[Any] = [*_FAULTS, "status"]
-        if "late" in self.kinds:
-            kinds.append("late")
         fault = Fault(request=request, kind=rng.choice(kinds))
         if fault.kind == "late":
-            fault.delay = self.options.attempt_timeout + rng.uniform(-1, 9)
+            # Within the time that the library waits, less what a read may lag.
+            fault.delay = rng.uniform(0.01, 9.5 - self.service.lag)
         elif fault.kind == "slow":
             fault.delay = rng.uniform(0, 3)
         elif fault.kind == "status":

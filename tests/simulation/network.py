@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import http
 import json
 import random
@@ -60,6 +61,7 @@ class Sent:
     arrived: float | None = None
     over: float | None = None
     """When its response arrived, or the client gave it up."""
+    on_over: Callable[[], object] | None = None
 
 
 @dataclass
@@ -100,10 +102,11 @@ class Network:
         order = process.requests
         if (hook := process.on_request.get(order)) is not None:
             hook()
-        self.loop.call_later(
-            fault.delay if fault.kind == "late" else up + (fault.delay if fault.kind == "slow" else 0.0),
-            self._arrive, connection, sent, fault, down, lag, order,
-        )  # fmt: skip
+        arrive = functools.partial(self._arrive, connection, sent, fault, down, lag, order)
+        if fault.kind == "late":
+            sent.on_over = functools.partial(self.loop.call_later, fault.delay, arrive)
+        else:
+            self.loop.call_later(up + fault.delay, arrive)
 
     def fail(self, seconds: float) -> None:
         """Break all connections, and let none be made for a while."""
@@ -207,6 +210,8 @@ class Connection(asyncio.Transport):
         """The request in progress needs no response any more."""
         if self.current is not None:
             self.current.over = self._network.loop.time()
+            if self.current.on_over is not None:
+                self.current.on_over()
             self.current = None
 
     def receive(self, data: bytes) -> None:

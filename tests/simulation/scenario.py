@@ -60,9 +60,9 @@ class Fault(msgspec.Struct, omit_defaults=True):
     """What goes wrong with one request.
 
     ``lost`` and ``silent`` requests never arrive. The service answers with ``status`` instead of processing a request,
-    or after it (``status after``). ``reset``, ``cut`` and ``mute`` lose the response. A ``late`` request arrives after
-    ``delay``, and is not answered. ``page`` is a maintenance page with status 200. After ``close`` the connection
-    ends behind the response. ``refused`` is a connection that cannot be made.
+    or after it (``status after``). ``reset``, ``cut`` and ``mute`` lose the response. A ``late`` request arrives
+    ``delay`` after the client gave it up. ``page`` is a maintenance page with status 200. ``close`` ends the connection
+    after the response. ``refused`` is a connection that cannot be made.
     """
 
     request: int

@@ -29,7 +29,7 @@ from .network import Network, Process, current_call
 from .service import COLLEAGUE, ModelService
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
     from aiomutex import SlotOutcome
 
@@ -338,7 +338,7 @@ def _input_of(call: Call, record: CallRecord) -> Any:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Log nothing but what is critical."""
     logger = logging.getLogger("aiomutex")
     level = logger.level
