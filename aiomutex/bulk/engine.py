@@ -158,7 +158,9 @@ class Engine(Run):
             if error.maybe_applied and self.settings.on_budget == "stop":
                 await self._conclude(self._writer.unsent(group, batch, error))
                 return
-            if not error.maybe_applied:
+            if error.maybe_applied:
+                self._writer.expect_again(group, batch)
+            else:
                 for item in batch:
                     del self.in_flight[item.position]
             group.items.extendleft(reversed(batch))

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["SlotWriter", "WriteResult"]
 
 _NEVER: Final = float("inf")
+_MAX_LAG: Final = 10.0
+"""Seconds after which a read is assumed to show a write."""
 _MAX_AGE: Final = 60.0
 """Seconds after which a group is read again. Its next edit may wait much longer, for a permit or the next day."""
 
@@ -86,6 +88,8 @@ class SlotWriter:
         self.journal: Journal | None = None
         """Where each write is recorded before and after, if anywhere."""
         self._late = late
+        self._written_at: dict[tuple[str, int], float] = {}
+        """When this run last wrote a slot, for the slots of which a read may still show what they held before."""
 
     async def write(self, group: GroupQueue, batch: list[Item]) -> WriteResult | None:
         """Send the one request of a batch.
@@ -102,13 +106,14 @@ class SlotWriter:
         try:
             if item.was_sent and self._late is not None:
                 await self._late.add(group.group_id, item.edit.slot_index, item.lists)
-            if item.was_sent and await self._slot_holds(item):
+            if item.was_sent and not self._was_written(item) and await self._slot_holds(item):
                 return self._recorded(WriteResult(batch, "applied", None, 0))
             await self._read_before(group, batch)
             if (stale := find_stale(item.edit, group.before)) is not None:
                 return WriteResult(batch, "failed", stale, 0)
             if self.journal is not None:
                 await self.journal.record_sent(batch, group.before)
+            self._note_write(item)
             result = await self._send(item.request)
         except (DailyBudgetExhaustedError, JournalError):
             raise
@@ -119,6 +124,25 @@ class SlotWriter:
             return self._written(group, batch, result.attempts)
         await self._expect_late(group, item.edit.slot_index, item.lists, (failure, *failure.earlier))
         return await self._resolve(group, batch, failure)
+
+    def _note_write(self, item: Item) -> None:
+        now, at = asyncio.get_running_loop().time(), (item.group_id, item.edit.slot_index)
+        self._written_at.pop(at, None)
+        self._written_at[at] = now
+        while self._written_at[oldest := next(iter(self._written_at))] < now - _MAX_LAG:
+            del self._written_at[oldest]
+
+    def _was_written(self, item: Item) -> bool:
+        """Whether this run wrote the slot, so that a read that lags may show an earlier write of another run."""
+        at = self._written_at.get((item.group_id, item.edit.slot_index), -_NEVER)
+        return at > asyncio.get_running_loop().time() - _MAX_LAG
+
+    def expect_again(self, group: GroupQueue, batch: list[Item]) -> None:
+        """Note that a batch was sent, has no outcome, and will be written again later."""
+        index = batch[0].edit.slot_index
+        group.unconfirmed[index] = with_unconfirmed(group.unconfirmed.get(index, []), batch[0].lists)
+        for item in batch:
+            item.was_sent = True
 
     async def _expect_late(
         self, group: GroupQueue, slot_index: int, lists: SlotLists, errors: tuple[MutexError, ...]
@@ -252,7 +276,8 @@ class SlotWriter:
 
     async def _resolve(self, group: GroupQueue, batch: list[Item], error: MutexError) -> WriteResult | None:
         """Decide between failed, applied and unknown after a request failed, with a read if that can help."""
-        if not error.maybe_applied:
+        was_sent = batch[0].was_sent
+        if not error.maybe_applied and not was_sent:
             return self._recorded(WriteResult(batch, "failed", error, error.attempts))
         try:
             actual = await self._read(group.group_id)
@@ -261,8 +286,8 @@ class SlotWriter:
         if slot_holds(find_slot(actual, batch[0].edit.slot_index), batch[0].lists):
             # Keeping ``actual`` as ``group.before`` would hide the effect of earlier edits that are not read back yet.
             return self._written(group, batch, error.attempts)
-        # An attempt without a response may still arrive after this read; one with a response cannot.
-        if any(map(is_unanswered, (error, *error.earlier))):
+        # An attempt without a response may still arrive after this read, as one of an earlier run; others cannot.
+        if was_sent or any(map(is_unanswered, (error, *error.earlier))):
             return self._unknown(group, batch, error, error.attempts)
         return self._recorded(WriteResult(batch, "failed", error, error.attempts))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 
 def locks_of(session: MutexSession) -> int:
     inside: Any = session
-    gc.collect()
-    return len(inside._transport._locks)
+    return len(inside._transport.group_locks._waiters)
 
 
 async def record_concurrency(emulator: MutexEmulator, most: Counter[str]) -> None:
