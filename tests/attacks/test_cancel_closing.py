@@ -23,7 +23,7 @@ from cancelling import (
 from stopping import open_files, stop_everywhere
 from support import GROUP, ONCE, RawServer, connector_of, http, idle, say_nothing, session_for, until
 
-from aiomutex import ConnectionFailedError, MutexError
+from aiomutex import MutexError, SessionClosedError
 from aiomutex.bulk.options import Settings
 from aiomutex.bulk.stream import OutcomeStream
 from aiomutex.fleet.run import FleetRun
@@ -68,7 +68,7 @@ async def test_a_call_from_a_cancelled_task_fails_when_the_session_closes(raw: R
             try:
                 await asyncio.Event().wait()
             finally:
-                with pytest.raises(ConnectionFailedError, match="the session was closed during the call"):
+                with pytest.raises(SessionClosedError, match="the session was closed during the call"):
                     await session.get_group(7)
                 failed.append(True)
 
