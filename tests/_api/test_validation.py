@@ -101,8 +101,10 @@ BAD_DESCRIPTIONS: list[Any] = [5, b"d", ["d"], "\ud800"]
 BAD_CURSORS: list[Any] = ["", " ", True, 1.0, b"5", "\ud800", TOO_LONG, -1]
 BAD_CONCURRENCIES: list[Any] = [0, -1, True, 1.5, None, "8"]
 BAD_MODES: list[Any] = ["hybrid", "", "Local", None, 1, []]
-BAD_PROJECTS: list[Any] = [-1, True, 1.0, None, [1], 2**63, "\ud800", TOO_LONG]
-BAD_PROJECTS += ["", " ", "-1", "+1", "01", "1.0", " 1", "1 ", "a b", "\u0661"]
+BAD_PROJECTS: list[Any] = [
+    *(-1, True, 1.0, None, [1], 2**63, "\ud800", TOO_LONG),
+    *("", " ", "-1", "+1", "01", "1.0", " 1", "1 ", "a b", "\u0661"),
+]
 BAD_PERCENTAGES: list[Any] = [0, 101, 33.3, 40.0, -1, True, "40", None, TOO_LONG]
 BAD_SLOT_LISTS: list[tuple[str, Any, str]] = [
     ("sum 99", [NewSlot(percentage=40), NewSlot(percentage=59)], "must add up to 100, not to 99"),

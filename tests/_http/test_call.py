@@ -294,7 +294,7 @@ async def test_a_closed_session_stops_between_attempts(emulator: MutexEmulator) 
     async with session_for(emulator.url, retry=RetryPolicy(base=0.05, cap=0.05)) as session:
         call = asyncio.ensure_future(session.edit_slot("1", 1, experiments=[1]))
         await until(lambda: emulator.requests)
-    with pytest.raises(SessionClosedError, match="the session (is|was) closed") as caught:
+    with pytest.raises(SessionClosedError, match=r"the session (is|was) closed") as caught:
         await call
     assert caught.value.attempts >= 1
     assert caught.value.maybe_applied

@@ -48,5 +48,5 @@ def test_a_key_has_one_holder_at_a_time_and_is_forgotten_when_nobody_wants_it(
                 await asyncio.wait_for(task, 5)
 
     asyncio.run(main())
-    assert not locks._waiters
+    assert not locks._waiters  # pyright: ignore[reportPrivateUsage]  # nothing is left
     assert all(numbers == sorted(numbers) for numbers in order.values())
