@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from limits_support import most_in_a_second
 
-from aiomutex import DeadlineExceededError, MutexError, RateLimitedError, VerificationError
+from aiomutex import DailyBudgetExhaustedError, DeadlineExceededError, MutexError, RateLimitedError, VerificationError
 from aiomutex.bulk.undo import CHANGED_SINCE
 
 from .service import holds
@@ -89,7 +89,7 @@ def _may_be_overwritten(world: World, record: CallRecord) -> bool:
 
 
 def _is_unique(record: CallRecord, edit: Edit) -> bool:
-    return sum(each == edit for each in record.call.edits) == 1 and record.call.source != "endless"
+    return sum(each == edit for each in record.call.edits) == 1 and not record.call.is_endless
 
 
 def applied_was_held(world: World) -> Iterator[str]:
@@ -306,8 +306,12 @@ def memory_is_bounded(world: World) -> Iterator[str]:
 
 
 def bulk_waits(world: World) -> Iterator[str]:
-    """No edit fails because its run waited for permits."""
+    """No edit fails because its run waited for permits. A run that is stopped waits no longer than the deadline."""
     for record in _runs(world):
+        if any(isinstance(each.error, DailyBudgetExhaustedError) for _, each in record.outcomes):
+            continue
+        if record.call.stop_after is not None:
+            continue
         for _, outcome in record.outcomes:
             error = outcome.error
             if outcome.status != "failed":
@@ -356,7 +360,7 @@ def last_edit_stands(world: World) -> Iterator[str]:
     for record in _runs(world):
         if world.scenario.service.lag and "stale resume" not in world.scenario.kinds and len(_chain(world, record)) > 1:
             continue
-        if record.call.source == "endless" or _may_be_overwritten(world, record):
+        if record.call.is_endless or _may_be_overwritten(world, record):
             continue
         statuses = {outcome.position: outcome.status for _, outcome in record.outcomes}
         desired: dict[tuple[int, int], dict[str, int]] = defaultdict(dict)

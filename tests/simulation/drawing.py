@@ -12,6 +12,7 @@ __all__ = ["KINDS", "KNOWN", "draw"]
 KNOWN: Final[dict[str, str]] = {
     "lag": "an edit reported as failed after a 5xx, because a read showed the past",
     "stale resume": "an edit that a lagging read shows as held, before an earlier edit of its slot was sent again",
+    "budget": "a daily budget that ends while it is unknown whether a write was applied, in a run that waits",
     "resume": "faults while a run that was interrupted is resumed",
     "repeat": "an edit found applied while an earlier one of its slot is written again",
     "quick restart": "a restart while requests of the dead process are still on their way",
@@ -106,9 +107,8 @@ class _Drawing:
         ]  # fmt: skip
         phase = self._phase(calls)
         if self.chance(0.5):
-            event = Event(kind="create", at=self.rng.uniform(0, 3), key="New", lists={"experiments": [4999]})
-            phase.events.append(event)
-            event.key = calls[0].key or "key-0"
+            key = calls[0].key or "key-0"
+            phase.events.append(Event(kind="create", at=self.rng.uniform(0, 3), key=key, lists={"experiments": [4999]}))
         return [phase]
 
     def _mixed(self) -> list[Phase]:
@@ -163,7 +163,7 @@ class _Drawing:
                 call.source, call.leave = "endless", rng.choice([1, 30, 90])
         if self.chance(0.1):
             call.stop_after = rng.randint(1, 3)
-        if self.chance(0.3):
+        if self.chance(0.3) and (self.service.per_day > 1_000 or "budget" in self.kinds):
             call.on_budget = "wait"
         return call
 
@@ -214,7 +214,7 @@ class _Drawing:
 
     def _fault(self, request: int) -> Fault:
         rng = self.rng
-        kinds: list[Any] = [*_FAULTS, "status"]
+        kinds: list[Any] = [*_FAULTS, "status", "late"]
         fault = Fault(request=request, kind=rng.choice(kinds))
         if fault.kind == "late":
             # Within the time that the library waits, less what a read may lag.

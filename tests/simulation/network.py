@@ -75,6 +75,9 @@ class Network:
     trace: Callable[[str], None]
     sent: list[Sent] = field(default_factory=list[Sent])
     open: dict[Connection, None] = field(default_factory=dict["Connection", None])
+    most: int = 20_000
+    """The number of requests at which a run counts as endless."""
+    on_excess: Callable[[], None] | None = None
     down_until: float = 0.0
     """No connection is made before."""
 
@@ -90,6 +93,8 @@ class Network:
         )
         self.sent.append(sent)
         connection.current = sent
+        if number >= self.most and self.on_excess is not None:
+            self.on_excess()
         fault = process.faults.get(process.requests, _NO_FAULT)
         self.trace(
             f"-> {number} {sent.call} {method} {path} {body.decode()}"

@@ -55,6 +55,11 @@ class Call(msgspec.Struct, omit_defaults=True):
     members: list[int] = []
     """For ``create``: the experiments of the first slot."""
 
+    @property
+    def is_endless(self) -> bool:
+        """Whether its input repeats the edits for ever."""
+        return self.source == "endless" or (self.source == "swallow" and self.leave is not None and not self.journal)
+
 
 class Fault(msgspec.Struct, omit_defaults=True):
     """What goes wrong with one request.
@@ -78,9 +83,10 @@ class Fault(msgspec.Struct, omit_defaults=True):
 class Event(msgspec.Struct, omit_defaults=True):
     """Something that happens outside the client, or to its machine.
 
-    ``colleague`` writes a slot, and ``create`` makes a group with a key. ``clock`` sets the wall clock wrong by
-    ``seconds``; ``outage`` breaks all connections and lets none be made for ``seconds``. ``crash`` ends a process: its
-    memory is lost, and its requests in flight go on. ``power`` also loses what the disk was not made to keep.
+    ``colleague`` writes a slot. ``create`` makes a group that looks like one of ours, but for its members. ``clock``
+    sets the wall clock wrong by ``seconds``. ``outage`` breaks all connections and lets none be made for ``seconds``.
+    ``crash`` ends a process: its memory is lost, and its requests in flight go on. ``power`` also loses what the disk
+    was not made to keep.
     """
 
     kind: Literal["colleague", "create", "clock", "outage", "crash", "power"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ Place = tuple[int, int]
 
 def holds(content: Lists, lists: Lists) -> bool:
     """Whether a slot's content includes these lists, in any order."""
-    return all(sorted(map(str, content[name])) == sorted(map(str, items)) for name, items in lists.items())
+    return all(
+        name in content and sorted(map(str, content[name])) == sorted(map(str, items)) for name, items in lists.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class ModelService:
     def versions(self, place: Place, since: float = -math.inf, until: float = math.inf) -> Iterator[Version]:
         """The versions of a slot that were held at some moment from ``since`` to ``until``."""
         versions = self.groups[place[0]].slots[place[1]] if self.has(place) else []
-        for version, following in zip(versions, [*versions[1:], None], strict=True):
+        for version, following in zip_longest(versions, versions[1:]):
             if version.since <= until and (following is None or following.since >= since):
                 yield version
 
@@ -134,7 +137,7 @@ class ModelService:
 
     def content(self, place: Place) -> Lists:
         """What a slot holds now."""
-        return self.groups[place[0]].slots[place[1]][-1].content
+        return self.groups[place[0]].slots[place[1]][-1].content if self.has(place) else {}
 
     def process(
         self, method: str, path: str, body: bytes, author: str, request: int, lag: float

@@ -45,6 +45,10 @@ _SETTLE: Final = 60.0
 """Seconds after the last phase, for what is still on its way."""
 
 
+class _HangError(Exception):
+    """A call never ends."""
+
+
 class InputBroke(Exception):  # noqa: N818  # not ours to raise
     """What a broken input of edits raises."""
 
@@ -142,10 +146,13 @@ class World:
             tasks.append(asyncio.create_task(self._call(session, record, process), name=record.name))
         self.records += records
         everything = asyncio.gather(*tasks, return_exceptions=True)
+        self.network.on_excess = functools.partial(_set, crashed)
         done, _ = await asyncio.wait((everything, crashed), timeout=_TOO_LONG, return_when=asyncio.FIRST_COMPLETED)
-        if not done:
+        if not done or len(self.network.sent) >= self.network.most:
+            process.is_alive = False
             self.hung += [task.get_name() for task in tasks if not task.done()]
-        if process.is_alive and done:
+            raise _HangError
+        if process.is_alive:
             self._look_for_leftovers(session)
             is_one_day = self.loop.true_wall() // 86_400 == today and not any(e.kind == "clock" for e in phase.events)
             if is_one_day and (lost := limiter.state().used_today - used - process.requests):
@@ -181,7 +188,7 @@ class World:
                     power=event.kind == "power",
                     rng=random.Random(self.scenario.seed + self.phase),
                 )
-                crashed.set_result(None)
+                _set(crashed)
             return
         self.trace(f"** {event}")
         if event.kind == "clock":
@@ -190,7 +197,7 @@ class World:
         elif event.kind == "outage":
             self.network.fail(event.seconds)
         elif event.kind == "create":
-            self.service.create(event.key, event.key, COLLEAGUE, [event.lists.get("experiments", [])], [100])
+            self.service.create(event.key, "New", COLLEAGUE, [event.lists.get("experiments", []), []], [50, 50])
         else:
             self.service.write((event.group, event.slot), event.lists, COLLEAGUE)
 
@@ -305,6 +312,15 @@ class _OrderedSet(dict[Any, None]):
         self.pop(item, None)
 
 
+def _ignore(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say nothing of tasks that are left as they are."""
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 def _input_of(call: Call, record: CallRecord) -> Any:
     edits = [SlotEdit(edit.group, edit.slot, **edit.lists) for edit in call.edits]
 
@@ -325,7 +341,7 @@ def _input_of(call: Call, record: CallRecord) -> Any:
             yield edit
 
     async def swallowing() -> AsyncIterator[SlotEdit]:
-        for edit in edits:
+        for edit in itertools.cycle(edits) if call.is_endless else edits:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0.05)
             yield edit
@@ -358,23 +374,18 @@ def simulate(scenario: Scenario, *, tracing: bool = False) -> World:
     loop = SimulationLoop()
     loop.wall_offset = MIDNIGHT - scenario.service.before_midnight - loop.time()
 
-    async def main(world: World) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        task.set_name("simulation")
-        await world.run()
-
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.exists() else None) as folder:
         directory = Path(folder) / "disk"
         directory.mkdir()
         disk = Disk(directory)
         world = World(scenario, loop, disk, tracing=tracing)
-        with (
-            quiet(),
-            simulated_time(loop, scenario.seed),
-            world.network.connected(),
-            disk.watched(),
-            asyncio.Runner(loop_factory=lambda: loop) as runner,
-        ):
-            runner.run(main(world))
+        with quiet(), simulated_time(loop, scenario.seed), world.network.connected(), disk.watched():
+            main = loop.create_task(world.run(), name="simulation")
+            try:
+                loop.run_until_complete(main)
+            except _HangError:
+                # What hangs is left as it is: waiting for its end would hang, too.
+                loop.set_exception_handler(_ignore)
+            finally:
+                loop.close()
     return world
