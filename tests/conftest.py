@@ -40,6 +40,20 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ign
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def nothing_arrives_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verified run does not wait ten seconds for a request without a response. Tests of that wait override this."""
+    from aiomutex.bulk.late_writes import LateWrites  # noqa: PLC0415  # as late as the tests themselves
+
+    init = LateWrites.__init__
+
+    def without_waiting(self: LateWrites, attempt_timeout: float) -> None:
+        init(self, attempt_timeout)
+        self._wait = 0.0  # pyright: ignore[reportPrivateUsage]
+
+    monkeypatch.setattr(LateWrites, "__init__", without_waiting)
+
+
 @pytest.fixture
 async def emulator() -> AsyncIterator[MutexEmulator]:
     """An emulator in this event loop, with ten groups and no limits."""

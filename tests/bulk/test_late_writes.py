@@ -25,6 +25,11 @@ LATE = 0.4
 WAIT = 0.8
 
 
+@pytest.fixture(autouse=True)
+def nothing_arrives_late() -> None:
+    """Here it does."""
+
+
 @pytest.fixture
 async def session(emulator: MutexEmulator, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MutexSession]:
     """A session that gives up attempts soon, and expects them to be applied or lost soon after."""

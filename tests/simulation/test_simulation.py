@@ -12,6 +12,11 @@ DEEP = range(200, 3_200)
 AT_ONCE = 25
 
 
+@pytest.fixture(autouse=True)
+def nothing_arrives_late() -> None:
+    """Here it does, on virtual time."""
+
+
 def blocks(seeds: range) -> list[range]:
     return [range(start, min(start + AT_ONCE, seeds.stop)) for start in range(seeds.start, seeds.stop, AT_ONCE)]
 
