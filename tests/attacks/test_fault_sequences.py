@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pytest
-from bulk_support import after, assert_holds, assert_true, held
+from bulk_support import after, assert_holds, assert_true, commit_inline, held
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support import ONCE, idle, session_for
@@ -86,9 +86,14 @@ class World:
         return self._runner.run(main())
 
 
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""Where a journal that is synced before each write is quick."""
+
+
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, pytest.MonkeyPatch.context() as patch:
+        commit_inline(patch)
         world = World(Path(folder))
         yield world
         world.close()
@@ -97,7 +102,8 @@ def world() -> Iterator[World]:
 @pytest.fixture(scope="module")
 def forgetful() -> Iterator[World]:
     """An emulator that drops a slot's cohorts with each write."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, pytest.MonkeyPatch.context() as patch:
+        commit_inline(patch)
         world = World(Path(folder), dialect=Dialect(cohorts_on_edit="dropped"))
         yield world
         world.close()
