@@ -21,6 +21,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from aiomutex.emulator import MutexEmulator  # noqa: PLC0415  # see the module's docstring
 
+    globals()[name] = MutexEmulator  # the documentation shows only names that are there
     return MutexEmulator
 
 

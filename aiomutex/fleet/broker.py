@@ -130,9 +130,11 @@ class FleetBroker(RedisStreamBroker):
         while True:
             try:
                 # A worker that fetched more than it can start would keep the rest from the others.
-                fetched: Any = await self._redis.xreadgroup(
+                fetching: Any = self._redis.xreadgroup(
                     self.consumer_group_name, self.consumer_name, {self.queue_name: ">"}, count=1, block=self.block
                 )
+                # redis-py may swallow a cancellation, and this would go on with a connection that nobody closes.
+                fetched: Any = await run_in_task(fetching)
                 for entry, fields in [each for _, entries in fetched for each in entries]:
                     job = fields.get(b"id", b"").decode(errors="replace")
                     # A job that this worker could not keep was requeued, and may come back to it while it runs.
