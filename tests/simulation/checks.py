@@ -83,9 +83,9 @@ def _commits(world: World, record: CallRecord, edit: Edit) -> list[Commit]:
     ]
 
 
-def _may_be_overwritten(world: World, record: CallRecord) -> bool:
-    """Whether requests of a run may arrive late, and overwrite its later edits because it is not verified."""
-    return not record.call.verify and any(fault.kind == "late" for fault in world.scenario.phases[record.phase].faults)
+def _is_late(world: World, record: CallRecord) -> bool:
+    """Whether requests of a run may arrive late, and overwrite its later edits."""
+    return any(fault.kind == "late" for fault in world.scenario.phases[record.phase].faults)
 
 
 def _is_unique(record: CallRecord, edit: Edit) -> bool:
@@ -233,7 +233,7 @@ def undo_restores(world: World) -> Iterator[str]:
                 outcome.status == "skipped"
                 and outcome.note == CHANGED_SINCE
                 and not others
-                and not any(_may_be_overwritten(world, each) for each in chain)
+                and not any(_is_late(world, each) for each in chain)
             ):
                 yield f"{record.name} says that slot {place} was changed since, and nobody did"
             if outcome.status != "applied":
@@ -323,10 +323,12 @@ def bulk_waits(world: World) -> Iterator[str]:
 
 
 def read_back_is_fair(world: World) -> Iterator[str]:
-    """A slot that nobody else wrote does not fail its read-back."""
+    """A slot that nobody else wrote does not fail its read-back, unless requests of the run arrived late."""
     if world.scenario.service.lag:
         return
     for record in _runs(world):
+        if any(_is_late(world, each) for each in _chain(world, record)):
+            continue
         names = {each.name for each in _chain(world, record)}
         for at, outcome in record.outcomes:
             edit = _edit_of(record, outcome)
@@ -358,9 +360,7 @@ def single_calls_are_true(world: World) -> Iterator[str]:
 def last_edit_stands(world: World) -> Iterator[str]:
     """In the end, a slot whose edits were all applied holds the last one, unless somebody wrote it since."""
     for record in _runs(world):
-        if world.scenario.service.lag and "stale resume" not in world.scenario.kinds and len(_chain(world, record)) > 1:
-            continue
-        if record.call.is_endless or _may_be_overwritten(world, record):
+        if record.call.is_endless or (_is_late(world, record) and not record.call.verify):
             continue
         statuses = {outcome.position: outcome.status for _, outcome in record.outcomes}
         desired: dict[tuple[int, int], dict[str, int]] = defaultdict(dict)

@@ -11,9 +11,6 @@ __all__ = ["KINDS", "KNOWN", "draw"]
 
 KNOWN: Final[dict[str, str]] = {
     "lag": "an edit reported as failed after a 5xx, because a read showed the past",
-    "stale resume": "an edit that a lagging read shows as held, before an earlier edit of its slot was sent again",
-    "budget": "a daily budget that ends while it is unknown whether a write was applied, in a run that waits",
-    "resume": "faults while a run that was interrupted is resumed",
     "repeat": "an edit found applied while an earlier one of its slot is written again",
     "quick restart": "a restart while requests of the dead process are still on their way",
 }
@@ -86,8 +83,6 @@ class _Drawing:
             if self.chance(0.2):
                 call.cancel = self.rng.uniform(0, 3)
             phases.append(self._phase([call], crash=0.6))
-            if len(phases) > 1 and "resume" not in self.kinds:
-                phases[-1].faults.clear()
         last = self._bulk(edits, journal="a.db")
         return [*phases, Phase(calls=[last])]
 
@@ -163,7 +158,7 @@ class _Drawing:
                 call.source, call.leave = "endless", rng.choice([1, 30, 90])
         if self.chance(0.1):
             call.stop_after = rng.randint(1, 3)
-        if self.chance(0.3) and (self.service.per_day > 1_000 or "budget" in self.kinds):
+        if self.chance(0.3):
             call.on_budget = "wait"
         return call
 

@@ -123,8 +123,6 @@ class World:
             {}, {},
         )  # fmt: skip
         self.network.process = process
-        if "resume" not in self.scenario.kinds:
-            self.network.down_until = 0.0
         records: list[CallRecord] = []
         self._schedule(phase, process, crashed, records)
         settings, options = self.scenario.service, self.scenario.options
