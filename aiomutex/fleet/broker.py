@@ -61,6 +61,7 @@ class FleetBroker(RedisStreamBroker):
         self._redis = Redis(connection_pool=self.connection_pool)
         self._keys = [f"aiomutex:{name}:{key}" for key in _KEYS]
         self._claim_timeout = claim_timeout
+        self._jobs: set[asyncio.Task[Any]] = set()
         self._held: dict[str, float] = {}
         """The jobs that this worker has fetched and not finished; and when it loses each, on the loop's clock."""
 
@@ -167,6 +168,9 @@ class FleetBroker(RedisStreamBroker):
         of a worker that died between the two would be done again after later edits of the same group.
         """
         current_job.set(job)
+        if (doing := asyncio.current_task()) is not None:
+            self._jobs.add(doing)
+            doing.add_done_callback(self._jobs.discard)
         task = asyncio.create_task(work, name="aiomutex fleet job")
         try:
             while not task.done() and (left := self.time_left(job)) > 0:
@@ -181,6 +185,14 @@ class FleetBroker(RedisStreamBroker):
             return
         error = task.exception()
         await self._run("finish", job, task.result() if error is None else f"{type(error).__name__}: {error}")
+
+    async def shutdown(self) -> None:
+        """End what is left of this worker. A cancelled receiver leaves its jobs running: they would reconnect."""
+        if jobs := self._jobs - {asyncio.current_task()}:
+            for job in jobs:
+                job.cancel()
+            await asyncio.wait(jobs)
+        await super().shutdown()
 
     async def keep_jobs(self) -> None:
         """Until cancelled, show that this worker is alive, and deal with the jobs of dead workers and callers.
