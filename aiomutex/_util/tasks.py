@@ -17,13 +17,18 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def collapse_exception_group() -> Generator[None]:
-    """Raise the first exception of a task group inside as itself."""
+    """Raise the first exception of a task group inside as itself, unless the caller was cancelled meanwhile."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
     try:
         yield
     except BaseExceptionGroup as group:
         first = _first(group)
     else:
         return
+    if task and task.cancelling() > before:
+        # An exception of the group would hide the cancellation, and the caller's task would go on.
+        raise asyncio.CancelledError
     raise first
 
 

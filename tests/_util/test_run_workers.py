@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+import anyio
 import pytest
 
 from aiomutex._util.tasks import run_workers
@@ -50,3 +51,36 @@ async def test_the_first_exception_comes_out_as_itself_and_ends_the_other_worker
     with pytest.raises(KeyError, match="2"):
         await run_workers(work, itertools.count(), 3)
     assert sorted(cancelled) == [0, 1]
+
+
+@pytest.mark.parametrize("iterations", range(6))
+async def test_a_cancellation_that_comes_together_with_an_exception_is_not_swallowed(iterations: int) -> None:
+    released = asyncio.Event()
+
+    async def work(_: int) -> None:
+        await released.wait()
+        raise KeyError
+
+    call = asyncio.ensure_future(run_workers(work, [1, 2], 2))
+    await asyncio.sleep(0.001)
+    released.set()
+    for _ in range(iterations):
+        await asyncio.sleep(0)
+    too_late = call.done()
+    call.cancel()
+    results = await asyncio.gather(call, return_exceptions=True)
+    assert isinstance(results[0], KeyError if too_late else asyncio.CancelledError)
+
+
+async def test_an_exception_inside_a_scope_that_is_not_cancelled_is_raised() -> None:
+    async def work(_: int) -> None:
+        raise KeyError
+
+    with anyio.CancelScope() as scope:
+        with pytest.raises(KeyError):
+            await run_workers(work, [1], 1)
+        await asyncio.sleep(0)
+    assert not scope.cancelled_caught
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0

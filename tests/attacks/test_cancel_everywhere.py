@@ -253,8 +253,7 @@ ALL = [
         (subject, way)
         for subject in CALLS
         for way in (cancel, scope, timeout, deadline, deadline_then_cancel)
-        # The deadline of a preview ends one of its reads, and the cancellation then another one.
-        if subject not in ALIKE and not (subject.name == "preview" and way is deadline_then_cancel)
+        if subject not in ALIKE
     ),
     *((subject, way) for subject in ALIKE for way in (cancel, deadline)),
     *((subject, way) for subject in RUNS for way in WAYS),
