@@ -26,8 +26,7 @@ def create_http(headers: Mapping[str, str], max_connections: int) -> aiohttp.Cli
             headers=headers,
             middlewares=(_permit_before_connection(max_connections),),
         )
-    # This module cannot even be imported when some of the internals are missing.
-    from aiomutex._http.connector import InlineRequest, PermitConnector  # noqa: PLC0415
+    from aiomutex._http.connector import InlineRequest, PermitConnector  # noqa: PLC0415  # fails without the internals
 
     return aiohttp.ClientSession(
         connector=PermitConnector(limit=max_connections),

@@ -58,3 +58,10 @@ def _open_private(path: str, flags: int) -> int:
     if Path(path).is_file():
         raise OSError(errno.ELOOP, "is a symbolic link; pass the name of the file itself", path)
     return os.open(path, flags & ~(os.O_CREAT | os.O_TRUNC))
+
+
+def never_close(connection: object) -> None:
+    """Keep an SQLite connection that a forked process inherited: closing it could delete what the parent is writing."""
+    import ctypes  # noqa: PLC0415  # rarely needed
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))  # never deallocated, not even at exit

@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 import msgspec
 
+from aiomutex._util.files import never_close
 from aiomutex.errors import JournalError
 
 if TYPE_CHECKING:
@@ -175,9 +176,7 @@ class JournalFile:
     def abandon(self) -> None:
         """Give the file up in a forked process. Closing it here would delete what the parent is writing."""
         if self._db is not None:
-            import ctypes  # noqa: PLC0415  # rarely needed
-
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._db))  # never deallocated, and so never closed
+            never_close(self._db)
             self._failure = JournalError(f"journal {self.path} was opened before a fork; open it again in this process")
             self._db = None
 

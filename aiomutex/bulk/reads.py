@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from aiomutex.limits import Priority, RateLimiter
     from aiomutex.models import GroupPage, MutexGroup
 
-__all__ = ["GroupReader", "ReadingSession"]
+__all__ = ["MAX_LAG", "GroupReader", "ReadingSession"]
+
+MAX_LAG: Final = 10.0
+"""Seconds after which a read is assumed to show a write."""
 
 _MAX_SINGLE: Final = 20
 """Up to this number of groups, pages are not considered: the listing may have many."""

@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 from aiomutex._util.checks import check_integer
 from aiomutex._util.tasks import run_workers
 from aiomutex.bulk.options import FATAL
+from aiomutex.bulk.reads import MAX_LAG
 from aiomutex.bulk.report import BulkReport, SlotOutcome
 from aiomutex.bulk.slot_lists import SlotLists, find_difference, same_items, slot_holds
 from aiomutex.errors import JournalError, MutexError
@@ -36,8 +37,6 @@ CHANGED_SINCE: Final = (
 )
 """The note of a slot that no longer holds what the run wrote."""
 _UNDONE: Final = 2
-_MAX_LAG: Final = 10.0
-"""Seconds after which a read is assumed to show a write."""
 
 _Groups = dict[str, "list[tuple[int, SlotRecord]]"]
 
@@ -115,7 +114,7 @@ async def undo(
             await run_workers(run.restore_group, groups.values(), concurrency)
             groups, run.doubtful = run.doubtful, {}
             if groups:
-                await asyncio.sleep(_MAX_LAG)
+                await asyncio.sleep(MAX_LAG)
                 run.is_late = True
         await opened.sync()
     return BulkReport(outcomes=run.outcomes, stopped_by=run.stopped_by)

@@ -13,6 +13,7 @@ from msgspec import UNSET
 
 from aiomutex._api import requests
 from aiomutex.bulk.late_writes import is_unanswered
+from aiomutex.bulk.reads import MAX_LAG
 from aiomutex.bulk.slot_lists import (
     GuardedEdit,
     SlotLists,
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["SlotWriter", "WriteResult"]
 
 _NEVER: Final = float("inf")
-_MAX_LAG: Final = 10.0
-"""Seconds after which a read is assumed to show a write."""
 _MAX_AGE: Final = 60.0
 """Seconds after which a group is read again. Its next edit may wait much longer, for a permit or the next day."""
 
@@ -129,13 +128,13 @@ class SlotWriter:
         now, at = asyncio.get_running_loop().time(), (item.group_id, item.edit.slot_index)
         self._written_at.pop(at, None)
         self._written_at[at] = now
-        while self._written_at[oldest := next(iter(self._written_at))] < now - _MAX_LAG:
+        while self._written_at[oldest := next(iter(self._written_at))] < now - MAX_LAG:
             del self._written_at[oldest]
 
     def _was_written(self, item: Item) -> bool:
         """Whether this run wrote the slot, so that a read that lags may show an earlier write of another run."""
         at = self._written_at.get((item.group_id, item.edit.slot_index), -_NEVER)
-        return at > asyncio.get_running_loop().time() - _MAX_LAG
+        return at > asyncio.get_running_loop().time() - MAX_LAG
 
     def expect_again(self, group: GroupQueue, batch: list[Item]) -> None:
         """Note that a batch was sent, has no outcome, and will be written again later."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aiomutex._util.checks import describe
+from aiomutex._util.files import never_close
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError
 from aiomutex.limits.schedule import BudgetState, exchange, forget_log
 
@@ -44,8 +45,6 @@ class _Row(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_Row).decode
 _encode = msgspec.json.Encoder().encode
-_abandoned: list[sqlite3.Connection] = []
-"""Connections that a parent process opened. Closing one here could remove files that the parent still uses."""
 
 
 class MachineBudget:
@@ -146,7 +145,7 @@ class MachineBudget:
             if self._pid == os.getpid():
                 connection.close()
             else:
-                _abandoned.append(connection)
+                never_close(connection)
         if not self.path.exists():
             # SQLite would create it with the rights of the umask.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, _MODE))

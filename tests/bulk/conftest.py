@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _reads_do_not_lag(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
     """An undo does not wait ten seconds before it reads an unexpected slot again."""
-    monkeypatch.setattr(import_module("aiomutex.bulk.undo"), "_MAX_LAG", 0.0)
+    monkeypatch.setattr(import_module("aiomutex.bulk.undo"), "MAX_LAG", 0.0)
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ async def test_a_slot_that_seems_to_hold_its_earlier_content_is_written_all_the_
 async def test_undo_restores_everything_although_reads_lag(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, writes: int
 ) -> None:
-    monkeypatch.setattr(import_module("aiomutex.bulk.undo"), "_MAX_LAG", 0.6)
+    monkeypatch.setattr(import_module("aiomutex.bulk.undo"), "MAX_LAG", 0.6)
     async with MutexEmulator(groups=20, limits=False) as emulator, session_for(emulator.url) as session:
         before = held(emulator, ADDRESSES)
         emulator.dialect = Dialect(read_lag=0.5)
@@ -230,7 +230,7 @@ async def test_undo_restores_everything_although_reads_lag(
 async def test_a_slot_that_a_late_read_shows_restored_is_not_written(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_module("aiomutex.bulk.undo"), "_MAX_LAG", 0.2)
+    monkeypatch.setattr(import_module("aiomutex.bulk.undo"), "MAX_LAG", 0.2)
     await session.edit_slots([SlotEdit(1, 1, experiments=[5])], journal=tmp_path / "run.db")
     emulator.groups["1"].slots[0].experiments = [4242]
     emulator.clear_history()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiomutex.limits import Priority
 
@@ -32,6 +32,11 @@ def wait_for_many(limiter: RateLimiter, count: int) -> list[asyncio.Task[float]]
         return await limiter.acquire()
 
     return [asyncio.ensure_future(one()) for _ in range(count)]
+
+
+def exchanged(limiter: Any) -> bool:
+    """Whether the shared budget has all feedback of the limiter."""
+    return limiter._feedback is None and limiter._exchange_task is None
 
 
 def most_in_a_second(times: Iterable[float], length: float = 1.0) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import bisect
 import contextlib
 import multiprocessing
 import os
@@ -16,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from limits_support import exchanged, most_in_a_second, take
 from support import until
 
 from aiomutex import (
@@ -64,10 +64,6 @@ def age(path: Path, used: int = 0) -> None:
         connection.execute("REPLACE INTO budget (id, state) VALUES (1, ?)", (state.encode(),))
 
 
-async def take(limiter: MachineRateLimiter, count: int) -> list[float]:
-    return await asyncio.gather(*(limiter.acquire() for _ in range(count)))
-
-
 async def test_it_is_a_rate_limiter_and_its_repr_states_facts(path: Path) -> None:
     limiter = MachineRateLimiter(path)
     assert isinstance(limiter, RateLimiter)
@@ -106,10 +102,6 @@ async def test_a_429_pauses_all_processes(path: Path) -> None:
     await other.acquire()
     assert time.monotonic() - start > 0.5
     assert other.state().per_window == 95
-
-
-def exchanged(limiter: Any) -> bool:
-    return limiter._feedback is None and limiter._exchange_task is None
 
 
 @pytest.mark.parametrize("eager", [False, hasattr(asyncio, "eager_task_factory")])
@@ -318,7 +310,7 @@ if child == 0:
         assert "before a fork" in str(error), error
     else:
         os._exit(2)
-    os._exit(0)
+    sys.exit(0)  # an ordinary exit, which deallocates what the parent opened
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 print(asyncio.run(take(9)))
 """
@@ -330,11 +322,6 @@ def test_after_a_fork_each_process_leases_for_itself_and_a_local_limiter_says_so
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= LEAST  # more if this machine was too slow for a send time, which is lost then
-
-
-def most_in_a_second(permits: list[float]) -> int:
-    permits = sorted(permits)
-    return max(bisect.bisect_left(permits, start + 1.0) - index for index, start in enumerate(permits))
 
 
 async def _work(path: str, seconds: float) -> list[float]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis.asyncio
-from limits_support import most_in_a_second, take
+from limits_support import exchanged, most_in_a_second, take
 from support import until
 
 from aiomutex.errors import ConfigurationError, DailyBudgetExhaustedError, LimiterUnavailableError
@@ -181,11 +181,6 @@ async def test_a_suspected_exhaustion_is_shared(server: RedisServer, make: Make)
         with pytest.raises(DailyBudgetExhaustedError, match="the service asked to wait 22 h 13 min") as caught:
             await limiter.acquire()
         assert caught.value.suspected
-
-
-def exchanged(limiter: Any) -> bool:
-    """Whether Redis has all feedback of the limiter."""
-    return limiter._feedback is None and limiter._exchange_task is None
 
 
 async def test_a_late_429_of_another_worker_does_not_extend_the_pause(server: RedisServer, make: Make) -> None:
