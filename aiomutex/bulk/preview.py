@@ -71,7 +71,11 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     contradictions: list[Problem]
     """Edits that write other content to a slot than an edit before them."""
     requests: int
-    """The requests the run would make, without retries."""
+    """An estimate of the requests of the run: one for each possible edit, and the reads of each group.
+
+    Identical edits of a slot that follow each other take fewer. Retries take more. So do edits of one group that are
+    far apart in the input of a run with ``verify``, which reads the group again for them.
+    """
     seconds: float
     """How long these take at the limiter's rate."""
     share_of_day: float

@@ -13,6 +13,7 @@ from aiomutex.testing import MutexEmulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 
 def seed(emulator: MutexEmulator) -> None:
@@ -80,3 +81,23 @@ async def test_thousands_of_groups_are_read_by_pages() -> None:
         assert len(emulator.requests) <= 5
     assert (len(found.differences), found.requests) == (3_000, 6_000)
     assert found.share_of_day == pytest.approx(6_000 / session.rate_limiter.state().per_day)
+
+
+@pytest.mark.parametrize(("journal", "verify"), [(False, False), (True, False), (False, True), (True, True)])
+async def test_a_run_makes_the_requests_that_its_preview_says(tmp_path: Path, journal: bool, verify: bool) -> None:
+    async with MutexEmulator(groups=12, limits=False) as emulator, session_for(emulator.url) as session:
+        edits = [SlotEdit(number, 1, experiments=[number, last]) for number in range(1, 13) for last in (7, 8)]
+        found = await preview(session, edits, journal=journal, verify=verify)
+        emulator.requests.clear()
+        report = await session.edit_slots(edits, journal=tmp_path / "run.db" if journal else None, verify=verify)
+        assert not report.failed
+    assert len(emulator.requests) == found.requests
+
+
+async def test_a_run_sends_identical_edits_that_follow_each_other_once() -> None:
+    async with MutexEmulator(groups=1, limits=False) as emulator, session_for(emulator.url) as session:
+        edits = [SlotEdit(1, 1, experiments=[7])] * 5
+        found = await preview(session, edits)
+        emulator.requests.clear()
+        await session.edit_slots(edits)
+    assert len(emulator.requests) < found.requests == 5
