@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import concurrent.futures
+import gc
 import os
 import re
 import shutil
@@ -34,10 +35,20 @@ def _count(name: str, call: Call, url: str, calls: int) -> int:
     program = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null"]
     command = [*program, sys.executable, "-m", "benchmarks.instructions", name, call, url, str(calls)]
     environment = os.environ | {"PYTHONHASHSEED": "0"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    found = re.search(r"Collected : (\d+)", done.stderr)
-    if done.returncode or found is None:
-        raise WrongResultError(f"valgrind failed: {done.stderr[-500:]}")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        # The control program is started here: starting it in the counted process would be counted too.
+        for line in process.stdout:
+            control = ["callgrind_control", "-i", line.strip(), str(process.pid)]
+            subprocess.run(control, check=True, capture_output=True)
+            process.stdin.write("\n")
+            process.stdin.flush()
+        _, errors = process.communicate()
+    found = re.search(r"Collected : (\d+)", errors)
+    if process.returncode or found is None:
+        raise WrongResultError(f"valgrind failed: {errors[-500:]}")
     return int(found[1])
 
 
@@ -79,14 +90,18 @@ def run(size: Size) -> Result:
 
 
 def _counting(switch: str) -> None:
-    subprocess.run(["callgrind_control", "-i", switch, str(os.getpid())], check=True, stdout=subprocess.DEVNULL)
+    """Ask the parent to switch the count, and wait until it has done so."""
+    print(switch, flush=True)
+    sys.stdin.readline()
 
 
 async def _work(name: str, call: Call, url: str, calls: int) -> None:
     subject = SUBJECTS[name](url)
     await subject.open()
     work = subject.edit if call == "edit" else subject.get
-    await in_flight(work, WIDTH, WIDTH)
+    await in_flight(work, 2 * WIDTH, WIDTH)
+    gc.collect()
+    gc.freeze()  # else the collection before the measured calls would be counted as theirs
     _counting("on")
     await in_flight(work, calls, WIDTH)
     _counting("off")
