@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from aiomutex import MutexSession
-    from aiomutex.plan import AffectedExperiment, Desired, Plan, Step
+    from aiomutex.plan import AffectedExperiment, Plan, Step
     from aiomutex.plan.render import Line
 
 __all__ = ["apply", "lint", "plan", "pull"]
@@ -131,9 +131,9 @@ def plan(file: str, out: str | None, as_json: bool, check_running: bool, allow_r
 
 
 async def _running(session: MutexSession, changes: Plan) -> list[AffectedExperiment]:
-    from aiomutex.plan import check_running, experiment_reader
+    from aiomutex.plan import check_running, read_experiments
 
-    return await check_running(changes, experiment_reader(session))
+    return check_running(changes, await read_experiments(session, changes.experiments))
 
 
 def _show(changes: Plan, running: Sequence[AffectedExperiment], *, as_json: bool = False) -> None:
@@ -226,10 +226,12 @@ def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
       aiomutex lint groups.yaml --strict
     """  # noqa: D301  # click's own escape
     from aiomutex.plan import lint as check
-    from aiomutex.plan import load_desired
+    from aiomutex.plan import load_desired, read_experiments
 
     desired = load_desired(file)
-    findings = check(desired, modes=_modes(desired) if check_modes else None)
+    numbers = {number for group in desired.groups for slot in group.slots or () for number in slot.experiments or ()}
+    experiments = call(lambda session: read_experiments(session, numbers)) if check_modes else None
+    findings = check(desired, experiments=experiments)
     if as_json:
         fields = ("code", "severity", "line", "group", "message", "reason")
         print_json([{name: getattr(finding, name) for name in fields} for finding in findings])
@@ -241,14 +243,3 @@ def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
             echo(f"{file}: {counted(len(desired.groups), 'group')}, no findings")
     if any(strict or finding.severity == "error" for finding in findings):
         sys.exit(CHANGES)
-
-
-def _modes(desired: Desired) -> dict[int, str]:
-    from aiomutex.plan.running_experiments import experiment_reader, read_experiments
-
-    experiments = {
-        experiment for group in desired.groups for slot in group.slots or () for experiment in slot.experiments or ()
-    }
-    results = call(lambda session: read_experiments(experiments, experiment_reader(session)))
-    modes = {number: read.get("evaluationMode") for number, read in results.items() if not isinstance(read, Exception)}
-    return {number: mode for number, mode in modes.items() if isinstance(mode, str)}

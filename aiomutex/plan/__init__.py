@@ -19,11 +19,11 @@ from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Thresholds
 from aiomutex.plan.diff import plan
 from aiomutex.plan.document import DesiredFileError
 from aiomutex.plan.dump import desired_from, dump_desired
+from aiomutex.plan.experiments import AffectedExperiment, check_running, read_experiments
 from aiomutex.plan.groups import after, fingerprint
 from aiomutex.plan.lint import RULES, Finding, lint
 from aiomutex.plan.reading import load_desired, parse_desired
 from aiomutex.plan.render import plan_json, render
-from aiomutex.plan.running_experiments import AffectedExperiment, check_running, experiment_reader
 from aiomutex.plan.saved import StalePlanError, load_plan, remaining, save_plan
 
 __all__ = [
@@ -49,7 +49,6 @@ __all__ = [
     "check_running",
     "desired_from",
     "dump_desired",
-    "experiment_reader",
     "fingerprint",
     "lint",
     "load_desired",
@@ -57,6 +56,7 @@ __all__ = [
     "parse_desired",
     "plan",
     "plan_json",
+    "read_experiments",
     "remaining",
     "render",
     "save_plan",

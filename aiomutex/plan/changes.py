@@ -119,6 +119,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
         return [group for group in self.groups if group.action != "none"]
 
     @property
+    def experiments(self) -> list[int]:
+        """The experiments that the changes affect, sorted."""
+        return sorted({experiment for group in self.changes for experiment in group.experiments})
+
+    @property
     def empty(self) -> bool:
         """Whether there are neither changes nor errors."""
         return not self.changes and not self.errors

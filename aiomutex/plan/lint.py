@@ -5,6 +5,7 @@ Disable a rule for a group with ``ignore: [AM105]``, and for a file with ``lint:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from unicodedata import is_normalized, normalize
 
@@ -12,9 +13,10 @@ import msgspec
 from msgspec import UNSET
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from aiomutex.plan.desired import Desired, DesiredGroup
+    from aiomutex.plan.experiments import Experiments
 
     _Violations: TypeAlias = Iterator[tuple[DesiredGroup, str, str, int]]
     """The group, code, message and line of each violation."""
@@ -65,12 +67,12 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.code} {self.severity}: {self.group}: {self.message}. {self.reason}"
 
 
-def lint(desired: Desired, *, modes: Mapping[int, str] | None = None) -> list[Finding]:
+def lint(desired: Desired, *, experiments: Experiments | None = None) -> list[Finding]:
     """Check a desired state.
 
     Args:
         desired: The desired state.
-        modes: The evaluation modes of experiments by ID, as far as known. AM108 checks only these experiments.
+        experiments: What ``read_experiments`` returned. AM108 checks only these experiments.
 
     Returns:
         The violations of rules that are not disabled, in the order of the file.
@@ -82,7 +84,7 @@ def lint(desired: Desired, *, modes: Mapping[int, str] | None = None) -> list[Fi
         ['AM105']
     """
     groups = [group for group in desired.groups if group.archived is not True]
-    violations = [violation for group in groups for violation in _check_group(group, modes or {})]
+    violations = [violation for group in groups for violation in _check_group(group, experiments or {})]
     violations += _check_shared_experiments(groups)
     violations += _check_similar_keys(groups)
     order = {group.identity: position for position, group in enumerate(groups)}
@@ -94,7 +96,7 @@ def lint(desired: Desired, *, modes: Mapping[int, str] | None = None) -> list[Fi
     ]
 
 
-def _check_group(group: DesiredGroup, modes: Mapping[int, str]) -> _Violations:
+def _check_group(group: DesiredGroup, experiments: Experiments) -> _Violations:
     if not is_normalized("NFC", group.key):
         yield group, "AM110", "the key is not in Unicode normal form C", group.line
     bucketing_key = "amplitude_id" if group.bucketing_key is UNSET else group.bucketing_key
@@ -121,7 +123,12 @@ def _check_group(group: DesiredGroup, modes: Mapping[int, str]) -> _Violations:
         if slot.cohorts:
             yield group, "AM109", f"slot {index} has cohorts", slot.line
         for experiment in slot.experiments or ():
-            if modes.get(experiment) == "local" and group.evaluation_mode != "local":
+            found = experiments.get(experiment, {})
+            if (
+                isinstance(found, Mapping)
+                and found.get("evaluationMode") == "local"
+                and group.evaluation_mode != "local"
+            ):
                 mode = "remote" if group.evaluation_mode is UNSET else group.evaluation_mode
                 message = f"experiment {experiment} has local evaluation, but the group has {mode} evaluation"
                 yield group, "AM108", message, slot.line

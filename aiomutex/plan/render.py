@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from aiomutex.models import NewGroup
     from aiomutex.plan.changes import Action, GroupPlan, Plan
-    from aiomutex.plan.running_experiments import AffectedExperiment
+    from aiomutex.plan.experiments import AffectedExperiment
 
 __all__ = ["Line", "Mark", "lines", "plan_json", "render", "summary"]
 

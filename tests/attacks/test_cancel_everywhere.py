@@ -18,7 +18,7 @@ from stopping import PLAIN, Scene, Subject, attack
 from aiomutex import ConnectionFailedError, MutexSession, NewGroup, NewSlot, OutcomeUnknownError, Priority, SlotEdit
 from aiomutex._util.tasks import collapse_exception_group
 from aiomutex.bulk import preview, undo
-from aiomutex.plan import Desired, apply, check_running, experiment_reader, parse_desired, plan
+from aiomutex.plan import Desired, apply, check_running, parse_desired, plan, read_experiments
 from aiomutex.probe import probe
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ async def applied_again(it: Scene) -> None:
 
 
 async def checked(it: Scene) -> None:
-    await check_running(it.kept["plan"], experiment_reader(it.session))
+    check_running(it.kept["plan"], await read_experiments(it.session, it.kept["plan"].experiments))
 
 
 async def probed(it: Scene) -> None:

@@ -32,8 +32,7 @@ from aiomutex._api.responses import Response, read_group, retry_after_of
 from aiomutex.bulk.slot_lists import SlotLists, find_difference
 from aiomutex.fleet.wire import PackedError, pack_error, unpack_error
 from aiomutex.paging import GroupPager
-from aiomutex.plan import after, desired_from, dump_desired, fingerprint, lint, parse_desired, plan, render
-from aiomutex.plan import running_experiments as experiments
+from aiomutex.plan import after, desired_from, dump_desired, experiments, fingerprint, lint, parse_desired, plan, render
 from aiomutex.plan.document import DesiredFileError
 from aiomutex.plan.render import plan_json
 from aiomutex.plan.saved import remaining

@@ -19,13 +19,13 @@ from aiomutex.plan import (
     Step,
     apply,
     check_running,
-    experiment_reader,
     parse_desired,
     plan,
+    read_experiments,
     remaining,
 )
 from aiomutex.plan.edit_order import edit_rounds
-from aiomutex.plan.running_experiments import state_of
+from aiomutex.plan.experiments import state_of
 
 from .strategies import moves, moving, states
 
@@ -444,7 +444,8 @@ async def test_running_experiments_are_reported_with_the_groups_that_affect_them
 
     for number, body in bodies.items():
         emulator.pages[f"/api/1/experiments/{number}"] = page(body)
-    findings = await check_running(await planned(session), experiment_reader(session))
+    changes = await planned(session)
+    findings = check_running(changes, await read_experiments(session, changes.experiments))
     assert [str(each) for each in findings] == [
         "experiment 1 is running; affected by checkout (project 1)",
         "experiment 6 may be running (state None); affected by old (project 1)",
@@ -458,17 +459,17 @@ async def test_an_unknown_experiment_counts_as_running_and_a_rejected_key_ends_t
 ) -> None:
     fill(emulator)
     changes = await planned(session)
-    findings = await check_running(changes, experiment_reader(session))
+    findings = check_running(changes, await read_experiments(session, changes.experiments))
     assert [(each.experiment, each.state, each.reason) for each in findings] == [
         (1, "unknown", "does not exist, as far as the service says"),
         (5, "unknown", "does not exist, as far as the service says"),
     ]
     emulator.fail_next(1, status=403, path="*/experiments/1")
-    findings = await check_running(changes, experiment_reader(session))
+    findings = check_running(changes, await read_experiments(session, changes.experiments))
     assert findings[0].reason.startswith("could not be read (GET /api/1/experiments/1 answered 403")
     emulator.fail_next(2, status=401, path="*/experiments/*")
     with pytest.raises(AuthenticationError):
-        await check_running(changes, experiment_reader(session))
+        check_running(changes, await read_experiments(session, changes.experiments))
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ CASES = {
 def test_each_rule_finds_its_case_gives_a_reason_and_can_be_disabled(code: str) -> None:
     text, message = CASES[code]
     key = "e\u0301" if code == "AM110" else "a"
-    (finding,) = lint(parse_desired("groups:\n" + text), modes={77: "local"})
+    (finding,) = lint(parse_desired("groups:\n" + text), experiments={77: {"evaluationMode": "local"}})
     assert (finding.code, finding.group, finding.message) == (code, key, message)
     assert finding.line == (3 if text.count("\n- ") else 2)
     assert finding.reason == RULES[code][1]
@@ -63,7 +63,7 @@ def test_each_rule_finds_its_case_gives_a_reason_and_can_be_disabled(code: str) 
     disabled_file = f"lint: {{ignore: [{code}]}}\ngroups:\n{text}"
     disabled_group = "groups:\n" + text.replace(f"key: {key},", f"key: {key}, ignore: [{code}],")
     for disabled in (disabled_file, disabled_group):
-        assert lint(parse_desired(disabled), modes={77: "local"}) == []
+        assert lint(parse_desired(disabled), experiments={77: {"evaluationMode": "local"}}) == []
 
 
 def test_every_rule_has_a_code_a_reason_and_a_case() -> None:
@@ -88,7 +88,7 @@ def test_an_experiment_may_be_in_several_slots_of_one_group() -> None:
 
 def test_local_experiments_may_join_local_groups_and_unknown_modes_are_not_checked() -> None:
     local = group(extra="evaluationMode: local, bucketingKey: device_id", experiment=77)
-    assert lint(parse_desired("groups:\n" + local), modes={77: "local"}) == []
+    assert lint(parse_desired("groups:\n" + local), experiments={77: {"evaluationMode": "local"}}) == []
     assert lint(parse_desired("groups:\n" + CASES["AM108"][0])) == []
 
 

@@ -1,4 +1,4 @@
-"""Finds the running experiments that a plan affects, because changing their groups damages their data.
+"""Reads the experiments of groups by the cheaper way, and finds the running ones that a plan affects.
 
 This library does not model experiments, so their description is read tolerantly: an experiment that is not clearly
 stopped counts as possibly running.
@@ -7,6 +7,7 @@ stopped counts as possibly running.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+from urllib.parse import quote
 
 import msgspec
 
@@ -14,19 +15,22 @@ from aiomutex._util.tasks import run_workers
 from aiomutex.errors import APIError, AuthenticationError, NotFoundError, UnexpectedResponseError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from aiomutex._api.responses import Response
     from aiomutex.plan.changes import Plan
     from aiomutex.session import MutexSession
 
-    _Reader: TypeAlias = Callable[[int], Awaitable[Mapping[str, Any]]]
+__all__ = ["AffectedExperiment", "Experiments", "check_running", "read_experiments", "state_of"]
 
-__all__ = ["AffectedExperiment", "check_running", "experiment_reader", "read_experiments", "state_of"]
-
+Experiments: TypeAlias = "Mapping[int, Mapping[str, Any] | APIError]"
+"""By ID, the descriptions of experiments, or the errors with which the service rejected a read."""
 ExperimentState = Literal["running", "stopped", "unknown"]
 
+_PATH: Final = "/api/1/experiments"
 _CONCURRENCY: Final = 8
+_FEW: Final = 20
+"""Experiments that are always read one by one."""
 _RUNNING = {"running", "active", "started", "live", "in-progress"}
 _STOPPED = {"planning", "draft", "decision-made", "rolled-out", "rolled-back", "completed", "stopped", "archived"}
 
@@ -67,42 +71,79 @@ def state_of(experiment: Mapping[str, Any]) -> tuple[ExperimentState, str]:
     return "unknown", f"may be running (state {state!r})"
 
 
-async def read_experiments(
-    experiments: Iterable[int], read_experiment: _Reader
-) -> dict[int, Mapping[str, Any] | APIError]:
-    """By ID, the descriptions of experiments, or the errors with which the service rejected a read."""
+async def read_experiments(session: MutexSession, experiments: Iterable[int]) -> Experiments:
+    """Read experiments: up to 20 one by one, more from the listing, which has 1,000 a page.
+
+    The listing is read while its pages are fewer than the experiments that are missing; those are then read one by one.
+    So this costs at most about twice the requests of the cheaper way.
+
+    Args:
+        session: An open session.
+        experiments: The IDs.
+
+    Returns:
+        By ID, the description of each experiment, or the error with which the service rejected the read.
+
+    Raises:
+        MutexError: The service cannot be reached, or it rejects the key.
+
+    Source: Experiment Management API, "List experiments" and "Get experiment details".
+    """
     results: dict[int, Mapping[str, Any] | APIError] = {}
+    wanted = set(experiments)
+    if len(wanted) > _FEW:
+        await _read_listing(session, wanted, results)
 
     async def read_one(experiment: int) -> None:
         try:
-            results[experiment] = await read_experiment(experiment)
+            results[experiment] = describe_experiment(await session.request("GET", f"{_PATH}/{experiment:d}"))
         except AuthenticationError:
             raise
         except APIError as error:
             results[experiment] = error
 
-    await run_workers(read_one, sorted(set(experiments)), _CONCURRENCY)
+    await run_workers(read_one, sorted(wanted - results.keys()), _CONCURRENCY)
     return results
 
 
-async def check_running(plan: Plan, read_experiment: _Reader) -> list[AffectedExperiment]:
-    """Find the experiments affected by a plan that are running, or not clearly stopped, sorted by ID.
+async def _read_listing(session: MutexSession, wanted: set[int], results: dict[int, Any]) -> None:
+    """Read pages until each wanted experiment is found, the listing ends, or single reads are as cheap."""
+    numbers = {str(number): number for number in wanted}
+    cursor, pages = "", 0
+    while pages < len(wanted) - len(results):
+        try:
+            page = await session.request("GET", f"{_PATH}?limit=1000&includeArchived=true{cursor}")
+        except AuthenticationError:
+            raise
+        except APIError:
+            return
+        pages += 1
+        content = describe_experiment(page)
+        listed = content.get("experiments")
+        for each in map(_mapping, cast("list[object]", listed) if isinstance(listed, list) else ()):
+            # What is listed without its state is read singly.
+            if (number := numbers.get(str(each.get("id")))) is not None and "state" in each:
+                results[number] = each
+        following = content.get("nextCursor")
+        before, cursor = cursor, f"&cursor={quote(str(following), safe='')}"
+        if following in (None, "") or cursor == before:
+            return
 
-    Costs one request for each experiment that joins or leaves a slot, or is in a group to be archived.
+
+def check_running(plan: Plan, experiments: Experiments) -> list[AffectedExperiment]:
+    """Find the experiments affected by a plan that are running, or not clearly stopped, sorted by ID.
 
     Args:
         plan: The plan.
-        read_experiment: Reads one experiment, for example ``experiment_reader(session)``.
-
-    Raises:
-        MutexError: The service cannot be reached, or it rejects the key.
+        experiments: What ``read_experiments(session, plan.experiments)`` returned.
     """
     affected: dict[int, list[str]] = {}
     for change in plan.changes:
         for experiment in change.experiments:
             affected.setdefault(experiment, []).append(change.name)
     findings: list[AffectedExperiment] = []
-    for experiment, result in sorted((await read_experiments(affected, read_experiment)).items()):
+    for experiment, groups in sorted(affected.items()):
+        result = experiments.get(experiment, {})
         state: ExperimentState
         if isinstance(result, NotFoundError):
             state, reason = "unknown", "does not exist, as far as the service says"
@@ -111,27 +152,17 @@ async def check_running(plan: Plan, read_experiment: _Reader) -> list[AffectedEx
         else:
             state, reason = state_of(result)
         if state != "stopped":
-            groups = affected[experiment]
             findings.append(AffectedExperiment(experiment=experiment, state=state, groups=groups, reason=reason))
     return findings
 
 
-def experiment_reader(session: MutexSession) -> _Reader:
-    """Make a reader of experiments that uses the connections and the limiter of a session.
-
-    Source: Experiment Management API, "Get experiment details".
-    """
-
-    async def read_experiment(experiment: int) -> Mapping[str, Any]:
-        return describe_experiment(await session.request("GET", f"/api/1/experiments/{experiment:d}"))
-
-    return read_experiment
-
-
 def describe_experiment(response: Response) -> Mapping[str, Any]:
-    """Decode a description of an experiment; empty if the body is not a JSON object."""
+    """Decode a JSON object; empty if the body is not one."""
     try:
-        decoded = response.json()
+        return _mapping(response.json())
     except UnexpectedResponseError:
         return {}
-    return cast("dict[str, Any]", decoded) if isinstance(decoded, dict) else {}
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
