@@ -61,12 +61,9 @@ class GroupPager:
                     yield group
 
     async def pages(self) -> AsyncGenerator[GroupPage, None]:
-        """Read one page after the other, each when it is needed.
+        """Yield one page after the other, each when it is needed; one that is not the last may be empty.
 
-        Memory holds one page and the IDs of two. A page that is not the last may be empty.
-
-        Yields:
-            The pages, in order.
+        Memory holds one page and the IDs of two.
 
         Raises:
             PaginationError: The service repeated a cursor, or sent 1,000 pages in a row without a new group, so the
@@ -95,16 +92,14 @@ class GroupPager:
             seen.add(cursor)
 
     async def collect(self, *, concurrency: int = 8) -> list[MutexGroup]:
-        """Read all groups into a list, several pages at once where possible.
+        """Read all groups into a list in the service's order, several pages at once where possible.
 
         It is possible if the first page shows that the cursor is an offset. The number of pages is not known before the
-        last one is found, so up to ``concurrency - 1`` requests may be made past the end.
+        last one is found, so up to ``concurrency - 1`` requests may be made past the end. A group that was returned
+        twice is kept where it came first.
 
         Args:
             concurrency: Maximum number of pages in flight; 1 reads one after the other.
-
-        Returns:
-            The groups in the service's order. A group that was returned twice is kept where it came first.
 
         Raises:
             PaginationError: The service repeated a cursor, or sent 1,000 pages in a row without a new group.
@@ -120,10 +115,8 @@ class GroupPager:
         first = await self._fetch(self._page_size, self._start)
         _add(groups, first)
         cursor = first.next_cursor
-        step = offset_step(first)
-        if step and concurrency > 1:
-            start = int(first.next_cursor or 0)
-            for page in await _read_concurrently(self._fetch, self._page_size, start, step, concurrency):
+        if concurrency > 1 and (step := offset_step(first)):
+            for page in await _read_concurrently(self._fetch, self._page_size, int(cursor or 0), step, concurrency):
                 _add(groups, page)
                 cursor = page.next_cursor
         # The rest of the listing; there is none unless the cursor is not an offset.

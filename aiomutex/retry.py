@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RetryPolicy", "backoff", "is_retryable", "may_have_applied", "wait_before_next"]
 
-
-_MAX_SECONDS: Final = 10**7
-"""Excludes infinity, NaN, and integers that do not fit into a float."""
+_MAX_SECONDS: Final = 10**7  # excludes infinity, NaN, and integers that do not fit into a float
 _REQUEST_TIMEOUT: Final = 408
 _TOO_EARLY: Final = 425
 
@@ -76,10 +74,9 @@ def backoff(attempt: int, *, base: float = 0.25, cap: float = 20.0, rng: Callabl
 
 
 def is_retryable(error: MutexError) -> bool:
-    """Whether the same request may succeed if it is sent again.
+    """Whether to send again: no complete or readable response arrived, or one with status 408, 425, 429 or 5xx.
 
-    True if no complete response arrived, if it could not be decoded, and for 408, 425, 429 and 5xx. False for a body
-    above the maximum size, which every further attempt would download again.
+    Not a body above the maximum size, which every further attempt would download again.
     """
     if isinstance(error, APIError):
         return isinstance(error, RateLimitedError | ServerError) or error.status in (_REQUEST_TIMEOUT, _TOO_EARLY)
@@ -89,27 +86,20 @@ def is_retryable(error: MutexError) -> bool:
 
 
 def may_have_applied(error: MutexError) -> bool:
-    """Whether a write may have been applied although it failed with ``error``.
-
-    True for 408 too: gateways send it as well, when they give up waiting for the service's response. 425 and 429 reject
-    a request before it is processed.
-    """
+    """Whether a write may have been applied although it failed with ``error``. 425 and 429 reject it before that."""
     if isinstance(error, TransportError):
         return error.sent
-    if isinstance(error, APIError) and error.status == _REQUEST_TIMEOUT:
-        return True
-    return isinstance(error, ServerError | UnexpectedResponseError)
+    # Gateways send 408 as well, when they give up waiting for the service's response.
+    timed_out = isinstance(error, APIError) and error.status == _REQUEST_TIMEOUT
+    return timed_out or isinstance(error, ServerError | UnexpectedResponseError)
 
 
 def wait_before_next(
     error: MutexError, attempt: int, policy: RetryPolicy, rng: Callable[[], float] = random.random
 ) -> float:
-    """Seconds to wait between attempt ``attempt``, which failed with ``error``, and the next.
-
-    0 after a 429: the limiter, which was informed, pauses everyone who shares it.
-    """
+    """Seconds to wait between attempt ``attempt``, which failed with ``error``, and the next."""
     if isinstance(error, RateLimitedError):
-        return 0.0
+        return 0.0  # the limiter, which was informed, pauses everyone who shares it
     pause = backoff(attempt, base=policy.base, cap=policy.cap, rng=rng)
     if isinstance(error, APIError) and error.retry_after is not None:
         return max(pause, min(error.retry_after, policy.max_retry_after))

@@ -28,7 +28,6 @@ from aiomutex._util.checks import check_integer, type_name
 from aiomutex.bulk import slot_changes
 from aiomutex.bulk.engine import Engine
 from aiomutex.bulk.options import Settings
-from aiomutex.bulk.slot_changes import GroupChange
 from aiomutex.bulk.stream import OutcomeStream, collect_report
 from aiomutex.errors import ConfigurationError, PaginationError
 from aiomutex.events import checked_hooks, configure_logging
@@ -126,10 +125,7 @@ class MutexSession:
         )
 
     async def open(self) -> Self:
-        """Open the session in the running event loop, as ``async with`` does. Close it with ``aclose``.
-
-        Returns:
-            The session itself.
+        """Open the session in the running event loop, as ``async with`` does, and return it. Close it with ``aclose``.
 
         Raises:
             ConfigurationError: It is open already, or asyncio does not run.
@@ -153,10 +149,8 @@ class MutexSession:
     async def aclose(self, drain: float = 0.0) -> None:
         """Close the connections. Calls in progress and later calls raise ``SessionClosedError``.
 
-        The views of the session close with it. A session passed as ``http`` stays open. Closing twice does nothing.
-
-        Args:
-            drain: Seconds to wait for calls in progress before. New calls raise ``SessionClosedError`` meanwhile.
+        With ``drain``, calls in progress first get that many seconds to end; new calls raise meanwhile. The session's
+        views close with it. A session passed as ``http`` stays open. Closing twice does nothing.
 
         Example:
             >>> await session.aclose(drain=5.0)
@@ -195,14 +189,8 @@ class MutexSession:
     ) -> Self:
         """Return a view of this session with other options. It shares everything else, and opens and closes with it.
 
-        Args:
-            attempt_timeout: Seconds for one attempt.
-            deadline: Seconds for a call as a whole.
-            retry: How often and when a request is sent again.
-            priority: Which requests go first when several wait for a permit.
-
-        Returns:
-            The view, which is a ``MutexSession``.
+        Seconds and ``retry`` are those of ``MutexSession``. ``priority`` decides which requests go first when several
+        wait for a permit.
 
         Raises:
             ConfigurationError: A value is out of its range.
@@ -221,14 +209,11 @@ class MutexSession:
     # ------------------------------------------------------------------ the endpoints
 
     async def list_page(self, *, limit: int = 1000, cursor: str | int | None = None) -> GroupPage:
-        """Fetch one page of the listing.
+        """Fetch one page of the listing: its ``groups``, and a ``next_cursor``, which is ``None`` on the last page.
 
         Args:
             limit: The maximum number of groups on the page, 1 to 1,000.
             cursor: Where the page starts: the ``next_cursor`` of the page before. Default: at the first group.
-
-        Returns:
-            The page: its ``groups``, and the ``next_cursor``, which is ``None`` on the last page.
 
         Raises:
             InvalidRequestError: ``limit`` is out of range or ``cursor`` is empty. Nothing was sent.
@@ -244,12 +229,11 @@ class MutexSession:
     def list_groups(self, *, page_size: int = 1000, cursor: str | int | None = None) -> GroupPager:
         """Iterate over all groups of the project. Pages are fetched as needed.
 
+        Iterate over the pager itself for groups, over its ``pages()`` for pages, or await its ``collect()`` for a list.
+
         Args:
             page_size: The number of groups each request asks for, 1 to 1,000.
             cursor: Where to start: the ``next_cursor`` of an earlier page. Default: at the first group.
-
-        Returns:
-            A pager: ``async for group in pager``, ``async for page in pager.pages()`` or ``await pager.collect()``.
 
         Raises:
             InvalidRequestError: ``page_size`` is out of range.
@@ -264,13 +248,7 @@ class MutexSession:
         return GroupPager(self._fetch_page, page_size=page_size, cursor=cursor)
 
     async def get_group(self, group_id: str | int) -> MutexGroup:
-        """Fetch one mutex group.
-
-        Args:
-            group_id: The group's id, as a string or an integer.
-
-        Returns:
-            The group with its slots.
+        """Fetch one mutex group with its slots. Here and elsewhere, ids of groups may be strings or integers.
 
         Raises:
             InvalidRequestError: ``group_id`` is empty or cannot be one path segment. Nothing was sent.
@@ -284,15 +262,9 @@ class MutexSession:
         return await self._send(requests.get_group(group_id))
 
     async def find_group(self, key: str) -> MutexGroup | None:
-        """Find a group by its key in the listing.
+        """Find a group by its key in the listing; ``None`` if no group has it.
 
         It costs one request for each 1,000 groups up to the one found, as the service documents no search.
-
-        Args:
-            key: The group's key.
-
-        Returns:
-            The group, or ``None`` if the listing has no group with this key.
 
         Raises:
             InvalidRequestError: ``key`` is empty. Nothing was sent.
@@ -308,12 +280,7 @@ class MutexSession:
     async def edit_group(
         self, group_id: str | int, *, name: str | UnsetType = UNSET, description: str | UnsetType | None = UNSET
     ) -> None:
-        """Change the name or the description of a group. What is not given stays as it is.
-
-        Args:
-            group_id: The group's id.
-            name: The new name.
-            description: The new description. ``None`` is sent as null.
+        """Change the name or the description of a group. What is not given stays; ``None`` is sent as null.
 
         Raises:
             InvalidRequestError: Neither is given, or a value breaks a rule. Nothing was sent.
@@ -329,9 +296,6 @@ class MutexSession:
 
         Archiving the group of a running experiment damages the experiment's data. ``unarchive_group`` does not
         attach the experiments again.
-
-        Args:
-            group_id: The group's id.
 
         Raises:
             InvalidRequestError: ``group_id`` is empty or cannot be one path segment. Nothing was sent.
@@ -363,15 +327,9 @@ class MutexSession:
     ) -> None:
         """Write the lists of one slot. Pass each list as a whole; a list that is not given is not sent.
 
-        It is not documented whether the service replaces the slot's list by the given one or merges the two. To be
-        certain of a removal, use ``edit_slots(..., verify=True)`` or ``change_slot``.
-
-        Args:
-            group_id: The group's id.
-            slot_index: The slot, counted from 1.
-            experiments: The ids of its experiments.
-            holdouts: The ids of its holdouts.
-            individuals: The user or device ids that are always in this slot.
+        Slots are counted from 1. ``individuals`` are the user or device ids that are always in this slot. It is not
+        documented whether the service replaces the slot's list by the given one or merges the two. To be certain of a
+        removal, use ``edit_slots(..., verify=True)`` or ``change_slot``.
 
         Raises:
             InvalidRequestError: No list is given, or a value breaks a rule. Nothing was sent.
@@ -383,16 +341,10 @@ class MutexSession:
         await self._send(requests.edit_slot(group_id, slot_index, experiments, holdouts, individuals))
 
     async def create_group(self, group: NewGroup) -> CreatedGroup:
-        """Create a group, exactly once.
+        """Create a group, exactly once, and return its ``id``, ``url`` and ``key``.
 
         The service has no idempotency key, so the group's own ``key`` serves as one: a random key is used if none is
         given, and after a lost response the key is looked up before anything is sent again.
-
-        Args:
-            group: The group to create.
-
-        Returns:
-            The new group's ``id``, ``url`` and ``key``.
 
         Raises:
             InvalidRequestError: A field breaks a rule; the message names it. Nothing was sent.
@@ -414,7 +366,8 @@ class MutexSession:
     ) -> Response:
         """Send a request to any endpoint of the service, for endpoints that this library does not model.
 
-        It goes through the same limiter, retries, timeouts and errors as every other call.
+        It goes through the same limiter, retries, timeouts and errors as every other call. The response has
+        ``status``, ``headers``, ``body``, ``json()``, ``request_id`` and ``attempts``.
 
         Args:
             method: The HTTP method in capital letters.
@@ -423,15 +376,10 @@ class MutexSession:
             idempotent: Whether the request may be sent again after its response was lost. Default: by the method,
                 which is true for GET, HEAD, OPTIONS, PUT and DELETE, and false for PATCH and POST.
 
-        Returns:
-            The response of a success, with ``status``, ``headers``, ``body``, ``json()``, ``request_id`` and
-            ``attempts``.
-
         Raises:
             InvalidRequestError: An argument cannot be sent. Nothing was sent.
             APIError: The status is not from 200 to 299.
-            TransportError: No complete response arrived. ``maybe_applied`` says whether the request may have been
-                applied.
+            TransportError: No complete response arrived. ``maybe_applied``: whether the request may have been applied.
 
         Example:
             >>> response = await session.request("GET", "/api/1/mutexes?limit=1")
@@ -475,9 +423,6 @@ class MutexSession:
                 the next day.
             reserve: The number of requests of the daily budget to leave to others.
 
-        Returns:
-            A report with the outcome of each edit, by status.
-
         Raises:
             InvalidRequestError: An argument, or an edit of a collection, breaks a rule. Nothing was sent.
             JournalError: The journal belongs to a different input or another process, or is not a journal.
@@ -516,10 +461,7 @@ class MutexSession:
     ) -> OutcomeStream:
         """Write many slots with bounded memory: outcomes are yielded as they become known, and none is kept.
 
-        Arguments and errors are those of ``edit_slots``.
-
-        Returns:
-            An async context manager, which is also the iterator over the outcomes. Leaving it stops the run.
+        Arguments and errors are those of ``edit_slots``. Leaving the ``async with`` block stops the run.
 
         Example:
             >>> from aiomutex import SlotEdit
@@ -563,25 +505,12 @@ class MutexSession:
         add_individuals: Sequence[str] | UnsetType = UNSET,
         remove_individuals: Sequence[str] | UnsetType = UNSET,
     ) -> Slot:
-        """Add ids to and remove ids from the lists of one slot.
+        """Add ids to and remove ids from the lists of one slot, counted from 1, and return the slot after the change.
 
         The group is read, the slot is written only if something changes, and the group is read back. Meanwhile this
         session and its views write nothing else to the group. The service has no ETags: a write by someone else
         between our read and our write is overwritten; one between our write and our read-back is noticed. The
         session's deadline covers all of it, waiting included.
-
-        Args:
-            group_id: The group's id.
-            slot_index: The slot, counted from 1.
-            add_experiments: Experiment ids to add.
-            remove_experiments: Experiment ids to remove.
-            add_holdouts: Holdout ids to add.
-            remove_holdouts: Holdout ids to remove.
-            add_individuals: User or device ids to add.
-            remove_individuals: User or device ids to remove.
-
-        Returns:
-            The slot after the change.
 
         Raises:
             InvalidRequestError: Nothing is given, an id is both added and removed, or the group has no such slot.
@@ -593,34 +522,17 @@ class MutexSession:
             >>> slot.experiments
             [7]
         """
-        return await slot_changes.change_slot(
-            self._group_change(),
-            group_id,
-            slot_index,
-            {
-                "add_experiments": add_experiments,
-                "remove_experiments": remove_experiments,
-                "add_holdouts": add_holdouts,
-                "remove_holdouts": remove_holdouts,
-                "add_individuals": add_individuals,
-                "remove_individuals": remove_individuals,
-            },
-        )
+        changes: slot_changes.Changes = {"add_experiments": add_experiments, "remove_experiments": remove_experiments}
+        changes |= {"add_holdouts": add_holdouts, "remove_holdouts": remove_holdouts}
+        changes |= {"add_individuals": add_individuals, "remove_individuals": remove_individuals}
+        return await slot_changes.change_slot(self._group_change(), group_id, slot_index, changes)
 
     async def move_experiment(self, group_id: str | int, experiment: int, from_slot: int, to_slot: int) -> MutexGroup:
-        """Move an experiment to another slot of its group. Run it again to complete a move that was interrupted.
+        """Move an experiment to another slot of its group, both counted from 1, and return the group after the move.
 
         The experiment is added to the new slot before it is removed from the old one, so it is always in at least one
-        of them. Moving a running experiment reshuffles its users. The session's deadline covers all of it.
-
-        Args:
-            group_id: The group's id.
-            experiment: The experiment's id.
-            from_slot: The slot it is in, counted from 1.
-            to_slot: The slot to move it to.
-
-        Returns:
-            The group after the move.
+        of them. Moving a running experiment reshuffles its users. The session's deadline covers all of it. Run it again
+        to complete a move that was interrupted.
 
         Raises:
             InvalidRequestError: The experiment is in neither slot, or a slot does not exist.
@@ -639,11 +551,11 @@ class MutexSession:
     async def _send(self, request: Request[T]) -> T:
         return (await send(self._transport, request, self._options)).value
 
-    def _group_change(self) -> GroupChange:
+    def _group_change(self) -> slot_changes.GroupChange:
         deadline = self._options.deadline
         ends_at = asyncio.get_running_loop().time() + deadline
         bounded = functools.partial(send, self._transport, options=self._options, ends_at=ends_at)
-        return GroupChange(bounded, self._transport.group_locks, ends_at, deadline)
+        return slot_changes.GroupChange(bounded, self._transport.group_locks, ends_at, deadline)
 
     async def _fetch_page(
         self, limit: int, cursor: str | int | None, ends_at: float | None = None, attempts: list[int] | None = None

@@ -24,16 +24,11 @@ async def probe(session: MutexSession, *, write_scratch: str | int | None = None
     """Find out which reading of each unknown applies, as far as a few requests can show.
 
     It sends at most 10 requests, all of them reads. It can determine more if the project has at least two groups, one
-    of them archived.
+    of them archived. ``write_scratch`` is the ID of a project in which to create one group, write to it, and archive it
+    at the end, even after an error. This takes at most 20 more requests. No other group is written to.
 
-    Args:
-        session: An open session of the service to probe.
-        write_scratch: The ID of a project in which to create one group, write to it, and archive it at the end, even
-            after an error. This takes at most 20 more requests. No other group is written to.
-
-    Returns:
-        A report without names, keys, IDs or salts. Its ``to_json()`` can be attached to an issue, and the emulator
-        loads it as a dialect.
+    The report has no names, keys, IDs or salts. Its ``to_json()`` can be attached to an issue, and the emulator loads
+    it as a dialect.
 
     Raises:
         InvalidRequestError: ``write_scratch`` is not a project ID. Nothing was sent.

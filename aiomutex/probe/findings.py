@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from aiomutex import Response
     from aiomutex.errors import APIError
 
-    ResponseOrError = Response | APIError
-    """``session.request`` returns a success and raises an error response; both have status, headers and body."""
+    ResponseOrError = Response | APIError  # both have status, headers and body
 
 __all__ = ["REASONS", "Findings", "ProbeReport", "id_type", "next_cursor_of", "object_of", "objects", "succeeded"]
 

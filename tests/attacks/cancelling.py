@@ -245,7 +245,7 @@ async def cancel_repeatedly(work: Awaitable[object], watch: Watch) -> bool:
 async def scope(work: Awaitable[object], watch: Watch) -> bool:
     """Let an anyio scope around the call time out; the caller's task continues."""
     with anyio.move_on_after(None) as limit:
-        watch.interrupt = lambda: setattr(limit, "deadline", anyio.current_time())
+        watch.interrupt = lambda: setattr(limit, "deadline", watch.loop.time())
         await work
     assert _this_task().cancelling() == 0
     return limit.cancelled_caught
