@@ -29,6 +29,7 @@ __all__ = [
     "confirm",
     "console",
     "echo",
+    "encodable",
     "fail",
     "json_option",
     "print_json",
@@ -105,9 +106,20 @@ def call(work: Callable[[MutexSession], Awaitable[T]]) -> T:
 
 def printable(text: str, *, keep: str = "\n") -> str:
     """Return ``text`` with control characters escaped, because names and server responses may contain them."""
+    if text.isprintable():
+        return text
     return "".join(
         character if character.isprintable() or character in keep else f"\\x{ord(character):02x}" for character in text
     )
+
+
+def encodable(text: str, plain: str) -> str:
+    """Return ``text`` if the encoding of standard output has its characters, else ``plain``."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return plain
+    return text
 
 
 def echo(text: str, *, err: bool = False) -> None:

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from aiomutex.cli.common import FilePath, call, confirm, console, echo, json_option, print_json, printable
+from aiomutex.cli.common import FilePath, call, confirm, echo, encodable, json_option, print_json
+from aiomutex.cli.table import Column, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiomutex import MutexGroup, NewGroup, NewSlot
+    from aiomutex import MutexGroup, MutexSession, NewGroup, NewSlot
 
-__all__ = ["group_table", "groups"]
+__all__ = ["groups", "print_groups"]
 
 T = TypeVar("T", "NewGroup", "NewSlot")
 
 _MAX_GROUP: Final = 16 * 2**20
 _BAR_WIDTH: Final = 20
 _MAX_IDS: Final = 6
+_COLUMNS: Final = (
+    Column("ID"),
+    Column("KEY", least=8, drop=7),
+    Column("NAME", least=8, drop=5),
+    Column("MODE", drop=2),
+    Column("SLOT", right=True),
+    Column("SHARE", right=True),
+    Column("", drop=1),
+    Column("EXPERIMENTS", least=11, drop=6),
+    Column("HOLDOUTS", least=8, drop=3),
+    Column("INDIVIDUALS", least=11, drop=4),
+)
 
 
 @click.group()
@@ -29,22 +42,54 @@ def groups() -> None:
 
 
 @groups.command("list")
+@click.option("--project", "projects", multiple=True, help="Only groups of this project; repeatable.")
+@click.option("--experiment", "experiments", type=int, multiple=True, help="Only with this experiment; repeatable.")
+@click.option("--archived/--no-archived", default=None, help="Only archived groups, or none of them.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N groups.")
 @click.option("--page-size", type=click.IntRange(1, 1000), default=1000, show_default=True, help="Groups per request.")
 @json_option
-def list_(page_size: int, as_json: bool) -> None:
-    """List all groups.
+def list_(
+    projects: tuple[str, ...],
+    experiments: tuple[int, ...],
+    archived: bool | None,
+    limit: int | None,
+    page_size: int,
+    as_json: bool,
+) -> None:
+    """List groups.
 
     \b
-    Example:
+    Examples:
+      aiomutex groups list --project 1234 --no-archived
       aiomutex groups list --json | jq '.[].key'
     """  # noqa: D301  # \b keeps click from wrapping the next lines
-    listed = call(lambda session: session.list_groups(page_size=page_size).collect())
+
+    def is_chosen(group: MutexGroup) -> bool:
+        return (
+            (not projects or group.project_id in projects)
+            and (not experiments or any(each in slot.experiments for slot in group.slots for each in experiments))
+            and (archived is None or archived == bool(group.deleted))
+        )
+
+    async def read(session: MutexSession) -> list[MutexGroup]:
+        if limit is None:
+            return [group for group in await session.list_groups(page_size=page_size).collect() if is_chosen(group)]
+        found: list[MutexGroup] = []
+        async with contextlib.aclosing(aiter(session.list_groups(page_size=page_size))) as listed:
+            async for group in listed:
+                found += [group] * is_chosen(group)
+                if len(found) == limit:
+                    break
+        return found
+
+    found = call(read)
     if as_json:
-        print_json(listed)
-    elif listed:
-        console().print(group_table(listed))
+        print_json(found)
+    elif found:
+        print_groups(found)
     else:
-        echo("There are no mutex groups.")
+        is_filtered = projects or experiments or archived is not None
+        echo("No mutex group matches." if is_filtered else "There are no mutex groups.")
 
 
 @groups.command()
@@ -56,7 +101,7 @@ def get(group_id: str, as_json: bool) -> None:
     if as_json:
         print_json(group)
         return
-    console().print(group_table([group]))
+    print_groups([group])
     if group.description:
         echo(f"\n{group.description}")
 
@@ -187,30 +232,26 @@ def archive(group_id: str, undo: bool, yes: bool) -> None:
 
 def _bar(percentage: float) -> str:
     full = round(max(0, min(percentage, 100)) / 100 * _BAR_WIDTH)
-    marks = "█░" if sys.stdout.encoding.lower().startswith("utf") else "#."
+    marks = encodable("█░", "#.")
     return marks[0] * full + marks[1] * (_BAR_WIDTH - full)
 
 
 def _ids(items: Sequence[object]) -> str:
     shown = ", ".join(str(item) for item in items[:_MAX_IDS])
-    return f"{shown}, … ({len(items):,} in all)" if len(items) > _MAX_IDS else shown
+    return f"{shown}, {encodable('…', '...')} ({len(items):,} in all)" if len(items) > _MAX_IDS else shown
 
 
-def group_table(groups: Sequence[MutexGroup]) -> Any:
-    """Return a table of groups and their slots, with a bar for each slot's percentage of users."""
-    from rich.table import Table
-    from rich.text import Text
-
+def print_groups(groups: Sequence[MutexGroup]) -> None:
+    """Print a table of groups and their slots, with a bar for each slot's percentage of users."""
     from aiomutex.models import SLOT_LISTS
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("ID", "KEY", "NAME", "MODE", "SLOT", "SHARE", "", "EXPERIMENTS", "HOLDOUTS", "INDIVIDUALS"):
-        table.add_column(column, justify="right" if column in ("SLOT", "SHARE") else "left", overflow="fold")
+    rows: list[list[str]] = []
     for group in groups:
         head = [group.id, group.key, group.name + (" (archived)" if group.deleted else ""), group.evaluation_mode]
         for slot in group.slots:
             lists = [_ids(getattr(slot, name)) for name in SLOT_LISTS]
-            cells = [*head, str(slot.index), f"{slot.percentage:g} %", _bar(slot.percentage), *lists]
-            table.add_row(*(Text(printable(cell, keep="")) for cell in cells))
+            rows.append([*head, str(slot.index), f"{slot.percentage:g} %", _bar(slot.percentage), *lists])
             head = [""] * len(head)
-    return table
+        if not group.slots:
+            rows.append([*head, *[""] * (len(_COLUMNS) - len(head))])
+    print_table(_COLUMNS, rows)

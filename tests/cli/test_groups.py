@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from command_line import on_a_terminal
+from rich.cells import cell_len
+
+from aiomutex.testing import MutexEmulator
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from command_line import Aiomutex
-
-    from aiomutex.testing import MutexEmulator
 
 
 def test_list_shows_each_slot_with_a_bar_of_its_traffic(service: MutexEmulator, aiomutex: Aiomutex) -> None:
@@ -31,6 +37,89 @@ def test_list_says_when_there_are_no_groups(service: MutexEmulator, aiomutex: Ai
     for key in list(service.groups):
         del service.groups[key]
     assert aiomutex("groups", "list").stdout == "There are no mutex groups.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--project", "2"], ["2"]),
+        (["--project", "2", "--project", "3"], ["2", "3"]),
+        (["--experiment", "402"], ["4"]),
+        (["--experiment", "402", "--experiment", "101"], ["1", "4"]),
+        (["--archived"], ["5"]),
+        (["--no-archived", "--limit", "2"], ["1", "2"]),
+        (["--limit", "9"], ["1", "2", "3", "4", "5"]),
+        (["--experiment", "402", "--archived"], []),
+    ],
+)
+def test_list_filters(words: list[str], expected: list[str], service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    service.groups["2"].project_id, service.groups["3"].project_id = "2", "3"
+    service.groups["5"].deleted = True
+    done = aiomutex("groups", "list", "--json", "--page-size", "2", *words)
+    assert [group["id"] for group in json.loads(done.stdout)] == expected
+    if not expected:
+        assert aiomutex("groups", "list", *words).stdout == "No mutex group matches.\n"
+
+
+def test_list_reads_no_page_beyond_the_limit(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    aiomutex("groups", "list", "--limit", "2", "--page-size", "2")
+    assert len(service.requests) == 1
+
+
+def test_list_of_3_000_groups_needs_less_than_a_second_of_cpu(
+    monkeypatch: pytest.MonkeyPatch, service: MutexEmulator
+) -> None:
+    with MutexEmulator(groups=3_000, limits=False) as emulator:
+        monkeypatch.setenv("AIOMUTEX_BASE_URL", emulator.url)
+        before = os.times()
+        done = subprocess.run([sys.executable, "-m", "aiomutex", "groups", "list"], capture_output=True, check=True)
+        after = os.times()
+    assert done.stdout.count(b"\n") == 9_001
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 1
+
+
+ALL_TITLES = "ID KEY NAME MODE SLOT SHARE EXPERIMENTS HOLDOUTS INDIVIDUALS"
+
+
+@pytest.mark.parametrize(
+    ("columns", "titles"),
+    [
+        (160, ALL_TITLES),
+        (110, ALL_TITLES),
+        (80, ALL_TITLES),
+        (60, "ID KEY NAME SLOT SHARE EXPERIMENTS INDIVIDUALS"),
+        (50, "ID KEY NAME SLOT SHARE EXPERIMENTS"),
+        (40, "ID KEY SLOT SHARE EXPERIMENTS"),
+        (30, "ID KEY SLOT SHARE"),
+        (5, "ID SLOT SHARE"),
+    ],
+)
+def test_a_narrow_terminal_shows_fewer_columns_and_no_broken_number(
+    columns: int, titles: str, service: MutexEmulator
+) -> None:
+    group = service.groups["1"]
+    group.slots[0].holdouts, group.slots[0].individuals = [7], ["ada"]
+    group.name, group.slots[0].experiments = "Größe 中文 of the checkout page", [1234567, 2345678, 3456789]
+    code, shown = on_a_terminal("groups", "list", columns=columns)
+    assert code == 0
+    lines = shown.splitlines()
+    assert lines[0].split() == titles.split(), shown
+    assert ("█" in shown) == (columns >= 110)
+    assert len(lines) == 16
+    if columns > 5:
+        assert max(map(cell_len, lines)) <= columns
+    for number in re.findall(r"\d{4,}", shown):
+        assert number in {"1234567", "2345678", "3456789"}
+
+
+def test_a_narrow_terminal_drops_empty_columns_first(service: MutexEmulator) -> None:
+    _, shown = on_a_terminal("groups", "list", columns=80)
+    assert shown.startswith("ID  KEY      NAME     MODE    SLOT  SHARE                        EXPERIMENTS\r\n")
+
+
+def test_a_group_without_slots_is_listed(service: MutexEmulator, aiomutex: Aiomutex) -> None:
+    service.groups["3"].slots = []
+    assert "\n3   group-3  Group 3  remote\n" in aiomutex("groups", "list").stdout
 
 
 def test_markup_in_a_name_is_printed_literally(service: MutexEmulator, aiomutex: Aiomutex) -> None:

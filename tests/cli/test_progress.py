@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import subprocess
-import sys
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+from command_line import on_a_terminal
 
 from aiomutex import LocalRateLimiter
 from aiomutex.cli.progress import RunProgress
@@ -27,27 +25,6 @@ def edits(path: Path, count: int) -> str:
     lines = ({"group_id": str(1 + n % 5), "slot_index": 1, "experiments": [n]} for n in range(count))
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(path)
-
-
-def on_a_terminal(*words: str) -> tuple[int, str]:
-    """Run the command line on a terminal. Return the exit code and the output without escape sequences."""
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "aiomutex", *words]
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                part = os.read(ours, 65_536)
-            except OSError:  # the process has closed its end
-                break
-            if not part:
-                break
-            shown += part
-        process.wait()
-    os.close(ours)
-    return process.returncode, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
 
 
 def test_a_terminal_shows_a_bar_that_ends_complete(service: MutexEmulator, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from typing import TYPE_CHECKING, Final
 
@@ -79,7 +81,7 @@ def group(data: bytes) -> None:
 
 
 def _use(group: MutexGroup) -> None:
-    from aiomutex.cli.groups import group_table  # noqa: PLC0415  # rich is heavy
+    from aiomutex.cli.groups import print_groups  # noqa: PLC0415  # the command line is an extra
 
     for slot in group.slots:
         held = SlotLists.of_slot(slot)
@@ -104,7 +106,8 @@ def _use(group: MutexGroup) -> None:
         simulate([group], ["ada", "", "x"])
     slot_share(group, 123)
     traffic_share(123, [group], held_out=[5])
-    group_table([group])
+    with contextlib.redirect_stdout(io.StringIO()):
+        print_groups([group])
 
 
 def created(data: bytes) -> None:
