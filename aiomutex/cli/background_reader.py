@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
-__all__ = ["READ_AHEAD", "read_in_thread"]
-
 T = TypeVar("T")
 
 READ_AHEAD: Final = 64

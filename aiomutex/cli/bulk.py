@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from aiomutex.cli.progress import RunProgress
     from aiomutex.events import Attempt
 
-__all__ = ["bulk"]
-
 _MAX_SHOWN: Final = 20
 _STATUSES: Final = ("applied", "failed", "unknown", "skipped")
 _UNSUCCESSFUL: Final = ("failed", "unknown")
@@ -53,23 +51,7 @@ _UNSUCCESSFUL: Final = ("failed", "unknown")
 def bulk(
     file: str | None, undo: str | None, force: bool, dry_run: bool, offline: bool, as_json: bool, **options: Any
 ) -> None:
-    """Edit many slots from FILE, as JSON Lines or CSV. Use - for standard input.
-
-    \b
-    {"group_id": "7", "slot_index": 1, "experiments": [123, 456]}
-    {"group_id": "7", "slot_index": 2, "individuals": []}
-
-    A file is checked completely before the first request. Lines of a pipe are sent as they arrive. The file of
-    --failures holds the failed edits, and the invalid lines of a pipe, so that you can correct them and run them again.
-
-    Ctrl-C stops the run and waits for requests in flight. A second Ctrl-C does not wait.
-
-    \b
-    Examples:
-      aiomutex slots bulk edits.jsonl --dry-run
-      aiomutex slots bulk edits.jsonl --journal run.db --verify
-      aiomutex slots bulk --undo run.db
-    """  # noqa: D301  # \b keeps click from wrapping the next lines
+    """Edit many slots from FILE, as JSON Lines or CSV. Use - for standard input."""
     if (file is None) == (undo is None):
         raise click.UsageError("give either FILE or --undo JOURNAL")
     if dry_run and undo is not None:

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
-from aiomutex.errors import MutexError
-
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -22,46 +20,16 @@ if TYPE_CHECKING:
 
     from aiomutex import MutexSession
 
-__all__ = [
-    "ExitOneCommand",
-    "FilePath",
-    "call",
-    "confirm",
-    "console",
-    "echo",
-    "encodable",
-    "fail",
-    "json_option",
-    "print_json",
-    "printable",
-]
-
 _FILES: Final = "aiomutex.cli.files"
 _SUFFIXES: Final = ("", "-wal", "-shm", "-journal")
 """SQLite keeps files with these suffixes next to a journal or state file."""
 
+BLOCKED: Final = 3
+CHANGES: Final = 4
+
 T = TypeVar("T")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-class ExitOneCommand(click.Command):
-    """A command that exits with 1 on wrong usage and on every error, because 2 means changes here."""
-
-    def make_context(self, *args: Any, **options: Any) -> click.Context:
-        """Parse the arguments."""
-        try:
-            return super().make_context(*args, **options)
-        except click.UsageError as error:
-            error.show()
-            raise click.exceptions.Exit(1) from None
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except MutexError as error:
-            fail(str(error))
 
 
 class FilePath(click.Path):
@@ -133,10 +101,10 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise click.exceptions.Exit(code)
 
 
-def confirm(question: str, *, without_terminal: str, code: int = 2) -> None:
+def confirm(question: str, *, without_terminal: str) -> None:
     """Ask, and abort unless the user agrees. Without a terminal to ask on, fail with a message."""
     if not sys.stdin.isatty():
-        fail(without_terminal, code)
+        fail(without_terminal, 2)
     click.confirm(question, abort=True)
 
 

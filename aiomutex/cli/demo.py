@@ -14,8 +14,6 @@ from aiomutex.cli.common import echo, fail, json_option, print_json
 if TYPE_CHECKING:
     from aiomutex.events import Attempt
 
-__all__ = ["demo"]
-
 _SLOTS = 3
 
 
@@ -23,11 +21,7 @@ _SLOTS = 3
 @click.option("--groups", type=click.IntRange(1, 30_000), default=500, show_default=True, help="Groups to edit.")
 @json_option
 def demo(groups: int, as_json: bool) -> None:
-    """Edit 1,500 slots of a local emulator at the rate limit of the service.
-
-    Nothing leaves this machine: the emulator has 500 groups and applies the rules and limits of the service to each
-    request. The demo takes about 16 seconds.
-    """
+    """Edit 1,500 slots of a local emulator at the rate limit of the service."""
     result = asyncio.run(_migrate(groups))
     if as_json:
         print_json(result)

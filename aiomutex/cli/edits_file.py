@@ -20,8 +20,6 @@ from aiomutex.models import SLOT_LISTS
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-__all__ = ["BadLine", "FailuresFile", "LineEdit", "object_fields", "read_edits", "to_json_line"]
-
 _REQUIRED: Final = ("group_id", "slot_index")
 _FIELDS: Final = (*_REQUIRED, *SLOT_LISTS)
 _MAX_DIGITS: Final = 20

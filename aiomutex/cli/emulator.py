@@ -13,8 +13,6 @@ import click
 
 from aiomutex.cli.common import FilePath, fail
 
-__all__ = ["emulator"]
-
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -34,15 +32,7 @@ __all__ = ["emulator"]
 @click.option("--cors", "cors_origin", metavar="ORIGIN", help="Allow web pages of this origin; * for any.")
 @click.option("--quiet", is_flag=True, help="Do not log requests.")
 def emulator(groups: int, no_limits: bool, dialect: str | None, quiet: bool, **options: Any) -> None:
-    """Run a local emulator of the service, with its rules and limits.
-
-    \b
-    Example:
-      aiomutex emulator --groups 1000 --latency 80ms±40ms --fault reset-after:2%
-    In another terminal:
-      export AIOMUTEX_BASE_URL=http://127.0.0.1:8080 AMPLITUDE_MANAGEMENT_API_KEY=any
-      aiomutex groups list
-    """  # noqa: D301  # \b keeps click from wrapping the next lines
+    """Run a local emulator of the service, with its rules and limits."""
     from aiomutex.emulator import Dialect, MutexEmulator, serve
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING if quiet else logging.INFO)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from aiomutex import MutexGroup, MutexSession, NewGroup, NewSlot
 
-__all__ = ["groups", "print_groups"]
-
 T = TypeVar("T", "NewGroup", "NewSlot")
 
 _MAX_GROUP: Final = 16 * 2**20
@@ -56,13 +54,7 @@ def list_(
     page_size: int,
     as_json: bool,
 ) -> None:
-    """List groups.
-
-    \b
-    Examples:
-      aiomutex groups list --project 1234 --no-archived
-      aiomutex groups list --json | jq '.[].key'
-    """  # noqa: D301  # \b keeps click from wrapping the next lines
+    """List groups."""
 
     def is_chosen(group: MutexGroup) -> bool:
         return (
@@ -123,14 +115,7 @@ def get(group_id: str, as_json: bool) -> None:
 )  # fmt: skip
 @json_option
 def create(file: str | None, as_json: bool, **fields: Any) -> None:
-    """Create a group. It is created only once, even if a response is lost.
-
-    Percentages, the number of slots, bucketing salt and key, and the evaluation mode cannot be changed later.
-
-    \b
-    Example:
-      aiomutex groups create --project 1 --name Checkout --slot 40:123,456 --slot 60
-    """  # noqa: D301  # \b keeps click from wrapping the next lines
+    """Create a group. It is created only once, even if a response is lost."""
     try:
         group = _from_file(file) if file else _from_options(fields)
     except (ValueError, RecursionError) as error:

@@ -1,8 +1,4 @@
-"""The commands ``aiomutex pull``, ``plan``, ``apply`` and ``lint``: mutex groups as code.
-
-Exit codes: 0 nothing to do, or done; 1 an error, or wrong usage; 2 changes, or findings of ``lint``; 3 blocked, because
-a person has to decide first.
-"""
+"""The commands ``aiomutex pull``, ``plan``, ``apply`` and ``lint``: mutex groups as code."""
 
 from __future__ import annotations
 
@@ -15,7 +11,18 @@ import click
 
 from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import ExitOneCommand, FilePath, call, confirm, echo, fail, json_option, print_json, printable
+from aiomutex.cli.common import (
+    BLOCKED,
+    CHANGES,
+    FilePath,
+    call,
+    confirm,
+    echo,
+    fail,
+    json_option,
+    print_json,
+    printable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,10 +31,6 @@ if TYPE_CHECKING:
     from aiomutex.plan import AffectedExperiment, Plan, Step
     from aiomutex.plan.render import Line
 
-__all__ = ["apply", "lint", "plan", "pull"]
-
-CHANGES = 2
-BLOCKED = 3
 _COLOURS = {"+": "green", "-": "red", "~": "yellow", "!": "bright_red", "?": "cyan", " ": None}
 
 _file_argument = click.argument("file", type=FilePath(exists=True))
@@ -40,22 +43,13 @@ def _print_lines(lines: Iterable[Line]) -> None:
         click.secho(printable(text, keep=""), fg=_COLOURS[mark])
 
 
-@click.command(cls=ExitOneCommand)
+@click.command()
 @click.argument("file", type=FilePath())
 @click.option("--project", "projects", multiple=True, help="Only groups of this project. Can be repeated.")
 @click.option("--archived", is_flag=True, help="Include archived groups.")
 @click.option("--overwrite", is_flag=True, help="Overwrite FILE even if it has comments, which are lost.")
 def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) -> None:
-    """Write the live groups to FILE (.yaml or .json), sorted.
-
-    Archived groups are written if FILE already has them, or with --archived. An existing FILE keeps its thresholds and
-    disabled lint rules. If it describes the live groups already, it is not changed.
-
-    \b
-    Examples:
-      aiomutex pull groups.yaml
-      aiomutex pull groups.json --project 1234
-    """  # noqa: D301  # click's own escape
+    """Write the live groups to FILE (.yaml or .json), sorted."""
     from aiomutex.plan import desired_from, dump_desired, load_desired
     from aiomutex.plan.desired import identity_of
     from aiomutex.plan.dump import same_content
@@ -64,7 +58,7 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
     path = Path(file)
     format_ = FORMATS.get(path.suffix.lower())
     if format_ is None:
-        fail(f"{file}: the name must end in one of {', '.join(FORMATS)}")
+        fail(f"{file}: the name must end in one of {', '.join(FORMATS)}", 2)
     existing = load_desired(file) if path.exists() and path.stat().st_size else None
     known = {group.identity for group in existing.groups} if existing else set[tuple[str, str]]()
     groups = [
@@ -82,7 +76,7 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
         return
     if existing is not None and not overwrite and _has_comments(path, format_):
         problem = "differs from the live groups and has comments, which would be lost; pass --overwrite to lose them"
-        fail(f"{file} {problem}")
+        fail(f"{file} {problem}", BLOCKED)
     text = dump_desired(desired, format_, sort=True)
     with open_private(path) as opened:
         opened.write(text)
@@ -94,24 +88,14 @@ def _has_comments(path: Path, format_: str) -> bool:
     return format_ == "yaml" and re.search(r"(?:^|\s)#", path.read_text("utf-8"), re.MULTILINE) is not None
 
 
-@click.command(cls=ExitOneCommand)
+@click.command()
 @_file_argument
 @click.option("--out", type=FilePath(), help="Save the plan to this file, for 'aiomutex apply'.")
 @json_option
 @_check_running_option
 @_allow_running_option
 def plan(file: str, out: str | None, as_json: bool, check_running: bool, allow_running: bool) -> None:
-    """Show how the live groups would change to match FILE. Writes nothing.
-
-    Exit codes: 0 no changes, 1 an error, 2 changes, 3 blocked (a field that is fixed at creation differs, a threshold
-    is exceeded, or a running experiment is affected).
-
-    \b
-    Examples:
-      aiomutex plan groups.yaml
-      aiomutex plan groups.yaml --out changes.plan --check-running
-      aiomutex plan groups.yaml --json | jq .counts
-    """  # noqa: D301  # click's own escape
+    """Show how the live groups would change to match FILE. Writes nothing."""
     from aiomutex.plan import load_desired, save_plan
     from aiomutex.plan import plan as make_plan
 
@@ -145,7 +129,7 @@ def _show(changes: Plan, running: Sequence[AffectedExperiment], *, as_json: bool
         _print_lines([*lines(changes), *(("!", f"! {each}") for each in running), (" ", summary(changes))])
 
 
-@click.command(cls=ExitOneCommand)
+@click.command()
 @click.argument("file", metavar="FILE_OR_PLAN", type=FilePath(exists=True))
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--force", is_flag=True, help="Apply even if a threshold of the file is exceeded.")
@@ -156,20 +140,7 @@ def _show(changes: Plan, running: Sequence[AffectedExperiment], *, as_json: bool
 def apply(
     file: str, yes: bool, force: bool, journal: str | None, no_verify: bool, check_running: bool, allow_running: bool
 ) -> None:
-    """Change the live groups to match a file, or apply a saved plan.
-
-    Shows the plan and asks for confirmation; without a terminal, --yes is required. A saved plan is rejected if someone
-    else changed one of its groups. To resume an interrupted apply, run it again with the same journal:
-    'aiomutex slots bulk --undo' then undoes the slots of all runs. Use a new journal for each apply.
-
-    Exit codes: 0 done, or no changes; 1 an error or a failed step; 3 blocked.
-
-    \b
-    Examples:
-      aiomutex apply groups.yaml
-      aiomutex apply changes.plan --yes --journal apply.db
-      aiomutex slots bulk --undo apply.db
-    """  # noqa: D301  # click's own escape
+    """Change the live groups to match a file, or apply a saved plan."""
     from aiomutex.plan import apply as apply_plan
     from aiomutex.plan import load_desired, load_plan, remaining
     from aiomutex.plan import plan as make_plan
@@ -193,8 +164,7 @@ def apply(
     if left.exceeded_thresholds and not force:
         fail("the plan exceeds a threshold; pass --force to apply it anyway", BLOCKED)
     if not yes:
-        message = "no terminal to ask for confirmation; pass --yes to apply the plan"
-        confirm("Apply?", without_terminal=message, code=1)
+        confirm("Apply?", without_terminal="no terminal to ask for confirmation; pass --yes to apply the plan")
 
     options: dict[str, Any] = {"force": force, "journal": journal, "verify": not no_verify}
     report = call(lambda session: apply_plan(session, changes, on_step=_report_failure, **options))
@@ -209,22 +179,13 @@ def _report_failure(step: Step) -> None:
         echo(f"aiomutex: {step}", err=True)
 
 
-@click.command(cls=ExitOneCommand)
+@click.command()
 @_file_argument
 @json_option
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--check-modes", is_flag=True, help="Read the experiments' evaluation modes from the service (AM108).")
 def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
-    """Check FILE for what is allowed but probably not intended. Needs no key and no network.
-
-    Disable a rule for a group with 'ignore: [AM105]', and for the file with 'lint: {ignore: [AM105]}'.
-
-    Exit codes: 0 no errors (perhaps warnings), 1 the file is not valid, 2 an error, or with --strict any finding.
-
-    \b
-    Example:
-      aiomutex lint groups.yaml --strict
-    """  # noqa: D301  # click's own escape
+    """Check FILE for what is allowed but probably not intended. Needs no key and no network."""
     from aiomutex.plan import lint as check
     from aiomutex.plan import load_desired, read_experiments
 
@@ -242,4 +203,4 @@ def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
         if not findings:
             echo(f"{file}: {counted(len(desired.groups), 'group')}, no findings")
     if any(strict or finding.severity == "error" for finding in findings):
-        sys.exit(CHANGES)
+        sys.exit(1)

@@ -8,8 +8,6 @@ from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import FilePath, call, confirm
 
-__all__ = ["probe"]
-
 
 @click.command()
 @click.option("--out", type=FilePath(), help="Write the report to this file.")
@@ -18,17 +16,7 @@ __all__ = ["probe"]
 )
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def probe(out: str | None, write_scratch: str | None, yes: bool) -> None:
-    """Test how the service behaves where its documentation is silent.
-
-    It sends at most 10 requests, all of them reads. With --write-scratch it sends up to 20 more, and writes only to the
-    group that it creates. The report has no names, keys, IDs or salts, so you can attach it to an issue. The emulator
-    can load it.
-
-    \b
-    Examples:
-      aiomutex probe --out probe.json
-      aiomutex emulator --dialect probe.json
-    """  # noqa: D301  # \b keeps click from wrapping the next lines
+    """Test how the service behaves where its documentation is silent."""
     if write_scratch is not None and not yes:
         confirm(
             f"Create a group in project {write_scratch}, write to it and archive it?",

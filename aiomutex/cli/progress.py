@@ -10,8 +10,6 @@ from aiomutex.cli.common import console, printable
 if TYPE_CHECKING:
     from aiomutex import OutcomeStream, RateLimiter
 
-__all__ = ["RunProgress"]
-
 _INTERVAL: Final = 5.0
 """Seconds between two lines through a pipe."""
 

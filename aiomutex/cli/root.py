@@ -7,6 +7,8 @@ import errno
 import io
 import os
 import sys
+import tomllib
+from importlib import resources
 from typing import Any
 
 import click
@@ -19,9 +21,7 @@ from aiomutex.cli.plan import apply, lint, plan, pull
 from aiomutex.cli.probe import probe
 from aiomutex.cli.slots import slots
 from aiomutex.cli.traffic import traffic
-from aiomutex.errors import ConfigurationError, InvalidRequestError, JournalError, MutexError
-
-__all__ = ["root"]
+from aiomutex.errors import MutexError
 
 
 class _Root(click.Group):
@@ -43,7 +43,7 @@ class _Root(click.Group):
         try:
             return super().invoke(ctx)
         except MutexError as error:
-            fail(str(error), 2 if isinstance(error, ConfigurationError | InvalidRequestError | JournalError) else 1)
+            fail(str(error), 2 if isinstance(error, ValueError) else 1)
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # click exits silently
@@ -56,18 +56,21 @@ class _Root(click.Group):
 @click.group(
     cls=_Root,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done · 1 failed · 2 invalid usage · 130 interrupted. See plan, apply and lint for theirs.",
 )
 @click.version_option(package_name="aiomutex", message="%(prog)s %(version)s")
 def root() -> None:
-    """Read and edit mutex groups of Amplitude Experiment.
-
-    Set the API key in AMPLITUDE_MANAGEMENT_API_KEY and the region in AIOMUTEX_REGION (us or eu). To use an emulator,
-    set its address in AIOMUTEX_BASE_URL.
-
-    This is an independent project, not affiliated with Amplitude.
-    """
+    """Read and edit mutex groups of Amplitude Experiment."""
 
 
-for command in (groups, slots, pull, plan, apply, lint, traffic, probe, emulator, demo):
-    root.add_command(command)
+def _describe(command: click.Command, texts: dict[str, str], *words: str) -> None:
+    """Add the texts of help.toml to the help of a command and its subcommands."""
+    for text in filter(None, texts.get(" ".join(words), "").strip().split("\n\n")):
+        command.help = f"{command.help}\n\n" + ("\b\n" if "\n" in text else "") + text
+    command.epilog = f"\b\n{texts['exit codes']}"
+    for name, child in command.commands.items() if isinstance(command, click.Group) else ():
+        _describe(child, texts, *words, name)
+
+
+for each in (groups, slots, pull, plan, apply, lint, traffic, probe, emulator, demo):
+    root.add_command(each)
+_describe(root, tomllib.loads((resources.files("aiomutex.cli") / "help.toml").read_text("utf-8")))

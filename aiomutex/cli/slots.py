@@ -12,8 +12,6 @@ from aiomutex.cli.common import call, echo
 if TYPE_CHECKING:
     from aiomutex import MutexSession
 
-__all__ = ["slots"]
-
 
 @click.group()
 def slots() -> None:
@@ -28,12 +26,7 @@ def slots() -> None:
 @click.option("--individuals", metavar="ID,…", help="Replace the user or device IDs; '' for none.")
 @click.option("--verify", is_flag=True, help="Read the slot afterwards and fail if it differs.")
 def edit(group_id: str, slot_index: int, verify: bool, **lists: str | None) -> None:
-    """Edit one slot. Lists that are not given stay unchanged.
-
-    \b
-    Example:
-      aiomutex slots edit 12345 1 --experiments 123,456
-    """  # noqa: D301  # \b keeps click from wrapping the next lines
+    """Edit one slot. Lists that are not given stay unchanged."""
     from aiomutex import SlotEdit
 
     given: dict[str, Any] = {

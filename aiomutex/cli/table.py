@@ -13,8 +13,6 @@ from aiomutex.cli.common import encodable, printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Column", "print_table"]
-
 
 class Column(NamedTuple):
     """A column, and how it may give way on a narrow terminal."""
@@ -29,35 +27,24 @@ class Column(NamedTuple):
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under the titles of their columns."""
-    titles = [column.title for column in columns]
-    cells = [titles, *([printable(cell, keep="") for cell in row] for row in rows)]
+    cells = [[column.title for column in columns], *([printable(cell, keep="") for cell in row] for row in rows)]
     by_column = list(zip(*cells, strict=True))
     widths = [max(map(_width, column)) for column in by_column]
     shown = list(range(len(columns)))
     if sys.stdout.isatty():
-        order = sorted((each for each in shown if columns[each].drop), key=lambda each: columns[each].drop)
-        order.sort(key=lambda each: any(by_column[each][1:]))
-        shown = _fit(columns, widths, order, shutil.get_terminal_size().columns)
-    dots = encodable("…", "...")
+        room = shutil.get_terminal_size().columns
+        least = [min(width, column.least or width) for width, column in zip(widths, columns, strict=True)]
+        for each in sorted(shown, key=lambda each: (any(by_column[each][1:]), columns[each].drop)):
+            if columns[each].drop and sum(least[other] + 2 for other in shown) > room + 2:
+                shown.remove(each)
+        while sum(widths[each] + 2 for each in shown) > room + 2:
+            widest = max(shown, key=lambda each: widths[each] * (widths[each] > least[each]))
+            if widths[widest] == least[widest]:
+                break
+            widths[widest] -= 1
     for number, row in enumerate(cells):
-        line = "  ".join([_padded(row[each], widths[each], columns[each], dots) for each in shown]).rstrip()
+        line = "  ".join([_padded(row[each], widths[each], right=columns[each].right) for each in shown]).rstrip()
         click.secho(line, bold=True) if number == 0 else click.echo(line)
-
-
-def _fit(columns: Sequence[Column], widths: list[int], order: list[int], room: int) -> list[int]:
-    """The columns to show within ``room``; drops them in ``order``, and reduces the widths of the others."""
-    shown = list(range(len(columns)))
-    least = [min(width, column.least or width) for width, column in zip(widths, columns, strict=True)]
-    for each in order:
-        if _total(least, shown) > room:
-            shown.remove(each)
-    while _total(widths, shown) > room and (wide := [each for each in shown if widths[each] > least[each]]):
-        widths[max(wide, key=widths.__getitem__)] -= 1
-    return shown
-
-
-def _total(widths: list[int], shown: list[int]) -> int:
-    return sum(widths[each] + 2 for each in shown) - 2
 
 
 def _width(text: str) -> int:
@@ -68,13 +55,13 @@ def _width(text: str) -> int:
     return cell_len(text)
 
 
-def _padded(text: str, width: int, column: Column, dots: str) -> str:
-    length = _width(text)
-    if length > width:
+def _padded(text: str, width: int, *, right: bool) -> str:
+    if _width(text) > width:
         from rich.cells import set_cell_size
 
+        dots = encodable("…", "...")
         text = set_cell_size(text, width - len(dots))
         # A number is shown whole or not at all.
         text = (text[: text.rindex(", ") + 2] if ", " in text else text.rstrip()) + dots
-        length = _width(text)
-    return " " * (width - length) + text if column.right else text + " " * (width - length)
+    padding = " " * (width - _width(text))
+    return padding + text if right else text + padding

@@ -8,16 +8,14 @@ from unicodedata import normalize
 import click
 
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import ExitOneCommand, FilePath, call, echo, json_option, print_json
+from aiomutex.cli.common import FilePath, call, echo, fail, json_option, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from aiomutex import MutexGroup
 
-__all__ = ["traffic"]
-
-_MAX_OVERLAPS: Final = 50
+_SAMPLE: Final = 20_000
 
 
 @click.group()
@@ -25,17 +23,12 @@ def traffic() -> None:
     """Show where users land and how much traffic experiments get."""
 
 
-@traffic.command(cls=ExitOneCommand)
+@traffic.command()
 @click.argument("experiments", type=int, nargs=-1)
 @click.option("--held-out", type=float, multiple=True, help="Percentage that a holdout excludes; repeatable.")
 @json_option
 def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: bool) -> None:
-    """Show the percentage of all users that EXPERIMENTS get. The default is each experiment in a group.
-
-    \b
-    Example:
-      aiomutex traffic show 123 456 --held-out 5
-    """  # noqa: D301  # \b keeps click from wrapping the next lines
+    """Show the percentage of all users that EXPERIMENTS get. The default is each experiment in a group."""
     from aiomutex.traffic import slot_share, traffic_share
 
     groups = [group for group in call(lambda session: session.list_groups().collect()) if not group.deleted]
@@ -46,7 +39,7 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
     rows: list[dict[str, Any]] = [
         {
             "experiment": experiment,
-            "share": traffic_share(experiment, groups, held_out=held_out),
+            "share": traffic_share(experiment, groups_of.get(experiment, ()), held_out=held_out),
             "groups": {each.key or each.id: slot_share(each, experiment) for each in groups_of.get(experiment, ())},
         }
         for experiment in experiments or sorted(groups_of)
@@ -59,18 +52,13 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
         echo(f"experiment {row['experiment']}: {row['share']:.2%} of all users ({parts or 'in no group'})")
 
 
-@traffic.command(cls=ExitOneCommand)
+@traffic.command()
 @click.argument("user")
 @click.option("--id", "ids", multiple=True, help="Another ID of the user, which a slot may list; repeatable.")
 @click.option("--group", "keys", multiple=True, help="Only the group with this key; repeatable.")
 @json_option
 def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool) -> None:
-    """Show the slots that USER lands in. USER is the user's value of the bucketing key.
-
-    \b
-    Example:
-      aiomutex traffic where 5c1f-device --id ada@example.com
-    """  # noqa: D301  # \b keeps click from wrapping the next lines
+    """Show the slots that USER lands in. USER is the user's value of the bucketing key."""
     from aiomutex.traffic import slot_of
 
     groups = _salted(call(lambda session: session.list_groups().collect()), keys)
@@ -89,46 +77,59 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
         echo(f"{row['group']} (by {row['bucketingKey']}): {slot}, {experiments}")
 
 
-@traffic.command(cls=ExitOneCommand)
+@traffic.command()
 @click.argument("users", type=FilePath(exists=True, allow_dash=True))
 @click.option("--plan", "file", type=FilePath(exists=True), help="Desired state or saved plan.")
 @click.option("--group", "keys", multiple=True, help="Only the group with this key; repeatable.")
+@click.option("--all", "all_users", is_flag=True, help=f"Count all users, not a sample of {_SAMPLE:,}.")
+@click.option("--overlaps", type=click.IntRange(0), default=50, show_default=True, help="Pairs of experiments to show.")
 @json_option
-def simulate(users: str, file: str | None, keys: tuple[str, ...], as_json: bool) -> None:
-    """Count the users in each slot and experiment. USERS is a file with one ID per line; use - for standard input.
+def simulate(
+    users: str, file: str | None, keys: tuple[str, ...], all_users: bool, overlaps: int, as_json: bool
+) -> None:
+    """Count the users in each slot and experiment. USERS is a file with one ID per line; use - for standard input."""
+    from msgspec import to_builtins
 
-    With --plan, count the users who would move, which means that they gain or lose an experiment.
-
-    \b
-    Examples:
-      aiomutex traffic simulate users.txt
-      aiomutex traffic simulate users.txt --plan groups.yaml
-    """  # noqa: D301  # \b keeps click from wrapping the next lines
-    from aiomutex.traffic import compare, read_users
+    from aiomutex.traffic import compare, read_users, sample_users, sampling_error
     from aiomutex.traffic import simulate as count
 
     ids = read_users(0 if users == "-" else users)
     live = call(lambda session: session.list_groups().collect())
     chosen = _salted(live, keys)
-    result: Any = count(chosen, ids) if file is None else compare(chosen, _salted(_after(file, live), keys), ids)
+    sample, population = (ids, 0) if all_users else sample_users(ids, _SAMPLE)
+    result: Any = (
+        count(chosen, sample, overlaps=overlaps)
+        if file is None
+        else compare(chosen, _salted(_after(file, live), keys), sample)
+    )
+    is_sample = population > result.users
     if as_json:
-        print_json(result)
+        error = sampling_error(0.5, result.users, population)
+        print_json(to_builtins(result) | ({"population": population, "margin": error} if is_sample else {}))
         return
+
+    def percent(amount: int) -> str:
+        part = amount / max(result.users, 1)
+        return f"{part:.1%}" + (f" ± {sampling_error(part, result.users, population):.1%}" if is_sample else "")
+
+    def share(amount: int) -> str:
+        return percent(amount) if is_sample else f"{counted(amount, 'user')} ({percent(amount)})"
+
+    if is_sample:
+        echo(f"A random sample of {result.users:,} of {population:,} users, with 95 % confidence (--all counts all):")
     if file is not None:
-        echo(f"{result.share:.1%} of {result.users:,} users would move")
+        echo(f"{percent(result.moved)} of {result.users:,} users would move")
         for move in result.experiments:
             change = f"(+{move.gained:,} −{move.lost:,})"  # noqa: RUF001  # a minus sign
             echo(f"    experiment {move.experiment}: {move.before:,} → {move.after:,} users {change}")
         return
     for group in result.groups:
-        slots = ", ".join(f"slot {index}: {_share(amount, result.users)}" for index, amount in group.slots.items())
-        echo(f"{group.key or group.group_id}: {slots}; no slot: {_share(group.unallocated, result.users)}")
+        slots = ", ".join(f"slot {index}: {share(amount)}" for index, amount in group.slots.items())
+        echo(f"{group.key or group.group_id}: {slots}; no slot: {share(group.unallocated)}")
     for experiment, amount in result.experiments.items():
-        echo(f"experiment {experiment}: {_share(amount, result.users)}")
-    for overlap in result.overlaps[:_MAX_OVERLAPS]:
-        echo(f"experiments {overlap.first} and {overlap.second}: {_share(overlap.users, result.users)} in both")
-    if (more := len(result.overlaps) - _MAX_OVERLAPS) > 0:
-        echo(f"… and {counted(more, 'more pair')}; --json lists all")
+        echo(f"experiment {experiment}: {share(amount)}")
+    for overlap in result.overlaps:
+        echo(f"experiments {overlap.first} and {overlap.second}: {share(overlap.users)} in both")
 
 
 def _after(file: str, live: list[MutexGroup]) -> list[MutexGroup]:
@@ -142,17 +143,11 @@ def _after(file: str, live: list[MutexGroup]) -> list[MutexGroup]:
 
 def _salted(groups: Iterable[MutexGroup], keys: Collection[str]) -> list[MutexGroup]:
     """Return the groups with one of the keys, if any, that users can land in; report those without a salt."""
-    salted: list[MutexGroup] = []
     chosen = {normalize("NFC", key) for key in keys}
-    for group in groups:
-        if group.deleted or (keys and normalize("NFC", group.key) not in chosen):
-            continue
-        if group.bucketing_salt:
-            salted.append(group)
-        else:
+    live = [group for group in groups if not group.deleted and (not keys or normalize("NFC", group.key) in chosen)]
+    if missing := chosen - {normalize("NFC", group.key) for group in live}:
+        fail(f"there is no group with the key {' or '.join(sorted(missing))}")
+    for group in live:
+        if not group.bucketing_salt:
             echo(f"aiomutex: skipped group {group.key or group.id}, which has no bucketing salt", err=True)
-    return salted
-
-
-def _share(users: int, total: int) -> str:
-    return counted(users, "user") + (f" ({users / total:.1%})" if total else "")
+    return [group for group in live if group.bucketing_salt]

@@ -14,6 +14,8 @@ from aiomutex.traffic.simulation import (
     Simulation,
     compare,
     read_users,
+    sample_users,
+    sampling_error,
     simulate,
 )
 
@@ -26,6 +28,8 @@ __all__ = [
     "Simulation",
     "compare",
     "read_users",
+    "sample_users",
+    "sampling_error",
     "simulate",
     "slot_of",
     "slot_share",

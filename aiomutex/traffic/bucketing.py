@@ -106,18 +106,12 @@ class Bucketing:
                 f"a user ID contains {error.object[error.start]!r}, a lone surrogate, which UTF-8 cannot encode"
             ) from None
         hash_of, prefix, ends, find = self._hash, self.prefix, self.ends, bisect_right
+        found = bytearray([find(ends, hash_of(prefix + value, 0, False)) for value in values])
         if self.individuals or "" in values:
-            listed, nowhere = self.individuals, len(self.slots)
-            # The engine does not bucket an empty value.
-            return bytes(
-                listed[value]
-                if value in listed
-                else find(ends, hash_of(prefix + value, 0, False))
-                if value
-                else nowhere
-                for value in values
-            )
-        return bytes([find(ends, hash_of(prefix + value, 0, False)) for value in values])
+            for place, value in enumerate(values):
+                if value in self.individuals or not value:  # the engine does not bucket an empty value
+                    found[place] = self.individuals.get(value, len(self.slots))
+        return bytes(found)
 
 
 def slot_of(group: MutexGroup, value: str, *, ids: Iterable[str] = ()) -> Slot | None:
@@ -129,9 +123,6 @@ def slot_of(group: MutexGroup, value: str, *, ids: Iterable[str] = ()) -> Slot |
         group: The group as the service returns it.
         value: The user's value of the group's ``bucketing_key``, for example their device ID.
         ids: Other IDs of the same user, which a slot may list as individuals.
-
-    Returns:
-        The slot, or ``None`` for a user in the unallocated rest.
 
     Raises:
         ConfigurationError: The group has no salt, or the package ``mmh3`` is not installed.

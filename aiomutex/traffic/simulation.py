@@ -6,7 +6,10 @@ Users are streamed in blocks. Within a block each experiment has a mask: one lar
 
 from __future__ import annotations
 
-from itertools import combinations, islice
+import math
+import random
+from heapq import nlargest, nsmallest
+from itertools import chain, combinations, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -14,6 +17,7 @@ import msgspec
 from aiomutex._util.files import lines_of
 from aiomutex.errors import InvalidRequestError
 from aiomutex.traffic.bucketing import Bucketing
+from aiomutex.traffic.shares import traffic_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,9 +25,25 @@ if TYPE_CHECKING:
 
     from aiomutex.models import MutexGroup
 
-__all__ = ["Comparison", "ExperimentMove", "GroupCount", "Overlap", "Simulation", "compare", "read_users", "simulate"]
+__all__ = [
+    "Comparison",
+    "ExperimentMove",
+    "GroupCount",
+    "Overlap",
+    "Simulation",
+    "compare",
+    "read_users",
+    "sample_users",
+    "sampling_error",
+    "simulate",
+]
 
-_BLOCK: Final = 1 << 15
+_BLOCK: Final = 1 << 12
+_MAX_EXPERIMENTS: Final = 300
+_MAX_PAIRS: Final = 45_000
+"""A limit close to the number of pairs of ``_MAX_EXPERIMENTS`` experiments."""
+_CONFIDENCE: Final = 1.96
+"""Standard errors of a normal distribution within which 95 % of it lie."""
 
 
 class GroupCount(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -53,7 +73,7 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     experiments: dict[int, int]
     """Users that can see each experiment, by its ID: those in one of its slots, in every group it belongs to."""
     overlaps: list[Overlap]
-    """Pairs of experiments that share users, the largest first."""
+    """The pairs of experiments that share the most users, the largest first."""
 
 
 class ExperimentMove(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -99,6 +119,38 @@ def read_users(path: str | Path | int) -> Iterator[str]:
             raise InvalidRequestError(f"the file of user IDs is not UTF-8 ({error.reason})") from None
 
 
+def sample_users(users: Iterable[str], size: int, *, seed: int = 0) -> tuple[list[str], int]:
+    """Draw a random sample of users, without keeping the others.
+
+    Returns:
+        The sample, which is all users if there are at most ``size``, and the number of all users.
+
+    Example:
+        >>> sample, population = sample_users(map(str, range(100_000)), 20_000)
+        >>> len(sample), population, round(sampling_error(0.5, len(sample), population), 4)
+        (20000, 100000, 0.0062)
+    """
+    rest = iter(users)
+    sample = list(islice(rest, size))
+    population = len(sample)
+    draw = random.Random(seed).random
+    for user in rest:
+        population += 1
+        if (place := int(draw() * population)) < size:
+            sample[place] = user
+    return sample, population
+
+
+def sampling_error(share: float, sample: int, population: int) -> float:
+    """Return the error of a share that was counted in a random sample, for a confidence of 95 %.
+
+    It is ``1.96 * sqrt(share * (1 - share) / sample)`` for a small part of a population, and 0 for all of it.
+    """
+    if sample >= population:
+        return 0.0
+    return _CONFIDENCE * math.sqrt(share * (1 - share) / sample * (population - sample) / (population - 1))
+
+
 class _Visibility:
     """Which users can see which experiment under a set of groups, block by block."""
 
@@ -124,6 +176,27 @@ class _Visibility:
             users &= int.from_bytes(columns[place].translate(table), "little")
         return users
 
+    def pairs(self) -> set[tuple[int, int]]:
+        """The pairs of experiments that are expected to share the most users."""
+        shares = {
+            experiment: traffic_share(experiment, [self.rules[place].group for place, _ in places])
+            for experiment, places in self.members.items()
+        }
+
+        def expected() -> Iterator[tuple[float, int, int]]:
+            for one, two in combinations(sorted(nlargest(_MAX_EXPERIMENTS, shares, key=shares.__getitem__)), 2):
+                yield shares[one] * shares[two], one, two
+            for rule in self.rules:
+                for slot in rule.slots:
+                    for one, two in combinations(sorted(set(slot.experiments)), 2):
+                        yield min(shares[one], shares[two]), one, two
+
+        return {(one, two) for _, one, two in nlargest(_MAX_PAIRS, expected())}
+
+
+def _experiments(group: MutexGroup) -> set[int]:
+    return {experiment for slot in group.slots for experiment in slot.experiments}
+
 
 def _blocks(users: Iterable[str]) -> Iterator[tuple[list[str], int]]:
     """Yield blocks of users, each with the mask of all its users."""
@@ -132,17 +205,17 @@ def _blocks(users: Iterable[str]) -> Iterator[tuple[list[str], int]]:
         yield block, int.from_bytes(b"\x01" * len(block), "little")
 
 
-def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: bool = True) -> Simulation:
+def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: int = 50) -> Simulation:
     """Count users by slot and by experiment. Archived groups are left out.
 
-    Memory does not grow with the number of users. The time is one hash for each user and group. Overlaps add time for
-    each pair of experiments, so turn them off when there are thousands of experiments.
+    Memory does not grow with the number of users. The time is one hash for each user and group. Overlaps are counted
+    for all pairs of up to 300 experiments; of more, for the 45,000 pairs that are expected to share the most users.
 
     Args:
         groups: The groups as the service returns them.
         users: The bucketing values, for example from ``read_users``. Each is used for every group, so simulate only
             groups with the same ``bucketing_key`` together.
-        overlaps: Whether to count the users that any two experiments share.
+        overlaps: How many of the largest overlaps of two experiments to return.
 
     Raises:
         ConfigurationError: A group has no salt, or the package ``mmh3`` is not installed.
@@ -159,20 +232,21 @@ def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: bo
     total = 0
     slots = [[0] * (len(rule.slots) + 1) for rule in view.rules]
     visible = dict.fromkeys(sorted(view.members), 0)
-    shared: dict[tuple[int, int], int] = {}
+    shared = dict.fromkeys(view.pairs() if overlaps else (), 0)
+    masks = dict.fromkeys(chain.from_iterable(shared), 0)  # of all experiments they would not fit into memory
     for block, all_users in _blocks(users):
         total += len(block)
         columns = view.columns(block)
         for counts, column in zip(slots, columns, strict=True):
             for position in range(len(counts)):
                 counts[position] += column.count(position)
-        masks = {experiment: view.mask(experiment, columns, all_users) for experiment in visible}
-        for experiment, mask in masks.items():
+        for experiment in visible:
+            mask = view.mask(experiment, columns, all_users)
             visible[experiment] += mask.bit_count()
-        if overlaps:
-            for (first, mask), (second, other) in combinations(masks.items(), 2):
-                if users_of_both := (mask & other).bit_count():
-                    shared[first, second] = shared.get((first, second), 0) + users_of_both
+            if experiment in masks:
+                masks[experiment] = mask
+        for first, second in shared:
+            shared[first, second] += (masks[first] & masks[second]).bit_count()
     return Simulation(
         users=total,
         groups=[
@@ -185,7 +259,11 @@ def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: bo
             for rule, counts in zip(view.rules, slots, strict=True)
         ],
         experiments=visible,
-        overlaps=sorted((Overlap(*pair, count) for pair, count in shared.items()), key=lambda each: (-each[2], each)),
+        overlaps=nsmallest(
+            overlaps,
+            (Overlap(*pair, count) for pair, count in shared.items() if count),
+            key=lambda each: (-each.users, each),
+        ),
     )
 
 
@@ -194,6 +272,8 @@ def compare(before: Iterable[MutexGroup], after: Iterable[MutexGroup], users: It
 
     All users can see an experiment that belongs to no group, so adding it to a slot of 40 % takes it away from 60 % of
     the users.
+
+    The time is one hash for each user and each group with an experiment of a changed group.
 
     Args:
         before: The current groups.
@@ -211,28 +291,37 @@ def compare(before: Iterable[MutexGroup], after: Iterable[MutexGroup], users: It
         >>> compare([empty], [joined], map(str, range(1000))).moved
         0
     """
-    old_view, new_view = _Visibility(before), _Visibility(after)
+    old, new = (
+        {msgspec.json.encode(group): group for group in groups if not group.deleted} for groups in (before, after)
+    )
+    changed = {
+        experiment for text in old.keys() ^ new.keys() for experiment in _experiments(old.get(text) or new[text])
+    }
+    old_view, new_view = (
+        _Visibility(group for group in groups.values() if not changed.isdisjoint(_experiments(group)))
+        for groups in (old, new)
+    )
     total = moved = 0
     # For each experiment: users before, users after, users lost.
-    counts = {experiment: [0, 0, 0] for experiment in sorted(old_view.members.keys() | new_view.members.keys())}
+    counts = {experiment: [0, 0, 0] for experiment in sorted(changed)}
     for block, all_users in _blocks(users):
         total += len(block)
         old_columns, new_columns = old_view.columns(block), new_view.columns(block)
         moved_here = 0
         for experiment, count in counts.items():
-            old = old_view.mask(experiment, old_columns, all_users)
-            new = new_view.mask(experiment, new_columns, all_users)
-            moved_here |= old ^ new
-            count[0] += old.bit_count()
-            count[1] += new.bit_count()
-            count[2] += (old & ~new).bit_count()
+            had = old_view.mask(experiment, old_columns, all_users)
+            has = new_view.mask(experiment, new_columns, all_users)
+            moved_here |= had ^ has
+            count[0] += had.bit_count()
+            count[1] += has.bit_count()
+            count[2] += (had & ~has).bit_count()
         moved += moved_here.bit_count()
     return Comparison(
         users=total,
         moved=moved,
         experiments=[
-            ExperimentMove(experiment=experiment, before=old, after=new, gained=new - old + lost, lost=lost)
-            for experiment, (old, new, lost) in counts.items()
-            if lost or new != old
+            ExperimentMove(experiment=experiment, before=had, after=has, gained=has - had + lost, lost=lost)
+            for experiment, (had, has, lost) in counts.items()
+            if lost or has != had
         ],
     )

@@ -6,17 +6,19 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from commands import commands
 
+from aiomutex import cli
 from aiomutex.cli import main
 from aiomutex.cli.root import root
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from command_line import Aiomutex
 
 
@@ -25,7 +27,19 @@ def test_help_lists_each_command_and_the_exit_codes(aiomutex: Aiomutex) -> None:
     assert done.exit_code == 0
     for name in root.commands:
         assert f"\n  {name} " in done.stdout
-    assert "130 interrupted" in done.stdout
+
+
+def test_every_help_has_the_table_of_exit_codes_and_an_end_of_its_sentences(aiomutex: Aiomutex) -> None:
+    for words, command in [((), root), *commands()]:
+        done = aiomutex(*words, "--help")
+        assert "\n    4    the live groups differ from the file\n    130  stopped by Ctrl-C\n" in done.stdout
+        assert "\b" not in done.stdout
+        assert str(command.help).partition("\n")[0].endswith(".")
+
+
+def test_help_toml_names_only_commands() -> None:
+    texts = tomllib.loads((Path(cli.__file__).parent / "help.toml").read_text("utf-8"))
+    assert texts.keys() <= {"", "exit codes", *(" ".join(words) for words, _ in commands())}
 
 
 def test_help_imports_no_http_client() -> None:

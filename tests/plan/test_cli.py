@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def test_the_ci_recipe_of_the_readme(run: Callable[..., Result], tmp_path: Path,
     file = tmp_path / "groups.yaml"
     file.write_text("# reviewed\n" + file.read_text().replace("    - 1\n", "    - 1\n    - 9\n"))
     pull_request = run("plan", "groups.yaml", "--out", "changes.plan")
-    assert pull_request.exit_code == 2
+    assert pull_request.exit_code == 4
     assert pull_request.output == (
         "~ checkout (project 1): update\n"
         "    slot 1 experiments: + 9\n"
@@ -76,7 +77,7 @@ def test_pull_is_stable_and_does_not_lose_comments_unless_asked(
     assert file.read_bytes() == before
     emulator.groups["7"].name = "Till"
     rejected = run("pull", "groups.yaml")
-    assert rejected.exit_code == 1
+    assert rejected.exit_code == 3
     assert "comments, which would be lost; pass --overwrite" in rejected.output
     assert file.read_bytes() == before
     assert run("pull", "groups.yaml", "--overwrite").exit_code == 0
@@ -104,7 +105,7 @@ def test_pull_filters_by_project_and_archived_and_writes_json(run: Callable[...,
     assert '"archived": true' in (tmp_path / "groups.json").read_text()
     assert "checkout" not in (tmp_path / "groups.json").read_text()
     assert run("plan", "groups.json").exit_code == 0
-    assert run("pull", "groups.txt").exit_code == 1
+    assert run("pull", "groups.txt").exit_code == 2
 
 
 def test_a_plan_with_an_immutable_difference_is_blocked_and_is_shown_as_json(
@@ -121,17 +122,17 @@ def test_a_plan_with_an_immutable_difference_is_blocked_and_is_shown_as_json(
     assert "the plan is blocked; nothing was written" in rejected.output
 
 
-def test_errors_are_one_line_and_exit_with_1(
+def test_errors_are_one_line_and_wrong_usage_exits_with_2(
     run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
 ) -> None:
     (tmp_path / "bad.yaml").write_text("groups:\n- key: a")
     bad = run("plan", "bad.yaml")
     assert (bad.exit_code, bad.output) == (
-        1,
+        2,
         "aiomutex: bad.yaml:2: groups[0] has no projectId; required: projectId and key\n",
     )
-    assert run("plan").exit_code == 1
-    assert run("plan", "bad.yaml", "--nonsense").exit_code == 1
+    assert run("plan").exit_code == 2
+    assert run("plan", "bad.yaml", "--nonsense").exit_code == 2
     (tmp_path / "good.yaml").write_text("groups: []")
     emulator.fail_next(1, status=401)
     rejected = run("plan", "good.yaml")
@@ -149,7 +150,7 @@ def test_apply_without_a_terminal_needs_yes_and_thresholds_need_force(
     assert run("plan", "g.yaml").exit_code == 3
     assert "pass --force" in run("apply", "g.yaml", "--yes").output
     unconfirmed = run("apply", "g.yaml", "--force")
-    assert unconfirmed.exit_code == 1
+    assert unconfirmed.exit_code == 2
     assert "no terminal to ask for confirmation; pass --yes" in unconfirmed.output
     assert not emulator.commits
     assert run("apply", "g.yaml", "--force", "--yes").exit_code == 0
@@ -160,7 +161,7 @@ def test_a_stale_plan_and_a_failed_step_exit_with_1(
     run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator
 ) -> None:
     (tmp_path / "g.yaml").write_text("groups: [{projectId: 1, key: checkout, name: Till}]")
-    assert run("plan", "g.yaml", "--out", "c.plan").exit_code == 2
+    assert run("plan", "g.yaml", "--out", "c.plan").exit_code == 4
     emulator.fail_next(1, status=400, method="PATCH")
     failed = run("apply", "c.plan", "--yes")
     assert failed.exit_code == 1
@@ -186,7 +187,7 @@ def test_the_same_apply_resumes_and_its_journal_undoes_both_runs(
     assert run(*command).output == "no changes\n"
     file.write_text(file.read_text().replace("[5]", "[8]"))
     another = run(*command)
-    assert another.exit_code == 1
+    assert another.exit_code == 2
     assert "journal apply.db belongs to a completed apply; use a new file" in another.output
     assert run("slots", "bulk", "--undo", "apply.db").exit_code == 0
     assert [slot.experiments for slot in emulator.groups["7"].slots] == [[1], [2]]
@@ -207,7 +208,7 @@ def test_running_experiments_block_unless_allowed(
     blocked = run("plan", "g.yaml", "--check-running")
     assert blocked.exit_code == 3
     assert "! experiment 1 is running; affected by checkout (project 1)" in blocked.output
-    assert run("plan", "g.yaml", "--check-running", "--allow-running").exit_code == 2
+    assert run("plan", "g.yaml", "--check-running", "--allow-running").exit_code == 4
     assert run("apply", "g.yaml", "--yes", "--check-running").exit_code == 3
     assert not emulator.commits
     assert run("apply", "g.yaml", "--yes", "--check-running", "--allow-running").exit_code == 0
@@ -218,7 +219,7 @@ def test_lint_reports_file_and_line(run: Callable[..., Result], tmp_path: Path, 
     warned = run("lint", "g.yaml")
     assert warned.exit_code == 0
     assert warned.output.startswith("g.yaml:2: AM105 warning: a: slot 1 has no members. A slot without")
-    assert run("lint", "g.yaml", "--strict").exit_code == 2
+    assert run("lint", "g.yaml", "--strict").exit_code == 1
     assert json.loads(run("lint", "g.yaml", "--json").stdout)[0]["code"] == "AM105"
     (tmp_path / "fine.yaml").write_text("groups: []")
     assert run("lint", "fine.yaml").output == "fine.yaml: 0 groups, no findings\n"
@@ -238,7 +239,7 @@ def test_lint_can_read_the_modes_of_experiments(
         "groups: [{projectId: 1, key: a, slots: [{percentage: 100, experiments: [5, 6]}]}]"
     )
     found = run("lint", "g.yaml", "--check-modes")
-    assert found.exit_code == 2
+    assert found.exit_code == 1
     assert "AM108 error: a: experiment 5 has local evaluation, but the group has remote" in found.output
 
 
@@ -249,7 +250,7 @@ def test_traffic_shows_shares_slots_counts_and_moves(run: Callable[..., Result],
     assert run("traffic", "show", "1", "--held-out", "5").output.startswith("experiment 1: 38.00% of all users")
     for percentage in ("200", "nan", "inf"):
         rejected = run("traffic", "show", "1", "--held-out", percentage)
-        assert rejected.exit_code == 1
+        assert rejected.exit_code == 2
         assert rejected.output.startswith("aiomutex: held_out must be ")
     assert json.loads(run("traffic", "show", "9", "--json").stdout) == [{"experiment": 9, "share": 1, "groups": {}}]
     assert run("traffic", "where", "ada").output == "checkout (by device_id): slot 2, experiment 2\n"
@@ -263,7 +264,7 @@ def test_traffic_shows_shares_slots_counts_and_moves(run: Callable[..., Result],
     )
     moved = run("traffic", "simulate", "users.txt", "--plan", "g.yaml")
     assert "% of 1,000 users would move\n    experiment 9: 1,000 → 4" in moved.output
-    assert run("plan", "g.yaml", "--out", "c.plan").exit_code == 2
+    assert run("plan", "g.yaml", "--out", "c.plan").exit_code == 4
     assert run("traffic", "simulate", "users.txt", "--plan", "c.plan").output == moved.output
     as_json = run("traffic", "simulate", "users.txt", "--json")
     assert json.loads(as_json.stdout)["users"] == 1000
@@ -292,6 +293,30 @@ def test_users_can_be_read_from_a_pipe(tmp_path: Path) -> None:
     )
     assert "experiment 2: " in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_group_is_an_error(run: Callable[..., Result]) -> None:
+    for words in (["where", "ada"], ["simulate", "-"]):
+        done = run("traffic", *words, "--group", "nope", "--group", "checkout", input_="ada")
+        assert (done.exit_code, done.output) == (1, "aiomutex: there is no group with the key nope\n")
+
+
+def test_more_users_are_sampled_unless_all_are_wanted(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "users.txt").write_text("\n".join(f"user-{n}" for n in range(20_500)))
+    sampled = run("traffic", "simulate", "users.txt")
+    assert sampled.output.startswith("A random sample of 20,000 of 20,500 users, with 95 % confidence")
+    assert re.search(r"slot 1: [34]\d\.\d% ± 0\.1%", sampled.output)
+    as_json = json.loads(run("traffic", "simulate", "users.txt", "--json").output)
+    assert (as_json["users"], as_json["population"], round(as_json["margin"], 4)) == (20_000, 20_500, 0.0011)
+    (tmp_path / "g.yaml").write_text(
+        "groups: [{projectId: 1, key: checkout, slots: [{percentage: 40, experiments: [9]}, {percentage: 60}]}]"
+    )
+    moved = run("traffic", "simulate", "users.txt", "--plan", "g.yaml")
+    assert re.search(r"% ± 0\.\d% of 20,000 users would move", moved.output)
+    everybody = run("traffic", "simulate", "users.txt", "--all")
+    assert "sample" not in everybody.output
+    assert "±" not in everybody.output
+    assert json.loads(run("traffic", "simulate", "users.txt", "--all", "--json").output)["users"] == 20_500
 
 
 def test_traffic_finds_a_group_by_every_spelling_of_its_key(

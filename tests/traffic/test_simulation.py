@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aiomutex import MutexGroup, Slot
-from aiomutex.traffic import Comparison, compare, read_users, simulate, simulation, slot_of
+from aiomutex.traffic import (
+    Bucketing,
+    Comparison,
+    compare,
+    read_users,
+    sample_users,
+    sampling_error,
+    simulate,
+    simulation,
+    slot_of,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +72,7 @@ def test_the_counts_equal_those_of_one_user_at_a_time() -> None:
 
 
 def test_overlaps_can_be_left_out() -> None:
-    assert simulate([group("a", (100, [1, 2]))], USERS, overlaps=False).overlaps == []
+    assert simulate([group("a", (100, [1, 2]))], USERS, overlaps=0).overlaps == []
 
 
 def test_archived_groups_are_ignored() -> None:
@@ -118,3 +128,57 @@ def test_memory_does_not_grow_with_the_number_of_users() -> None:
 
     peak(1_000)
     assert peak(20_000) < 1.2 * peak(5_000)
+
+
+def test_a_sample_is_random_and_its_error_is_as_expected() -> None:
+    population = [f"u{number}" for number in range(20_000)]
+    rule = group("a", (30, [1]), (70, []))
+    true = simulate([rule], population).experiments[1] / len(population)
+    misses = 0
+    for seed in range(100):
+        sample, size = sample_users(iter(population), 500, seed=seed)
+        assert (len(set(sample)), size) == (500, 20_000)
+        share = simulate([rule], sample).experiments[1] / 500
+        misses += abs(share - true) > sampling_error(share, 500, size)
+    assert 0 < misses < 15, "95 % of the samples are within the error"
+
+
+def test_few_users_are_all_in_the_sample() -> None:
+    assert sample_users(iter(USERS[:5]), 5) == (USERS[:5], 5)
+    assert sample_users([], 5) == ([], 0)
+    assert sampling_error(0.5, 5, 5) == sampling_error(0.5, 0, 0) == 0
+
+
+def test_of_many_experiments_the_largest_overlaps_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [group(f"g{n}", (n + 1, [n]), (99 - n, [1000 + n, 2000 + n])) for n in range(60)]
+    exact = simulate(groups, USERS, overlaps=20).overlaps
+    assert [each.users for each in exact] == sorted((each.users for each in exact), reverse=True)
+    monkeypatch.setattr(simulation, "_MAX_EXPERIMENTS", 60)
+    monkeypatch.setattr(simulation, "_MAX_PAIRS", 400)
+    assert simulate(groups, USERS, overlaps=20).overlaps == exact
+
+
+def test_3_000_groups_need_no_more_memory_than_their_blocks() -> None:
+    groups = [group(f"g{n}", (34, [3 * n]), (33, [3 * n + 1]), (33, [3 * n + 2])) for n in range(3_000)]
+    tracemalloc.start()
+    result = simulate(groups, USERS[:1_000])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(result.overlaps) == 50
+    assert most < 60 * 2**20
+
+
+def test_a_comparison_reads_only_groups_that_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    related, other = group("b", (50, [1, 2]), (50, [])), group("c", (50, [3]), (50, []))
+    before = [group("a", (40, []), (60, [])), related, other]
+    after = [group("a", (40, [1]), (60, [])), related, other]
+    seen: list[str] = []
+
+    class Recording(Bucketing):
+        def __init__(self, group: MutexGroup) -> None:
+            seen.append(group.key)
+            super().__init__(group)
+
+    monkeypatch.setattr(simulation, "Bucketing", Recording)
+    assert [move.experiment for move in compare(before, after, USERS).experiments] == [1]
+    assert seen == ["b", "a", "b"]
