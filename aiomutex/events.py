@@ -1,4 +1,4 @@
-"""What a session reports about its attempts: to the functions passed as ``on_attempt``, and to the log.
+"""What a session reports about its calls and attempts: to the functions and tracers in ``on_attempt``, and to the log.
 
 The logger is ``aiomutex.http``: each attempt at DEBUG, and each retry at INFO with its reason and wait. The fields of a
 record are also attributes of it, named ``aiomutex_…``, for formatters that write JSON.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
@@ -19,24 +19,33 @@ from aiomutex.limits import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
-__all__ = ["Attempt", "checked_hooks", "configure_logging", "logger", "report", "route_of"]
-
-logger = logging.getLogger("aiomutex.http")
+__all__ = ["Attempt", "Call", "Hook", "OpenAttempt", "Tracer"]
 
 _ID: Final = re.compile(r"(?<=^/api/1/mutexes/)[^/]+")
 _NUMBER: Final = re.compile(r"(?<!^/api)/\d+(?=/|$)")
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt of a call, as it is passed to ``on_attempt`` when it has ended. Durations are in seconds."""
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A call, as it is passed to ``Tracer.call`` when it begins."""
 
+    operation: str
+    """The method of the session that builds the request, such as ``get_group``."""
     method: str
-    """The HTTP method."""
     route: str
     """The path with placeholders instead of IDs, for metrics: ``/api/1/mutexes/{id}/slots/{slotIndex}``."""
     path: str
     """Path and query."""
+    scheme: str
+    host: str
+    port: int
+    priority: Priority
+
+
+class Attempt(Call, frozen=True, kw_only=True):
+    """One attempt of a call, as it is passed to ``on_attempt`` when it has ended. Durations are in seconds."""
+
     number: int
     """The number of the attempt within its call, from 1."""
     status: int | None
@@ -53,8 +62,44 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """From the permit to the end of the attempt; 0 without a permit."""
     request_id: str | None
     """The ID that the service gave the request, if it did."""
-    priority: Priority
-    """The priority of the call."""
+
+
+class OpenAttempt(msgspec.Struct, kw_only=True):
+    """An attempt that is about to be sent, as it is passed to ``Tracer.attempt``."""
+
+    call: Call
+    number: int
+    headers: dict[str, str] = {}
+    """Headers to add to the request, such as ``traceparent``."""
+    result: Attempt | None = None
+    """How it ended, once it has; ``None`` if the call was cancelled."""
+
+
+@runtime_checkable
+class Tracer(Protocol):
+    """An object for ``on_attempt`` whose context managers surround calls and attempts, as spans do.
+
+    They are entered and left in the task of the call, and see the exception it raises. What they raise is logged and
+    affects no call.
+    """
+
+    def call(self, call: Call, /) -> AbstractContextManager[object]:
+        """Surround a call with all its attempts."""
+        ...
+
+    def attempt(self, attempt: OpenAttempt, /) -> AbstractContextManager[object]:
+        """Surround an attempt from its permit to its end. What ended without a permit is entered and left at once."""
+        ...
+
+
+Hook: TypeAlias = "Callable[[Attempt], object] | Tracer"
+
+
+class Hooks(NamedTuple):
+    """What ``on_attempt`` holds, by kind. An object may be of both."""
+
+    functions: tuple[Callable[[Attempt], object], ...] = ()
+    tracers: tuple[Tracer, ...] = ()
 
 
 def route_of(path: str) -> str:
@@ -65,32 +110,18 @@ def route_of(path: str) -> str:
     return _NUMBER.sub("/{id}", path)
 
 
-def checked_hooks(on_attempt: Any) -> tuple[Callable[[Attempt], object], ...]:
-    """The functions that ``on_attempt`` names: one or several."""
+def checked_hooks(on_attempt: Any) -> Hooks | None:
+    """The functions and tracers that ``on_attempt`` names: one or several; ``None`` for none."""
     hooks: tuple[Any, ...] = () if on_attempt is None else (on_attempt,)
     if isinstance(on_attempt, list | tuple):
         hooks = tuple(cast("list[Any]", on_attempt))
     for hook in hooks:
-        if not callable(hook):
-            raise ConfigurationError(f"on_attempt must be a function or a list of functions, not {describe(hook)}")
-    return hooks
-
-
-def report(attempt: Attempt, hooks: tuple[Callable[[Attempt], object], ...]) -> None:
-    """Log an attempt and pass it to the hooks. What a hook raises is logged and affects no call."""
-    level = logging.DEBUG if attempt.retry_in is None else logging.INFO
-    if logger.isEnabledFor(level):
-        outcome = attempt.error or attempt.status
-        then = "" if attempt.retry_in is None else f"; attempt {attempt.number + 1} follows in {attempt.retry_in:.2f} s"
-        fields = {f"aiomutex_{name}": value for name, value in msgspec.structs.asdict(attempt).items()}
-        message = "%s %s, attempt %d: %s in %.3f s%s"
-        facts = (attempt.method, attempt.path, attempt.number, outcome, attempt.duration, then)
-        logger.log(level, message, *facts, extra=fields)
-    for hook in hooks:
-        try:
-            hook(attempt)
-        except Exception:
-            logger.exception("on_attempt failed")
+        if not callable(hook) and not isinstance(hook, Tracer):
+            raise ConfigurationError(
+                f"on_attempt must be a function, a Tracer or a list of those, not {describe(hook)}"
+            )
+    tracers = tuple(hook for hook in hooks if isinstance(hook, Tracer))
+    return Hooks(tuple(filter(callable, hooks)), tracers) if hooks else None
 
 
 def configure_logging() -> None:

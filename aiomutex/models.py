@@ -103,10 +103,7 @@ class MutexGroup(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=F
 
 def find_slot(group: MutexGroup, index: int) -> Slot | None:
     """The slot of ``group`` with this index; ``None`` if there is none."""
-    for slot in group.slots:
-        if slot.index == index:
-            return slot
-    return None
+    return next((slot for slot in group.slots if slot.index == index), None)
 
 
 class GroupPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from aiomutex._api.requests import Request
     from aiomutex._api.responses import Response
     from aiomutex.bulk.report import BulkReport, SlotOutcome
-    from aiomutex.events import Attempt
+    from aiomutex.events import Hook
     from aiomutex.limits import RateLimiter
     from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup, Slot, SlotEdit
 
@@ -79,8 +79,8 @@ class MutexSession:
             With it, permits are taken before aiohttp looks for a connection, so slow connection set-up may bunch
             requests, and aiohttp itself repeats a read on a connection that turns out to be dead: use a limiter with
             ``safe=True``.
-        on_attempt: A function, or a list of functions, called with an ``aiomutex.events.Attempt`` after each attempt
-            of a call, for metrics and logs. What it raises is logged and affects no call.
+        on_attempt: A function called with an ``aiomutex.events.Attempt`` after each attempt of a call, for metrics and
+            logs, or an ``aiomutex.events.Tracer``, or a list of those. What it raises is logged and affects no call.
 
     Raises:
         ConfigurationError: A setting is missing or wrong. The message names it and never shows the key.
@@ -107,7 +107,7 @@ class MutexSession:
         deadline: float = 120.0,
         max_connections: int = 64,
         http: aiohttp.ClientSession | None = None,
-        on_attempt: Callable[[Attempt], object] | Sequence[Callable[[Attempt], object]] | None = None,
+        on_attempt: Hook | Sequence[Hook] | None = None,
     ) -> None:
         # A traceback that prints locals shows this frame, whatever else is wrong with the arguments.
         api_key = SecretStr.of(os.environ.get("AMPLITUDE_MANAGEMENT_API_KEY") if api_key is None else api_key)

@@ -77,7 +77,7 @@ async def test_a_hook_that_raises_affects_no_call(emulator: MutexEmulator, caplo
 
 @pytest.mark.parametrize("wrong", [5, "print", [print, 5]])
 def test_a_hook_that_cannot_be_called_is_rejected(wrong: Any) -> None:
-    with pytest.raises(ConfigurationError, match="on_attempt must be a function"):
+    with pytest.raises(ConfigurationError, match="on_attempt must be a function, a Tracer or a list"):
         MutexSession(KEY, on_attempt=wrong)
 
 

@@ -61,6 +61,8 @@ class Request(NamedTuple, Generic[T]):
     body: bytes | None = None
     group: str | None = None
     """The group that it writes. A session makes one attempt at a time for each, as the service may lose a write."""
+    operation: str = "request"
+    """The method of the session that builds it, for traces."""
 
 
 def decode_response(request: Request[T], response: Response) -> T:
@@ -88,12 +90,14 @@ def list_page(limit: int, cursor: str | int | None) -> Request[GroupPage]:
     start = validation.page_cursor(cursor)
     if start is not None:
         query += f"&cursor={quote(start, safe='')}"
-    return Request("GET", f"{ROOT}?{query}", functools.partial(responses.read_page, cursor=start))
+    decode = functools.partial(responses.read_page, cursor=start)
+    return Request("GET", f"{ROOT}?{query}", decode, operation="list_page")
 
 
 def get_group(group_id: str | int) -> Request[MutexGroup]:
     """``GET /api/1/mutexes/{id}``."""
-    return Request("GET", f"{ROOT}/{validation.group_segment(group_id)}", responses.read_group)
+    path = f"{ROOT}/{validation.group_segment(group_id)}"
+    return Request("GET", path, responses.read_group, operation="get_group")
 
 
 class _GroupBody(msgspec.Struct):
@@ -111,14 +115,15 @@ def edit_group(group_id: str | int, *, name: str | UnsetType, description: str |
     if description is not UNSET:
         validation.string_or_null("description", description)
     body = _encode(_GroupBody(name, description))
-    return Request("PATCH", f"{ROOT}/{segment}", _check_not_html, Effect.IDEMPOTENT, body, segment)
+    return Request("PATCH", f"{ROOT}/{segment}", _check_not_html, Effect.IDEMPOTENT, body, segment, "edit_group")
 
 
 def archive_group(group_id: str | int, *, archive: bool) -> Request[None]:
     """``PATCH /api/1/mutexes/{id}`` with ``archive`` alone: the service ignores other fields beside it."""
     body = b'{"archive":true}' if archive else b'{"archive":false}'
     segment = validation.group_segment(group_id)
-    return Request("PATCH", f"{ROOT}/{segment}", _check_not_html, Effect.IDEMPOTENT, body, segment)
+    operation = "archive_group" if archive else "unarchive_group"
+    return Request("PATCH", f"{ROOT}/{segment}", _check_not_html, Effect.IDEMPOTENT, body, segment, operation)
 
 
 class _SlotBody(msgspec.Struct, gc=False):
@@ -145,7 +150,7 @@ def edit_slot(
         validation.individual_list("individuals", individuals),
     )
     path = f"{ROOT}/{segment}/slots/{number}"
-    return Request("PATCH", path, _check_not_html, Effect.IDEMPOTENT, _encode(body), segment)
+    return Request("PATCH", path, _check_not_html, Effect.IDEMPOTENT, _encode(body), segment, "edit_slot")
 
 
 def with_key(group: NewGroup) -> NewGroup:
@@ -160,7 +165,8 @@ def create_group(group: NewGroup) -> Request[CreatedGroup]:
     group = validation.new_group(group)
     if group.key is UNSET:
         raise InvalidRequestError("key is missing; without it, a group whose response was lost cannot be found")
-    return Request("POST", ROOT, functools.partial(_read_created, key=group.key), Effect.NON_IDEMPOTENT, _encode(group))
+    decode = functools.partial(_read_created, key=group.key)
+    return Request("POST", ROOT, decode, Effect.NON_IDEMPOTENT, _encode(group), operation="create_group")
 
 
 def _read_created(body: bytes, key: str) -> CreatedGroup:

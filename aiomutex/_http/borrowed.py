@@ -51,9 +51,10 @@ def _check_proxy(http: aiohttp.ClientSession, base_url: URL) -> None:
 
 def borrowed_headers(
     http: aiohttp.ClientSession, base_url: URL, headers: Mapping[str, str], body: bytes | None
-) -> Mapping[str, str]:
+) -> dict[str, str]:
     """Return the headers of one request, including those that a default of the session would otherwise override."""
     _check_proxy(http, base_url)
-    if not http.auto_decompress:
-        headers = {**headers, "Accept-Encoding": "identity"}
-    return headers if body is None else {**headers, "Content-Type": "application/json"}
+    own = {} if http.auto_decompress else {"Accept-Encoding": "identity"}
+    if body is not None:
+        own["Content-Type"] = "application/json"
+    return {**headers, **own}

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from aiomutex import events, retry
+from aiomutex import retry
 from aiomutex._api import requests
 from aiomutex._http.context import Patience
+from aiomutex._http.observer import Observer, logger
 from aiomutex._util.checks import describe
 from aiomutex.errors import (
     ConfigurationError,
@@ -28,8 +30,6 @@ from aiomutex.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from aiomutex._api.requests import Request
-    from aiomutex._api.responses import Response
-    from aiomutex._http.context import AttemptContext
     from aiomutex._http.transport import Transport
 
 T = TypeVar("T")
@@ -82,23 +82,27 @@ async def send(
         ends_at = loop.time() + options.deadline
     earlier: tuple[MutexError, ...] = ()
     transport.begin_call()
+    observer: Observer | None = None
     try:
+        if transport.hooks is not None or logger.isEnabledFor(logging.INFO):
+            observer = Observer(transport, request, options)
         while True:
             if options.patience is not None:
                 ends_at = options.patience.ends_at
-            observed = Observed(loop.time()) if transport.hooks or events.logger.isEnabledFor(logging.INFO) else None
+            if observer is not None:
+                observer.begin(loop.time())
             try:
-                response = await transport.attempt(request, options, ends_at, observed)
+                response = await transport.attempt(request, options, ends_at, observer)
                 value = requests.decode_response(request, response)
             except MutexError as error:
                 failure = error
             else:
-                if observed is not None:
-                    _report(transport, request, observed, len(earlier) + 1, response, None, None)
+                if observer is not None:
+                    observer.end(response, None, None)
                 return CallResult(value, len(earlier) + 1, earlier)
             delay = _delay(transport, request, failure, earlier, options, ends_at)
-            if observed is not None:
-                _report(transport, request, observed, len(earlier) + 1, None, failure, delay)
+            if observer is not None:
+                observer.end(None, failure, delay)
             if delay is None:
                 raise _with_history(request, failure, earlier)
             earlier = (*earlier, failure)
@@ -106,51 +110,8 @@ async def send(
                 await asyncio.sleep(delay)
     finally:
         transport.end_call()
-
-
-class Observed:
-    """The times of an attempt that is reported when it ends."""
-
-    __slots__ = ("context", "ready_at", "started")
-
-    def __init__(self, started: float) -> None:
-        self.started = started
-        self.ready_at: float | None = None
-        self.context: AttemptContext | None = None
-
-
-def _report(
-    transport: Transport,
-    request: Request[Any],
-    observed: Observed,
-    number: int,
-    response: Response | None,
-    error: MutexError | None,
-    delay: float | None,
-) -> None:
-    context = observed.context
-    if context is None:
-        return  # the session was not open, so there was no attempt
-    now = context.loop.time()
-    ready = now if observed.ready_at is None else observed.ready_at
-    permit = now if context.permit is None else context.permit
-    events.report(
-        events.Attempt(
-            method=request.method,
-            route=events.route_of(request.path),
-            path=request.path,
-            number=number,
-            status=response.status if response else getattr(error, "status", None),
-            error=error,
-            retry_in=None if delay is None else max(delay, transport.limiter.state().paused_for),
-            connection_wait=ready - observed.started,
-            permit_wait=max(0.0, permit - ready),
-            duration=now - permit,
-            request_id=response.request_id if response else getattr(error, "request_id", None),
-            priority=context.options.priority,
-        ),
-        transport.hooks,
-    )
+        if observer is not None:
+            observer.close(sys.exception())
 
 
 def _delay(

@@ -88,7 +88,7 @@ class PermitConnector(aiohttp.TCPConnector):
                 return connection
             protocol: Any = connection.protocol  # made by our factory
             try:
-                if await context.take_permit_for(protocol):
+                if await context.take_permit_for(protocol, req.headers):
                     return connection
             except BaseException:
                 # Unused, so it goes back to the pool. Without this it would count against the limit forever.
@@ -113,12 +113,17 @@ class InlineRequest(aiohttp.ClientRequest):
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         """Write the request; anything unusual is left to aiohttp."""
         body, protocol = self.body, conn.protocol
-        unusual = self.proxy or self.compress or self.chunked or self._traces or self._continue
+        unusual = self.proxy or self.compress or self.chunked or self._continue
         large = bool(body) and not isinstance(body, aiohttp.BytesPayload)
         if unusual or large or protocol is None or protocol.writing_paused:
             return await super().send(conn)
         loop = asyncio.get_running_loop()
-        writer = StreamWriter(protocol, loop)
+        on_chunk: Any = None
+        on_headers: Any = None
+        if self._traces:  # such as those of a generic instrumentation of aiohttp
+            on_chunk = functools.partial(self._on_chunk_request_sent, self.method, self.url)
+            on_headers = functools.partial(self._on_headers_request_sent, self.method, self.url)
+        writer = StreamWriter(protocol, loop, on_chunk, on_headers)
         await writer.write_headers(f"{self.method} {self.url.raw_path_qs} HTTP/1.1", self.headers)
         if body:
             await writer.write_eof(await body.as_bytes())

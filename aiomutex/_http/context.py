@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 
 if TYPE_CHECKING:
-    from aiomutex._http.call import CallOptions, Observed
+    from collections.abc import MutableMapping
+
+    from aiomutex._http.call import CallOptions
     from aiomutex._http.connector import StrictResponseHandler
     from aiomutex._http.deadlines import DeadlineTimer
+    from aiomutex._http.observer import Observer
     from aiomutex._util.keyed_lock import KeyedLock
     from aiomutex.limits import RateLimiter
 
@@ -52,20 +55,6 @@ class Patience:
 class AttemptContext:
     """What one attempt waits for, and the clock that starts once it may send."""
 
-    __slots__ = (
-        "_is_lost",
-        "_slots",
-        "deadline",
-        "ends_at",
-        "limiter",
-        "locked",
-        "loop",
-        "observed",
-        "options",
-        "permit",
-        "timer",
-    )
-
     def __init__(
         self,
         limiter: RateLimiter,
@@ -73,7 +62,7 @@ class AttemptContext:
         ends_at: float,
         loop: asyncio.AbstractEventLoop,
         timer: DeadlineTimer,
-        observed: Observed | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.limiter = limiter
         self.options = options
@@ -85,9 +74,9 @@ class AttemptContext:
         self.timer = timer
         self.deadline = timer.set(ends_at)
         self.permit: float | None = None  # until the request may be sent
-        self.observed = observed  # keeps the times of an attempt that is reported
-        if observed is not None:
-            observed.context = self
+        self.observer = observer
+        if observer is not None:
+            observer.context = self
         self._slots: tuple[asyncio.Semaphore, ...] = ()
         self.locked: tuple[KeyedLock, str] | None = None  # the lock of a group's writes, while it is held
         self._is_lost = False
@@ -109,19 +98,19 @@ class AttemptContext:
         if self.options.patience is not None:
             self.options.patience.waiting.discard(self)
 
-    async def take_permit(self) -> None:
-        """Wait for the permit, and start the attempt's clock."""
-        if self.observed is not None:
-            self.observed.ready_at = self.loop.time()
-        self._start(await self.limiter.acquire(self.options.priority))
+    async def take_permit(self, headers: MutableMapping[str, str]) -> None:
+        """Wait for the permit, and start the attempt's clock. Tracers may add to the ``headers`` then."""
+        if self.observer is not None:
+            self.observer.ready_at = self.loop.time()
+        self._start(await self.limiter.acquire(self.options.priority), headers)
 
-    async def take_permit_for(self, protocol: StrictResponseHandler) -> bool:
+    async def take_permit_for(self, protocol: StrictResponseHandler, headers: MutableMapping[str, str]) -> bool:
         """Do so while holding a connection. False if it was lost: then the attempt has no permit."""
         if not protocol.is_connected():
             return False
         protocol.context = self
-        if self.observed is not None:
-            self.observed.ready_at = self.loop.time()
+        if self.observer is not None:
+            self.observer.ready_at = self.loop.time()
         try:
             permit = await self.limiter.acquire(self.options.priority)
         except asyncio.CancelledError:
@@ -138,7 +127,7 @@ class AttemptContext:
             # no permit back, and keeping it for the next connection could send it late, in a burst with newer ones.
             # So it is discarded, and the day has one request less.
             return False
-        self._start(permit)
+        self._start(permit, headers)
         return True
 
     def connection_lost(self) -> None:
@@ -146,13 +135,15 @@ class AttemptContext:
         self._is_lost = True
         self.deadline.expire()
 
-    def _start(self, permit: float) -> None:
+    def _start(self, permit: float, headers: MutableMapping[str, str]) -> None:
         self.permit = permit
         now = self.loop.time()
         if self.options.patience is not None:
             self.options.patience.waiting.discard(self)
             self.ends_at = now + self.options.deadline
         self.timer.move(self.deadline, min(now + self.options.attempt_timeout, self.ends_at))
+        if self.observer is not None:
+            self.observer.permitted(headers)
 
 
 current_attempt: ContextVar[AttemptContext | None] = ContextVar("current_attempt", default=None)

@@ -1,4 +1,4 @@
-"""The undocumented parts of aiohttp that this package uses, each with its purpose.
+"""The undocumented parts of aiohttp that this package uses, each with its purpose, from ``internals.json``.
 
 They are checked once, when this module is imported. If the installed aiohttp lacks one of them or has it with another
 signature, a warning says so, and sessions use documented aiohttp only (see ``pool``).
@@ -11,12 +11,14 @@ import functools
 import importlib
 import inspect
 import warnings
-from typing import Any, Final, NamedTuple
+from pathlib import Path
+from typing import Any, Final
 
 import aiohttp
+import msgspec
 
 
-class Internal(NamedTuple):
+class Internal(msgspec.Struct, frozen=True):
     """A name of aiohttp."""
 
     path: str
@@ -27,46 +29,7 @@ class Internal(NamedTuple):
     purpose: str
 
 
-INTERNALS: Final = (
-    Internal("connector.TCPConnector.connect", "async (req, traces, timeout)", "take the permit with a connection"),
-    Internal(
-        "connector.TCPConnector._wait_for_available_connection",
-        "async (key, traces)",
-        "notice that a waiter is cancelled after it was woken up",
-    ),
-    Internal("connector.TCPConnector._release_waiter", "()", "wake up the next waiter"),
-    Internal("connector.TCPConnector._factory", None, "make connections of our class"),
-    Internal("connector.Connection.protocol", None, "get the connection of our class"),
-    Internal("client_proto.ResponseHandler.__init__", "(loop)", "be the base of that class"),
-    Internal("client_proto.ResponseHandler.is_connected", "()", "take no permit for a connection that is lost"),
-    Internal("client_proto.ResponseHandler.connection_lost", "(exc)", "notice a lost connection before the permit"),
-    Internal("client_proto.ResponseHandler.data_received", "(data)", "notice data that no request asked for"),
-    Internal("client_proto.ResponseHandler._payload", None, "know whether the last response is complete"),
-    Internal("client_proto.ResponseHandler._waiter", None, "know whether a response is awaited"),
-    Internal("client_proto.ResponseHandler._buffer", None, "know whether a response has come that is not read yet"),
-    Internal("client_proto.ResponseHandler.feed_data", "(data, size)", "notice a switch of protocols"),
-    Internal("http.RawResponseMessage.code", None, "notice a switch of protocols"),
-    Internal("client_proto.ResponseHandler.close", "()", "close a connection"),
-    Internal("client_proto.ResponseHandler.force_close", "()", "keep a connection out of the pool"),
-    Internal("client_proto.ResponseHandler.start_timeout", "()", "do what aiohttp does once a request is written"),
-    Internal("client_proto.ResponseHandler.writing_paused", None, "leave a write that would block to aiohttp"),
-    Internal("client_reqrep.ClientRequest.send", "async (conn)", "write a request without a task for its body"),
-    Internal("client_reqrep.ClientRequest._continue", None, "leave an unusual request to aiohttp"),
-    Internal("client_reqrep.ClientRequest._traces", None, "leave an unusual request to aiohttp"),
-    Internal("client_reqrep.ClientRequest._timer", None, "make the response"),
-    Internal("client_reqrep.ClientRequest.request_info", None, "make the response"),
-    Internal(
-        "client_reqrep.ClientResponse.__init__",
-        "(method, url, writer, continue100, timer, request_info, traces, loop, session, stream_writer)",
-        "make the response",
-    ),
-    Internal("http.StreamWriter.__init__", "(protocol, loop, ...)", "write a request"),
-    Internal("http.StreamWriter.write_headers", "async (status_line, headers)", "write a request"),
-    Internal("http.StreamWriter.write_eof", "async (chunk)", "write a request"),
-    Internal("http.StreamWriter.set_eof", "()", "write a request without a body"),
-    Internal("payload.BytesPayload.as_bytes", "async (...)", "write a request's body together with its headers"),
-    Internal("client.ClientSession._default_proxy", None, "keep the API key from the proxy of a borrowed session"),
-)
+INTERNALS: Final = msgspec.json.decode(Path(__file__).with_suffix(".json").read_bytes(), type=tuple[Internal, ...])
 
 
 def find_missing() -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def _permit_before_connection(max_connections: int) -> aiohttp.ClientMiddlewareT
             # Without a free connection the permit would wait in aiohttp's queue, and the permits of a stalled second
             # would be sent together with those of the next.
             await context.enter(connections)
-            await context.take_permit()
+            await context.take_permit(request.headers)
         return await handler(request)
 
     return take_permit

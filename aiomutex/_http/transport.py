@@ -28,11 +28,10 @@ from aiomutex._util.keyed_lock import KeyedLock
 from aiomutex.errors import ConfigurationError, SessionClosedError, UnexpectedResponseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiomutex._api.requests import Request
-    from aiomutex._http.call import CallOptions, Observed
-    from aiomutex.events import Attempt
+    from aiomutex._http.call import CallOptions
+    from aiomutex._http.observer import Observer
+    from aiomutex.events import Hooks
     from aiomutex.limits import RateLimiter
 
 MAX_BODY: Final = 64 * 2**20
@@ -81,7 +80,7 @@ class Transport:
         *,
         max_connections: int,
         http: aiohttp.ClientSession | None,
-        hooks: tuple[Callable[[Attempt], object], ...] = (),
+        hooks: Hooks | None = None,
         max_body: int = MAX_BODY,
     ) -> None:
         self.base_url = base_url
@@ -180,12 +179,14 @@ class Transport:
         return self._http, self._loop, self._timer
 
     async def attempt(
-        self, request: Request[Any], options: CallOptions, ends_at: float, observed: Observed | None = None
+        self, request: Request[Any], options: CallOptions, ends_at: float, observer: Observer | None = None
     ) -> responses.Response:
         """Send ``request`` once in a call that must end at ``ends_at``, and read the response, whatever its status."""
         http, loop, timer = self.check_open()
-        headers = borrowed_headers(http, self.base_url, self._headers, request.body) if self._borrowed else None
-        context = AttemptContext(self.limiter, options, ends_at, loop, timer, observed)
+        headers: dict[str, str] | None = None  # those of the pool
+        if self._borrowed is not None:
+            headers = borrowed_headers(http, self.base_url, self._headers, request.body)
+        context = AttemptContext(self.limiter, options, ends_at, loop, timer, observer)
         token = current_attempt.set(context)
         response: aiohttp.ClientResponse | None = None
         self.in_flight += 1
@@ -195,8 +196,8 @@ class Transport:
                 if not self.group_locks.acquire_now(request.group):
                     await self.group_locks.acquire(request.group)
                 context.locked = self.group_locks, request.group
-            if self._borrowed is not None:
-                await context.take_permit()
+            if headers is not None:
+                await context.take_permit(headers)
             elif options.priority:
                 await context.enter(self._bulk_slots)
             response = await http.request(

@@ -69,6 +69,8 @@ EDITS: dict[str, tuple[Edit, ...]] = {
     "client_reqrep.ClientRequest.send": another_parameter("client_reqrep.py", r"async def send\(self"),
     "client_reqrep.ClientRequest._continue": renamed("_continue"),
     "client_reqrep.ClientRequest._traces": renamed("_traces"),
+    "client_reqrep.ClientRequest._on_chunk_request_sent": renamed("_on_chunk_request_sent"),
+    "client_reqrep.ClientRequest._on_headers_request_sent": renamed("_on_headers_request_sent"),
     "client_reqrep.ClientRequest._timer": renamed("_timer"),
     "client_reqrep.ClientRequest.request_info": (
         Edit(r"def request_info(?=\(self\) -> RequestInfo:\s+headers)", "def as_info", "client_reqrep.py"),
