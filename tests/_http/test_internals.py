@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 import pytest
@@ -19,6 +19,9 @@ from aiohttp import client_proto
 
 from aiomutex._http import internals
 from aiomutex._http.internals import INTERNALS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[2]
 ALTERED = "altered" in Path(aiohttp.__file__).parts
@@ -86,12 +89,11 @@ EDITS: dict[str, tuple[Edit, ...]] = {
 }
 
 
-def write_altered(directory: Path, path: str) -> None:
-    """Write a copy of the installed aiohttp into ``directory``, without the internal at ``path``."""
-    copy = shutil.copytree(Path(aiohttp.__file__).parent, directory / "aiohttp", dirs_exist_ok=True)
+def alter(directory: Path, path: str) -> None:
+    """Change the copy of aiohttp in ``directory`` so that it lacks the internal at ``path``."""
     for pattern, replacement, files in EDITS[path]:
         changed = 0
-        for file in copy.glob(files):
+        for file in directory.glob(files):
             text, count = re.subn(pattern, replacement, file.read_text(encoding="utf-8"))
             if count:
                 file.write_text(text, encoding="utf-8")
@@ -99,14 +101,16 @@ def write_altered(directory: Path, path: str) -> None:
         assert changed, f"this aiohttp has no {pattern!r} in {files}"
 
 
-def run_without(path: str | None, directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with a copy of aiohttp in which ``path`` is missing."""
+def run_without(missing: Sequence[str], directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with a copy of the installed aiohttp in which the internals at these paths are missing."""
     paths = [str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    if path is not None:
-        write_altered(directory / "altered", path)
-        paths.insert(0, str(directory / "altered"))
+    if missing:
+        copy = shutil.copytree(Path(aiohttp.__file__).parent, directory / "altered" / "aiohttp")
+        paths.insert(0, str(copy.parent))
+    for path in missing:
+        alter(copy, path)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    if path == "http.RawResponseMessage.code":
+    if "http.RawResponseMessage.code" in missing:
         environment["AIOHTTP_NO_EXTENSIONS"] = "1"  # the class is written in C otherwise
     return subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, check=False, cwd=ROOT, env=environment, timeout=300
@@ -132,22 +136,21 @@ def test_a_class_that_is_gone_is_found_missing_with_all_its_attributes(monkeypat
 
 
 def test_with_every_internal_there_is_no_warning(tmp_path: Path) -> None:
-    done = run_without(None, tmp_path, "tests/_http/without_internal.py")
+    done = run_without((), tmp_path, "tests/_http/without_internal.py")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 @pytest.mark.parametrize("path", EDITS)
 def test_without_an_internal_one_warning_names_it_and_the_promises_are_kept(path: str, tmp_path: Path) -> None:
-    done = run_without(path, tmp_path, "tests/_http/without_internal.py")
+    done = run_without((path,), tmp_path, "tests/_http/without_internal.py")
     assert done.returncode == 0, done.stderr
     (warning,) = done.stdout.splitlines()
     assert warning.startswith(f"RuntimeWarning: aiohttp {aiohttp.__version__} lacks internals that aiomutex uses")
     assert f"another signature: {path}. Sessions use documented aiohttp only" in warning
 
 
-CORE = ["tests/test_session.py", "tests/_http/test_call.py", "tests/_http/test_create.py"]
-# Whichever name is missing, the same fallback is used. So a few names, one of each class, get every test.
-EVERY = ["tests/_http", "tests/test_session.py", "tests/test_laws.py", "--ignore=tests/_http/test_internals.py"]
+# Whichever name is missing, the same fallback is used. So the tests of the core run once, without a name of each class.
+TESTS = ["tests/_http", "tests/test_session.py", "tests/test_laws.py", "--ignore=tests/_http/test_internals.py"]
 REPRESENTATIVES = (
     "connector.TCPConnector.connect",
     "client_proto.ResponseHandler._waiter",
@@ -156,9 +159,7 @@ REPRESENTATIVES = (
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("path", EDITS)
-def test_without_an_internal_the_tests_of_the_core_pass(path: str, tmp_path: Path) -> None:
+def test_without_internals_the_tests_of_the_core_pass(tmp_path: Path) -> None:
     options = ["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore:aiohttp:RuntimeWarning"]
-    files = EVERY if path in REPRESENTATIVES else CORE
-    done = run_without(path, tmp_path, "-m", "pytest", *options, *files)
+    done = run_without(REPRESENTATIVES, tmp_path, "-m", "pytest", *options, *TESTS)
     assert done.returncode == 0, done.stdout
