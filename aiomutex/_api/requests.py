@@ -165,13 +165,8 @@ def create_group(group: NewGroup) -> Request[CreatedGroup]:
     group = validation.new_group(group)
     if group.key is UNSET:
         raise InvalidRequestError("key is missing; without it, a group whose response was lost cannot be found")
-    decode = functools.partial(_read_created, key=group.key)
+    decode = functools.partial(responses.read_created, key=group.key)
     return Request("POST", ROOT, decode, Effect.NON_IDEMPOTENT, _encode(group), operation="create_group")
-
-
-def _read_created(body: bytes, key: str) -> CreatedGroup:
-    group_id, url = responses.read_created(body)
-    return CreatedGroup(id=group_id, url=url, key=key)
 
 
 _METHOD: Final = re.compile(r"[A-Z]{1,20}")

@@ -24,7 +24,7 @@ from aiomutex.errors import (
     ServerError,
     UnexpectedResponseError,
 )
-from aiomutex.models import GroupPage, MutexGroup
+from aiomutex.models import CreatedGroup, GroupPage, MutexGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -100,14 +100,14 @@ class Response:
         content_type = self.header("Content-Type", "no content type")[:100]
         detail = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
         return UnexpectedResponseError(
-            f"{len(self.body):,} bytes ({content_type}) that do not read as documented: {detail}",
-            status=self.status,
-            method=self.method,
-            path=self.path,
-            request_id=self.request_id,
-            body=self.text,
-            headers=self.shown_headers(),
+            f"{len(self.body):,} bytes ({content_type}) that do not read as documented: {detail}", **self.facts()
         )
+
+    def facts(self) -> dict[str, Any]:
+        """What the errors of a response show, with the API key removed."""
+        facts: dict[str, Any] = {name: getattr(self, name) for name in ("status", "method", "path", "request_id")}
+        headers = {_printable(self.redact(name)).lower(): self.header(name) for name in self.headers}
+        return facts | {"body": self.text, "headers": headers}
 
     @property
     def text(self) -> str:
@@ -127,10 +127,6 @@ class Response:
     def header(self, name: str, default: str = "") -> str:
         """The value of a header, with the API key removed."""
         return _printable(self.redact(self.headers.get(name, default)))
-
-    def shown_headers(self) -> dict[str, str]:
-        """All headers by lower-case name, with the API key removed."""
-        return {_printable(self.redact(name)).lower(): self.header(name) for name in self.headers}
 
 
 def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
@@ -170,16 +166,7 @@ def error_from_response(response: Response) -> APIError:
         detail = f"redirects are not followed (this one leads to {target[:200]!r})"
     else:
         detail = _detail(response)
-    return kind(
-        detail,
-        status=status,
-        method=response.method,
-        path=response.path,
-        request_id=response.request_id,
-        body=response.text,
-        retry_after=retry_after_of(response.headers),
-        headers=response.shown_headers(),
-    )
+    return kind(detail, retry_after=retry_after_of(response.headers), **response.facts())
 
 
 def _detail(response: Response) -> str:
@@ -256,12 +243,12 @@ def read_page(body: bytes, cursor: str | None) -> GroupPage:
     return GroupPage(groups=wire.mutexes, next_cursor=following or None, cursor=cursor)
 
 
-def read_created(body: bytes) -> tuple[str, str | None]:
-    """Decode the ID and the URL of a group that was just created."""
+def read_created(body: bytes, key: str) -> CreatedGroup:
+    """Decode the ID and the URL of the group with this key, which was just created."""
     wire = _created.decode(body)
     if wire.id == "":
         raise msgspec.ValidationError("Expected an ID, got an empty string - at `$.id`")
-    return str(wire.id), wire.url
+    return CreatedGroup(id=str(wire.id), url=wire.url, key=key)
 
 
 # The rest runs only for responses that differ from the documented form. It changes types, never meanings.
@@ -294,18 +281,8 @@ def _normalized_slot(decoded: object, index: int) -> object:
     if slot is None:
         return decoded
     slot = {"index": index} | _without_nulls(slot)
-    for field, convert in _SLOT_CONVERSIONS:
-        if field in slot:
-            slot[field] = convert(slot[field])
-    return slot
-
-
-def _numbers(value: object) -> object:
-    return _each(_number, value)
-
-
-def _strings(value: object) -> object:
-    return _each(lambda item: str(item) if type(item) is int else item, value)
+    slot |= {field: _number(slot[field]) for field in ("index", "percentage") if field in slot}
+    return slot | {field: _each(convert, slot[field]) for field, convert in _ITEMS.items() if field in slot}
 
 
 def _number(value: object) -> object:
@@ -316,13 +293,11 @@ def _number(value: object) -> object:
     return value
 
 
-_SLOT_CONVERSIONS: Final[tuple[tuple[str, Callable[[object], object]], ...]] = (
-    ("index", _number),
-    ("percentage", _number),
-    ("experiments", _numbers),
-    ("holdouts", _numbers),
-    ("individuals", _strings),
-)
+def _string(value: object) -> object:
+    return str(value) if type(value) is int else value
+
+
+_ITEMS: Final = {"experiments": _number, "holdouts": _number, "individuals": _string}
 
 
 def _each(convert: Callable[[object], object], value: object) -> Any:

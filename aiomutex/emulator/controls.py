@@ -156,10 +156,8 @@ class Controls:
             >>> emulator.faults.pending
             3
         """
-        if kind is None:
-            kind = "reset-after" if after_commit and status is None else "status"
         fault = Fault(
-            kind=kind,
+            kind=kind or ("reset-after" if after_commit and status is None else "status"),
             status=500 if status is None else status,
             after_commit=after_commit,
             retry_after=retry_after,
@@ -185,20 +183,10 @@ class Controls:
     ) -> Group:
         """Add a group without a request. It is not checked, not recorded as a commit, and counts against no limit.
 
-        Args:
-            group_id: Its ID; None takes the next integer.
-            slots: Its slots: percentages, mappings (``{"percentage": 40, "experiments": [123]}``) or ``Slot`` objects.
-            name: Its name; None derives one from the ID, as for ``key`` and ``bucketing_salt``.
-            key: Its key.
-            project_id: The ID of its project.
-            description: Its description.
-            evaluation_mode: ``remote`` or ``local``.
-            bucketing_key: The user property by which users are bucketed.
-            bucketing_salt: Its salt.
-            deleted: Whether it is archived.
-
-        Returns:
-            The group. You may change its fields.
+        Without a ``group_id`` it gets the next integer; without a ``name``, ``key`` or ``bucketing_salt`` one that is
+        derived from its ID. ``slots`` are percentages, mappings (``{"percentage": 40, "experiments": [123]}``) or
+        ``Slot`` objects; ``evaluation_mode`` is ``remote`` or ``local``; a ``deleted`` group is archived. Change the
+        fields of the returned group as you like.
 
         Raises:
             ValueError: Another group has the key, or a slot has an unknown field.
@@ -209,19 +197,9 @@ class Controls:
             >>> group.key, group.slots[0].experiments
             ('group-7', [123])
         """
-        seed: dict[str, Any] = {
-            "id": group_id,
-            "project_id": project_id,
-            "name": name,
-            "key": key,
-            "description": description,
-            "evaluation_mode": evaluation_mode,
-            "bucketing_key": bucketing_key,
-            "bucketing_salt": bucketing_salt,
-            "slots": slots,
-            "deleted": deleted,
-        }
-        group = group_of(seed, next_id=self.groups.next_id())
+        seed: dict[str, Any] = {"id": group_id, "project_id": project_id, "name": name, "key": key, "slots": slots}
+        seed |= {"bucketing_key": bucketing_key, "bucketing_salt": bucketing_salt, "evaluation_mode": evaluation_mode}
+        group = group_of(seed | {"description": description, "deleted": deleted}, next_id=self.groups.next_id())
         self.groups[group.id] = group
         self._save(group)
         return group
@@ -254,10 +232,7 @@ class Controls:
             file.write(msgspec.json.format(msgspec.json.encode(document_of(self.groups)), indent=2))
 
     def load(self, path: str | PathLike[str]) -> None:
-        """Replace all groups by those in a JSON file.
-
-        Args:
-            path: A file that ``dump`` wrote, a page of the real service, or a list of groups.
+        """Replace all groups by those in a JSON file: that of ``dump``, a page of the service, or a list of groups.
 
         Raises:
             OSError: The file cannot be read.

@@ -156,7 +156,7 @@ def test_decoding_any_json_returns_a_group_or_raises_a_msgspec_error(decoded: ob
     with contextlib.suppress(msgspec.MsgspecError):
         responses.read_page(body, None)
     with contextlib.suppress(msgspec.MsgspecError):
-        responses.read_created(body)
+        responses.read_created(body, "k")
 
 
 @given(st.lists(SIMILAR, max_size=3), JSON)

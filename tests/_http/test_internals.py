@@ -140,7 +140,16 @@ def test_with_every_internal_there_is_no_warning(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
-@pytest.mark.parametrize("path", EDITS)
+REPRESENTATIVES = (
+    "connector.TCPConnector.connect",
+    "client_proto.ResponseHandler._waiter",
+    "client_reqrep.ClientRequest.send",
+)
+
+
+@pytest.mark.parametrize(
+    "path", [path if path in REPRESENTATIVES else pytest.param(path, marks=pytest.mark.deep) for path in EDITS]
+)
 def test_without_an_internal_one_warning_names_it_and_the_promises_are_kept(path: str, tmp_path: Path) -> None:
     done = run_without((path,), tmp_path, "tests/_http/without_internal.py")
     assert done.returncode == 0, done.stderr
@@ -149,13 +158,15 @@ def test_without_an_internal_one_warning_names_it_and_the_promises_are_kept(path
     assert f"another signature: {path}. Sessions use documented aiohttp only" in warning
 
 
+def test_without_all_internals_the_warning_names_each(tmp_path: Path) -> None:
+    done = run_without([*EDITS], tmp_path, "tests/_http/without_internal.py")
+    assert done.returncode == 0, done.stderr
+    (warning,) = done.stdout.splitlines()
+    assert set(EDITS) == set(re.findall(r"\b\w+\.\w+\.\w+\b", warning)) & set(EDITS)
+
+
 # Whichever name is missing, the same fallback is used. So the tests of the core run once, without a name of each class.
 TESTS = ["tests/_http", "tests/test_session.py", "tests/test_laws.py", "--ignore=tests/_http/test_internals.py"]
-REPRESENTATIVES = (
-    "connector.TCPConnector.connect",
-    "client_proto.ResponseHandler._waiter",
-    "client_reqrep.ClientRequest.send",
-)
 
 
 @pytest.mark.deep

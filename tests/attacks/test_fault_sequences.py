@@ -144,7 +144,7 @@ def a_run_can_be_resumed(world: World, shape: Any, trouble: Sequence[str], polic
 
 ENDS: Final = {each.__name__: each for each in (outcomes_are_true, undo_restores_every_slot, a_run_can_be_resumed)}
 QUICK: Final = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 # An edit with an unknown outcome, followed by one of the same slot, with the same list or another.
 ONE_SLOT: Final = [(PLACES[0], LISTS[0])] * 2

@@ -277,7 +277,7 @@ CALM: Final = settings(deadline=None, suppress_health_check=[HealthCheck.too_slo
 
 
 def test_client_emulator_and_model_agree() -> None:
-    run_machine(Service, settings=settings(CALM, max_examples=8, stateful_step_count=25))
+    run_machine(Service, settings=settings(CALM, max_examples=5, stateful_step_count=20))
 
 
 @pytest.mark.deep

@@ -16,7 +16,7 @@ from aiomutex.bulk.journal import Journal
 if TYPE_CHECKING:
     from pathlib import Path
 
-COUNT = 700
+COUNT = 400
 SLOTS = [{"percentage": 30, "experiments": [n], "holdouts": [n + 1], "individuals": [f"user-{n}"]} for n in (1, 11, 21)]
 GROUPS = [{"id": n, "name": f"G{n}", "key": f"g{n}", "slots": SLOTS} for n in range(1, 31)]
 

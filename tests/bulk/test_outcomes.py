@@ -246,7 +246,7 @@ FAULTS: tuple[str | Fault, ...] = (
 async def test_with_a_tenth_of_requests_failing_every_edit_is_applied_in_order_and_reported_truly(
     tmp_path: Any, seed: int, mode: str
 ) -> None:
-    count = 1_800
+    count = 600
     async with MutexEmulator(groups=60, limits=False, faults=FAULTS, seed=seed, keep_requests=10_000) as emulator:
         async with session_for(emulator.url, retry=FAST, deadline=120.0) as session:
             edits = edits_for(count, groups=60)

@@ -344,10 +344,10 @@ def work(path: str, seconds: float, results: Queue[list[float]]) -> None:
 
 def test_eight_processes_stay_below_the_limit_while_some_are_killed_or_stopped(path: Path) -> None:
     results: Queue[list[float]] = spawn.Queue()
-    processes = [spawn.Process(target=work, args=(str(path), 5.0, results)) for _ in range(8)]
+    processes = [spawn.Process(target=work, args=(str(path), 3.5, results)) for _ in range(8)]
     for process in processes:
         process.start()
-    time.sleep(2.5)
+    time.sleep(1.5)
     killed, stopped = processes[:2]
     assert killed.pid is not None
     assert stopped.pid is not None
@@ -362,4 +362,4 @@ def test_eight_processes_stay_below_the_limit_while_some_are_killed_or_stopped(p
     assert most_in_a_second(permits) <= 97
     assert all(reports)
     # The rate is measured by ``python -m benchmarks machine``: here other tests use the processors.
-    assert len(permits) > 200
+    assert len(permits) > 150

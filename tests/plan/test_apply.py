@@ -214,7 +214,7 @@ async def test_a_group_changed_between_the_listing_and_its_write_is_left_alone(
 @given(move=moves, slot=st.integers(0, 4), rounds=st.integers(0, 4), verify=st.booleans())
 @example(move=([[7], [8]], [[8], [7]]), slot=0, rounds=2, verify=False)
 @example(move=([[7], [8]], [[8], [7]]), slot=0, rounds=4, verify=True)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_what_a_colleague_adds_between_two_rounds_is_never_lost(
     emulator: MutexEmulator, session: MutexSession, move: Any, slot: int, rounds: int, verify: bool
 ) -> None:
