@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from concurrent.futures import Future
-from contextlib import AsyncExitStack, ExitStack, closing, contextmanager
-from functools import partial
+from contextlib import AsyncExitStack, ExitStack, closing
 from pathlib import Path
 from random import Random
-from threading import Thread
 from typing import TYPE_CHECKING, Self
+
+from anyio.from_thread import start_blocking_portal
 
 from aiomutex.emulator.app import Application
 from aiomutex.emulator.clock import Clock
@@ -30,8 +29,7 @@ from aiomutex.emulator.state_file import StateFile, read_state
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Generator, Iterable
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Callable, Iterable
     from os import PathLike
 
 __all__ = ["MutexEmulator", "serve"]
@@ -180,7 +178,8 @@ class MutexEmulator(Controls):
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.enter_context(_in_thread(self))
+            portal = stack.enter_context(start_blocking_portal())
+            stack.enter_context(portal.wrap_async_context_manager(self))
             self._thread = stack.pop_all()
         return self
 
@@ -216,37 +215,6 @@ class MutexEmulator(Controls):
         """
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self._scheme}://{host}:{self.port}"
-
-
-@contextmanager
-def _in_thread(manager: AbstractAsyncContextManager[object]) -> Generator[None]:
-    """Enter ``manager`` in an event loop in a thread of its own, and leave it at the end."""
-    ready: Future[Callable[[], object]] = Future()
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        async with manager:
-            ready.set_result(partial(asyncio.get_running_loop().call_soon_threadsafe, stop.set))
-            await stop.wait()
-
-    def main() -> None:
-        try:
-            asyncio.run(run())
-        except BaseException as error:
-            if ready.done():
-                raise
-            ready.set_exception(error)
-
-    thread = Thread(target=main, name="aiomutex-emulator", daemon=True)
-    thread.start()
-    try:
-        stop = ready.result()
-        try:
-            yield
-        finally:
-            stop()
-    finally:
-        thread.join()
 
 
 async def serve(emulator: MutexEmulator, *, on_ready: Callable[[MutexEmulator], None] | None = None) -> None:

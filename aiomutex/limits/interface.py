@@ -59,6 +59,16 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     """Callers waiting for a permit."""
     paused_for: float
     """Seconds until the pause after a 429 ends; 0.0 without a pause."""
+    granted_total: int = 0
+    """Permits granted by this limiter since it was created."""
+    waits_total: int = 0
+    """Permits whose callers had to wait."""
+    wait_seconds_total: float = 0.0
+    """The seconds that these callers waited, added up."""
+    throttled_total: int = 0
+    """429s reported to this limiter."""
+    pauses_total: int = 0
+    """Pauses after a 429, including those that other users of a shared budget reported."""
 
 
 @runtime_checkable
@@ -111,8 +121,10 @@ class RateLimiter(Protocol):
 
     async def __aenter__(self) -> None:
         """Take one permit."""
+        await self.acquire()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         """Do nothing: a permit is spent once its request is sent."""
+        return  # a body, which subclasses inherit

@@ -49,16 +49,18 @@ for i = 1, #log do
 end
 local rewrite, was_empty = false, #log == 0
 
+-- Permits in a window: fewer after a 429, then one more after each `raise_wait`, as in recovery.py.
 local permits = request.max_permits
-if number('permits') > 0 then
-    permits = math.min(permits, number('permits'))
+if number('lowest') > 0 then
+    local raises = math.max(0, math.floor((now - number('quiet_since')) / number('raise_wait')))
+    permits = math.min(permits, number('lowest') + raises)
 end
 
 -- The day, by this server's clock. The workers' own count survives a flush of this server.
 local today = math.floor(now / DAY)
 local used = number('used')
 if today > number('day') then
-    state.day, used, state.permits, permits = today, 0, nil, request.max_permits
+    state.day, used = today, 0
 end
 if request.day == number('day') then
     used = math.max(used, request.used)
@@ -92,8 +94,9 @@ if feedback and microseconds(feedback.permit) > number('pause_began') then
         state.probe_until, state.failed_probes = '0', tostring(feedback.failed_probes)
         state.suspected_day = feedback.suspected and state.day or '-1'
         state.requested_wait = format(microseconds(feedback.requested_wait))
-        permits = math.min(permits, feedback.permits)
-        state.permits = permits
+        permits = math.min(permits, feedback.recovery.lowest)
+        state.lowest, state.quiet_since = permits, format(now + microseconds(feedback.recovery.since))
+        state.raise_wait = format(microseconds(feedback.recovery.wait))
     elseif paused then
         -- Resume without a burst: act as if the last window had been used evenly.
         paused = false
@@ -174,9 +177,6 @@ state.used, state.paused = format(math.max(0, used)), paused and 1 or 0
 for field, value in pairs(state) do
     redis.call('HSET', KEYS[2], field, value)
 end
-if not state.permits then
-    redis.call('HDEL', KEYS[2], 'permits')
-end
 redis.call('EXPIRE', KEYS[1], EXPIRE_SECONDS)
 redis.call('EXPIRE', KEYS[2], EXPIRE_SECONDS)
 
@@ -195,6 +195,11 @@ local lease = {
     day = number('day'),
     used = used,
     permits = permits,
+    recovery = number('lowest') > 0 and {
+        lowest = number('lowest'),
+        since = (number('quiet_since') - now) / SECOND,
+        wait = number('raise_wait') / SECOND,
+    } or {lowest = request.max_permits},
     used_in_window = used_in_window,
     paused = paused,
     is_probe = is_probe,

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from aiomutex.limits.pause import PROBE_TIMEOUT
+from aiomutex.limits.recovery import Recovery
 
 __all__ = ["HORIZON", "OLDEST_VERSION", "Feedback", "Lease", "LeaseRequest"]
 
@@ -21,8 +22,8 @@ class Feedback(msgspec.Struct, kw_only=True):
     kind: Literal["throttled", "answered"]
     permit: float
     """When the request's permit was granted, on the server's clock."""
-    permits: int = 0
-    """The number of permits in a window after this 429."""
+    recovery: Recovery = Recovery()
+    """How many permits a window has after this 429. Its time is relative to the exchange."""
     delay: float = 0.0
     failed_probes: int = 0
     suspected: bool = False
@@ -72,6 +73,8 @@ class Lease(msgspec.Struct, kw_only=True):
     day: int
     used: int
     permits: int
+    recovery: Recovery
+    """Its time is relative to the exchange."""
     used_in_window: int
     paused: bool
     is_probe: bool

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import math
-from asyncio import get_running_loop
 from collections import deque
 from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from msgspec.structs import replace
+
 from aiomutex._util.tasks import run_to_completion
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError, MutexError
 from aiomutex.limits.daily_budget import DailyBudget
-from aiomutex.limits.interface import Priority
 from aiomutex.limits.lease import Feedback, LeaseRequest
 from aiomutex.limits.queueing import QueueingLimiter
 
 if TYPE_CHECKING:
+    from aiomutex.limits.interface import Priority
     from aiomutex.limits.lease import Lease
     from aiomutex.limits.machine_budget import MachineBudget
     from aiomutex.limits.margin import Margin
@@ -44,7 +45,6 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
         super().__init__(margin, DailyBudget(per_day))
         self._budget = budget
         self._mean_lease = mean_lease
-        self._max_permits = margin.permits
         # A send time missed by more than this is lost: the margin's extra window covers no longer delay.
         self._max_lateness = (margin.window - 1.0) * 0.6
         self._reset()
@@ -60,27 +60,6 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
         # When the next exchange is due while callers wait, and when it is due for the first of them.
         self._next_exchange = self._not_before = -math.inf
 
-    async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
-        """Wait until one request may be sent.
-
-        Args:
-            priority: ``Priority.BULK`` waits behind interactive calls, but gets at least every eighth permit.
-
-        Returns:
-            The permit: when it was granted, in seconds of the event loop's clock.
-
-        Raises:
-            DailyBudgetExhaustedError: The daily budget is exhausted, or seems to be.
-            LimiterUnavailableError: The shared budget cannot be reached, or does not respond in time.
-            ConfigurationError: The budget cannot be used, or the limiter is closed or used by another event loop.
-        """
-        if self._closed:
-            raise ConfigurationError(f"this {type(self).__name__} is closed")
-        loop = get_running_loop()
-        if loop is not self._loop:
-            self._attach(loop)
-        return await self._wait(loop, priority)
-
     async def aclose(self) -> None:
         """Close the limiter and what it opened. Waiters get a ``LimiterUnavailableError``."""
         self._closed = True
@@ -95,6 +74,11 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
         await self._budget.aclose()
 
     # Granting permits
+
+    def _ensure_budget(self, now: float) -> None:
+        if self._closed:
+            raise ConfigurationError(f"this {type(self).__name__} is closed")
+        super()._ensure_budget(now)
 
     def _serve(self) -> None:
         self._stop_timer()
@@ -124,7 +108,7 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
     def _grant(self, priority: Priority, send_time: float, now: float) -> None:  # noqa: ARG002 -- subclasses need it
         if self._pause.active:
             self._pause.probe_sent(now)
-        self._log_long_wait(now - self._waiters.grant(priority, now), now)
+        self._record_grant(now - self._waiters.grant(priority, now), now)
 
     def _schedule_without_budget(self, now: float) -> None:
         """Schedule a send time while the budget is unavailable, if the limiter can."""
@@ -179,7 +163,7 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
     def _request(self) -> LeaseRequest:
         wanted = min(_MAX_LEASE, max(0, len(self._waiters) - len(self._leased)))
         return LeaseRequest(
-            max_permits=self._max_permits,
+            max_permits=self._full.permits,
             window=self._window,
             per_day=self._daily_budget.limit,
             wanted=wanted,
@@ -202,7 +186,8 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
         if self._feedback:
             # A 429 arrived during the exchange, which knows nothing of it.
             return
-        self._margin = self._margin._replace(permits=min(self._margin.permits, lease.permits))
+        self._recovery = replace(lease.recovery, since=now + lease.recovery.since)
+        self._follow_recovery(now)
         self._mirror_pause(lease, asked_at, now)
         if not steady:
             return
@@ -227,14 +212,15 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
 
     # The pause after a 429
 
-    def _on_throttled(self, permit: float, *, started: bool) -> None:  # noqa: ARG002 -- every 429 is reported
+    def _on_throttled(self, permit: float) -> None:
         self._leased.clear()
         pause = self._pause
+        now = self._now()
         self._feedback = Feedback(
             kind="throttled",
             permit=self._budget.earliest_server_time(permit),
-            permits=self._margin.permits,
-            delay=pause.until - self._now(),
+            recovery=replace(self._recovery, since=self._recovery.since - now),
+            delay=pause.until - now,
             failed_probes=pause.failed_probes,
             suspected=pause.suspected_on is not None,
             requested_wait=pause.requested_wait or 0.0,

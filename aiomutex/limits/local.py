@@ -94,6 +94,7 @@ class LocalRateLimiter(QueueingLimiter):
                 and not (priority and now < self._bulk_due())
             ):
                 daily.used += 1
+                self._granted += 1
                 log = self._log
                 log.append(now)
                 self._open_at = log[0] + self._window
@@ -111,6 +112,7 @@ class LocalRateLimiter(QueueingLimiter):
         if loop is None or loop.is_closed():
             return
         now = loop.time()
+        self._follow_recovery(now)
         while (priority := self._waiters.next_priority()) is not None:
             due = max(self._last_due + self._margin.interval, self._log[0] + self._window, self._pause.next_probe_at)
             if priority and (bulk_due := self._bulk_due()) > due:
@@ -136,7 +138,7 @@ class LocalRateLimiter(QueueingLimiter):
         self._log.append(now)
         if self._pause.active:
             self._pause.probe_sent(now)
-        self._log_long_wait(now - self._waiters.grant(priority, now), now)
+        self._record_grant(now - self._waiters.grant(priority, now), now)
 
     def _bulk_due(self) -> float:
         """When the next bulk permit leaves enough to interactive calls.
@@ -169,10 +171,13 @@ class LocalRateLimiter(QueueingLimiter):
         self._last_due = -math.inf
         self._serve()
 
-    def _on_throttled(self, permit: float, *, started: bool) -> None:  # noqa: ARG002 -- RedisRateLimiter needs permit
+    def _on_throttled(self, permit: float) -> None:  # noqa: ARG002 -- RedisRateLimiter needs permit
         self._open_at = math.inf
-        if started:
-            self._log = deque(self._log, maxlen=self._margin.permits)
+
+    def _on_permits_changed(self) -> None:
+        # The times that the log does not show are older than a window, so "never" replaces them.
+        permits = self._margin.permits
+        self._log = deque([*[-math.inf] * (permits - len(self._log)), *self._log], maxlen=permits)
 
     def _on_resumed(self, permit: float, now: float) -> None:  # noqa: ARG002 -- RedisRateLimiter needs permit
         # Without a burst: act as if the last window had been used evenly.

@@ -38,10 +38,6 @@ class Margin(NamedTuple):
         min_permits = min(permits, max(1, per_second * _FLOOR // 100))
         return cls(permits, window, min_permits, max(1, per_second * _STEP // 100))
 
-    def lowered(self) -> Margin:
-        """Return the margin to keep after a 429: one step lower, but not below ``min_permits``."""
-        return self._replace(permits=max(self.min_permits, self.permits - self.step))
-
     @property
     def interval(self) -> float:
         """Seconds between two permits at the full rate."""

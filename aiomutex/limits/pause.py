@@ -38,6 +38,7 @@ class Pause:
         until: When the wait that the service asked for ends.
         failed_probes: Probes that got a 429 in a row.
         suspected_on: The day, in days since 1970, whose budget the service seems to consider exhausted, or None.
+        count: Pauses so far.
         requested_wait: Seconds of a Retry-After longer than ``MAX_PAUSE``, or None.
     """
 
@@ -48,6 +49,7 @@ class Pause:
 
     def __init__(self, rng: Callable[[], float] = random.random) -> None:
         self._rng = rng
+        self.count = 0
         self._began = self._first_429_at = -math.inf
         self.end()
 
@@ -77,6 +79,7 @@ class Pause:
             self.failed_probes += 1
         else:
             self.failed_probes, self._first_429_at = 0, now
+            self.count += 1
         self._began = self.ends_after = now
         self._probe_deadline = -math.inf
         self.requested_wait = None
@@ -106,6 +109,7 @@ class Pause:
     def mirror(self, lease: Lease, asked_at: float, now: float) -> None:
         """Take over the pause that other processes share, as reported by an exchange that began at ``asked_at``."""
         if not self.active:
+            self.count += 1
             self._began = now
             # Some event loops count in milliseconds; a permit granted within this one must be able to end the pause.
             self.ends_after = asked_at - 0.001

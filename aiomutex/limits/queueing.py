@@ -9,15 +9,19 @@ import logging
 import math
 import os
 import time
+from asyncio import get_running_loop
 from typing import TYPE_CHECKING
 
-from aiomutex.limits.interface import LimiterState, Priority
-from aiomutex.limits.pause import Pause
+import msgspec
+
+from aiomutex.limits.daily_budget import format_duration
+from aiomutex.limits.interface import LimiterState, Priority, RateLimiter
+from aiomutex.limits.pause import MAX_PAUSE, Pause
+from aiomutex.limits.recovery import Recovery
 from aiomutex.limits.waiters import Waiters
 
 if TYPE_CHECKING:
     import asyncio
-    from types import TracebackType
 
     from aiomutex.errors import DailyBudgetExhaustedError
     from aiomutex.limits.daily_budget import DailyBudget
@@ -35,11 +39,12 @@ _CLOCK_TOLERANCE = 0.05
 """Seconds by which the clocks of two event loops may differ and still count as the same clock."""
 
 
-class QueueingLimiter:
+class QueueingLimiter(RateLimiter):
     """A limiter whose callers wait in a queue until ``_serve`` has a permit for them."""
 
     def __init__(self, margin: Margin, daily_budget: DailyBudget) -> None:
-        self._margin = margin
+        self._full = self._margin = margin  # the margin without 429s, and the current one
+        self._recovery = Recovery()
         self._window = margin.window
         self._daily_budget = daily_budget
         self._pause = Pause()
@@ -48,6 +53,8 @@ class QueueingLimiter:
         self._clock_offset = math.nan  # the loop's clock minus the system's monotonic clock
         self._timer: asyncio.TimerHandle | None = None
         self._next_warning_at = -math.inf
+        self._granted = self._waits = self._throttled = 0
+        self._wait_seconds = 0.0
         self._pid = 0  # the process that uses it; 0 before the first use
 
     # What each limiter implements
@@ -63,11 +70,14 @@ class QueueingLimiter:
         """Take back a permit whose caller was cancelled in the loop iteration that granted it."""
         raise NotImplementedError
 
-    def _on_throttled(self, permit: float, *, started: bool) -> None:
+    def _on_throttled(self, permit: float) -> None:
         """Handle a pause that a 429 to the request of ``permit`` started or extended."""
 
     def _on_resumed(self, permit: float, now: float) -> None:
         """Handle the end of the pause, which a response to the request of ``permit`` brought."""
+
+    def _on_permits_changed(self) -> None:
+        """Handle a change of the permits in a window."""
 
     def _count_used(self, now: float) -> int:
         """Permits used in the current window."""
@@ -80,6 +90,25 @@ class QueueingLimiter:
         """Handle the move to another event loop."""
 
     # The public interface they share
+
+    async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
+        """Wait until one request may be sent.
+
+        Args:
+            priority: ``Priority.BULK`` waits behind interactive calls, but gets at least every eighth permit.
+
+        Returns:
+            The permit: when it was granted, in seconds of the event loop's clock.
+
+        Raises:
+            DailyBudgetExhaustedError: The daily budget is exhausted, or seems to be.
+            LimiterUnavailableError: A shared budget cannot be reached, or does not respond in time.
+            ConfigurationError: The budget cannot be used, or the limiter is closed or used by another event loop.
+        """
+        loop = get_running_loop()
+        if loop is not self._loop:
+            self._attach(loop)
+        return await self._wait(loop, priority)
 
     def throttled(self, permit: float, retry_after: float | None = None) -> None:
         """Report that a request got a 429. Every caller of the limiter waits.
@@ -96,18 +125,24 @@ class QueueingLimiter:
         now = self._now()
         pause = self._pause
         started = not pause.active
+        self._throttled += 1
         self._daily_budget.follow_clock()
         if not pause.throttled(permit, retry_after, now, window=self._window, today=self._daily_budget.day):
             return
+        lower = started and pause.suspected_on is None
+        # A longer wait is about the day, and midnight may end it early.
+        resumes_at = min(pause.until, now + MAX_PAUSE)
+        self._recovery = self._recovery.throttled(self._full, now, resumes_at, lower=lower)
+        self._follow_recovery(now)
         if pause.suspected_on is not None:
             logger.warning("%s", self._suspected_error())
             self._waiters.fail_all(self._suspected_error)
         elif started:
-            self._margin = self._margin.lowered()
             message = "the service answered 429: pausing for %.1f s, then sending a single request; %s"
             rate = f"from now on at most {self._margin.permits} requests in {self._window:.2f} s"
-            logger.warning(message, pause.until - now, rate)
-        self._on_throttled(permit, started=started)
+            raises = f"one more after each {format_duration(self._recovery.wait)} without a 429"
+            logger.warning(message, pause.until - now, f"{rate}, {raises}")
+        self._on_throttled(permit)
         self._serve()
 
     def answered(self, permit: float) -> None:
@@ -130,6 +165,7 @@ class QueueingLimiter:
         """
         now = self._now()
         self._daily_budget.follow_clock()
+        self._follow_recovery(now)
         return LimiterState(
             used=self._count_used(now),
             per_window=self._margin.permits,
@@ -139,20 +175,12 @@ class QueueingLimiter:
             resets_at=self._daily_budget.resets_at,
             waiting=len(self._waiters),
             paused_for=max(0.0, self._pause.until - now),
+            granted_total=self._granted,
+            waits_total=self._waits,
+            wait_seconds_total=self._wait_seconds,
+            throttled_total=self._throttled,
+            pauses_total=self._pause.count,
         )
-
-    async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
-        """Wait until one request may be sent."""
-        raise NotImplementedError
-
-    async def __aenter__(self) -> None:
-        """Take one permit."""
-        await self.acquire()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        """Do nothing: a permit is spent once its request is sent."""
 
     def _describe(self) -> str:
         """The state in words, for reprs."""
@@ -167,6 +195,7 @@ class QueueingLimiter:
 
     async def _wait(self, loop: asyncio.AbstractEventLoop, priority: Priority) -> float:
         now = loop.time()
+        self._follow_recovery(now)
         self._ensure_budget(now)
         future = self._waiters.join(loop, priority, now)
         try:
@@ -176,6 +205,7 @@ class QueueingLimiter:
             self._waiters.leave(future)
             if future.done() and not future.cancelled() and not future.exception():
                 # Granted and cancelled in the same loop iteration: without this the permit would be lost.
+                self._granted -= 1
                 self._give_back(future.result())
             elif not self._waiters:
                 self._serve()  # with an empty queue: stops the timer and reopens the fast path
@@ -195,7 +225,19 @@ class QueueingLimiter:
     def _suspected_error(self) -> DailyBudgetExhaustedError:
         return self._daily_budget.suspected_error(self._pause.requested_wait)
 
-    def _log_long_wait(self, waited: float, now: float) -> None:
+    def _follow_recovery(self, now: float) -> None:
+        permits, before = self._recovery.permits(self._full.permits, now), self._margin.permits
+        if permits != before:
+            self._margin = self._margin._replace(permits=permits)
+            self._on_permits_changed()
+            if permits > before:
+                logger.info("no 429 for a while: from now on at most %d requests in %.2f s", permits, self._window)
+
+    def _record_grant(self, waited: float, now: float) -> None:
+        self._granted += 1
+        if waited > _MIN_TIMER:
+            self._waits += 1
+            self._wait_seconds += waited
         if waited > _LONG_WAIT and now >= self._next_warning_at:
             self._next_warning_at = now + 60
             message = "requests wait %.1f s for a permit: %d waiting, at most %d in %.2f s"
@@ -227,6 +269,7 @@ class QueueingLimiter:
         same_clock = self._loop is None or abs(offset - self._clock_offset) < _CLOCK_TOLERANCE
         if not same_clock:
             self._pause.restart(now)
+            self._recovery = msgspec.structs.replace(self._recovery, since=now)
             self._next_warning_at = -math.inf
         self._loop, self._clock_offset, self._timer = loop, offset, None
         self._on_new_loop(now, same_clock=same_clock)

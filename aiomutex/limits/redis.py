@@ -145,7 +145,7 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         if self._fallback is None or now >= self._fallback.ends_at:
             # After one silent window, send times that other workers leased just before no longer count.
             start = now + self._window + HORIZON + self._budget.latency
-            self._fallback = _FallbackPacer(self._max_permits, self._window, self._workers, start, self._daily_budget)
+            self._fallback = _FallbackPacer(self._full.permits, self._window, self._workers, start, self._daily_budget)
         self._fallback.valid_until = now + _RETRY_INTERVAL + self._timeout
         self._not_before = self._next_exchange = now + _RETRY_INTERVAL
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from aiomutex.limits.lease import HORIZON, Lease, LeaseRequest
+from aiomutex.limits.recovery import Recovery
 
 __all__ = ["BudgetState", "exchange", "forget_log"]
 
@@ -30,8 +31,7 @@ class BudgetState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The latest send times granted to any process, in order. Some lie in the future."""
     day: Annotated[int, msgspec.Meta(ge=0)] = 0
     used: Annotated[int, msgspec.Meta(ge=0)] = 0
-    permits: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    """The number of permits in a window after a 429, until the next day."""
+    recovery: Recovery = Recovery()
     last_turn: float = 0.0
     reserved: list[float] = []
     """Send times of the log that only bulk work may take."""
@@ -53,13 +53,14 @@ def forget_log(state: BudgetState) -> None:
     """Drop all times, which mean nothing on another clock. ``exchange`` then assumes a full window."""
     state.log, state.reserved = [], []
     state.paused, state.suspected_day, state.failed_probes = False, None, 0
+    state.recovery = msgspec.structs.replace(state.recovery, since=0.0)
     state.last_turn = state.bulk_waits_until = state.pause_began = state.pause_until = state.probe_until = 0.0
 
 
 def exchange(state: BudgetState, request: LeaseRequest, now: float, today: int) -> Lease:
     """Take the feedback of one process and grant it send times, which like ``now`` are on the monotonic clock."""
     if today > state.day:
-        state.day, state.used, state.permits = today, 0, None
+        state.day, state.used = today, 0
     if request.day == state.day:
         state.used = max(state.used, request.used)
     was_empty = not state.log
@@ -74,7 +75,7 @@ def exchange(state: BudgetState, request: LeaseRequest, now: float, today: int) 
     _take_feedback(state, request, now)
     if state.paused and state.suspected_day not in (None, state.day):
         state.suspected_day, state.pause_until, state.failed_probes = None, now, 0
-    permits = min(request.max_permits, state.permits or request.max_permits)
+    permits = state.recovery.permits(request.max_permits, now)
     granted, wait, is_probe = _grant(state, request, permits, now)
     state.used += len(granted)
     state.log = state.log[-request.max_permits :]
@@ -85,6 +86,7 @@ def exchange(state: BudgetState, request: LeaseRequest, now: float, today: int) 
         day=state.day,
         used=state.used,
         permits=permits,
+        recovery=msgspec.structs.replace(state.recovery, since=state.recovery.since - now),
         used_in_window=sum(now - request.window < sent <= now for sent in state.log),
         paused=state.paused,
         is_probe=is_probe,
@@ -108,7 +110,8 @@ def _take_feedback(state: BudgetState, request: LeaseRequest, now: float) -> Non
         state.pause_until = max(state.pause_until, now + feedback.delay)
         state.failed_probes, state.requested_wait = feedback.failed_probes, feedback.requested_wait
         state.suspected_day = state.day if feedback.suspected else None
-        state.permits = min(state.permits or request.max_permits, feedback.permits)
+        lowest = min(state.recovery.permits(request.max_permits, now), feedback.recovery.lowest)
+        state.recovery = Recovery(lowest, now + feedback.recovery.since, feedback.recovery.wait)
     elif state.paused:
         # Resume without a burst: act as if the last window had been used evenly.
         state.paused, state.pause_until = False, 0.0

@@ -239,7 +239,7 @@ def test_a_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.getMessage() for record in caplog.records] == [
         (
             "the service answered 429: pausing for 2.0 s, then sending a single request; "
-            "from now on at most 95 requests in 1.02 s"
+            "from now on at most 95 requests in 1.02 s, one more after each 1 min without a 429"
         ),
         "the service accepts requests again",
     ]

@@ -173,7 +173,38 @@ async def test_a_429_pauses_all_workers_until_one_probe_succeeds(server: RedisSe
     times = sorted(await asyncio.gather(*(task for task in tasks if task is not probe)))
     assert most_in_a_second(times, 0.1) <= 13  # no burst
     assert first.state().per_window == second.state().per_window == 95
+    assert first.state().pauses_total == second.state().pauses_total == 1
+    assert (first.state().throttled_total, second.state().throttled_total) == (1, 0)
+    assert first.state().granted_total + second.state().granted_total == 42
+    assert first.state().waits_total >= 19
     assert first.state().paused_for == second.state().paused_for == 0
+
+
+async def test_the_rate_recovers_for_all_workers(server: RedisServer, make: Make) -> None:
+    first, second = make(server), make(server)
+    permit, _ = await asyncio.gather(first.acquire(), second.acquire())
+    client = redis.asyncio.Redis(port=server.port, decode_responses=True)
+    key = "{aiomutex:project 1}:state"
+
+    async def later(seconds: float) -> list[int]:
+        """Make the last 429 that much older, and return the permits in a window that each limiter then reports."""
+        quiet_since = int(await client.hget(key, "quiet_since") or 0)
+        await client.hset(key, "quiet_since", str(quiet_since - round(seconds * 1e6)))
+        for limiter in (first, second):
+            await limiter.acquire()
+        return [limiter.state().per_window for limiter in (first, second)]
+
+    for wait in (60, 120):  # the second 429 comes five minutes after a raise
+        first.throttled(permit, 0.1)
+        await until(lambda: exchanged(first))
+        first.answered(await first.acquire())
+        await until(lambda: exchanged(first))
+        assert await later(wait - 5) == [95, 95]
+        assert await later(5) == [96, 96]
+        assert await later(wait) == [97, 97]
+        await later(300)
+        permit = await first.acquire()
+    await client.aclose()
 
 
 async def test_a_suspected_exhaustion_is_shared(server: RedisServer, make: Make) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from limits_support import most_in_a_second
 
 from aiomutex.limits.lease import Feedback, Lease, LeaseRequest
+from aiomutex.limits.recovery import Recovery
 from aiomutex.limits.schedule import BudgetState, exchange, forget_log
 
 DAY = 20_780
@@ -41,7 +42,7 @@ def test_no_window_has_more_permits_than_allowed(permits: int, steps: list[tuple
         now += pause
         feedback = None
         if kind == "throttled":
-            feedback = Feedback(kind="throttled", permit=now, permits=permits, delay=0.5)
+            feedback = Feedback(kind="throttled", permit=now, recovery=Recovery(permits), delay=0.5)
         elif kind == "answered":
             feedback = Feedback(kind="answered", permit=now)
         lease = exchange(state, request(wanted, min(interactive, wanted), permits=permits, feedback=feedback), now, DAY)
@@ -131,7 +132,7 @@ def test_the_count_that_a_process_remembers_survives_the_loss_of_the_file() -> N
 
 def paused_state() -> BudgetState:
     state = idle_state()
-    feedback = Feedback(kind="throttled", permit=99.9, permits=95, delay=2.0)
+    feedback = Feedback(kind="throttled", permit=99.9, recovery=Recovery(95), delay=2.0)
     lease = exchange(state, request(20, 20, feedback=feedback), 100.0, DAY)
     assert (lease.paused, lease.send_times, lease.pause_left, lease.permits) == (True, [], 2.0, 95)
     return state
@@ -155,21 +156,36 @@ def test_a_pause_lets_one_probe_through_and_ends_with_its_success() -> None:
 
 def test_a_late_429_does_not_extend_the_pause_and_another_one_does() -> None:
     state = paused_state()
-    late = Feedback(kind="throttled", permit=99.95, permits=93, delay=60.0)
+    late = Feedback(kind="throttled", permit=99.95, recovery=Recovery(93), delay=60.0)
     assert exchange(state, request(0, feedback=late), 100.5, DAY).pause_left == 1.5
-    later = Feedback(kind="throttled", permit=102.0, permits=93, delay=60.0, failed_probes=1)
+    later = Feedback(kind="throttled", permit=102.0, recovery=Recovery(93), delay=60.0, failed_probes=1)
     lease = exchange(state, request(0, feedback=later), 102.1, DAY)
     assert (lease.pause_left, lease.failed_probes, lease.permits) == (60.0, 1, 93)
 
 
 def test_a_suspected_exhaustion_ends_with_the_day() -> None:
     state = idle_state()
-    feedback = Feedback(kind="throttled", permit=99.9, permits=95, delay=3600.0, suspected=True, requested_wait=3600.0)
+    feedback = Feedback(
+        kind="throttled", permit=99.9, recovery=Recovery(95), delay=3600.0, suspected=True, requested_wait=3600.0
+    )
     lease = exchange(state, request(1, feedback=feedback), 100.0, DAY)
     assert (lease.suspected, lease.requested_wait) == (True, 3600.0)
     next_day = exchange(state, request(1, 1), 200.0, DAY + 1)
     assert (next_day.suspected, next_day.is_probe, len(next_day.send_times)) == (False, True, 1)
-    assert next_day.permits == 97
+    assert next_day.permits == 96  # one more after the first minute without a 429
+
+
+def test_the_permits_recover_one_by_one_and_are_kept_on_another_clock() -> None:
+    state = paused_state()
+    assert exchange(state, request(1, feedback=Feedback(kind="answered", permit=102.0)), 102.1, DAY).permits == 95
+    lease = exchange(state, request(0), 160.0, DAY)
+    assert (lease.permits, lease.recovery.permits(97, 1.0), lease.recovery.since) == (96, 96, -60.0)
+    assert exchange(state, request(0), 220.0, DAY).permits == 97
+    again = Feedback(kind="throttled", permit=223.0, recovery=Recovery(95, 2.0, 120.0), delay=2.0)
+    assert exchange(state, request(0, feedback=again), 223.0, DAY + 1).permits == 95
+    assert exchange(state, request(0), 225.0 + 119.9, DAY + 1).permits == 95
+    forget_log(state)
+    assert [exchange(state, request(0), now, DAY + 1).permits for now in (3.0, 119.9, 120.0, 240.0)] == [95, 95, 96, 97]
 
 
 def test_on_another_clock_a_full_window_is_assumed_and_the_count_kept() -> None:
