@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,7 +227,7 @@ class Controls:
         Raises:
             OSError: The file cannot be written, or is a symbolic link.
         """
-        with os.fdopen(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+        with open(path, "wb", opener=open_private) as file:
             file.write(msgspec.json.format(msgspec.json.encode(document_of(self.groups)), indent=2))
 
     def load(self, path: str | PathLike[str]) -> None:

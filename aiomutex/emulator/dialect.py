@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import asdict, dataclass, fields
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_type_hints
 
 import msgspec
 
@@ -97,7 +97,6 @@ class Dialect:
     list_lag: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise a ``ValueError`` for a value that its knob does not have."""
         for name, values in self.knobs().items():
             value = getattr(self, name)
             if not any(value is known or (type(value) is type(known) and value == known) for known in values):
@@ -126,16 +125,10 @@ class Dialect:
             'string'
         """
         try:
-            document = msgspec.json.decode(text)
+            document = msgspec.json.decode(text, type=dict[str, Any])
+            given = msgspec.convert(document.get("dialect", document), dict[str, Any])
         except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(f"a dialect must be a JSON object: {error}") from None
-        if isinstance(document, dict) and isinstance(cast("dict[str, Any]", document).get("dialect"), dict):
-            document = cast("dict[str, Any]", document)["dialect"]
-        if not isinstance(document, dict):
-            raise ValueError(  # noqa: TRY004  # the content of a file is a value
-                f"a dialect must be a JSON object, not {type(document).__name__}"
-            )
-        given = cast("dict[str, Any]", document)
         names = {field.name for field in fields(cls)}
         if unknown := given.keys() - names:
             raise ValueError(f"a dialect has no knob {min(unknown)!r}; its knobs are {', '.join(sorted(names))}")

@@ -74,7 +74,6 @@ class Fault:
     seconds: float = 1.0
 
     def __post_init__(self) -> None:
-        """Raise a ``ValueError`` for a field that is out of range."""
         if self.kind not in get_args(FaultKind):
             raise ValueError(f"kind must be one of {', '.join(get_args(FaultKind))}, not {self.kind!r}")
         if not 0 <= self.rate <= 1:
@@ -130,7 +129,6 @@ class Latency:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise a ``ValueError`` for times that cannot be."""
         if not (0 <= self.base < inf and 0 <= self.jitter < inf):
             raise ValueError(f"latency must have finite times of 0 or more, not {self.base} s ± {self.jitter} s")
         if self.jitter > self.base:

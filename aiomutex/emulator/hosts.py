@@ -20,11 +20,7 @@ _HEADER = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9_.-]+))(?::[0-
 
 
 def allowed_hosts(host: str, names: Iterable[str]) -> frozenset[str]:
-    """Return the loopback host, the address ``host`` to listen on, and ``names``, as ``host_of`` returns them.
-
-    Raises:
-        ValueError: ``names`` are not host names.
-    """
+    """Return the loopback host, the address ``host`` to listen on, and ``names``, as ``host_of`` returns them."""
     if isinstance(names, str):
         raise ValueError(f"allow_hosts must be a list of host names, not {names!r}")  # noqa: TRY004
     allowed = {"localhost", _host_of_name(host)}

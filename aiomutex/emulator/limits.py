@@ -42,7 +42,6 @@ class Limits:
     rejected: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        """Raise a ``ValueError`` for a limit below 1."""
         if self.per_second < 1 or self.per_day < 1:
             raise ValueError(f"per_second and per_day must be 1 or more, not {self.per_second} and {self.per_day}")
         self._day = self._used_today = self._busiest = 0

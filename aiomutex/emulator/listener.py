@@ -26,33 +26,29 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class _DelayedConnection(asyncio.Protocol):
     """A new connection that is served after a delay; data that arrives earlier is buffered."""
 
-    def __init__(self, serve: Callable[[], asyncio.Protocol], delay: float, waiting: set[_DelayedConnection]) -> None:
+    def __init__(
+        self, serve: Callable[[], asyncio.Protocol], delay: float, waiting: set[asyncio.BaseTransport]
+    ) -> None:
         self._serve = serve
         self._delay = delay
-        self._delayed_connections = waiting
+        self._waiting = waiting
         self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        self._delayed_connections.add(self)
-        self._timer = asyncio.get_running_loop().call_later(self._delay, self._begin)
+        self._waiting.add(transport)
+        asyncio.get_running_loop().call_later(self._delay, self._begin, transport)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        self._delayed_connections.discard(self)
-        self._timer.cancel()
-
-    def _begin(self) -> None:
-        self._delayed_connections.discard(self)
-        if self.transport.is_closing():
-            return
-        protocol = self._serve()
-        self.transport.set_protocol(protocol)
-        protocol.connection_made(self.transport)
-        if self._buffer:
-            protocol.data_received(bytes(self._buffer))
+    def _begin(self, transport: Any) -> None:
+        self._waiting.discard(transport)
+        if not transport.is_closing():
+            protocol = self._serve()
+            transport.set_protocol(protocol)
+            protocol.connection_made(transport)
+            if self._buffer:
+                protocol.data_received(bytes(self._buffer))
 
 
 class Listener:
@@ -65,7 +61,7 @@ class Listener:
         self._options: dict[str, Any] = {"host": host, "port": port, "ssl": ssl}
         self._delay = delay
         self._rng = rng
-        self._delayed: set[_DelayedConnection] = set()
+        self._delayed: set[asyncio.BaseTransport] = set()
 
     async def open(self) -> int:
         """Start to listen and return the port."""
@@ -92,11 +88,9 @@ class Listener:
             await _run_callbacks()
         finally:
             self._server.close()
-            transports = [waiting.transport for waiting in self._delayed]
-            transports += [it.transport for it in self._web.connections if it.transport is not None]
-            for transport in transports:
-                # close() would wait for a client that does not read.
-                transport.abort()
+            for transport in [*self._delayed, *(it.transport for it in self._web.connections)]:
+                if transport is not None:
+                    cast("asyncio.Transport", transport).abort()  # close() would wait for a client that does not read
         await _run_callbacks()
         await self._web.shutdown(GRACE)
         await self._server.wait_closed()

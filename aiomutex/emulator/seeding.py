@@ -30,36 +30,25 @@ def _fields_of(seed: Mapping[str, Any], kind: type[msgspec.Struct], where: str) 
 
 
 def slots_of(seeds: Iterable[SlotSeed]) -> list[Slot]:
-    """Make slots from percentages, from mappings with the service's field names or Python's, or from slots.
-
-    Raises:
-        ValueError: A seed is something else, or a mapping has an unknown field.
-    """
-    return [_slot_of(index, seed) for index, seed in enumerate(seeds, start=1)]
-
-
-def _slot_of(index: int, seed: SlotSeed) -> Slot:
-    if isinstance(seed, Slot):
-        return seed
-    if isinstance(seed, int):
-        return Slot(index=index, percentage=seed)
-    if not isinstance(seed, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # files hold anything
-        raise ValueError(f"slots[{index - 1}] must be a percentage or a mapping, not {seed!r}")  # noqa: TRY004
-    given = _fields_of(seed, Slot, f"slots[{index - 1}]")
-    for name in ("experiments", "holdouts", "individuals", "cohorts"):
-        value = given.get(name)
-        given[name] = value if isinstance(value, str) else list(value or ())
-    given["index"] = int(given.get("index", index))
-    given.setdefault("percentage", 0)
-    return Slot(**given)
+    """Make slots from percentages, from mappings with the service's field names or Python's, or from slots."""
+    slots: list[Slot] = []
+    for index, seed in enumerate(seeds, start=1):
+        if not isinstance(seed, int | Mapping | Slot):  # pyright: ignore[reportUnnecessaryIsInstance]  # files hold anything
+            raise ValueError(f"slots[{index - 1}] must be a percentage or a mapping, not {seed!r}")  # noqa: TRY004
+        if isinstance(seed, Slot):
+            slots.append(seed)
+            continue
+        fields = {"percentage": seed} if isinstance(seed, int) else seed
+        given: dict[str, Any] = {"index": index, "percentage": 0} | _fields_of(fields, Slot, f"slots[{index - 1}]")
+        for name in ("experiments", "holdouts", "individuals", "cohorts"):
+            value = given.get(name)
+            given[name] = value if isinstance(value, str) else list(value or ())
+        slots.append(Slot(**given | {"index": int(given["index"])}))
+    return slots
 
 
 def group_of(seed: GroupSeed, *, next_id: str) -> Group:
-    """Make a group from a mapping with the service's field names or Python's; absent fields get a default.
-
-    Raises:
-        ValueError: The mapping has an unknown field.
-    """
+    """Make a group from a mapping with the service's field names or Python's; absent fields get a default."""
     if isinstance(seed, Group):
         return seed
     group_id = next_id if seed.get("id") is None else str(seed["id"])
@@ -93,11 +82,7 @@ def document_of(store: GroupStore) -> dict[str, Any]:
 
 
 def store_of_json(data: bytes) -> GroupStore:
-    """Read groups from JSON; see ``store_of``.
-
-    Raises:
-        ValueError: ``data`` is not JSON that ``store_of`` reads.
-    """
+    """Read groups from JSON; see ``store_of``."""
     try:
         return store_of(msgspec.json.decode(data))
     except RecursionError:
@@ -105,22 +90,17 @@ def store_of_json(data: bytes) -> GroupStore:
 
 
 def store_of(document: object) -> GroupStore:
-    """Read groups from a dump, a page of the real service (``{"mutexes": [...]}``) or a list of groups.
-
-    Raises:
-        ValueError: ``document`` is something else.
-    """
+    """Read groups from a dump, a page of the real service (``{"mutexes": [...]}``) or a list of groups."""
     seeds: Any = document
-    generated: Any = None
+    recipe = _Generated()
     if isinstance(document, dict):
         fields = cast("dict[str, Any]", document)
-        generated = fields.get("generated")
+        recipe = msgspec.convert(fields.get("generated") or {}, _Generated)
         seeds = fields.get("groups", fields.get("mutexes"))
     if not isinstance(seeds, list):
         raise ValueError(  # noqa: TRY004  # the content of a file is a value
             'the groups must be a list, or an object with such a list as "groups" or "mutexes"'
         )
-    recipe = msgspec.convert(generated or {}, _Generated)
     store = GroupStore(recipe.count, slots=recipe.slots)
     for group_id in recipe.removed:
         if group_id not in store:

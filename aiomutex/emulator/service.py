@@ -93,9 +93,7 @@ class Service:
     def respond(self, method: str, target: str, body: bytes, content_type: str) -> Response | Callable[[], Response]:
         """Respond to one request; ``target`` is its path and query.
 
-        Returns:
-            The response. For a slot edit under the dialect ``slot_writes="racy"``, a function that makes the change
-            later and returns the response.
+        For a slot edit under the dialect ``slot_writes="racy"`` this returns a function that makes the change later.
         """
         try:
             return self._route(method, target, body, content_type)
@@ -140,13 +138,12 @@ class Service:
             return seen is not None and not (uncounted and seen.deleted)
 
         ids, total = self.store.page(offset, limit, is_listed if uncounted or before else None)
-        groups: list[bytes] = []
-        for group_id in ids:
-            found = before[group_id] if group_id in before else self.store.peek(group_id)
-            if isinstance(found, int):
-                groups.append(self.encoder.generated(found, self.store.generated_slots))
-            elif found is not None and not (hidden and found.deleted):
-                groups.append(self.encoder.group(found))
+        seen = [before[group_id] if group_id in before else self.store.peek(group_id) for group_id in ids]
+        groups = [
+            self._encode(group)
+            for group in seen
+            if group is not None and not (hidden and not isinstance(group, int) and group.deleted)
+        ]
         end = offset + limit
         more = end <= total and bool(ids) if dialect.end_of_list == "probed" else end < total
         return Response(200, self.encoder.page(groups, end if more else None))
@@ -157,9 +154,11 @@ class Service:
         found = before[group_id] if group_id in before else self.store.peek(group_id)
         if found is None:
             raise _no_group(group_id)
-        if isinstance(found, int):
-            return Response(200, self.encoder.generated(found, self.store.generated_slots))
-        return Response(200, self.encoder.group(found))
+        return Response(200, self._encode(found))
+
+    def _encode(self, found: Group | int) -> bytes:
+        encoder = self.encoder
+        return encoder.generated(found, self.store.generated_slots) if isinstance(found, int) else encoder.group(found)
 
     def _create(self, body: Any) -> Response:
         group = new_group(body, self.dialect)

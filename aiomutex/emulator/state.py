@@ -37,7 +37,7 @@ class Slot(msgspec.Struct, kw_only=True, rename="camel"):
     cohorts: list[str | int] = []
 
     def __post_init__(self) -> None:
-        """Derive absent names from the index, as the service does."""
+        # Absent names follow from the index, as in the service.
         self.name = self.name or f"SLOT {self.index}"
         self.variant_key = self.variant_key or f"slot-{self.index}"
 

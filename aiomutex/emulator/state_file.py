@@ -36,11 +36,7 @@ def open_private(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def read_state(path: Path) -> GroupStore | None:
-    """Read the groups from a state file; None if it does not exist or is empty.
-
-    Raises:
-        ValueError: It is not a state file, or a symbolic link.
-    """
+    """Read the groups from a state file; None if it does not exist or is empty."""
     if path.is_symlink():
         raise ValueError(f"{path} cannot be used as a state file: it is a symbolic link")
     if not path.exists():
@@ -52,29 +48,24 @@ def read_state(path: Path) -> GroupStore | None:
                 return None
             if others := tables - {"generated", "groups"}:
                 raise ValueError(f"it has a table {min(others)}")  # noqa: TRY301  # reported like SQLite's own errors
-            recipe = file.execute("SELECT count, slots, removed FROM generated").fetchone()
-            if recipe is None:
-                return None
-            groups = [msgspec.json.decode(body) for (body,) in file.execute("SELECT body FROM groups")]
-        generated = {"count": recipe[0], "slots": recipe[1], "removed": msgspec.json.decode(recipe[2])}
-        return store_of({"generated": generated, "groups": groups})
+            for count, slots, removed in file.execute("SELECT count, slots, removed FROM generated"):
+                generated = {"count": count, "slots": slots, "removed": msgspec.json.decode(removed)}
+                groups = [msgspec.json.decode(body) for (body,) in file.execute("SELECT body FROM groups")]
+                return store_of({"generated": generated, "groups": groups})
+            return None
     except (sqlite3.Error, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a state file: {error}") from None
 
 
 class StateFile:
-    """An open state file.
-
-    Raises:
-        ValueError: It cannot be written, for example because its folder does not exist or another process locks it.
-    """
+    """An open state file; a ``ValueError`` if it cannot be written or is locked by another process."""
 
     def __init__(self, path: Path) -> None:
         # check_same_thread: a test may add groups in its own thread while the emulator writes in another. SQLite
         # serializes the two.
         # SQLite would create it with mode 0644. An existing file stays as it is.
         with suppress(OSError):
-            os.close(open_private(path, os.O_CREAT | os.O_EXCL))
+            open(path, "xb", opener=open_private).close()
         try:
             if path.is_symlink():
                 raise sqlite3.OperationalError("it is a symbolic link")

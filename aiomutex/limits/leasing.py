@@ -17,7 +17,6 @@ from msgspec.structs import replace
 
 from aiomutex._util.tasks import run_to_completion
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError, MutexError
-from aiomutex.limits.daily_budget import DailyBudget
 from aiomutex.limits.lease import Feedback, LeaseRequest
 from aiomutex.limits.queueing import QueueingLimiter
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from aiomutex.limits.interface import Priority
     from aiomutex.limits.lease import Lease
     from aiomutex.limits.machine_budget import MachineBudget
-    from aiomutex.limits.margin import Margin
     from aiomutex.limits.redis_budget import RedisBudget
 
 __all__ = ["LeasingLimiter"]
@@ -41,12 +39,12 @@ BudgetT = TypeVar("BudgetT", bound="MachineBudget | RedisBudget")
 class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
     """A limiter that leases from ``budget``, on average ``mean_lease`` send times an exchange."""
 
-    def __init__(self, margin: Margin, per_day: int, budget: BudgetT, mean_lease: float) -> None:
-        super().__init__(margin, DailyBudget(per_day))
+    def __init__(self, per_second: int, per_day: int, *, safe: bool, budget: BudgetT, mean_lease: float) -> None:
+        super().__init__(per_second, per_day, safe=safe)
         self._budget = budget
         self._mean_lease = mean_lease
         # A send time missed by more than this is lost: the margin's extra window covers no longer delay.
-        self._max_lateness = (margin.window - 1.0) * 0.6
+        self._max_lateness = (self._window - 1.0) * 0.6
         self._reset()
         self._closed = False
 

@@ -12,11 +12,8 @@ from collections import deque
 from copy import copy
 from functools import partial
 
-from aiomutex._util.checks import check_integer
 from aiomutex.errors import ConfigurationError, MutexError
-from aiomutex.limits.daily_budget import DailyBudget
 from aiomutex.limits.interface import Priority
-from aiomutex.limits.margin import Margin
 from aiomutex.limits.queueing import QueueingLimiter
 
 __all__ = ["LocalRateLimiter"]
@@ -54,11 +51,8 @@ class LocalRateLimiter(QueueingLimiter):
     def __init__(
         self, per_second: int = 100, per_day: int = 100_000, *, safe: bool = False, used_today: int = 0
     ) -> None:
-        margin = Margin.below(per_second, safe=safe)
-        check_integer("per_day", per_day, least=1, error=ConfigurationError)
-        check_integer("used_today", used_today, least=0, error=ConfigurationError)
-        super().__init__(margin, DailyBudget(per_day, used=used_today))
-        self._log: deque[float] = deque([-math.inf] * margin.permits, maxlen=margin.permits)
+        super().__init__(per_second, per_day, safe=safe, used_today=used_today)
+        self._log: deque[float] = deque([-math.inf] * self._full.permits, maxlen=self._full.permits)
         self._last_due = -math.inf  # when the last permit granted under backlog was due
         # Between these two times the fast path of ``acquire`` needs only the day's count. While callers wait or a
         # pause is active, it is closed: ``_open_at`` is infinite.

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiomutex._util.checks import check_integer
-from aiomutex.errors import ConfigurationError
 from aiomutex.limits.leasing import LeasingLimiter
 from aiomutex.limits.machine_budget import MachineBudget
-from aiomutex.limits.margin import Margin
 
 if TYPE_CHECKING:
     import os
@@ -52,9 +49,7 @@ class MachineRateLimiter(LeasingLimiter[MachineBudget]):
     def __init__(
         self, path: str | os.PathLike[str], *, per_second: int = 100, per_day: int = 100_000, safe: bool = False
     ) -> None:
-        margin = Margin.below(per_second, safe=safe)
-        check_integer("per_day", per_day, least=1, error=ConfigurationError)
-        super().__init__(margin, per_day, MachineBudget(path), _MEAN_LEASE)
+        super().__init__(per_second, per_day, safe=safe, budget=MachineBudget(path), mean_lease=_MEAN_LEASE)
         self._path = str(path)
 
     def __repr__(self) -> str:

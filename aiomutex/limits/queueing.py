@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from aiomutex.limits.daily_budget import format_duration
+from aiomutex._util.checks import check_integer
+from aiomutex.errors import ConfigurationError
+from aiomutex.limits.daily_budget import DailyBudget, format_duration
 from aiomutex.limits.interface import LimiterState, Priority, RateLimiter
+from aiomutex.limits.margin import Margin
 from aiomutex.limits.pause import MAX_PAUSE, Pause
 from aiomutex.limits.recovery import Recovery
 from aiomutex.limits.waiters import Waiters
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
     import asyncio
 
     from aiomutex.errors import DailyBudgetExhaustedError
-    from aiomutex.limits.daily_budget import DailyBudget
-    from aiomutex.limits.margin import Margin
 
 __all__ = ["QueueingLimiter"]
 
@@ -42,11 +43,13 @@ _CLOCK_TOLERANCE = 0.05
 class QueueingLimiter(RateLimiter):
     """A limiter whose callers wait in a queue until ``_serve`` has a permit for them."""
 
-    def __init__(self, margin: Margin, daily_budget: DailyBudget) -> None:
-        self._full = self._margin = margin  # the margin without 429s, and the current one
+    def __init__(self, per_second: int, per_day: int, *, safe: bool, used_today: int = 0) -> None:
+        self._full = self._margin = margin = Margin.below(per_second, safe=safe)  # without 429s, and the current one
+        check_integer("per_day", per_day, least=1, error=ConfigurationError)
+        check_integer("used_today", used_today, least=0, error=ConfigurationError)
         self._recovery = Recovery()
         self._window = margin.window
-        self._daily_budget = daily_budget
+        self._daily_budget = DailyBudget(per_day, used=used_today)
         self._pause = Pause()
         self._waiters = Waiters()
         self._loop: asyncio.AbstractEventLoop | None = None

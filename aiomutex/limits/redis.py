@@ -16,7 +16,6 @@ from aiomutex.errors import ConfigurationError, MutexError
 from aiomutex.limits.daily_budget import DailyBudget
 from aiomutex.limits.lease import HORIZON
 from aiomutex.limits.leasing import LeasingLimiter
-from aiomutex.limits.margin import Margin
 from aiomutex.limits.redis_budget import RedisBudget
 
 if TYPE_CHECKING:
@@ -80,14 +79,13 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         workers: int | None = None,
         timeout: float = 0.5,
     ) -> None:
-        margin = Margin.below(per_second, safe=safe)
-        check_integer("per_day", per_day, least=1, error=ConfigurationError)
         if on_backend_failure not in ("raise", "local"):
             message = f'on_backend_failure must be "raise" or "local", not {describe(on_backend_failure)}'
             raise ConfigurationError(message)
         if on_backend_failure == "local":
             check_integer('with on_backend_failure="local", workers', workers, least=1, error=ConfigurationError)
-        super().__init__(margin, per_day, RedisBudget(url_or_client, name, timeout), _MEAN_LEASE)
+        budget = RedisBudget(url_or_client, name, timeout)
+        super().__init__(per_second, per_day, safe=safe, budget=budget, mean_lease=_MEAN_LEASE)
         self._name, self._timeout = name, timeout
         self._workers = workers if on_backend_failure == "local" else None
         self._is_borrowed = not isinstance(url_or_client, str)
@@ -110,7 +108,7 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         if now >= fallback.ends_at:
             self._fallback = None
         elif now <= fallback.valid_until:
-            self._leased.append(fallback.next(max(now, self._pause.next_probe_at)))
+            self._leased.append(max(fallback.next, now, self._pause.next_probe_at))
 
     def _grant(self, priority: Priority, send_time: float, now: float) -> None:
         if self._fallback:
@@ -168,6 +166,7 @@ class _FallbackPacer:
     So the shares of all workers together stay below the limit. ``permits`` and ``daily_budget`` are those of all.
 
     Attributes:
+        next: The next send time.
         ends_at: When Redis takes over again; infinite until it has been reached.
         valid_until: How long the last failed attempt to reach Redis allows to continue without it.
     """
@@ -175,17 +174,13 @@ class _FallbackPacer:
     def __init__(self, permits: int, window: float, workers: int, start: float, daily_budget: DailyBudget) -> None:
         # A share below one permit a window becomes one permit in several windows.
         self._interval = window * workers / permits if workers > permits else window / (permits // workers)
-        self._next = start
+        self.next = start
         limit, used = max(1, daily_budget.limit // workers), -(-daily_budget.used // workers)
         self._daily_budget = DailyBudget(limit, used=used, clock=daily_budget.clock)
         self.ends_at = math.inf
         self.valid_until = -math.inf
 
-    def next(self, earliest: float) -> float:
-        """The next send time, not before ``earliest``."""
-        return max(self._next, earliest)
-
     def take(self, instant: float) -> None:
         """Use the send time ``instant``, or raise ``DailyBudgetExhaustedError`` if this worker's share is used up."""
         self._daily_budget.take()
-        self._next = instant + self._interval
+        self.next = instant + self._interval

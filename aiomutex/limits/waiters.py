@@ -27,8 +27,8 @@ class Waiters:
     def __init__(self) -> None:
         # Ordered dictionaries, not deques: a cancelled waiter leaves from the middle in constant time, and thousands
         # of cancellations during a long pause leave nothing behind.
-        self._interactive: OrderedDict[Future[float], float] = OrderedDict()
-        self._bulk: OrderedDict[Future[float], float] = OrderedDict()
+        self._queues: tuple[OrderedDict[Future[float], float], ...] = (OrderedDict(), OrderedDict())
+        self._interactive, self._bulk = self._queues
         self._passed_over = 0  # interactive permits granted in a row while bulk work waited
 
     def __len__(self) -> int:
@@ -37,18 +37,18 @@ class Waiters:
     def join(self, loop: AbstractEventLoop, priority: Priority, now: float) -> Future[float]:
         """Enqueue a caller and return the future that will hold its permit."""
         future: Future[float] = loop.create_future()
-        (self._bulk if priority else self._interactive)[future] = now
+        self._queues[priority][future] = now
         return future
 
     def leave(self, future: Future[float]) -> None:
         """Remove a caller. No error if it has its permit already."""
-        self._interactive.pop(future, None)
-        self._bulk.pop(future, None)
+        for queue in self._queues:
+            queue.pop(future, None)
 
     def next_priority(self) -> Priority | None:
         """The priority of the next caller to serve, or None if nobody waits."""
         # A task cancelled in this iteration of the loop has cancelled its future, but has not left the queue yet.
-        for queue in (self._interactive, self._bulk):
+        for queue in self._queues:
             while queue and next(iter(queue)).done():
                 queue.popitem(last=False)
         if self._interactive and not (self._bulk and self._passed_over >= _BULK_EVERY - 1):
@@ -65,18 +65,14 @@ class Waiters:
 
         Call ``next_priority`` first: it makes sure that this caller exists and still waits.
         """
-        if priority:
-            future, joined = self._bulk.popitem(last=False)
-            self._passed_over = 0
-        else:
-            future, joined = self._interactive.popitem(last=False)
-            self._passed_over = self._passed_over + 1 if self._bulk else 0
+        future, joined = self._queues[priority].popitem(last=False)
+        self._passed_over = self._passed_over + 1 if self._bulk and not priority else 0
         future.set_result(permit)
         return joined
 
     def fail_all(self, error: Callable[[], BaseException]) -> None:
         """Fail every waiter with its own exception: a shared one would collect the tracebacks of all callers."""
-        for queue in (self._interactive, self._bulk):
+        for queue in self._queues:
             while queue:
                 future, _ = queue.popitem(last=False)
                 if not future.done():
@@ -90,5 +86,5 @@ class Waiters:
                 "use one limiter per event loop, or share a budget with aiomutex.limits.redis"
             )
         # The waiters of a closed loop are never woken again.
-        self._interactive.clear()
-        self._bulk.clear()
+        for queue in self._queues:
+            queue.clear()

@@ -48,7 +48,7 @@ def test_a_dialect_can_be_written_as_json_and_read() -> None:
         ('{"read_lag": -1}', "read_lag must be 0 or more seconds, not -1 (int)"),
         ('{"list_lag": true}', "list_lag must be 0 or more seconds, not True (bool)"),
         ('{"list_lag": "1s"}', "list_lag must be 0 or more seconds, not '1s' (str)"),
-        ("[]", "a dialect must be a JSON object, not list"),
+        ("[]", "a dialect must be a JSON object: Expected `object`, got `array`"),
         ("{", "a dialect must be a JSON object: "),
     ],
 )

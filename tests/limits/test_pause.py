@@ -16,7 +16,15 @@ def throttle(pause: Pause, permit: float, retry_after: float | None, now: float,
 
 
 def paused_lease(**pause: float) -> Lease:
-    fields: dict[str, object] = {"wait": 0.0, "next_free": 0.0, "was_empty": False, "day": 6, "used": 0, "permits": 97, "recovery": {}}
+    fields: dict[str, object] = {
+        "wait": 0.0,
+        "next_free": 0.0,
+        "was_empty": False,
+        "day": 6,
+        "used": 0,
+        "permits": 97,
+        "recovery": {},
+    }
     return msgspec.convert({**fields, "used_in_window": 0, "paused": True, "is_probe": False, **pause}, Lease)
 
 
