@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from aiomutex._util.checks import check_integer, describe
+from aiomutex._util.checks import check_integer, check_seconds
 from aiomutex.errors import (
     APIError,
     ConfigurationError,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RetryPolicy", "backoff", "is_retryable", "may_have_applied", "wait_before_next"]
 
-_MAX_SECONDS: Final = 10**7  # excludes infinity, NaN, and integers that do not fit into a float
 _REQUEST_TIMEOUT: Final = 408
 _TOO_EARLY: Final = 425
 
@@ -57,11 +56,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_integer("max_attempts", self.max_attempts, least=1, error=ConfigurationError)
         for field in ("base", "cap", "max_retry_after"):
-            value: object = getattr(self, field)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _MAX_SECONDS:
-                raise ConfigurationError(
-                    f"{field} must be a number of seconds from 0 to {_MAX_SECONDS:,}, not {describe(value)}"
-                )
+            check_seconds(field, getattr(self, field))
 
 
 def backoff(attempt: int, *, base: float = 0.25, cap: float = 20.0, rng: Callable[[], float] = random.random) -> float:

@@ -16,7 +16,7 @@ from aiomutex import retry
 from aiomutex._api import requests
 from aiomutex._http.context import Patience
 from aiomutex._http.observer import Observer, logger
-from aiomutex._util.checks import describe
+from aiomutex._util.checks import check_seconds, describe
 from aiomutex.errors import (
     ConfigurationError,
     DailyBudgetExhaustedError,
@@ -49,16 +49,10 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for field in ("attempt_timeout", "deadline"):
-            value: object = getattr(self, field)
-            # The bound rejects infinity and NaN, with which the timer cannot work.
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 10**7:
-                raise ConfigurationError(
-                    f"{field} must be a number of seconds above 0 and at most 10,000,000, not {describe(value)}"
-                )
-        if not isinstance(self.retry, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
-            raise ConfigurationError(f"retry must be a RetryPolicy, not {describe(self.retry)}")
-        if not isinstance(self.priority, Priority):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
-            raise ConfigurationError(f"priority must be a Priority, not {describe(self.priority)}")
+            check_seconds(field, getattr(self, field), least=sys.float_info.min)
+        for field, kind in (("retry", RetryPolicy), ("priority", Priority)):
+            if not isinstance(value := getattr(self, field), kind):
+                raise ConfigurationError(f"{field} must be a {kind.__name__}, not {describe(value)}")
 
 
 class CallResult(NamedTuple, Generic[T]):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from aiomutex._api.requests import Request
     from aiomutex._http.call import CallOptions
     from aiomutex._http.observer import Observer
+    from aiomutex.errors import MutexError
     from aiomutex.events import Hooks
     from aiomutex.limits import RateLimiter
 
@@ -41,14 +42,6 @@ _TOO_MANY_REQUESTS: Final = 429
 _USER_AGENT: Final = f"aiomutex/{__version__} aiohttp/{aiohttp.__version__} Python/{platform.python_version()}"
 # aiohttp warns about larger bodies passed as bytes, and wants a file to read them from in chunks.
 _LARGE_BODY: Final = 2**20
-
-
-class _BodyTooLargeError(Exception):
-    """The body of a success is larger than the maximum."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
 
 
 @functools.lru_cache(maxsize=16)
@@ -210,10 +203,14 @@ class Transport:
                 timeout=_connect_timeout(options.attempt_timeout),
             )
             self._report_to_limiter(context, response)
+            status, method, path = response.status, request.method, request.path
             body = await self._read(response)
-            return responses.Response(
-                response.status, response.headers, body, method=request.method, path=request.path, redact=self.redact
-            )
+            if body is not None:
+                return responses.Response(status, response.headers, body, method=method, path=path, redact=self.redact)
+            detail = f"a body of more than {self._max_body:,} bytes"
+            too_large = UnexpectedResponseError(detail, status=status, method=method, path=path)
+            too_large.too_large = True
+            failure: MutexError = too_large
         except asyncio.CancelledError as error:
             if not context.deadline.resolve():
                 # Frames of aiohttp have the response in their locals, and it may repeat the API key.
@@ -230,8 +227,6 @@ class Transport:
             if not http.closed:
                 raise
             failure = ConfigurationError(CLOSED_ERROR)
-        except _BodyTooLargeError as error:
-            failure = self._too_large(request, error.status)
         finally:
             if response is not None and response.connection is not None:
                 # After a switch of protocols, or a response that came before the whole request was written, aiohttp
@@ -262,8 +257,8 @@ class Transport:
         # This avoids parsing the base URL again.
         return self.base_url.with_path(self._prefix + path, encoded=True)
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """Read the whole body, or only its beginning if the status is an error. Frees the connection."""
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes | None:
+        """Read the body, of an error only the beginning; ``None`` if it is too large. Frees the connection."""
         content = response.content
         try:
             body = await content.readany()
@@ -277,17 +272,8 @@ class Transport:
                 size += len(chunks[-1])
             if size <= limit:
                 return b"".join(chunks)
-            if not is_error:
-                raise _BodyTooLargeError(response.status)  # noqa: TRY301  # closed below like any other failure
         except BaseException:
             response.close()
             raise
         response.close()
-        return b"".join(chunks)[:limit]
-
-    def _too_large(self, request: Request[Any], status: int) -> UnexpectedResponseError:
-        error = UnexpectedResponseError(
-            f"a body of more than {self._max_body:,} bytes", status=status, method=request.method, path=request.path
-        )
-        error.too_large = True
-        return error
+        return b"".join(chunks)[:limit] if is_error else None

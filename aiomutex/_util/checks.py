@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from aiomutex.errors import InvalidRequestError, MutexError
+from aiomutex.errors import ConfigurationError, InvalidRequestError, MutexError
 
 _MAX_SHOWN: Final = 60
 
@@ -23,6 +23,13 @@ def describe(value: object) -> str:
 def type_name(value: object) -> str:
     """The name of the value's type, for values that a message must not show; of a class, that it is one."""
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def check_seconds(field: str, value: object, *, least: float = 0.0) -> None:
+    """Raise ``ConfigurationError`` unless ``value`` is a number up to 10,000,000, so neither infinity nor NaN."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= 10**7:
+        bounds = "above 0 and at most" if least else "from 0 to"
+        raise ConfigurationError(f"{field} must be a number of seconds {bounds} 10,000,000, not {describe(value)}")
 
 
 def check_integer(
