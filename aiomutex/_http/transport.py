@@ -149,15 +149,12 @@ class Transport:
                 with anyio.move_on_after(drain):
                     await self._drained.wait()
         finally:
-            await self._close()
-
-    async def _close(self) -> None:
-        self._is_closed = True
-        http, self._http = self._http, None
-        if self._timer is not None:
-            self._timer.close()
-        if http is not None and http is not self._borrowed:
-            await http.close()
+            self._is_closed = True
+            http, self._http = self._http, None
+            if self._timer is not None:
+                self._timer.close()
+            if http is not None and http is not self._borrowed:
+                await http.close()
 
     def check_open(self) -> tuple[aiohttp.ClientSession, asyncio.AbstractEventLoop, DeadlineTimer]:
         """Return the pool, the event loop it belongs to, and the timer of its attempts, if they can be used here."""
