@@ -49,7 +49,7 @@ async def stream_of(edits: list[SlotEdit]) -> AsyncIterator[SlotEdit]:
 @pytest.mark.deep
 @pytest.mark.redis
 async def test_a_killed_worker_loses_no_edit(redis_url: str) -> None:
-    edits = edits_for(900, groups=60)
+    edits = edits_for(500, groups=60)
     expected = after(edits)
     reported: list[SlotOutcome] = []
     with (
@@ -60,7 +60,7 @@ async def test_a_killed_worker_loses_no_edit(redis_url: str) -> None:
     ):
 
         async def kill_first() -> None:
-            while await asyncio.to_thread(emulator.ask, "count") < 300:  # noqa: ASYNC110  # another process
+            while await asyncio.to_thread(emulator.ask, "count") < 150:  # noqa: ASYNC110  # another process
                 await asyncio.sleep(0.05)
             first.kill()
 
@@ -72,13 +72,13 @@ async def test_a_killed_worker_loses_no_edit(redis_url: str) -> None:
         busiest, _, rejected = emulator.ask("limits")
         commits = emulator.ask("commits")
         output = third.terminate()
-    assert str(report) == "900 edits: 900 applied"
-    assert sorted(outcome.position for outcome in reported) == list(range(900))
+    assert str(report) == "500 edits: 500 applied"
+    assert sorted(outcome.position for outcome in reported) == list(range(500))
     assert all(outcome.edit == edits[outcome.position] for outcome in reported)
     assert {address: slots["{}/{}".format(*address)][0] for address in expected} == {
         address: lists["experiments"] for address, lists in expected.items()
     }
-    assert len(commits) - 900 <= 12 * 20  # only jobs of the dead worker were repeated
+    assert len(commits) - 500 <= 12 * 20  # only jobs of the dead worker were repeated
     assert busiest <= 100
     assert rejected == 0
     assert KEY not in output
@@ -161,14 +161,14 @@ async def test_a_revoked_key_stops_the_run_and_never_reaches_redis(redis_url: st
 @pytest.mark.deep
 @pytest.mark.redis
 async def test_a_run_stops_after_the_given_number_of_failures(redis_url: str) -> None:
-    many = [SlotEdit(900 + n, 1, experiments=[1]) for n in range(2_000)]
+    many = [SlotEdit(900 + n, 1, experiments=[1]) for n in range(1_000)]
     with EmulatorProcess(groups=5, limits=False) as emulator, Worker(emulator.url, redis_url):
         async with Fleet(redis_url, name="project-1") as fleet:
             stopped = await asyncio.wait_for(fleet.edit_slots(many, stop_after=5), 60)
     assert isinstance(stopped.stopped_by, TooManyFailuresError)
-    assert len(stopped.outcomes) == 2_000
+    assert len(stopped.outcomes) == 1_000
     assert 5 <= len(stopped.failed) <= 12 * (5 + 48)
-    assert len(stopped.skipped) == 2_000 - len(stopped.failed)
+    assert len(stopped.skipped) == 1_000 - len(stopped.failed)
 
 
 @pytest.mark.deep

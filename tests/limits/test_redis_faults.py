@@ -204,7 +204,7 @@ def test_three_processes_stay_below_the_limit_and_use_most_of_it(server: RedisSe
 
 @pytest.mark.deep
 def test_three_processes_need_a_third_of_a_round_trip_per_permit(server: RedisServer) -> None:
-    reports = WorkerProcesses(server.url, 3, 22.0).reports()
+    reports = WorkerProcesses(server.url, 3, 8.0).reports()
     times = sorted(t for report in reports for t in report.permits)
     assert most_in_a_second(times) <= 97
     # An idle machine reaches 93 (python -m benchmarks shared), a busy one less.
@@ -214,7 +214,7 @@ def test_three_processes_need_a_third_of_a_round_trip_per_permit(server: RedisSe
 
 @pytest.mark.deep
 def test_ten_processes_need_no_more_round_trips_per_permit(server: RedisServer) -> None:
-    reports = WorkerProcesses(server.url, 10, 12.0, tasks=20).reports()
+    reports = WorkerProcesses(server.url, 10, 6.0, tasks=20).reports()
     times = sorted(t for report in reports for t in report.permits)
     assert most_in_a_second(times) <= 97
     assert sum(report.exchanges for report in reports) / len(times) <= 0.35
@@ -226,8 +226,8 @@ def test_ten_processes_need_no_more_round_trips_per_permit(server: RedisServer) 
 def test_a_fault_during_a_run_never_exceeds_the_limit(
     own_server: RedisServer, fault: str, options: dict[str, Any]
 ) -> None:
-    fleet = WorkerProcesses(own_server.url, 3, 9.0, **options)
-    time.sleep(4.0)
+    fleet = WorkerProcesses(own_server.url, 3, 6.5, **options)
+    time.sleep(2.5)
     if fault == "kill":
         own_server.kill()
         time.sleep(1.5)
@@ -241,5 +241,5 @@ def test_a_fault_during_a_run_never_exceeds_the_limit(
     reports = fleet.reports()
     times = sorted(t for report in reports for t in report.permits)
     assert most_in_a_second(times) <= 97
-    assert len(times) > 300
+    assert len(times) > 150
     assert all(report.permits[-1] > times[-1] - 1.5 for report in reports)  # all of them continued

@@ -70,10 +70,10 @@ async def test_three_thousand_requests_over_cold_tls_connections_get_no_429(
 async def test_three_processes_share_one_budget_through_redis(redis_server: RedisServer) -> None:
     with MutexEmulator(groups=10) as emulator:
         reports = await asyncio.gather(
-            *(client(url=emulator.url, requests=700, tasks=70, redis=redis_server.url) for _ in range(3))
+            *(client(url=emulator.url, requests=300, tasks=70, redis=redis_server.url) for _ in range(3))
         )
         # Each 429 falls into a second with more than a hundred requests, so this bounds the busiest second, too.
         assert emulator.limits.rejected <= 3, f"{emulator.busiest_second()} in the busiest second"  # 3 as above
         seconds = max(each["ended"] for each in reports) - min(each["started"] for each in reports)
         # A new budget in Redis waits one window. Then 95 requests a second are possible; a busy machine reaches fewer.
-        assert 2100 / (seconds - 1.1) >= 80
+        assert 900 / (seconds - 1.1) >= 80
