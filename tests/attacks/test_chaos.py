@@ -158,7 +158,7 @@ async def test_edits_reads_and_creates_during_faults(seed: int) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     await chaos(seed, 20)  # fills caches
     files, objects = await left_over()
-    await chaos(seed, 500)  # 10,000 edits, 5,000 reads, 500 creates
+    await chaos(seed, 250)  # 5,000 edits, 2,500 reads, 250 creates
     more_files, more_objects = await left_over()
     assert more_files == files
     assert more_objects - objects < 500

@@ -171,7 +171,7 @@ def test_any_fault_sequence(
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("verify", [False, True], ids=["plain", "verified"])
 @given(shape=shapes, trouble=troubles, policy=policies)
-@settings(QUICK, max_examples=1_000)
+@settings(QUICK, max_examples=500)
 def test_thousands_of_fault_sequences(
     world: World, verify: bool, end: str, shape: Any, trouble: Sequence[str], policy: str
 ) -> None:

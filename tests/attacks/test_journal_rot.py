@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-FLIPS = [100, pytest.param(10_000, marks=pytest.mark.deep)]
+FLIPS = [100, pytest.param(1_000, marks=pytest.mark.deep)]
 
 
 @pytest.mark.parametrize("flips", FLIPS)

@@ -282,4 +282,4 @@ def test_client_emulator_and_model_agree() -> None:
 
 @pytest.mark.deep
 def test_client_emulator_and_model_agree_for_thousands_of_steps() -> None:
-    run_machine(Service, settings=settings(CALM, max_examples=60, stateful_step_count=60))
+    run_machine(Service, settings=settings(CALM, max_examples=30, stateful_step_count=50))

@@ -30,7 +30,7 @@ def killed_run(emulator: EmulatorProcess, arguments: list[object], at: int) -> b
         return run.kill() != 0
 
 
-@pytest.mark.parametrize(("kills", "seed"), [(2, 1), pytest.param(20, 2, marks=pytest.mark.deep)])
+@pytest.mark.parametrize(("kills", "seed"), [(2, 1), pytest.param(10, 2, marks=pytest.mark.deep)])
 def test_a_run_killed_repeatedly_completes_and_its_undo_killed_repeatedly_restores_everything(
     tmp_path: Path, kills: int, seed: int
 ) -> None:
