@@ -56,8 +56,6 @@ class MachineRateLimiter(LeasingLimiter[MachineBudget]):
         safe: bool = False,
         used_today: int | None = None,
     ) -> None:
-        if used_today is not None:
-            check_integer("used_today", used_today, least=0, error=ConfigurationError)
         budget = MachineBudget(path, used_today)
         super().__init__(per_second, per_day, safe=safe, budget=budget, mean_lease=_MEAN_LEASE)
         self._path = str(path)

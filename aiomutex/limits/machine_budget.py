@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aiomutex._util.checks import describe
+from aiomutex._util.checks import check_integer, describe
 from aiomutex._util.files import never_close
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError
 from aiomutex.limits.schedule import BudgetState, exchange, forget_log
@@ -51,6 +51,8 @@ class MachineBudget:
     """One budget in one file, which is created if absent; its directory must exist."""
 
     def __init__(self, path: object, used_today: int | None = None) -> None:
+        if used_today is not None:
+            check_integer("used_today", used_today, least=0, error=ConfigurationError)
         self._used_today = used_today
         try:
             self.path = Path(os.fsdecode(path)).absolute()  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
