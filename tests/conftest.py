@@ -28,6 +28,14 @@ def pytest_asyncio_loop_factories(config: pytest.Config) -> dict[str, Callable[[
     return {"uvloop": uvloop.new_event_loop}
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_state_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+    """The command line counts requests in a directory of the tests: a new count waits a second, so not one a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
     """Tests do not depend on the environment of the machine."""

@@ -16,7 +16,7 @@ def main() -> None:
     try:
         from aiomutex.cli.root import root
     except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich"):
+        if error.name not in ("click", "platformdirs", "rich"):
             raise
         sys.exit(f"aiomutex: the command line needs {error.name}; install it with: pip install 'aiomutex[cli]'")
     root.main(prog_name="aiomutex")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import FilePath, call, echo, fail, json_option, print_json
+from aiomutex.cli.common import FilePath, call, echo, fail, json_option, open_session, print_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Mapping
@@ -46,7 +46,10 @@ _UNSUCCESSFUL: Final = ("failed", "unknown")
     help="What to do when the day's 100,000 requests are used up.",
 )  # fmt: skip
 @click.option("--reserve", type=click.IntRange(0), default=0, metavar="N", help="Leave N of today's requests unused.")
-@click.option("--used-today", type=click.IntRange(0), default=0, metavar="N", help="Requests already sent today.")
+@click.option(
+    "--used-today", type=click.IntRange(0), metavar="N",
+    help="Requests already sent today, if this machine's own count is wrong.",
+)  # fmt: skip
 @json_option
 def bulk(
     file: str | None, undo: str | None, force: bool, dry_run: bool, offline: bool, as_json: bool, **options: Any
@@ -101,7 +104,8 @@ def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, a
         print_json({"edits": len(edits)}) if as_json else echo(f"{count} valid. Nothing was sent.")
         return
     journal, verify = options["journal"] is not None, options["verify"]
-    found = call(lambda session: preview(session, edits, journal=journal, verify=verify))
+    used_today = options["used_today"]
+    found = call(lambda session: preview(session, edits, journal=journal, verify=verify), used_today=used_today)
     if as_json:
         fields: dict[str, Any] = to_builtins(found)
         for name, problems in (("impossible", found.impossible), ("contradictions", found.contradictions)):
@@ -122,55 +126,51 @@ def _read(file: str, format_: str) -> Generator[LineEdit | BadLine]:
 
 
 async def _run(
-    file: str, format_: str, total: int | None, *, failures: str | None, used_today: int, **options: Any
+    file: str, format_: str, total: int | None, *, failures: str | None, used_today: int | None, **options: Any
 ) -> dict[str, Any]:
-    from aiomutex import LocalRateLimiter, MutexSession
     from aiomutex.cli.background_reader import read_in_thread
     from aiomutex.cli.edits_file import BadLine, FailuresFile, to_json_line
     from aiomutex.cli.progress import RunProgress
 
-    limiter = LocalRateLimiter(used_today=used_today)
     invalid: Counter[str] = Counter()
     requests: Counter[str] = Counter()
 
     def count_request(attempt: Attempt) -> None:
         requests["sent"] += attempt.duration > 0  # without a permit, nothing was sent
 
-    with (
-        contextlib.closing(FailuresFile(failures or os.devnull)) as failed,
-        RunProgress(limiter, total) as progress,
-    ):
-
-        async def edits() -> AsyncGenerator[LineEdit]:
-            async with contextlib.aclosing(read_in_thread(_read(file, format_))) as items:
-                async for item in items:
-                    if not isinstance(item, BadLine):
-                        yield item
-                        continue
-                    invalid["failed"] += 1
-                    progress.print_line(f"line {item.line}: {item.problem}")
-                    if item.text:
-                        failed.write(item.text)
-
-        def on_outcome(outcome: SlotOutcome) -> None:
-            if outcome.status in _UNSUCCESSFUL:
-                reason = outcome.error or outcome.note
-                progress.print_line(f"line {getattr(outcome.edit, 'line', '?')}: {outcome.status}: {reason}")
-                failed.write(to_json_line(outcome.edit))
-
-        async with (
-            MutexSession(rate_limiter=limiter, on_attempt=count_request) as session,
-            session.stream_slot_edits(edits(), on_outcome=on_outcome, **options) as stream,
+    async with open_session(used_today=used_today, on_attempt=count_request) as session:
+        with (
+            contextlib.closing(FailuresFile(failures or os.devnull)) as failed,
+            RunProgress(session.rate_limiter, total) as progress,
         ):
-            interrupts = _stop_on_interrupt(stream, progress)
-            ticker = asyncio.create_task(_refresh(stream, progress))
-            try:
-                async for outcome in stream:
-                    progress.advance(stream, failed=outcome.status in _UNSUCCESSFUL)
-            finally:
-                ticker.cancel()
-            stopped_by = stream.stopped_by
-        failed.discard_previous()
+
+            async def edits() -> AsyncGenerator[LineEdit]:
+                async with contextlib.aclosing(read_in_thread(_read(file, format_))) as items:
+                    async for item in items:
+                        if not isinstance(item, BadLine):
+                            yield item
+                            continue
+                        invalid["failed"] += 1
+                        progress.print_line(f"line {item.line}: {item.problem}")
+                        if item.text:
+                            failed.write(item.text)
+
+            def on_outcome(outcome: SlotOutcome) -> None:
+                if outcome.status in _UNSUCCESSFUL:
+                    reason = outcome.error or outcome.note
+                    progress.print_line(f"line {getattr(outcome.edit, 'line', '?')}: {outcome.status}: {reason}")
+                    failed.write(to_json_line(outcome.edit))
+
+            async with session.stream_slot_edits(edits(), on_outcome=on_outcome, **options) as stream:
+                interrupts = _stop_on_interrupt(stream, progress)
+                ticker = asyncio.create_task(_refresh(stream, progress))
+                try:
+                    async for outcome in stream:
+                        progress.advance(stream, failed=outcome.status in _UNSUCCESSFUL)
+                finally:
+                    ticker.cancel()
+                stopped_by = stream.stopped_by
+            failed.discard_previous()
     return {
         "counts": dict(stream.counts + invalid),
         "requests": requests["sent"],

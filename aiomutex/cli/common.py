@@ -6,15 +6,20 @@ Colours appear only on a terminal; a pipe gets plain text.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 import stat
 import sys
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
+from aiomutex._util.files import open_private
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from pathlib import Path
 
     from rich.console import Console
 
@@ -61,15 +66,54 @@ def _is_same_file(path: str, other: str) -> bool:
     return os.path.samestat(status, other_status) and stat.S_ISREG(status.st_mode)
 
 
-def call(work: Callable[[MutexSession], Awaitable[T]]) -> T:
-    """Run ``work`` in an event loop, with a session configured by the environment."""
-    from aiomutex import MutexSession
+def call(work: Callable[[MutexSession], Awaitable[T]], **options: Any) -> T:
+    """Run ``work`` in an event loop, with a session from ``open_session``."""
 
     async def main() -> T:
-        async with MutexSession() as session:
+        async with open_session(**options) as session:
             return await work(session)
 
     return asyncio.run(main())
+
+
+@contextlib.asynccontextmanager
+async def open_session(*, used_today: int | None = None, **options: Any) -> AsyncGenerator[MutexSession]:
+    """Open a session configured by the environment. It shares the limits with all runs on this machine."""
+    from aiomutex import LocalRateLimiter, MutexSession
+    from aiomutex.limits.machine import MachineRateLimiter
+
+    path = _budget_file()
+    if path is None:
+        async with MutexSession(rate_limiter=LocalRateLimiter(used_today=used_today or 0), **options) as session:
+            yield session
+        return
+    async with (
+        contextlib.aclosing(MachineRateLimiter(path, used_today=used_today)) as limiter,
+        MutexSession(rate_limiter=limiter, **options) as session,
+    ):
+        yield session
+
+
+def _budget_file() -> Path | None:
+    """The file that counts the requests of the API key; ``None``, with a warning, if it cannot be used."""
+    import hashlib
+    import tempfile
+
+    from platformdirs import user_state_path
+
+    key = os.environ.get("AMPLITUDE_MANAGEMENT_API_KEY")
+    if not key:
+        return None  # the session reports it
+    # An emulator, whatever its port, has a budget of its own.
+    service = re.sub(r":[0-9]+/*$", "", os.environ.get("AIOMUTEX_BASE_URL", ""))
+    name = hashlib.sha256(os.fsencode(f"{service} {key.strip()}")).hexdigest()[:16]
+    try:
+        path = user_state_path("aiomutex", appauthor=False, ensure_exists=True) / f"{name}.db"
+        with open_private(path, "a"), tempfile.TemporaryFile(dir=path.parent):
+            return path  # SQLite can write to the file and beside it
+    except OSError as error:
+        echo(f"aiomutex: requests are not counted across runs: {error.filename}: {error.strerror}", err=True)
+        return None
 
 
 def printable(text: str, *, keep: str = "\n") -> str:

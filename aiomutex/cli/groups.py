@@ -46,21 +46,15 @@ def groups() -> None:
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N groups.")
 @click.option("--page-size", type=click.IntRange(1, 1000), default=1000, show_default=True, help="Groups per request.")
 @json_option
-def list_(
-    projects: tuple[str, ...],
-    experiments: tuple[int, ...],
-    archived: bool | None,
-    limit: int | None,
-    page_size: int,
-    as_json: bool,
-) -> None:
+def list_(limit: int | None, page_size: int, as_json: bool, **wanted: Any) -> None:
     """List groups."""
+    projects, experiments, archived = wanted["projects"], wanted["experiments"], wanted["archived"]
 
     def is_chosen(group: MutexGroup) -> bool:
         return (
             (not projects or group.project_id in projects)
             and (not experiments or any(each in slot.experiments for slot in group.slots for each in experiments))
-            and (archived is None or archived == bool(group.deleted))
+            and archived in (None, bool(group.deleted))
         )
 
     async def read(session: MutexSession) -> list[MutexGroup]:
@@ -80,8 +74,7 @@ def list_(
     elif found:
         print_groups(found)
     else:
-        is_filtered = projects or experiments or archived is not None
-        echo("No mutex group matches." if is_filtered else "There are no mutex groups.")
+        echo("No mutex group matches." if any(wanted.values()) or archived is False else "There are no mutex groups.")
 
 
 @groups.command()

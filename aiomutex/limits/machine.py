@@ -35,6 +35,7 @@ class MachineRateLimiter(LeasingLimiter[MachineBudget]):
         per_second: Requests the service allows per second.
         per_day: Requests the service allows per UTC day.
         safe: Keep the wider margin, for networks whose delay varies by more than about 20 ms.
+        used_today: Requests already sent today, if the file's count is wrong. The first permit replaces that count.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -47,9 +48,16 @@ class MachineRateLimiter(LeasingLimiter[MachineBudget]):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, per_second: int = 100, per_day: int = 100_000, safe: bool = False
+        self,
+        path: str | os.PathLike[str],
+        *,
+        per_second: int = 100,
+        per_day: int = 100_000,
+        safe: bool = False,
+        used_today: int | None = None,
     ) -> None:
-        super().__init__(per_second, per_day, safe=safe, budget=MachineBudget(path), mean_lease=_MEAN_LEASE)
+        budget = MachineBudget(path, used_today)
+        super().__init__(per_second, per_day, safe=safe, budget=budget, mean_lease=_MEAN_LEASE)
         self._path = str(path)
 
     def __repr__(self) -> str:

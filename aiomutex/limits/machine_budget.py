@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aiomutex._util.checks import describe
+from aiomutex._util.checks import check_integer, describe
 from aiomutex._util.files import never_close
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError
 from aiomutex.limits.schedule import BudgetState, exchange, forget_log
@@ -50,7 +50,10 @@ _encode = msgspec.json.Encoder().encode
 class MachineBudget:
     """One budget in one file, which is created if absent; its directory must exist."""
 
-    def __init__(self, path: object) -> None:
+    def __init__(self, path: object, used_today: int | None = None) -> None:
+        if used_today is not None:
+            check_integer("used_today", used_today, least=0, error=ConfigurationError)
+        self._used_today = used_today
         try:
             self.path = Path(os.fsdecode(path)).absolute()  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
             is_valid = bool(path) and "\0" not in str(self.path)
@@ -116,9 +119,13 @@ class MachineBudget:
             if abs(row.clock - (wall - now)) > _CLOCK_TOLERANCE:
                 forget_log(row.state)
             row.clock = wall - now
-            lease = exchange(row.state, request, now, self._check_day(row.state, wall))
+            today = self._check_day(row.state, wall)
+            if self._used_today is not None:
+                row.state.day, row.state.used = today, self._used_today
+            lease = exchange(row.state, request, now, today)
             connection.execute("REPLACE INTO budget (id, state) VALUES (1, ?)", (_encode(row),))
             connection.execute("COMMIT")
+            self._used_today = None
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

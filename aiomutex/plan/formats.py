@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from aiomutex.plan.document import Scalar
 
+__all__ = ["FORMATS", "read", "write"]
+
 FORMATS: Final = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 """The format of a file by its suffix."""
 
@@ -84,9 +86,13 @@ def _check_string(value: str, line: int) -> str:
     return value
 
 
+def _too_many() -> NoReturn:
+    raise _InvalidError(0, f"the file has more than {MAX_NODES:,} values; split it")
+
+
 def _read_json(text: str) -> Node:
     if sum(map(text.count, ",[{")) > MAX_NODES:
-        raise _InvalidError(0, f"the file has more than {MAX_NODES:,} values; split it")
+        _too_many()
     try:
         value = json.loads(text, object_pairs_hook=tuple, parse_constant=_reject_constant)
     except json.JSONDecodeError as error:
@@ -162,7 +168,7 @@ def _read_yaml(text: str) -> Node:
         if not isinstance(event := next(events), yaml.StreamEndEvent):
             raise _InvalidError(event.start_mark.line + 1, "a second YAML document starts here; use one file for each")
     except StopIteration:
-        raise _InvalidError(0, f"the file has more than {MAX_NODES:,} values; split it") from None
+        _too_many()
     except yaml.MarkedYAMLError as error:
         mark, problem = error.problem_mark or error.context_mark, str(error.problem or error.context)
         # Newer versions of libyaml limit the depth themselves, and reach their limit while they look ahead.

@@ -93,6 +93,16 @@ async def test_the_day_is_shared_and_ends_in_an_error(path: Path) -> None:
             await limiter.acquire()
 
 
+async def test_a_given_count_replaces_that_of_the_file_once(path: Path) -> None:
+    for used_today, expected in ((None, 1), (500, 501), (None, 502), (0, 1)):
+        limiter = MachineRateLimiter(path, used_today=used_today)
+        await limiter.acquire()
+        assert limiter.state().used_today == expected
+        await limiter.aclose()
+    with pytest.raises(ConfigurationError, match="used_today must be an integer from 0"):
+        MachineRateLimiter(path, used_today=-1)
+
+
 async def test_a_429_pauses_all_processes(path: Path) -> None:
     one, other = MachineRateLimiter(path), MachineRateLimiter(path)
     first, _ = await one.acquire(), await other.acquire()
