@@ -179,11 +179,9 @@ class UnexpectedResponseError(_ResponseError):
 
 
 class TransportError(MutexError):
-    """No complete response arrived.
+    """No complete response arrived. ``method`` and ``path`` are those of ``APIError``.
 
     Attributes:
-        method: HTTP method of the request.
-        path: Path and query of the request, without the host.
         sent: Whether any byte of the request may have left this machine.
         detail: What failed.
     """
@@ -208,11 +206,7 @@ class AttemptTimeoutError(TransportError):
 class DeadlineExceededError(MutexError, TimeoutError):
     """A call with all of its attempts and waits took longer than ``deadline`` seconds.
 
-    Attributes:
-        method: HTTP method of the request.
-        path: Path and query of the request, without the host.
-        deadline: The deadline in seconds.
-        detail: What the call was doing.
+    ``method`` and ``path`` are those of ``APIError``, and ``detail`` says what the call was doing.
     """
 
     def __init__(self, detail: str, *, method: str, path: str, deadline: float) -> None:
@@ -246,8 +240,7 @@ class LimiterUnavailableError(MutexError):
 class OutcomeUnknownError(MutexError):
     """Whether a write was applied is unknown.
 
-    Attributes:
-        key: For a create, the key of the group that may exist now. Look it up before you try again.
+    For a create, ``key`` is that of the group that may exist now. Look it up before you try again.
     """
 
     def __init__(self, detail: str, *, key: str | None = None) -> None:
@@ -256,11 +249,7 @@ class OutcomeUnknownError(MutexError):
 
 
 class PaginationError(MutexError):
-    """A listing cannot be read to its end: the service repeated a cursor, or returned one that must not be sent.
-
-    Attributes:
-        cursor: The cursor.
-    """
+    """A listing cannot be read to its end: the service repeated ``cursor``, or sent one that must not be followed."""
 
     def __init__(self, detail: str, *, cursor: str) -> None:
         super().__init__(detail)
@@ -294,12 +283,7 @@ class VerificationError(_SlotDifferenceError):
     """A slot differs from what was written to it, although the service answered with success.
 
     Another writer may have changed the slot since, or the service merges lists instead of replacing them.
-
-    Attributes:
-        group_id: ID of the group that was read.
-        slot_index: Index of the slot that differs.
-        expected: The content that each list should have, by field.
-        actual: The content that each list has, by field.
+    ``expected`` and ``actual`` are the contents that the lists of slot ``slot_index`` should have and have, by field.
     """
 
 
@@ -314,11 +298,7 @@ class StaleSlotError(_SlotDifferenceError):
 
 
 class TooManyFailuresError(MutexError):
-    """A bulk run ended early because ``stop_after`` edits had failed.
-
-    Attributes:
-        failures: The number of failed edits.
-    """
+    """A bulk run ended early because ``stop_after`` edits had failed; ``failures`` is their number."""
 
     def __init__(self, detail: str, *, failures: int) -> None:
         super().__init__(detail)
@@ -326,7 +306,4 @@ class TooManyFailuresError(MutexError):
 
 
 class JournalError(MutexError, ValueError):
-    """A journal cannot be used.
-
-    It is not a journal, is in use, belongs to a different input, is undone already, or cannot be read or written.
-    """
+    """A journal is in use, damaged, undone already or that of a different input, or cannot be read or written."""

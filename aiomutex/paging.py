@@ -34,14 +34,9 @@ _OFFSET: Final = re.compile(r"[0-9]{1,18}")
 class GroupPager:
     """The groups of a project: iterate over it for groups, over ``pages()`` for pages, or ``collect()`` a list.
 
-    Each iteration reads the listing again. The cursor is an offset, so while others create or archive groups, a listing
-    may skip a group or return one twice. A group returned twice within two pages is dropped; a skipped group cannot be
-    noticed.
-
-    Args:
-        fetch: Reads one page of a given size at a given cursor.
-        page_size: Maximum number of groups of a page, 1 to 1,000.
-        cursor: Where to start: the ``cursor`` or ``next_cursor`` of a page read earlier.
+    ``MutexSession.list_groups`` returns it. Each iteration reads the listing again. The cursor is an offset, so while
+    others create or archive groups, a listing may skip a group or return one twice. A group returned twice within two
+    pages is dropped; a skipped group cannot be noticed.
     """
 
     def __init__(self, fetch: Fetch, *, page_size: int, cursor: str | int | None) -> None:
@@ -92,14 +87,11 @@ class GroupPager:
             seen.add(cursor)
 
     async def collect(self, *, concurrency: int = 8) -> list[MutexGroup]:
-        """Read all groups into a list in the service's order, several pages at once where possible.
+        """Read all groups into a list in the service's order, up to ``concurrency`` pages at once where possible.
 
         It is possible if the first page shows that the cursor is an offset. The number of pages is not known before the
         last one is found, so up to ``concurrency - 1`` requests may be made past the end. A group that was returned
         twice is kept where it came first.
-
-        Args:
-            concurrency: Maximum number of pages in flight; 1 reads one after the other.
 
         Raises:
             PaginationError: The service repeated a cursor, or sent 1,000 pages in a row without a new group.

@@ -37,7 +37,6 @@ from aiomutex.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Sequence
-    from types import TracebackType
 
     from aiomutex._api.requests import Request
     from aiomutex._api.responses import Response
@@ -141,9 +140,7 @@ class MutexSession:
     async def __aenter__(self) -> Self:
         return await self.open()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self, drain: float = 0.0) -> None:

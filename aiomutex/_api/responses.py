@@ -52,13 +52,8 @@ UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, V
 class Response:
     """One complete HTTP response, as ``MutexSession.request`` returns it.
 
-    Attributes:
-        status: The status code.
-        headers: The headers; names are case-insensitive.
-        body: The whole body.
-        method: HTTP method of the request.
-        path: Path and query of the request, without the host.
-        attempts: Number of attempts the call made.
+    It has a ``status``, ``headers`` with case-insensitive names, the whole ``body``, the ``method`` and the ``path``
+    (with the query, without the host) of the request, and the number of ``attempts`` that the call made.
     """
 
     # Not a tuple or struct: tools that print a traceback's local variables would print the fields of those, and the
@@ -130,12 +125,7 @@ class Response:
 
 
 def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds to wait by the ``Retry-After`` header, which holds seconds or an HTTP date; ``None`` if there is none.
-
-    The wait until a date counts from the response's own ``Date``, because this machine's clock may differ from the
-    service's by more than the wait; without one it counts from ``now``. It is 0.0 for a date in the past. A header that
-    cannot be parsed is ignored.
-    """
+    """Seconds to wait by ``Retry-After``, which holds seconds or an HTTP date; ``None`` if it is absent or neither."""
     value = headers.get("Retry-After", "").strip()
     if not value:
         return None
@@ -144,12 +134,12 @@ def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> f
     when = _parse_date(value)
     if when is None:
         return None
+    # From the response's own date: this machine's clock may differ from the service's by more than the wait.
     since = _parse_date(headers.get("Date", "")) or now or datetime.now(UTC)
     return max(0.0, (when - since).total_seconds())
 
 
 def _parse_date(value: str) -> datetime | None:
-    """Parse an HTTP date; ``None`` if it is none."""
     try:
         when = email.utils.parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):

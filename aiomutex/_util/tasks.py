@@ -62,8 +62,7 @@ async def wait_done(task: asyncio.Task[Any]) -> None:
 async def run_in_task(work: Coroutine[Any, Any, T]) -> T:
     """Await ``work`` in its own task, which is cancelled with the caller.
 
-    For work that may swallow a cancellation, as ``asyncio.wait_for`` does on Python 3.11 if it arrives in the same
-    iteration of the event loop as the result. Here the caller is cancelled in any case.
+    Thereby the caller is cancelled even if ``work`` swallows the cancellation, as ``wait_for`` may on Python 3.11.
     """
     task = asyncio.create_task(work)
     try:

@@ -47,22 +47,17 @@ _log = logging.getLogger("aiomutex.emulator")
 
 @dataclass(slots=True, eq=False, repr=False)
 class RecordedRequest:
-    """A request as it arrived, and the status of its response; the API key is never shown.
-
-    Attributes:
-        at: When it arrived, in seconds since 1970 by the emulator's clock.
-        method: The HTTP method.
-        target: The path and query, as sent.
-        body: The body, as sent.
-        status: The status of the response; None if it was not sent (yet).
-    """
+    """A request as it arrived, and the status of its response; the API key is never shown."""
 
     at: float
+    """When it arrived, in seconds since 1970 by the emulator's clock."""
     method: str
     target: str
+    """The path and query."""
     _headers: Mapping[str, str]
     body: bytes = b""
     status: int | None = None
+    """None if no response was sent (yet)."""
 
     def __repr__(self) -> str:
         return f"<RecordedRequest {self.method} {self.target} · {self.status or 'no response'}>"

@@ -130,19 +130,13 @@ class Controls:
         """Make the next ``n`` matching requests fail, not counting those that the key or the limits reject.
 
         By default the response is an error ``status`` (500) and no change is made. With ``after_commit=True`` the
-        change is made and the connection is reset, or, if ``status`` is given too, the response has that status.
+        change is made and the connection is reset, or, if ``status`` is given too, the response has that status. Other
+        faults have a ``kind``; see ``FaultKind``. ``delay`` is how many seconds after its request a ``late`` change is
+        made, or how long a ``storm`` lasts.
 
-        Args:
-            n: How many requests.
-            kind: What happens; see ``FaultKind``.
-            status: The status of the response.
-            after_commit: Make the change before the request fails.
-            method: Only requests with this method.
-            path: Only requests to this path; ``*`` matches anything, as in ``/api/1/mutexes/7*``.
-            retry_after: The ``Retry-After`` header: seconds or a string.
-            body: The body of the response: bytes, a string, or anything else as JSON. None leaves it to the dialect.
-            headers: Additional headers of the response, such as ``{"Location": "..."}``.
-            delay: How many seconds after its request a ``late`` change is made, or how long a ``storm`` lasts.
+        With ``method`` or ``path``, only such requests match; ``*`` stands for anything, as in ``/api/1/mutexes/7*``.
+        The ``body`` of the response is bytes, a string, or anything else as JSON; None leaves it to the dialect.
+        ``retry_after`` is seconds or a string, and ``headers`` are additional ones, such as ``{"Location": "..."}``.
 
         Raises:
             ValueError: An argument is invalid.

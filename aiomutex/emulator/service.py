@@ -36,20 +36,14 @@ _PATH = re.compile(f"{COLLECTION}(?:/([^/]*)(?:/slots/([^/]*))?)?")
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A change that was made.
-
-    Attributes:
-        seq: The number of the change, counted from 1.
-        method: The method of the request that made it.
-        group_id: The group that was created or changed.
-        slot_index: The slot that was edited; None if the group itself was created or edited.
-        body: The decoded body of the request.
-    """
+    """A change that was made, with the method and the decoded body of its request."""
 
     seq: int
+    """The number of the change, counted from 1."""
     method: str
     group_id: str
     slot_index: int | None
+    """None if the group itself was created or edited."""
     body: Any
 
 

@@ -25,11 +25,7 @@ _MAX_PAGES: Final = 5
 
 
 async def probe_writes(prober: Prober, project_id: str | int) -> None:
-    """Write to a scratch group in the project ``project_id``, and add what the responses show.
-
-    Raises:
-        OutcomeUnknownError: The scratch group could not be archived; ``key`` identifies it.
-    """
+    """Write to a scratch group in the project ``project_id``, and add what the responses show."""
     key = f"aiomutex-probe-{secrets.token_hex(8)}"
     group = {"projectId": project_id, "name": _NAME, "key": key, "slots": [{"percentage": 50}, {"percentage": 50}]}
     created: list[str] = []

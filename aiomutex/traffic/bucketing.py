@@ -117,12 +117,8 @@ class Bucketing:
 def slot_of(group: MutexGroup, value: str, *, ids: Iterable[str] = ()) -> Slot | None:
     """Return the slot in which a user lands, or ``None`` if the user is in no slot.
 
-    For many users of one group, create one ``Bucketing`` and call its methods.
-
-    Args:
-        group: The group as the service returns it.
-        value: The user's value of the group's ``bucketing_key``, for example their device ID.
-        ids: Other IDs of the same user, which a slot may list as individuals.
+    ``value`` is the user's value of the group's ``bucketing_key``, for example their device ID, and ``ids`` are other
+    IDs of the same user, which a slot may list as individuals. For many users of one group, create one ``Bucketing``.
 
     Raises:
         ConfigurationError: The group has no salt, or the package ``mmh3`` is not installed.

@@ -21,16 +21,9 @@ def _shares(group: MutexGroup, experiment: int) -> list[Fraction]:
 
 
 def slot_share(group: MutexGroup, experiment: int) -> float:
-    """Return the share of users that an experiment gets in one group: the sum of its slots.
+    """Return the share of users, 0 to 1, that an experiment (its ID) gets in one group: the sum of its slots.
 
     Several slots of one group are a documented way to give an experiment more traffic. Individuals are not counted.
-
-    Args:
-        group: The group.
-        experiment: The experiment's ID.
-
-    Returns:
-        A share from 0 to 1; 0 if the experiment is in no slot of the group.
 
     Example:
         >>> from aiomutex import MutexGroup, Slot
@@ -43,18 +36,10 @@ def slot_share(group: MutexGroup, experiment: int) -> float:
 
 
 def traffic_share(experiment: int, groups: Iterable[MutexGroup], *, held_out: Iterable[float] = ()) -> float:
-    """Return the share of all users that an experiment gets: the product over its groups and holdouts.
+    """Return the share of all users, 0 to 1, that an experiment (its ID) gets: the product over groups and holdouts.
 
     Groups that do not list the experiment and archived groups do not limit it. The groups' salts are assumed to be
-    independent.
-
-    Args:
-        experiment: The experiment's ID.
-        groups: All groups, or those of the experiment.
-        held_out: For each holdout of the experiment, the percentage of users it holds out, 0 to 100.
-
-    Returns:
-        A share from 0 to 1.
+    independent. ``held_out`` is the percentage of users, 0 to 100, that each holdout of the experiment holds out.
 
     Raises:
         InvalidRequestError: A percentage is out of range.
