@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,36 +12,20 @@ import click
 
 from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import (
-    BLOCKED,
-    CHANGES,
-    FilePath,
-    call,
-    confirm,
-    echo,
-    fail,
-    json_option,
-    print_json,
-    printable,
-)
+from aiomutex.cli.common import BLOCKED, CHANGES, FilePath, call, confirm, echo, fail, print_json, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from aiomutex import MutexSession
-    from aiomutex.plan import AffectedExperiment, Plan, Step
-    from aiomutex.plan.render import Line
+    from aiomutex.plan import Finding, Plan, Review, Step
 
 _COLOURS = {"+": "green", "-": "red", "~": "yellow", "!": "bright_red", "?": "cyan", " ": None}
 
-_file_argument = click.argument("file", type=FilePath(exists=True))
 _check_running_option = click.option("--check-running", is_flag=True, help="Block if it affects a running experiment.")
 _allow_running_option = click.option("--allow-running", is_flag=True, help="Show running experiments without blocking.")
 
 
-def _print_lines(lines: Iterable[Line]) -> None:
-    for mark, text in lines:
-        click.secho(printable(text, keep=""), fg=_COLOURS[mark])
+def _print_line(mark: str, text: str) -> None:
+    click.secho(printable(text, keep=""), fg=_COLOURS[mark])
 
 
 @click.command()
@@ -74,59 +59,71 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
     if existing is not None and same_content(existing, desired):
         echo(f"{file} already describes the {count}")
         return
-    if existing is not None and not overwrite and _has_comments(path, format_):
+    # A "#" inside a string counts as a comment, to be on the safe side.
+    if existing is not None and not overwrite and format_ == "yaml" and re.search(r"(^|\s)#", path.read_text("utf-8")):
         problem = "differs from the live groups and has comments, which would be lost; pass --overwrite to lose them"
         fail(f"{file} {problem}", BLOCKED)
-    text = dump_desired(desired, format_, sort=True)
+    text = dump_desired(desired, format_)
     with open_private(path) as opened:
         opened.write(text)
     echo(f"Wrote {count} to {file}")
 
 
-def _has_comments(path: Path, format_: str) -> bool:
-    """Whether a file may have comments. A "#" inside a string counts, to be on the safe side."""
-    return format_ == "yaml" and re.search(r"(?:^|\s)#", path.read_text("utf-8"), re.MULTILINE) is not None
-
-
 @click.command()
-@_file_argument
+@click.argument("file", type=FilePath(exists=True))
 @click.option("--out", type=FilePath(), help="Save the plan to this file, for 'aiomutex apply'.")
-@json_option
+@click.option("--format", "format_", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+@click.option("--json", "format_", flag_value="json", help="The same as --format json.")
+@click.option("--names", is_flag=True, help="Show experiments with their names and states, which costs reads.")
+@click.option("--show-individuals", "listed", is_flag=True, help="List individuals in Markdown; default: their number.")
 @_check_running_option
 @_allow_running_option
-def plan(file: str, out: str | None, as_json: bool, check_running: bool, allow_running: bool) -> None:
+def plan(
+    file: str, out: str | None, format_: str, names: bool, listed: bool, check_running: bool, allow_running: bool
+) -> None:
     """Show how the live groups would change to match FILE. Writes nothing."""
-    from aiomutex.plan import load_desired, save_plan
+    from aiomutex.plan import load_desired, new_findings, save_plan
     from aiomutex.plan import plan as make_plan
 
     desired = load_desired(file)
 
-    async def work(session: MutexSession) -> tuple[Plan, list[AffectedExperiment]]:
-        changes = make_plan(desired, await session.list_groups().collect())
-        return changes, await _running(session, changes) if check_running else []
+    async def work(session: MutexSession) -> tuple[Plan, Review]:
+        live = await session.list_groups().collect()
+        changes = make_plan(desired, live)
+        review = await _review(session, changes, check_running, allow_running, names=names)
+        show_individuals = listed or format_ in ("text", "json")
+        return changes, review._replace(
+            findings=new_findings(changes, desired, live), show_individuals=show_individuals
+        )
 
-    changes, running = call(work)
+    changes, review = call(work)
     if out is not None:
         save_plan(changes, out)
-    _show(changes, running, as_json=as_json)
-    if changes.errors or changes.exceeded_thresholds or (running and not allow_running):
-        sys.exit(BLOCKED)
-    sys.exit(0 if changes.empty else CHANGES)
+    _show(changes, review, format_)
+    sys.exit(BLOCKED if review.blocked(changes) else 0 if changes.empty else CHANGES)
 
 
-async def _running(session: MutexSession, changes: Plan) -> list[AffectedExperiment]:
-    from aiomutex.plan import check_running, read_experiments
+async def _review(
+    session: MutexSession, changes: Plan, check_running: bool, allow_running: bool, *, names: bool = False
+) -> Review:
+    from aiomutex.plan import Review, read_experiments
+    from aiomutex.plan import check_running as find_running
 
-    return check_running(changes, await read_experiments(session, changes.experiments))
+    experiments = await read_experiments(session, changes.experiments if names or check_running else ())
+    running = find_running(changes, experiments) if check_running else ()
+    return Review(experiments=experiments, running=running, allow_running=allow_running)
 
 
-def _show(changes: Plan, running: Sequence[AffectedExperiment], *, as_json: bool = False) -> None:
-    from aiomutex.plan.render import lines, plan_json, summary
+def _show(changes: Plan, review: Review, format_: str = "text") -> None:
+    from aiomutex.plan.render import blocks, markdown, plan_json
 
-    if as_json:
-        print_json(plan_json(changes, running=running))
+    if format_ == "json":
+        print_json(plan_json(changes, review))
+    elif format_ == "markdown":
+        echo(markdown(changes, review).rstrip())
     else:
-        _print_lines([*lines(changes), *(("!", f"! {each}") for each in running), (" ", summary(changes))])
+        for line in chain.from_iterable(blocks(changes, review)):
+            _print_line(*line)
 
 
 @click.command()
@@ -141,6 +138,8 @@ def apply(
     file: str, yes: bool, force: bool, journal: str | None, no_verify: bool, check_running: bool, allow_running: bool
 ) -> None:
     """Change the live groups to match a file, or apply a saved plan."""
+    from msgspec.structs import replace
+
     from aiomutex.plan import apply as apply_plan
     from aiomutex.plan import load_desired, load_plan, remaining
     from aiomutex.plan import plan as make_plan
@@ -149,58 +148,64 @@ def apply(
     saved = is_saved_plan(file)
     desired = None if saved else load_desired(file)
 
-    async def look(session: MutexSession) -> tuple[Plan, Plan, list[AffectedExperiment]]:
+    async def look(session: MutexSession) -> tuple[Plan, Plan, Review]:
         live = await session.list_groups().collect()
         changes = load_plan(file) if desired is None else make_plan(desired, live)
         left = remaining(changes, live) if saved and not changes.errors else changes
-        return changes, left, await _running(session, left) if check_running else []
+        return changes, left, await _review(session, left, check_running, allow_running)
 
-    changes, left, running = call(look)
-    _show(left, running)
-    if changes.errors or (running and not allow_running):
+    changes, left, review = call(look)
+    _show(left, review)
+    allowed = replace(left, exceeded_thresholds=[]) if force else left
+    if review.blocked(allowed):
         fail("the plan is blocked; nothing was written", BLOCKED)
     if not left.changes:
         return
-    if left.exceeded_thresholds and not force:
-        fail("the plan exceeds a threshold; pass --force to apply it anyway", BLOCKED)
     if not yes:
         confirm("Apply?", without_terminal="no terminal to ask for confirmation; pass --yes to apply the plan")
 
-    options: dict[str, Any] = {"force": force, "journal": journal, "verify": not no_verify}
-    report = call(lambda session: apply_plan(session, changes, on_step=_report_failure, **options))
+    def report_failure(step: Step) -> None:
+        if step.status != "applied":
+            echo(f"aiomutex: {step}", err=True)
+
+    options: dict[str, Any] = {"force": force, "journal": journal, "verify": not no_verify, "on_step": report_failure}
+    report = call(lambda session: apply_plan(session, changes, **options))
     applied = sum(step.status == "applied" for step in report.steps)
     echo(f"{applied:,} of {counted(len(report.steps), 'step')} applied")
     if not report.complete:
         fail(f"{len(report.failed):,} failed, {len(report.skipped):,} not sent; run the command again to resume")
 
 
-def _report_failure(step: Step) -> None:
-    if step.status != "applied":
-        echo(f"aiomutex: {step}", err=True)
-
-
 @click.command()
-@_file_argument
-@json_option
+@click.argument("file", type=FilePath(exists=True), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
-@click.option("--check-modes", is_flag=True, help="Read the experiments' evaluation modes from the service (AM108).")
-def lint(file: str, as_json: bool, strict: bool, check_modes: bool) -> None:
-    """Check FILE for what is allowed but probably not intended. Needs no key and no network."""
+@click.option("--check-modes", is_flag=True, help="Read the experiments of FILE from the service (AM108, AM111 on).")
+@click.option("--live", is_flag=True, help="Check the live groups and their experiments, as they will be with FILE.")
+def lint(file: str | None, as_json: bool, strict: bool, check_modes: bool, live: bool) -> None:
+    """Check FILE for what is allowed but probably not intended. Without --live, this needs no key and no network."""
+    from aiomutex.plan import Desired, load_desired, read_experiments
     from aiomutex.plan import lint as check
-    from aiomutex.plan import load_desired, read_experiments
 
-    desired = load_desired(file)
-    numbers = {number for group in desired.groups for slot in group.slots or () for number in slot.experiments or ()}
-    experiments = call(lambda session: read_experiments(session, numbers)) if check_modes else None
-    findings = check(desired, experiments=experiments)
+    if file is None and not live:
+        raise click.UsageError("pass FILE or --live")
+    desired = Desired() if file is None else load_desired(file)
+
+    async def work(session: MutexSession) -> list[Finding]:
+        groups = await session.list_groups().collect() if live else None
+        everything: list[Any] = [*desired.groups, *(group for group in groups or () if not group.deleted)]
+        numbers = {number for group in everything for slot in group.slots or () for number in slot.experiments or ()}
+        return check(desired, experiments=await read_experiments(session, numbers), live=groups)
+
+    findings = call(work) if live or check_modes else check(desired)
+    errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
-        fields = ("code", "severity", "line", "group", "message", "reason")
-        print_json([{name: getattr(finding, name) for name in fields} for finding in findings])
+        print_json(findings)
     else:
         for finding in findings:
-            line = f":{finding.line}" if finding.line else ""
-            _print_lines([("!" if finding.severity == "error" else "~", f"{file}{line}: {finding}")])
-        if not findings:
-            echo(f"{file}: {counted(len(desired.groups), 'group')}, no findings")
-    if any(strict or finding.severity == "error" for finding in findings):
+            where = f"{file}:{finding.line}: " if finding.line else ""
+            _print_line("!" if finding.severity == "error" else "~", f"{where}{finding}")
+        checked = f"{file}: {counted(len(desired.groups), 'group')}" if file else "live groups"
+        echo(f"{checked}, {counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}")
+    if errors or (strict and findings):
         sys.exit(1)

@@ -9,7 +9,7 @@ Example:
     >>> print(render(changes))
     ~ group-1 (project 1): update
         name: 'Group 1' → 'Checkout'
-    0 to create, 1 to update, 0 to archive; 0 members added, 0 removed
+    0 to create, 1 to update, 0 to archive; 0 members added, 0 removed; 2 live groups are not in the file
     >>> (await apply(session, changes)).raise_for_failures()
 """
 
@@ -21,9 +21,9 @@ from aiomutex.plan.document import DesiredFileError
 from aiomutex.plan.dump import desired_from, dump_desired
 from aiomutex.plan.experiments import AffectedExperiment, check_running, read_experiments
 from aiomutex.plan.groups import after, fingerprint
-from aiomutex.plan.lint import RULES, Finding, lint
+from aiomutex.plan.lint import RULES, Finding, lint, new_findings
 from aiomutex.plan.reading import load_desired, parse_desired
-from aiomutex.plan.render import plan_json, render
+from aiomutex.plan.render import Review, markdown, plan_json, render
 from aiomutex.plan.saved import StalePlanError, load_plan, remaining, save_plan
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "ListChange",
     "Plan",
     "PlanBlockedError",
+    "Review",
     "StalePlanError",
     "Step",
     "Thresholds",
@@ -53,6 +54,8 @@ __all__ = [
     "lint",
     "load_desired",
     "load_plan",
+    "markdown",
+    "new_findings",
     "parse_desired",
     "plan",
     "plan_json",

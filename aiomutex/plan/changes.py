@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from aiomutex.models import NewGroup, SlotListName
 from aiomutex.plan.desired import Identity, group_name, identity_of, sort_key
-from aiomutex.plan.groups import ABSENT
-
-__all__ = ["Action", "Counts", "FieldChange", "GroupPlan", "ListChange", "Plan"]
+from aiomutex.plan.groups import ABSENT, member_count
 
 Action = Literal["create", "update", "archive", "unarchive", "none"]
 
@@ -88,6 +86,16 @@ class GroupPlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_
         """How messages name the group."""
         return group_name(self.project_id, self.key)
 
+    @property
+    def moves(self) -> dict[tuple[SlotListName, int | str], tuple[int, int]]:
+        """By list and member, the slot that the member leaves and the one that it joins, if it is one of each."""
+        slots: dict[Any, tuple[list[int], list[int]]] = {}
+        for change in self.lists:
+            for place, members in enumerate((change.removed, change.added)):
+                for member in members:
+                    slots.setdefault((change.field, member), ([], []))[place].append(change.slot_index)
+        return {member: (old[0], new[0]) for member, (old, new) in slots.items() if len(old) == len(new) == 1}
+
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The size of a plan."""
@@ -97,9 +105,11 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     archives: int = 0
     unarchives: int = 0
     added: int = 0
-    """Members added to slots of existing groups."""
+    """Members that join slots, those of new groups included."""
     removed: int = 0
-    """Members removed from slots, without those of archived groups."""
+    """Members that leave slots, those of archived groups included."""
+    moved: int = 0
+    """Members that move to another slot of their group; they are not counted as added or removed."""
     errors: int = 0
 
 
@@ -110,6 +120,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     """Groups with a change, an error or a note, in the order of the file."""
     exceeded_thresholds: list[str] = []
     """Thresholds of the file that the plan exceeds. Applying it then needs ``force``."""
+    unmentioned: int = 0
+    """How many live groups the file does not mention. They stay as they are."""
     file: str = ""
     """The name of the file with the desired state."""
 
@@ -138,9 +150,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
         """The size of the plan."""
         actions = Counter(f"{group.action}s" for group in self.changes)
         lists = [change for group in self.groups for change in group.lists]
+        moved = sum(len(group.moves) for group in self.groups)
+        new = [slot for group in self.groups if group.new is not None for slot in group.new.slots]
         return Counts(
             **actions,
-            added=sum(len(change.added) for change in lists),
-            removed=sum(len(change.removed) for change in lists),
+            added=sum(len(change.added) for change in lists) + sum(map(member_count, new)) - moved,
+            removed=sum(len(change.removed) for change in lists) + sum(group.members for group in self.groups) - moved,
+            moved=moved,
             errors=sum(len(group.errors) for group in self.groups),
         )

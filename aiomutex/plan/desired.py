@@ -15,8 +15,6 @@ from msgspec import UNSET, UnsetType
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Desired", "DesiredGroup", "DesiredSlot", "Thresholds"]
-
 GROUP_FIELDS: Final = ("name", "description", "evaluation_mode", "bucketing_key", "bucketing_salt")
 """The fields of a group that a file, a group to create and a live group call the same."""
 

@@ -6,6 +6,7 @@ become errors and never a replacement of the group, which would reassign its use
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, UnsetType
@@ -16,14 +17,12 @@ from aiomutex.errors import InvalidRequestError
 from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, NewSlot, Slot
 from aiomutex.plan.changes import Action, FieldChange, GroupPlan, ListChange, Plan
 from aiomutex.plan.desired import GROUP_FIELDS, identity_of, project_number, unique
-from aiomutex.plan.groups import by_index, fingerprint
+from aiomutex.plan.groups import by_index, fingerprint, member_count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Identity
-
-__all__ = ["plan", "with_affected"]
 
 
 def plan(desired: Desired, live: Iterable[MutexGroup]) -> Plan:
@@ -41,19 +40,25 @@ def plan(desired: Desired, live: Iterable[MutexGroup]) -> Plan:
     by_identity: dict[Identity, list[MutexGroup]] = {}
     for each in live:
         by_identity.setdefault(identity_of(each.project_id, each.key), []).append(each)
+    mentioned = {group.identity for group in desired.groups}
+    unmentioned = [group for each in by_identity.keys() - mentioned for group in by_identity[each] if not group.deleted]
+    left_out: dict[tuple[Any, ...], list[str]] = {}
+    for each in unmentioned:
+        for trait in _traits(each):
+            left_out.setdefault(trait, []).append(each.key)
     changes: list[GroupPlan] = []
     updates = existing = removed = members = 0
     for group in desired.groups:
         namesakes = by_identity.get(group.identity, [])
         candidates = [each for each in namesakes if not each.deleted] or namesakes[-1:]
         if not candidates:
-            changes.append(_create(group))
+            changes.append(_create(group, left_out))
             continue
         change = _compare(group, candidates[0], len(candidates))
         changes.append(change)
         existing += 1
         updates += change.action != "none"
-        members += _member_count(candidates[0])
+        members += member_count(*candidates[0].slots)
         removed += change.members + sum(len(each.removed) for each in change.lists)
     exceeded = [
         f"{count:,} of {total:,} {what} ({count / total:.0%}), more than the threshold of {threshold:.0%}"
@@ -64,14 +69,24 @@ def plan(desired: Desired, live: Iterable[MutexGroup]) -> Plan:
         if threshold is not None and count and count / total > threshold
     ]
     shown = [change for change in changes if change.action != "none" or change.errors or change.notes]
-    return Plan(groups=shown, exceeded_thresholds=exceeded, file=desired.file)
+    return Plan(groups=shown, exceeded_thresholds=exceeded, unmentioned=len(unmentioned), file=desired.file)
 
 
-def _member_count(group: MutexGroup) -> int:
-    return sum(len(getattr(slot, name)) for slot in group.slots for name in SLOT_LISTS)
+def _traits(group: MutexGroup | NewGroup) -> set[tuple[Any, ...]]:
+    """What a group is recognized by when its key is another: its name, its salt and its experiments."""
+    experiments = {("experiment", each) for slot in group.slots for each in slot.experiments or ()}
+    traits = {("name", group.name), ("salt", group.bucketing_salt), *experiments}
+    return {(str(group.project_id), *trait) for trait in traits if trait[1]}
 
 
-def _create(desired: DesiredGroup) -> GroupPlan:
+def _rename_notes(new: NewGroup, left_out: Mapping[tuple[Any, ...], list[str]]) -> list[str]:
+    traits = _traits(new)
+    shared = Counter(key for trait in traits for key in left_out.get(trait, ()))
+    rule = "which the file leaves out: a key cannot change, so both groups will exist"
+    return [f"looks like {key}, {rule}" for key, count in shared.most_common(1) if 2 * count >= len(traits)]
+
+
+def _create(desired: DesiredGroup, left_out: Mapping[tuple[Any, ...], list[str]]) -> GroupPlan:
     change = GroupPlan(project_id=desired.project_id, key=desired.key, action="none")
     if desired.archived is True:
         return change
@@ -85,7 +100,8 @@ def _create(desired: DesiredGroup) -> GroupPlan:
         )
     except InvalidRequestError as error:
         return replace(change, errors=[f"cannot be created: {error}"])
-    return with_affected(replace(change, action="create", new=new, notes=_cohort_notes(desired, None)), None)
+    notes = _cohort_notes(desired, None) + _rename_notes(new, left_out)
+    return with_affected(replace(change, action="create", new=new, notes=notes), None)
 
 
 def _new_slot(slot: DesiredSlot) -> NewSlot:
@@ -128,7 +144,7 @@ def with_affected(change: GroupPlan, live: MutexGroup | None) -> GroupPlan:
     lists = [each for each in change.lists if each.field == "experiments"]
     experiments: set[Any] = {member for each in lists for member in (*each.added, *each.removed)}
     experiments.update(experiment for slot in slots for experiment in slot.experiments or ())
-    members = _member_count(live) if live is not None and change.action == "archive" else 0
+    members = member_count(*live.slots) if live is not None and change.action == "archive" else 0
     return replace(change, members=members, experiments=sorted(experiments))
 
 

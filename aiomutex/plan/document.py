@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "DesiredFileError", "Node", "Problem", "Scalar", "read_file"]
-
 MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 12
 MAX_NODES: Final = 2_000_000

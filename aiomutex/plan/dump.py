@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET, to_builtins
 
+from aiomutex.models import SLOT_LISTS
 from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Identity, identity_of, project_number, unique
 from aiomutex.plan.formats import write
 from aiomutex.plan.groups import by_index
@@ -13,9 +14,7 @@ from aiomutex.plan.groups import by_index
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from aiomutex.models import EvaluationMode, MutexGroup
-
-__all__ = ["desired_from", "dump_desired", "same_content"]
+    from aiomutex.models import EvaluationMode, MutexGroup, Slot
 
 _MODES: Final[dict[str, EvaluationMode]] = {"local": "local", "remote": "remote"}
 
@@ -54,17 +53,7 @@ def desired_from(groups: Iterable[MutexGroup], *, settings: Desired | None = Non
             bucketing_salt=group.bucketing_salt or UNSET,
             archived=True if group.deleted else UNSET,
             # A file cannot say that a group has no slots at all.
-            slots=tuple(
-                DesiredSlot(
-                    percentage=slot.percentage,
-                    experiments=unique(slot.experiments),
-                    holdouts=unique(slot.holdouts),
-                    individuals=unique(slot.individuals),
-                    cohorts=unique(slot.cohorts) or UNSET,
-                )
-                for slot in by_index(group)
-            )
-            or UNSET,
+            slots=tuple(map(_slot_from, by_index(group))) or UNSET,
             ignore=ignored.get(identity, ()),
         )
     return Desired(
@@ -74,21 +63,22 @@ def desired_from(groups: Iterable[MutexGroup], *, settings: Desired | None = Non
     )
 
 
+def _slot_from(slot: Slot) -> DesiredSlot:
+    lists: dict[str, Any] = {name: unique(getattr(slot, name)) for name in SLOT_LISTS}
+    return DesiredSlot(percentage=slot.percentage, **lists, cohorts=unique(slot.cohorts) or UNSET)
+
+
 def same_content(one: Desired, other: Desired) -> bool:
     """Whether two desired states say the same, in whatever order."""
     return _tree(one, sort=True) == _tree(other, sort=True)
 
 
-def dump_desired(desired: Desired, format_: str = "yaml", *, sort: bool = False) -> str:
+def dump_desired(desired: Desired, format_: str = "yaml") -> str:
     """Write a desired state as YAML or JSON.
 
     Args:
         desired: The desired state.
         format_: ``yaml`` or ``json``.
-        sort: Sort groups and members, as ``pull`` does.
-
-    Returns:
-        The content of a file.
 
     Raises:
         ConfigurationError: PyYAML is not installed, and the format is YAML.
@@ -102,18 +92,16 @@ def dump_desired(desired: Desired, format_: str = "yaml", *, sort: bool = False)
           key: a
           archived: true
     """
-    return write(_tree(desired, sort=sort), format_)
+    return write(_tree(desired), format_)
 
 
-def _tree(desired: Desired, *, sort: bool) -> dict[str, Any]:
+def _tree(desired: Desired, *, sort: bool = False) -> dict[str, Any]:
     """The plain values of a file, in its order."""
-    tree: dict[str, Any] = {"version": 1}
-    if thresholds := to_builtins(desired.thresholds):
-        tree["thresholds"] = thresholds
-    if desired.ignore:
-        tree["lint"] = {"ignore": list(desired.ignore)}
     groups = sorted(desired.groups, key=_group_order) if sort else desired.groups
-    return {**tree, "groups": [_group_tree(group, sort=sort) for group in groups]}
+    lint = {"ignore": list(desired.ignore)} if desired.ignore else {}
+    tree = {"version": 1, "thresholds": to_builtins(desired.thresholds), "lint": lint}
+    settings = {name: value for name, value in tree.items() if value}
+    return {**settings, "groups": [_group_tree(group, sort=sort) for group in groups]}
 
 
 def _group_tree(group: DesiredGroup, *, sort: bool) -> dict[str, Any]:

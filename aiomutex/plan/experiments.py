@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from aiomutex.plan.changes import Plan
     from aiomutex.session import MutexSession
 
-__all__ = ["AffectedExperiment", "Experiments", "check_running", "read_experiments", "state_of"]
-
 Experiments: TypeAlias = "Mapping[int, Mapping[str, Any] | APIError]"
 """By ID, the descriptions of experiments, or the errors with which the service rejected a read."""
 ExperimentState = Literal["running", "stopped", "unknown"]
@@ -49,8 +47,8 @@ class AffectedExperiment(msgspec.Struct, frozen=True, kw_only=True, rename="came
         return f"experiment {self.experiment} {self.reason}; affected by {', '.join(self.groups)}"
 
 
-def state_of(experiment: Mapping[str, Any]) -> tuple[ExperimentState, str]:
-    """Decide from its description whether an experiment is running, and say why, as the end of a sentence.
+def state_of(experiment: Mapping[str, Any] | APIError) -> tuple[ExperimentState, str]:
+    """Decide whether an experiment is running, and say why, as the end of a sentence.
 
     A known ``state`` decides. Without one, an experiment is stopped if it is disabled, deleted or archived.
 
@@ -58,17 +56,29 @@ def state_of(experiment: Mapping[str, Any]) -> tuple[ExperimentState, str]:
         >>> state_of({"state": "running"})[0], state_of({"enabled": False})[0], state_of({})[0]
         ('running', 'stopped', 'unknown')
     """
+    if isinstance(experiment, NotFoundError):
+        return "unknown", "does not exist, as far as the service says"
+    if isinstance(experiment, APIError):
+        return "unknown", f"could not be read ({experiment})"
     if experiment.get("deleted") is True or experiment.get("archived") is True:
         return "stopped", "is archived"
-    state = experiment.get("state")
-    word = str(state).strip().lower().replace("_", "-").replace(" ", "-")
-    if word in _RUNNING:
-        return "running", f"is {word}"
-    if word in _STOPPED:
-        return "stopped", f"is {word}"
+    word = state_word(experiment)
+    if word in _RUNNING | _STOPPED:
+        return "running" if word in _RUNNING else "stopped", f"is {word}"
     if experiment.get("enabled") is False:
         return "stopped", "is disabled"
-    return "unknown", f"may be running (state {state!r})"
+    return "unknown", f"may be running (state {experiment.get('state')!r})"
+
+
+def state_word(experiment: Mapping[str, Any]) -> str:
+    """The state as the service's documentation spells it, such as ``decision-made``."""
+    return str(experiment.get("state")).strip().lower().replace("_", "-").replace(" ", "-")
+
+
+def dependencies_of(experiment: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The variants that an experiment depends on, by the ID of their flag, which may be a group."""
+    flags = describe(describe(experiment.get("parentDependencies")).get("flags"))
+    return {flag: list(map(str, _list(variants))) for flag, variants in flags.items()}
 
 
 async def read_experiments(session: MutexSession, experiments: Iterable[int]) -> Experiments:
@@ -76,10 +86,6 @@ async def read_experiments(session: MutexSession, experiments: Iterable[int]) ->
 
     The listing is read while its pages are fewer than the experiments that are missing; those are then read one by one.
     So this costs at most about twice the requests of the cheaper way.
-
-    Args:
-        session: An open session.
-        experiments: The IDs.
 
     Returns:
         By ID, the description of each experiment, or the error with which the service rejected the read.
@@ -119,8 +125,7 @@ async def _read_listing(session: MutexSession, wanted: set[int], results: dict[i
             return
         pages += 1
         content = describe_experiment(page)
-        listed = content.get("experiments")
-        for each in map(_mapping, cast("list[object]", listed) if isinstance(listed, list) else ()):
+        for each in map(describe, _list(content.get("experiments"))):
             # What is listed without its state is read singly.
             if (number := numbers.get(str(each.get("id")))) is not None and "state" in each:
                 results[number] = each
@@ -133,9 +138,7 @@ async def _read_listing(session: MutexSession, wanted: set[int], results: dict[i
 def check_running(plan: Plan, experiments: Experiments) -> list[AffectedExperiment]:
     """Find the experiments affected by a plan that are running, or not clearly stopped, sorted by ID.
 
-    Args:
-        plan: The plan.
-        experiments: What ``read_experiments(session, plan.experiments)`` returned.
+    ``experiments`` is what ``read_experiments(session, plan.experiments)`` returned.
     """
     affected: dict[int, list[str]] = {}
     for change in plan.changes:
@@ -143,14 +146,7 @@ def check_running(plan: Plan, experiments: Experiments) -> list[AffectedExperime
             affected.setdefault(experiment, []).append(change.name)
     findings: list[AffectedExperiment] = []
     for experiment, groups in sorted(affected.items()):
-        result = experiments.get(experiment, {})
-        state: ExperimentState
-        if isinstance(result, NotFoundError):
-            state, reason = "unknown", "does not exist, as far as the service says"
-        elif isinstance(result, APIError):
-            state, reason = "unknown", f"could not be read ({result})"
-        else:
-            state, reason = state_of(result)
+        state, reason = state_of(experiments.get(experiment, {}))
         if state != "stopped":
             findings.append(AffectedExperiment(experiment=experiment, state=state, groups=groups, reason=reason))
     return findings
@@ -159,10 +155,15 @@ def check_running(plan: Plan, experiments: Experiments) -> list[AffectedExperime
 def describe_experiment(response: Response) -> Mapping[str, Any]:
     """Decode a JSON object; empty if the body is not one."""
     try:
-        return _mapping(response.json())
+        return describe(response.json())
     except UnexpectedResponseError:
         return {}
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def describe(value: object) -> Mapping[str, Any]:
+    """Return a description if ``value`` is one; empty for an error, or for anything else."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[object]:
+    return cast("list[object]", value) if isinstance(value, list) else []

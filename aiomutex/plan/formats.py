@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from aiomutex.plan.document import Scalar
 
-__all__ = ["FORMATS", "read", "write"]
-
 FORMATS: Final = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 """The format of a file by its suffix."""
 
@@ -63,10 +61,9 @@ def read(data: bytes, *, file: str, format_: str) -> Node:
 def write(tree: dict[str, Any], format_: str) -> str:
     """Write plain values, in the order given; YAML without PyYAML is a ``ConfigurationError``."""
     _check_format(format_)
-    dump = _dump_json if format_ == "json" else _dump_yaml
-    text = dump(tree, ascii_only=False)
+    text = _dump(tree, format_, ascii_only=False)
     # An invisible character, such as one that reverses the direction of writing, must show in a review.
-    return text if text.replace("\n", "").isprintable() else dump(tree, ascii_only=True)
+    return text if text.replace("\n", "").isprintable() else _dump(tree, format_, ascii_only=True)
 
 
 def _decode(data: bytes) -> str:
@@ -86,13 +83,9 @@ def _check_string(value: str, line: int) -> str:
     return value
 
 
-def _too_many() -> NoReturn:
-    raise _InvalidError(0, f"the file has more than {MAX_NODES:,} values; split it")
-
-
 def _read_json(text: str) -> Node:
     if sum(map(text.count, ",[{")) > MAX_NODES:
-        _too_many()
+        raise _InvalidError(0, f"the file has more than {MAX_NODES:,} values; split it")
     try:
         value = json.loads(text, object_pairs_hook=tuple, parse_constant=_reject_constant)
     except json.JSONDecodeError as error:
@@ -130,10 +123,6 @@ def _path(parts: tuple[str | int, ...]) -> str:
     return "".join(shown).removeprefix(".")
 
 
-def _dump_json(tree: dict[str, Any], *, ascii_only: bool) -> str:
-    return json.dumps(tree, indent=2, ensure_ascii=ascii_only) + "\n"
-
-
 def _import_yaml() -> Any:
     try:
         import yaml  # noqa: PLC0415  # an optional package
@@ -168,7 +157,7 @@ def _read_yaml(text: str) -> Node:
         if not isinstance(event := next(events), yaml.StreamEndEvent):
             raise _InvalidError(event.start_mark.line + 1, "a second YAML document starts here; use one file for each")
     except StopIteration:
-        _too_many()
+        raise _InvalidError(0, f"the file has more than {MAX_NODES:,} values; split it") from None
     except yaml.MarkedYAMLError as error:
         mark, problem = error.problem_mark or error.context_mark, str(error.problem or error.context)
         # Newer versions of libyaml limit the depth themselves, and reach their limit while they look ahead.
@@ -212,9 +201,10 @@ def _yaml_node(yaml: Any, events: Iterator[Any], event: Any, depth: int) -> Node
     return Node(line, entries)
 
 
-def _dump_yaml(tree: dict[str, Any], *, ascii_only: bool) -> str:
+def _dump(tree: dict[str, Any], format_: str, *, ascii_only: bool) -> str:
+    if format_ == "json":
+        return json.dumps(tree, indent=2, ensure_ascii=ascii_only) + "\n"
     yaml = _import_yaml()
-
     # libyaml's dumper is faster, but escapes emoji, and the text must be the same on every machine.
     # The resolvers quote those strings that this module reads as numbers; the dumper itself knows YAML 1.1's only.
     dumper: Any = type("Dumper", (yaml.SafeDumper,), {})

@@ -6,9 +6,10 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import to_builtins
 from msgspec.structs import replace
 
-from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, Slot
+from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, NewSlot, Slot
 from aiomutex.plan.desired import unique
 
 if TYPE_CHECKING:
@@ -16,14 +17,17 @@ if TYPE_CHECKING:
 
     from aiomutex.plan.changes import GroupPlan, Plan
 
-__all__ = ["ABSENT", "after", "apply_to", "by_index", "fingerprint"]
-
 ABSENT: Final = "absent"
 
 
 def by_index(group: MutexGroup) -> list[Slot]:
     """The slots of a group, in order."""
     return sorted(group.slots, key=lambda slot: slot.index)
+
+
+def member_count(*slots: Slot | NewSlot) -> int:
+    """How many members slots have in the lists that can be written."""
+    return sum(len(getattr(slot, name) or ()) for slot in slots for name in SLOT_LISTS)
 
 
 def fingerprint(group: MutexGroup | None) -> str:
@@ -56,15 +60,7 @@ def after(plan: Plan, live: Iterable[MutexGroup]) -> list[MutexGroup]:
     The service chooses the ID of a new group, and its salt if the file has none; here both are its key.
     """
     changes = {change.group_id: change for change in plan.changes if change.group_id is not None}
-    groups: list[MutexGroup] = []
-    for group in live:
-        change = changes.get(group.id)
-        if change is None:
-            groups.append(group)
-        elif change.action != "archive":
-            groups.append(apply_to(change, group))
-        else:
-            groups.append(replace(group, deleted=True))
+    groups = [apply_to(changes[group.id], group) if group.id in changes else group for group in live]
     return groups + [_created(change.new) for change in plan.changes if change.new is not None]
 
 
@@ -81,19 +77,7 @@ def apply_to(change: GroupPlan, group: MutexGroup, *, revert: bool = False) -> M
 
 
 def _created(new: NewGroup) -> MutexGroup:
-    key = new.key or ""
-    slots: list[Slot] = []
-    for index, slot in enumerate(new.slots, 1):
-        lists: dict[str, Any] = {name: list(getattr(slot, name) or ()) for name in SLOT_LISTS}
-        slots.append(Slot(index=index, percentage=slot.percentage, **lists))
-    return MutexGroup(
-        id=key,
-        project_id=str(new.project_id),
-        name=new.name,
-        key=key,
-        description=new.description or None,
-        evaluation_mode=new.evaluation_mode or "remote",
-        bucketing_key=new.bucketing_key or "amplitude_id",
-        bucketing_salt=new.bucketing_salt or key,
-        slots=slots,
-    )
+    defaults = {"id": new.key, "bucketingSalt": new.key, "evaluationMode": "remote", "bucketingKey": "amplitude_id"}
+    fields: dict[str, Any] = defaults | to_builtins(new)
+    fields["slots"] = [slot | {"index": index} for index, slot in enumerate(fields["slots"], 1)]
+    return msgspec.convert(fields | {"description": new.description or None}, MutexGroup)

@@ -5,95 +5,105 @@ Disable a rule for a group with ``ignore: [AM105]``, and for a file with ``lint:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from unicodedata import is_normalized, normalize
 
 import msgspec
 from msgspec import UNSET
+from msgspec.structs import replace
+
+from aiomutex._util.wording import counted
+from aiomutex.errors import NotFoundError
+from aiomutex.plan.desired import identity_of
+from aiomutex.plan.diff import plan
+from aiomutex.plan.dump import desired_from
+from aiomutex.plan.experiments import dependencies_of, describe, state_word
+from aiomutex.plan.groups import after
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from aiomutex.plan.desired import Desired, DesiredGroup
+    from aiomutex.errors import APIError
+    from aiomutex.models import MutexGroup
+    from aiomutex.plan.changes import Plan
+    from aiomutex.plan.desired import Desired, DesiredGroup, Identity
     from aiomutex.plan.experiments import Experiments
 
     _Violations: TypeAlias = Iterator[tuple[DesiredGroup, str, str, int]]
     """The group, code, message and line of each violation."""
 
-__all__ = ["RULES", "Finding", "Severity", "lint"]
-
 Severity = Literal["error", "warning"]
 
-RULES: Final[dict[str, tuple[Severity, str]]] = {
-    "AM101": ("warning", "Percentages below 100 leave users without a slot. The API cannot create such a group."),
-    "AM102": ("error", "A slot of 0 % gets no users except its individuals. The service accepts 1 to 100."),
-    "AM103": (
-        "warning",
-        "Local evaluation mostly lacks amplitude_id, so users get no slot. Use device_id or user_id.",
-    ),
-    "AM104": ("warning", "An individual in two slots gets the first one; the second has no effect."),
-    "AM105": ("warning", "A slot without members takes traffic from the others. It may be a reserve."),
-    "AM106": ("warning", "An experiment's traffic shares in several groups multiply: half of a half is a quarter."),
-    "AM107": ("warning", "Keys that differ only in case, or that are used in two projects, are easily confused."),
-    "AM108": ("error", "An experiment with local evaluation can only join groups with local evaluation."),
-    "AM109": ("warning", "Cohorts are compared and never written, because the service does not document a way."),
-    "AM110": ("warning", "Plans compare keys in Unicode normal form C; other tools may see two keys that look alike."),
-}
+_RULES_FILE: Final = Path(__file__).with_name("rules.json")
+RULES: Final = msgspec.json.decode(_RULES_FILE.read_bytes(), type=dict[str, tuple[Severity, str]])
 """By code, the severity of each rule and the reason for it."""
+
+_DECIDED: Final = {"decision-made", "rolled-out", "rolled-back", "completed"}
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """A violation of a rule."""
 
     code: str
+    severity: Severity
+    """``error`` for what cannot work, ``warning`` for what may be intended."""
     line: int
     """The line in the file; 0 if it is unknown."""
     group: str
     message: str
     """What is wrong."""
-
-    @property
-    def severity(self) -> Severity:
-        """``error`` for what cannot work, ``warning`` for what may be intended."""
-        return RULES[self.code][0]
-
-    @property
-    def reason(self) -> str:
-        """The reason for the rule."""
-        return RULES[self.code][1]
+    reason: str
+    """The reason for the rule."""
 
     def __str__(self) -> str:
         return f"{self.code} {self.severity}: {self.group}: {self.message}. {self.reason}"
 
 
-def lint(desired: Desired, *, experiments: Experiments | None = None) -> list[Finding]:
-    """Check a desired state.
+def lint(
+    desired: Desired, *, experiments: Experiments | None = None, live: Iterable[MutexGroup] | None = None
+) -> list[Finding]:
+    """Check a desired state, or the live groups as they will be once it is applied.
 
     Args:
         desired: The desired state.
-        experiments: What ``read_experiments`` returned. AM108 checks only these experiments.
+        experiments: What ``read_experiments`` returned. AM108 and the rules from AM111 on check only these experiments.
+        live: All live groups. They are checked too, with the changes that the desired state makes.
 
     Returns:
-        The violations of rules that are not disabled, in the order of the file.
+        The violations of rules that are not disabled, in the order of the file, or by project and key with ``live``.
 
     Example:
         >>> from aiomutex.plan import parse_desired
-        >>> text = "groups: [{projectId: 1, key: a, slots: [{percentage: 100}]}]"
+        >>> text = "groups: [{projectId: 1, key: a, slots: [{percentage: 100, experiments: []}]}]"
         >>> [finding.code for finding in lint(parse_desired(text))]
         ['AM105']
     """
-    groups = [group for group in desired.groups if group.archived is not True]
-    violations = [violation for group in groups for violation in _check_group(group, experiments or {})]
-    violations += _check_shared_experiments(groups)
-    violations += _check_similar_keys(groups)
-    order = {group.identity: position for position, group in enumerate(groups)}
+    found, current = experiments or {}, list(live or ())
+    if live is not None:
+        lines = {group.identity: group.line for group in desired.groups}
+        state = desired_from(after(plan(desired, current), current), settings=desired)
+        desired = replace(state, groups=tuple(replace(each, line=lines.get(each.identity, 0)) for each in state.groups))
+    groups = {group.identity: group for group in desired.groups if group.archived is not True}
+    violations = [violation for group in groups.values() for violation in _check_group(group, found)]
+    violations += _check_repetitions(groups.values())
+    violations += _check_dependencies(groups, current, found)
+    order = {identity: position for position, identity in enumerate(groups)}
     violations.sort(key=lambda each: (order[each[0].identity], each[3], each[1]))
     return [
-        Finding(code=code, line=line, group=group.key, message=message)
+        Finding(code=code, line=line, group=group.key, message=message, severity=RULES[code][0], reason=RULES[code][1])
         for group, code, message, line in violations
         if code not in (*group.ignore, *desired.ignore)
     ]
+
+
+def new_findings(changes: Plan, desired: Desired, live: list[MutexGroup]) -> list[Finding]:
+    """The findings on all live groups that a plan would add to those that there are without it."""
+    before, later = (lint(desired_from(groups, settings=desired)) for groups in (live, after(changes, live)))
+    known = set(before)
+    return [finding for finding in later if finding not in known]
 
 
 def _check_group(group: DesiredGroup, experiments: Experiments) -> _Violations:
@@ -113,40 +123,75 @@ def _check_group(group: DesiredGroup, experiments: Experiments) -> _Violations:
     first: dict[str, int] = {}
     for index, slot in enumerate(group.slots, 1):
         if slot.percentage == 0:
-            yield group, "AM102", f"slot {index} has 0 %", slot.line
+            yield group, "AM102", f"slot {index} has 0 %", slot.line or group.line
         for individual in slot.individuals or ():
             if first.setdefault(individual, index) != index:
                 message = f"individual {individual!r} is in slot {first[individual]} and again in slot {index}"
-                yield group, "AM104", message, slot.line
-        if not (slot.experiments or slot.holdouts or slot.individuals):
-            yield group, "AM105", f"slot {index} has no members", slot.line
+                yield group, "AM104", message, slot.line or group.line
+        if slot.experiments == () and not (slot.holdouts or slot.individuals):
+            yield group, "AM105", f"slot {index} has no members", slot.line or group.line
         if slot.cohorts:
-            yield group, "AM109", f"slot {index} has cohorts", slot.line
+            yield group, "AM109", f"slot {index} has cohorts", slot.line or group.line
         for experiment in slot.experiments or ():
-            found = experiments.get(experiment, {})
-            if (
-                isinstance(found, Mapping)
-                and found.get("evaluationMode") == "local"
-                and group.evaluation_mode != "local"
-            ):
-                mode = "remote" if group.evaluation_mode is UNSET else group.evaluation_mode
-                message = f"experiment {experiment} has local evaluation, but the group has {mode} evaluation"
-                yield group, "AM108", message, slot.line
+            for code, problem in _check_experiment(experiments.get(experiment, {}), group):
+                yield group, code, f"experiment {experiment} {problem}", slot.line or group.line
+    members = {experiment for slot in group.slots for experiment in slot.experiments or ()}
+    local = sum(describe(experiments.get(each)).get("evaluationMode") == "local" for each in members)
+    if group.evaluation_mode == "local" and local:
+        yield group, "AM118", f"{counted(local, 'experiment is', 'experiments are')} evaluated locally", group.line
 
 
-def _check_shared_experiments(groups: list[DesiredGroup]) -> _Violations:
-    first: dict[int, DesiredGroup] = {}
+def _check_experiment(result: Mapping[str, Any] | APIError, group: DesiredGroup) -> Iterator[tuple[str, str]]:
+    if isinstance(result, NotFoundError):
+        yield "AM111", "does not exist, as far as the service says"
+    experiment = describe(result)
+    project, end = str(experiment.get("projectId") or group.project_id), str(experiment.get("endDate"))[:10]
+    if experiment.get("deleted") is True or experiment.get("archived") is True:
+        yield "AM112", "is archived"
+    elif experiment.get("decision") or state_word(experiment) in _DECIDED:
+        yield "AM113", "is decided"
+    elif re.fullmatch(r"\d{4}-\d\d-\d\d", end) and end < datetime.now(UTC).date().isoformat():
+        yield "AM114", f"ended on {end}"
+    if project != group.project_id:
+        yield "AM115", f"belongs to project {project}, and the group to project {group.project_id}"
+    if experiment.get("evaluationMode") == "local" and group.evaluation_mode != "local":
+        mode = "remote" if group.evaluation_mode is UNSET else group.evaluation_mode
+        yield "AM108", f"has local evaluation, but the group has {mode} evaluation"
+    if len(parents := dependencies_of(experiment)) > 1:
+        yield "AM117", f"depends on {len(parents)} flags or groups ({', '.join(parents)})"
+
+
+def _check_dependencies(
+    groups: Mapping[Identity, DesiredGroup], live: list[MutexGroup], experiments: Experiments
+) -> _Violations:
+    """Compare what experiments depend on with the slots that they are in now."""
+    known = {number: each for number, each in experiments.items() if "parentDependencies" in describe(each)}
+    slots: dict[tuple[str, int], tuple[set[str], set[str]]] = {}
+    for group in live:
+        for slot in group.slots:
+            for number in known.keys() & set(slot.experiments):
+                slots.setdefault((group.id, number), (set(), set()))[0].add(slot.variant_key or f"slot-{slot.index}")
+    for number, experiment in known.items():
+        for parent, variants in dependencies_of(describe(experiment)).items():
+            slots.setdefault((parent, number), (set(), set()))[1].update(variants)
+    by_id = {group.id: groups.get(identity_of(group.project_id, group.key)) for group in live if not group.deleted}
+    for (parent, number), sides in sorted(slots.items()):
+        if (checked := by_id.get(parent)) is not None and sides[0] != sides[1]:
+            actual, expected = (" and ".join(sorted(side)) or "no slot" for side in sides)
+            message = f"experiment {number} is in {actual}, and depends on {expected} of the group"
+            yield checked, "AM116", message, checked.line
+
+
+def _check_repetitions(groups: Iterable[DesiredGroup]) -> _Violations:
+    first: dict[int | str, DesiredGroup] = {}
     for group in groups:
-        for experiment in sorted({each for slot in group.slots or () for each in slot.experiments or ()}):
-            other = first.setdefault(experiment, group)
-            if other is not group:
-                yield group, "AM106", f"experiment {experiment} is also in {other.key}", group.line
-
-
-def _check_similar_keys(groups: list[DesiredGroup]) -> _Violations:
-    first: dict[str, DesiredGroup] = {}
-    for group in groups:
-        other = first.setdefault(normalize("NFC", group.key).casefold(), group)
-        if other is not group:
-            message = f"project {other.project_id} has a group with the key {other.key}"
-            yield group, "AM107", message, group.line
+        traits: list[int | str] = sorted({each for slot in group.slots or () for each in slot.experiments or ()})
+        for trait in [*traits, normalize("NFC", group.key).casefold()]:
+            other = first.setdefault(trait, group)
+            if other is group:
+                continue
+            if isinstance(trait, int):
+                yield group, "AM106", f"experiment {trait} is also in {other.key}", group.line
+            else:
+                message = f"project {other.project_id} has a group with the key {other.key}"
+                yield group, "AM107", message, group.line

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import UNSET, UnsetType
-from msgspec.structs import fields
+import msgspec
+from msgspec import UNSET
 
-from aiomutex._api.validation import MAX_SLOTS, PROJECT_ID, is_project_id
-from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Identity, Thresholds, group_name, identity_of
+from aiomutex._api.validation import is_project_id
+from aiomutex.plan.desired import Desired, DesiredGroup, Identity, Thresholds, group_name, identity_of
 from aiomutex.plan.document import DesiredFileError, Node, Problem, read_file
 from aiomutex.plan.formats import FORMATS, read
 from aiomutex.plan.lint import RULES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-__all__ = ["load_desired", "parse_desired"]
+    from collections.abc import Callable
 
 _MAX_HINTS: Final = 100
 """Problems after which no more similar field names are looked up, which is slow."""
@@ -65,68 +64,49 @@ def parse_desired(data: str | bytes, *, format_: str = "yaml", file: str = "<str
     """
     root = read(data.encode() if isinstance(data, str) else data, file=file, format_=format_)
     reader = _Reader()
-    desired = reader.desired(root, file)
+    tree = reader.read(root, _SCHEMA, "the file")
     if reader.problems:
         raise DesiredFileError(file, sorted(reader.problems))
-    return desired
+    return Desired(
+        groups=msgspec.convert(tree.get("groups", ()), tuple[DesiredGroup, ...]),
+        thresholds=msgspec.convert(tree.get("thresholds", {}), Thresholds),
+        ignore=tuple(tree.get("lint", {}).get("ignore", ())),
+        file=file,
+    )
 
 
-def _is_number(value: object, most: int) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
-
-
-def _is_id(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def _is_string(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_key(value: object) -> bool:
-    return isinstance(value, str) and value != "" and all(c.isprintable() and not c.isspace() for c in value)
-
-
-_Rule: TypeAlias = "tuple[Callable[[object], bool], str]"
-"""Whether a value is valid, and what a message calls a valid one."""
-
-_NON_EMPTY: Final[_Rule] = (_is_string, "a non-empty string (in quotes if it is a number)")
-_VERSION: Final[_Rule] = (lambda value: type(value) is int and value == 1, "1, the only version")
-_SHARE: Final[_Rule] = (lambda value: _is_number(value, 1), "a share from 0 to 1, such as 0.3")
-_CODE: Final[_Rule] = (lambda value: value in list(RULES), f"a lint rule, {min(RULES)} to {max(RULES)}")
-_PERCENTAGE: Final[_Rule] = (lambda value: _is_number(value, 100), "a number from 1 to 100")
-_ID: Final[_Rule] = (_is_id, "an integer ID")
-
-_GROUP: Final[dict[str, _Rule]] = {
-    "projectId": (is_project_id, f"the project's ID, {PROJECT_ID}"),
-    "key": (_is_key, "a string without whitespace (in quotes if it is a number)"),
-    "name": _NON_EMPTY,
-    "description": (lambda value: isinstance(value, str | None), "a string, or null for none"),
-    "evaluationMode": (lambda value: value in ("local", "remote"), "local or remote"),
-    "bucketingKey": _NON_EMPTY,
-    "bucketingSalt": _NON_EMPTY,
-    "archived": (lambda value: isinstance(value, bool), "true or false"),
-}
-_FIELDS: Final = {field.encode_name: field.name for field in fields(DesiredGroup)}
-_MEMBERS: Final[dict[str, _Rule]] = {
-    "experiments": _ID,
-    "holdouts": _ID,
-    "individuals": (_is_string, "a user or device ID, a string (in quotes if it is a number)"),
-    "cohorts": (lambda value: _is_id(value) or _is_string(value), "a cohort's ID, a string or an integer"),
+_SCHEMA: Final[dict[str, Any]] = msgspec.json.decode(Path(__file__).with_name("desired.schema.json").read_bytes())
+"""What a file may say, as JSON Schema. A message calls a valid value what the schema's ``description`` calls it."""
+_TYPES: Final = {
+    "object": dict, "array": list, "string": str, "integer": int, "number": float, "boolean": bool, "null": type(None)
+}  # fmt: skip
+_FORMATS: Final[dict[str, Callable[[Any], bool]]] = {
+    "project-id": is_project_id,
+    "key": lambda value: value != "" and value.isprintable() and not re.search(r"\s", value),
+    "text": lambda value: not isinstance(value, str) or value.strip() != "",
+    "rule": lambda value: value in RULES,
 }
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 
+def _is_valid(value: Any, schema: dict[str, Any]) -> bool:
+    names: str | list[str] = schema["type"]
+    if type(value) not in [_TYPES[name] for name in ([names] if isinstance(names, str) else names)]:
+        return False
+    if isinstance(value, int | float) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+        return False
+    is_formatted = _FORMATS.get(schema.get("format", ""), lambda _: True)
+    return value in schema.get("enum", [value]) and is_formatted(value)
+
+
 class _Reader:
-    """Reads a tree and collects every problem on the way. After a problem, what it returns is not to be used."""
+    """Reads a tree by a schema and collects every problem. After a problem, what it returns is not to be used."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
@@ -136,110 +116,53 @@ class _Reader:
     def problem(self, node: Node, text: str) -> None:
         self.problems.append(Problem(node.line, text))
 
-    def invalid(self, node: Node, where: str, valid: str) -> None:
-        self.problem(node, f"{where} must be {valid}, not {_shown(node.value)}")
-
-    def desired(self, root: Node, file: str) -> Desired:
-        given = self.fields(root, "the file", ("version", "thresholds", "lint", "groups"))
-        self.value(given.get("version"), "version", _VERSION)
-        lint = self.fields(given.get("lint"), "lint", ("ignore",))
-        shares = self.fields(given.get("thresholds"), "thresholds", ("removals", "updates"))
-        return Desired(
-            groups=self.each(given.get("groups"), "groups", self.group, "group"),
-            thresholds=Thresholds(**{name: self.value(shares[name], f"thresholds.{name}", _SHARE) for name in shares}),
-            ignore=self.codes(lint.get("ignore"), "lint.ignore"),
-            file=file,
-        )
-
-    def group(self, node: Node, where: str) -> DesiredGroup | None:
-        given = self.fields(node, where, (*_GROUP, "ignore", "slots"), required=("projectId", "key"))
-        if "projectId" not in given or "key" not in given:
-            return None
-        values = {name: self.value(given.get(name), f"{where}.{name}", rule) for name, rule in _GROUP.items()}
-        project_id, key = str(values["projectId"]), str(values["key"])
-        first, line = self.defined.setdefault(identity_of(project_id, key), (where, node.line))
-        if first != where:
-            name, place = group_name(project_id, key), f"line {line}" if line else first
-            self.problem(node, f"{where}: group {name} is defined twice; the first is in {place}")
-        values["projectId"] = project_id
-        fields: dict[str, Any] = {_FIELDS[name]: value for name, value in values.items()}
-        return DesiredGroup(
-            **fields,
-            slots=self.slots(given["slots"], f"{where}.slots") if "slots" in given else UNSET,
-            ignore=self.codes(given.get("ignore"), f"{where}.ignore"),
-            line=node.line,
-        )
-
-    def slots(self, node: Node, where: str) -> tuple[DesiredSlot, ...]:
-        if isinstance(node.value, list) and not 1 <= len(node.value) <= MAX_SLOTS:
-            self.problem(node, f"{where} must have 1 to {MAX_SLOTS} slots, not {len(node.value)}")
-        slots = self.each(node, where, self.slot, "slot")
-        total = sum(slot.percentage for slot in slots)
-        if total > 100.001:  # noqa: PLR2004  # percentages; a third may be written 33.3334
-            parts = " + ".join(f"{slot.percentage:g}" for slot in slots)
-            self.problem(node, f"{where} must have percentages that add up to at most 100, not {total:g} ({parts})")
-        return slots
-
-    def slot(self, node: Node, where: str) -> DesiredSlot | None:
-        given = self.fields(node, where, ("percentage", *_MEMBERS), required=("percentage",))
-        percentage = self.value(given.get("percentage"), f"{where}.percentage", _PERCENTAGE)
-        lists = {name: self.members(given.get(name), f"{where}.{name}", rule) for name, rule in _MEMBERS.items()}
-        return DesiredSlot(percentage=percentage, line=node.line, **lists) if _PERCENTAGE[0](percentage) else None
-
-    def value(self, node: Node | None, where: str, rule: _Rule) -> Any:
-        """The value of a field, which is reported if it is not valid; UNSET if it is not given."""
-        if node is None:
+    def read(self, node: Node, schema: dict[str, Any], where: str) -> Any:
+        """The plain value of a node; UNSET if it is not valid."""
+        schema = _SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+        if not _is_valid(node.value, schema):
+            self.problem(node, f"{where} must be {schema['description']}, not {_shown(node.value)}")
             return UNSET
-        if not rule[0](node.value):
-            self.invalid(node, where, rule[1])
-        return node.value
+        if isinstance(node.value, dict):
+            return self.read_mapping(node, node.value, schema, where)
+        return self.read_list(node, node.value, schema, where) if isinstance(node.value, list) else node.value
 
-    def fields(
-        self, node: Node | None, where: str, known: tuple[str, ...], *, required: tuple[str, ...] = ()
-    ) -> Mapping[str, Node]:
-        """The known fields of a mapping; reports unknown and missing ones."""
-        if node is None:
-            return {}
-        if not isinstance(node.value, dict):
-            self.invalid(node, where, f"a mapping with {', '.join(known)}")
-            return {}
-        for name, entry in node.value.items():
-            if name not in known:
-                shown = name[:_MAX_SHOWN]
-                close = difflib.get_close_matches(shown, known, n=1) if len(self.problems) < _MAX_HINTS else []
-                hint = f"did you mean {close[0]!r}?" if close else f"known fields are {', '.join(known)}"
-                self.problem(entry, f"{where} has an unknown field {shown!r}; {hint}")
-        for name in required:
-            if name not in node.value:
-                self.problem(node, f"{where} has no {name}; required: {' and '.join(required)}")
-        return {name: entry for name, entry in node.value.items() if name in known}
-
-    def each(self, node: Node | None, where: str, read_item: Callable[[Node, str], Any], noun: str) -> tuple[Any, ...]:
-        """The items of a list of mappings."""
-        if node is None:
-            return ()
-        if not isinstance(node.value, list):
-            self.invalid(node, where, f"a list with a mapping for each {noun}")
-            return ()
-        items = (read_item(item, f"{where}[{index}]") for index, item in enumerate(node.value))
-        return tuple(item for item in items if item is not None)
-
-    def members(self, node: Node | None, where: str, rule: _Rule) -> tuple[Any, ...] | UnsetType:
-        """The members of a list of scalars, UNSET if it is not given; reports invalid members and duplicates."""
-        if node is None:
-            return UNSET
-        if not isinstance(node.value, list):
-            self.invalid(node, where, "a list ([] for an empty one)")
-            return UNSET
-        members: dict[Any, None] = {}
-        for index, item in enumerate(node.value):
-            value = self.value(item, f"{where}[{index}]", rule)
-            if not rule[0](value):
+    def read_mapping(self, node: Node, entries: dict[str, Node], schema: dict[str, Any], where: str) -> dict[str, Any]:
+        known, required = schema["properties"], schema.get("required", [])
+        values: dict[str, Any] = {"line": node.line}
+        for name, entry in entries.items():
+            if name in known:
+                values[name] = self.read(entry, known[name], name if schema is _SCHEMA else f"{where}.{name}")
                 continue
-            if value in members:
-                self.problem(item, f"{where}[{index}] is {_shown(value)}, which is already in the list")
-            members[value] = None
-        return tuple(members)
+            shown = name[:_MAX_SHOWN]
+            close = difflib.get_close_matches(shown, list(known), n=1) if len(self.problems) < _MAX_HINTS else []
+            hint = f"did you mean {close[0]!r}?" if close else f"known fields are {', '.join(known)}"
+            self.problem(entry, f"{where} has an unknown field {shown!r}; {hint}")
+        for name in required:
+            if name not in entries:
+                self.problem(node, f"{where} has no {name}; required: {' and '.join(required)}")
+        if schema.get("format") == "group" and "projectId" in entries and "key" in entries:
+            project_id, key = str(values["projectId"]), str(values["key"])
+            values["projectId"] = project_id
+            first, line = self.defined.setdefault(identity_of(project_id, key), (where, node.line))
+            if first != where:
+                name, place = group_name(project_id, key), f"line {line}" if line else first
+                self.problem(node, f"{where}: group {name} is defined twice; the first is in {place}")
+        return values
 
-    def codes(self, node: Node | None, where: str) -> tuple[str, ...]:
-        return self.members(node, where, _CODE) or ()
+    def read_list(self, node: Node, nodes: list[Node], schema: dict[str, Any], where: str) -> list[Any]:
+        if not schema.get("minItems", 0) <= len(nodes) <= schema.get("maxItems", len(nodes)):
+            self.problem(node, f"{where} must have 1 to {schema['maxItems']} slots, not {len(nodes)}")
+        values = [self.read(item, schema["items"], f"{where}[{index}]") for index, item in enumerate(nodes)]
+        if schema.get("uniqueItems"):
+            seen: set[Any] = set()
+            for index, value in enumerate(values):
+                if value in seen and value is not UNSET:
+                    self.problem(nodes[index], f"{where}[{index}] is {_shown(value)}, which is already in the list")
+                seen.add(value)
+        if schema.get("format") == "slots":
+            shares = [slot["percentage"] for slot in values if slot and slot.get("percentage", UNSET) is not UNSET]
+            if (total := sum(shares)) > 100.001:  # noqa: PLR2004  # percentages; a third may be written 33.3334
+                parts = " + ".join(f"{share:g}" for share in shares)
+                problem = f"must have percentages that add up to at most 100, not {total:g} ({parts})"
+                self.problem(node, f"{where} {problem}")
+        return values

@@ -1,32 +1,62 @@
-"""Renders plans as text and JSON. The text has no colours; the command line adds them."""
+"""Renders plans as text, JSON and Markdown. The text has no colours; the command line adds them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+import re
+from html import escape
+from itertools import groupby
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from msgspec import UNSET, to_builtins
+from msgspec import to_builtins
 
 from aiomutex._util.wording import counted
 from aiomutex.models import SLOT_LISTS
+from aiomutex.plan.experiments import describe, state_word
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from aiomutex.models import NewGroup
-    from aiomutex.plan.changes import Action, GroupPlan, Plan
-    from aiomutex.plan.experiments import AffectedExperiment
+    from aiomutex.plan.changes import GroupPlan, Plan
+    from aiomutex.plan.experiments import AffectedExperiment, Experiments
+    from aiomutex.plan.lint import Finding
 
-__all__ = ["Line", "Mark", "lines", "plan_json", "render", "summary"]
+Line = tuple[str, str]
+"""A mark and a text. The mark is "+", "-" or "~" for a change, "!" for an error, "?" for a note, or " "."""
 
-Mark = Literal["+", "-", "~", "!", "?", " "]
-"""The subject of a line: something added, removed or changed, an error, a note, or none of these."""
-Line = tuple[Mark, str]
-
-_MARKS: Final[dict[Action, Mark]] = {"create": "+", "update": "~", "archive": "-", "unarchive": "+", "none": " "}
+_MARKS: Final = {"create": "+", "update": "~", "archive": "-", "unarchive": "+", "none": " "}
+_DIFF_MARKS: Final = {"~": "!", "?": "#"}
 _MAX_MEMBERS: Final = 12
+_MAX_MARKDOWN: Final = 60_000
+"""Characters of the blocks; a comment on GitHub may have 65,536."""
+_MAX_LINE: Final = 1_000
 
 
-def render(plan: Plan) -> str:
+class Review(NamedTuple):
+    """What a reviewer should know beside the plan, and what others should not see."""
+
+    experiments: Experiments = MappingProxyType({})
+    """Experiments, which are shown with name and state."""
+    running: Sequence[AffectedExperiment] = ()
+    """What ``check_running`` found."""
+    allow_running: bool = False
+    findings: Sequence[Finding] = ()
+    """Lint findings that the plan would add."""
+    show_individuals: bool = True
+    """Whether individuals are listed; otherwise they are counted."""
+
+    def blocked(self, plan: Plan) -> list[str]:
+        """Why the plan is blocked, each with the option of ``apply`` that lets it through."""
+        running = 0 if self.allow_running else len(self.running)
+        reasons = (
+            (len(plan.errors), "error", "no option lets them through; change the file"),
+            (len(plan.exceeded_thresholds), "exceeded threshold", "--force lets it through"),
+            (running, "running experiment", "--allow-running lets it through"),
+        )
+        return [f"blocked by {counted(count, noun)}: {option}" for count, noun, option in reasons if count]
+
+
+def render(plan: Plan, review: Review | None = None) -> str:
     """Render a plan as text, with a line of counts at the end.
 
     Example:
@@ -35,43 +65,50 @@ def render(plan: Plan) -> str:
         >>> print(render(plan(parse_desired(text), [])))
         + a (project 1): create
             slot 1: 100 %, experiments 7
-        1 to create, 0 to update, 0 to archive; 0 members added, 0 removed
+        1 to create, 0 to update, 0 to archive; 1 member added, 0 removed
     """
-    return "\n".join([*(text for _, text in lines(plan)), summary(plan)])
+    return "\n".join(text for block in blocks(plan, review or Review()) for _, text in block)
 
 
-def lines(plan: Plan) -> list[Line]:
-    """Render a plan as lines, each with its mark."""
-    return [line for group in plan.groups for line in _group(group)] + [
-        ("!", f"! {each}") for each in plan.exceeded_thresholds
-    ]
+def blocks(plan: Plan, review: Review) -> list[list[Line]]:
+    """Render a plan as lines: a block for each group, one for remarks on the whole plan, one for its outcome."""
+    remarks: list[Line] = [("?", f"? {each.group}: {each.code} {each.message}") for each in review.findings]
+    remarks += [("!", f"! {each}") for each in (*review.running, *plan.exceeded_thresholds)]
+    end: list[Line] = [*(("!", f"! {each}") for each in review.blocked(plan)), (" ", summary(plan))]
+    return [*(list(_group(group, review)) for group in plan.groups), remarks, end]
 
 
 def summary(plan: Plan) -> str:
     """Render the counts of a plan in one line."""
-    if plan.empty:
-        return "no changes"
     counts = plan.counts
     parts = f"{counts.creates:,} to create, {counts.updates:,} to update, {counts.archives:,} to archive"
-    if counts.unarchives:
-        parts += f", {counts.unarchives:,} to unarchive"
+    parts += f", {counts.unarchives:,} to unarchive" if counts.unarchives else ""
     parts += f"; {counted(counts.added, 'member')} added, {counts.removed:,} removed"
-    return parts + (f"; {counted(counts.errors, 'error')}" if counts.errors else "")
+    parts += f", {counts.moved:,} moved" if counts.moved else ""
+    parts += f"; {counted(counts.errors, 'error')}" if counts.errors else ""
+    unmentioned = counted(plan.unmentioned, "live group is", "live groups are")
+    return ("no changes" if plan.empty else parts) + (f"; {unmentioned} not in the file" if plan.unmentioned else "")
 
 
-def plan_json(plan: Plan, *, running: Sequence[AffectedExperiment] = ()) -> dict[str, Any]:
-    """Render a plan, and what ``check_running`` found, as plain values."""
+def plan_json(plan: Plan, review: Review | None = None) -> dict[str, Any]:
+    """Render a plan as plain values."""
+    review = review or Review()
+    known = {each: describe(review.experiments[each]) for each in plan.experiments if each in review.experiments}
     return {
-        "groups": [to_builtins(group) for group in plan.groups],
+        "groups": to_builtins(plan.groups),
         "counts": to_builtins(plan.counts),
+        "unmentioned": plan.unmentioned,
         "errors": plan.errors,
         "exceededThresholds": plan.exceeded_thresholds,
-        "running": [to_builtins(finding) for finding in running],
+        "running": to_builtins(review.running),
+        "findings": to_builtins(review.findings),
+        "blocked": review.blocked(plan),
+        "experiments": {str(each): [found.get("name"), found.get("state")] for each, found in known.items()},
         "empty": plan.empty,
     }
 
 
-def _group(group: GroupPlan) -> Iterator[Line]:
+def _group(group: GroupPlan, review: Review) -> Iterator[Line]:
     mark = _MARKS[group.action] if not group.errors else "!"
     title: str = "blocked" if group.errors else "no change" if group.action == "none" else group.action
     if group.action == "archive":
@@ -79,29 +116,66 @@ def _group(group: GroupPlan) -> Iterator[Line]:
     yield mark, f"{mark} {group.name}: {title}".lstrip()
     for error in group.errors:
         yield "!", f"    ! {error}"
-    if group.new is not None:
-        yield from _new(group.new)
+    for index, slot in enumerate(group.new.slots if group.new is not None else (), 1):
+        lists = [(name, getattr(slot, name)) for name in SLOT_LISTS]
+        parts = [f"{slot.percentage} %", *(f"{name} {_members(name, each, review)}" for name, each in lists if each)]
+        yield "+", f"    slot {index}: {', '.join(parts)}"
     for field in group.fields:
         before, after = ("none" if each is None else repr(each) for each in (field.before, field.after))
         yield "~", f"    {field.field}: {before} → {after}"
+    moves = group.moves
+    for (name, slots), moved in groupby(sorted(moves, key=moves.__getitem__), lambda each: (each[0], moves[each])):
+        members = [member for _, member in moved]
+        noun = name if len(members) > 1 else name.removesuffix("s")
+        yield "~", f"    {noun} {_members(name, members, review)}: slot {slots[0]} → slot {slots[1]}"
     for change in group.lists:
-        where = f"slot {change.slot_index} {change.field}"
-        if change.added:
-            yield "+", f"    {where}: + {_members(change.added)}"
-        if change.removed:
-            yield "-", f"    {where}: - {_members(change.removed)}"
+        for sign, members in (("+", change.added), ("-", change.removed)):
+            if rest := [member for member in members if (change.field, member) not in moves]:
+                shown = _members(change.field, rest, review)
+                yield sign, f"    slot {change.slot_index} {change.field}: {sign} {shown}"
     for note in group.notes:
         yield "?", f"    ? {note}"
 
 
-def _new(new: NewGroup) -> Iterator[Line]:
-    for index, slot in enumerate(new.slots, 1):
-        lists = [f"{name} {_members(members)}" for name in SLOT_LISTS if (members := getattr(slot, name)) is not UNSET]
-        parts = [f"{slot.percentage} %", *lists]
-        yield "+", f"    slot {index}: {', '.join(parts)}"
-
-
-def _members(members: Sequence[int | str]) -> str:
-    shown = ", ".join(map(str, members[:_MAX_MEMBERS]))
+def _members(name: str, members: Sequence[int | str], review: Review) -> str:
+    if name == "individuals" and not review.show_individuals:
+        return f"({len(members):,})"
+    known: Mapping[Any, Any] = review.experiments if name == "experiments" else {}
+    named = ((member, describe(known.get(member))) for member in members[:_MAX_MEMBERS])
+    shown = (
+        f"{each} {found['name']!r} ({state_word(found)})" if found.get("name") else str(each) for each, found in named
+    )
     more = len(members) - _MAX_MEMBERS
-    return f"{shown} and {more:,} more" if more > 0 else shown
+    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
+
+
+def markdown(plan: Plan, review: Review | None = None) -> str:
+    """Render a plan as Markdown of less than 65,000 characters, for a comment on a pull request.
+
+    Each group is folded. The first line is an invisible marker, by which a later run finds its comment.
+    """
+    *groups, remarks, (*blocked, _) = blocks(plan, review or Review(show_individuals=False))
+    parts = ["<!-- aiomutex-plan -->", f"### Mutex groups: {summary(plan)}"]
+    if blocked or remarks:
+        parts.append(_fenced(blocked + remarks))
+    left = _MAX_MARKDOWN - sum(map(len, parts))
+    for number, (title, *lines) in enumerate(groups):
+        summary_ = f"<summary><code>{escape(_one_line(title[1]))}</code></summary>"
+        part = f"<details>{summary_}\n\n{_fenced(lines)}\n\n</details>"
+        if (left := left - len(part) - 2) < 0:
+            parts.append(f"… and {counted(len(groups) - number, 'more group')}, which do not fit here.")
+            break
+        parts.append(part)
+    return "\n\n".join(parts) + "\n"
+
+
+def _fenced(lines: list[Line]) -> str:
+    """A code block with colours, whatever the lines contain."""
+    marked = (f"{_DIFF_MARKS.get(mark, mark)} {_one_line(line).removeprefix(f'{mark} ')}" for mark, line in lines)
+    text = "\n".join(marked)[: _MAX_MARKDOWN // 2]
+    fence = "`" * (max([2, *map(len, re.findall("`+", text))]) + 1)
+    return f"{fence}diff\n{text}\n{fence}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:_MAX_LINE]

@@ -7,7 +7,7 @@ plan's changes and no others: then the remaining ones are made.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from msgspec import UNSET
@@ -28,15 +28,11 @@ if TYPE_CHECKING:
 
     from aiomutex.models import MutexGroup
 
-__all__ = ["StalePlanError", "is_saved_plan", "load_plan", "remaining", "save_plan"]
-
-_VERSION: Final = 1
-
 
 class _SavedPlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The content of the file: a version, which also distinguishes it from a desired state in JSON, and the plan."""
 
-    aiomutex_plan: int
+    aiomutex_plan: Literal[1] = 1
     plan: Plan
 
 
@@ -61,7 +57,7 @@ def save_plan(plan: Plan, path: str | Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    data = msgspec.json.encode(_SavedPlan(aiomutex_plan=_VERSION, plan=plan))
+    data = msgspec.json.encode(_SavedPlan(plan=plan))
     with open_private(path) as file:
         file.write(msgspec.json.format(data, indent=1).decode() + "\n")
 
@@ -83,13 +79,9 @@ def load_plan(path: str | Path) -> Plan:
     """
     data = read_file(Path(path))
     try:
-        saved = msgspec.json.decode(data, type=_SavedPlan)
+        return msgspec.json.decode(data, type=_SavedPlan).plan
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DesiredFileError(str(path), [Problem(0, f"not a saved plan: {error}")]) from None
-    if saved.aiomutex_plan != _VERSION:
-        problem = f"the plan has version {saved.aiomutex_plan}, not {_VERSION}; make a new plan"
-        raise DesiredFileError(str(path), [Problem(0, problem)])
-    return saved.plan
+        raise DesiredFileError(str(path), [Problem(0, f"not a saved plan: {error}; make a new plan")]) from None
 
 
 def remaining(plan: Plan, live: Iterable[MutexGroup]) -> Plan:

@@ -132,6 +132,7 @@ def test_errors_are_one_line_and_wrong_usage_exits_with_2(
         "aiomutex: bad.yaml:2: groups[0] has no projectId; required: projectId and key\n",
     )
     assert run("plan").exit_code == 2
+    assert run("lint").exit_code == 2
     assert run("plan", "bad.yaml", "--nonsense").exit_code == 2
     (tmp_path / "good.yaml").write_text("groups: []")
     emulator.fail_next(1, status=401)
@@ -148,7 +149,7 @@ def test_apply_without_a_terminal_needs_yes_and_thresholds_need_force(
         "{percentage: 60, experiments: []}]}]"
     )
     assert run("plan", "g.yaml").exit_code == 3
-    assert "pass --force" in run("apply", "g.yaml", "--yes").output
+    assert "! blocked by 1 exceeded threshold: --force lets it through" in run("apply", "g.yaml", "--yes").output
     unconfirmed = run("apply", "g.yaml", "--force")
     assert unconfirmed.exit_code == 2
     assert "no terminal to ask for confirmation; pass --yes" in unconfirmed.output
@@ -208,21 +209,24 @@ def test_running_experiments_block_unless_allowed(
     blocked = run("plan", "g.yaml", "--check-running")
     assert blocked.exit_code == 3
     assert "! experiment 1 is running; affected by checkout (project 1)" in blocked.output
-    assert run("plan", "g.yaml", "--check-running", "--allow-running").exit_code == 4
+    assert "! blocked by 1 running experiment: --allow-running lets it through" in blocked.output
+    allowed = run("plan", "g.yaml", "--check-running", "--allow-running")
+    assert (allowed.exit_code, "blocked" in allowed.output) == (4, False)
     assert run("apply", "g.yaml", "--yes", "--check-running").exit_code == 3
     assert not emulator.commits
     assert run("apply", "g.yaml", "--yes", "--check-running", "--allow-running").exit_code == 0
 
 
 def test_lint_reports_file_and_line(run: Callable[..., Result], tmp_path: Path, emulator: MutexEmulator) -> None:
-    (tmp_path / "g.yaml").write_text("groups:\n- {projectId: 1, key: a, slots: [{percentage: 100}]}")
+    (tmp_path / "g.yaml").write_text("groups:\n- {projectId: 1, key: a, slots: [{percentage: 100, experiments: []}]}")
     warned = run("lint", "g.yaml")
     assert warned.exit_code == 0
     assert warned.output.startswith("g.yaml:2: AM105 warning: a: slot 1 has no members. A slot without")
+    assert warned.output.endswith("g.yaml: 1 group, 0 errors, 1 warning\n")
     assert run("lint", "g.yaml", "--strict").exit_code == 1
     assert json.loads(run("lint", "g.yaml", "--json").stdout)[0]["code"] == "AM105"
     (tmp_path / "fine.yaml").write_text("groups: []")
-    assert run("lint", "fine.yaml").output == "fine.yaml: 0 groups, no findings\n"
+    assert run("lint", "fine.yaml").output == "fine.yaml: 0 groups, 0 errors, 0 warnings\n"
     assert not emulator.requests
 
 

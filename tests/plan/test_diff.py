@@ -170,7 +170,7 @@ def test_archiving_must_be_explicit_and_excludes_other_changes(group: MutexGroup
         5,
         [123, 456, 789],
     )
-    assert changes.counts.removed == 0
+    assert changes.counts.removed == 5
     assert changes.counts.archives == 1
     assert "- checkout (project 1): archive (5 members leave their slots permanently)" in render(changes)
     archived = replace(group, deleted=True)

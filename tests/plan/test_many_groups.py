@@ -41,6 +41,9 @@ def test_checks_of_9000_experiments_cost_at_most_20_requests(
     assert found.output.count("AM108 error") == 9000
     assert len(experiments.paths) <= 20
     experiments.paths.clear()
+    assert command_line.run("lint", "--live").output == found.output.replace("groups.json: 3,000 groups", "live groups")
+    assert len(experiments.paths) <= 20
+    experiments.paths.clear()
     file.write_text(file.read_text().replace('"name"', '"archived": true, "name"'))
     blocked = command_line.run("plan", "groups.json", "--check-running")
     assert (blocked.exit_code, blocked.output.count(" is running; ")) == (3, 9000)
