@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aiomutex import errors
 from aiomutex.errors import *  # noqa: F403  # cheap to import, and every public name of it is public here
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     # The same names as in _HOMES, in the form that type checkers read as a re-export.

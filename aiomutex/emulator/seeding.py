@@ -39,11 +39,13 @@ def slots_of(seeds: Iterable[SlotSeed]) -> list[Slot]:
             slots.append(seed)
             continue
         fields = {"percentage": seed} if isinstance(seed, int) else seed
-        given: dict[str, Any] = {"index": index, "percentage": 0} | _fields_of(fields, Slot, f"slots[{index - 1}]")
+        given = _fields_of(fields, Slot, f"slots[{index - 1}]")
         for name in ("experiments", "holdouts", "individuals", "cohorts"):
             value = given.get(name)
             given[name] = value if isinstance(value, str) else list(value or ())
-        slots.append(Slot(**given | {"index": int(given["index"])}))
+        given["index"] = int(given.get("index", index))
+        given.setdefault("percentage", 0)
+        slots.append(Slot(**given))
     return slots
 
 
