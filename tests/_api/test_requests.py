@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from support import CREATE, GROUP, GROUP_EDIT, KEY, ROOT, SLOT_EDIT, US, http, session_for
 
+import aiomutex
 from aiomutex import (
     UNSET,
     APIError,
@@ -155,7 +156,7 @@ async def test_each_call_writes_exactly_these_bytes(raw: RawServer) -> None:
         assert request.head.decode() == f"{line} HTTP/1.1\r\n{common.format(encodings)}{tail}\r\n"
         assert request.body == body
     assert raw.connections == 1
-    assert raw.requests[0].headers["user-agent"].startswith("aiomutex/0.1.0 aiohttp/")
+    assert raw.requests[0].headers["user-agent"].startswith(f"aiomutex/{aiomutex.__version__} aiohttp/")
 
 
 async def test_all_endpoints_work_together_against_the_emulator(emulator: MutexEmulator, session: MutexSession) -> None:
