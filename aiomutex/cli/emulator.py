@@ -7,11 +7,15 @@ import contextlib
 import logging
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aiomutex.cli.common import FilePath, fail
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterable
 
 
 @click.command()
@@ -30,17 +34,44 @@ from aiomutex.cli.common import FilePath, fail
 @click.option("--state", "state_file", type=FilePath(), help="Keep the groups in this SQLite file.")
 @click.option("--dialect", type=FilePath(exists=True), help="JSON file with dialect settings.")
 @click.option("--cors", "cors_origin", metavar="ORIGIN", help="Allow web pages of this origin; * for any.")
+@click.option(
+    "--tls-self-signed",
+    "ca_file",
+    is_flag=False,
+    flag_value="emulator-ca.pem",
+    metavar="[FILE]",
+    help="Serve https with a certificate made now; FILE gets the CA that clients must trust.  [emulator-ca.pem]",
+)
 @click.option("--quiet", is_flag=True, help="Do not log requests.")
-def emulator(groups: int, no_limits: bool, dialect: str | None, quiet: bool, **options: Any) -> None:
+def emulator(
+    groups: int, no_limits: bool, dialect: str | None, ca_file: str | None, quiet: bool, **options: Any
+) -> None:
     """Run a local emulator of the service, with its rules and limits."""
     from aiomutex.emulator import Dialect, MutexEmulator, serve
+    from aiomutex.emulator.hosts import allowed_hosts, host_of
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING if quiet else logging.INFO)
     try:
         options["dialect"] = Dialect.from_json(Path(dialect).read_bytes()) if dialect else None
+        names = allowed_hosts(options["host"], options["allow_hosts"])
+        if ca_file:
+            options["ssl_context"] = _self_signed(names, ca_file)
         instance = MutexEmulator(groups=groups, limits=not no_limits, log=not quiet, **options)
+    except ModuleNotFoundError:
+        fail("--tls-self-signed needs trustme: pip install 'aiomutex[tls]'")
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    except OSError as error:
+        fail(f"{ca_file} cannot be written: {error.strerror}")
+
+    def announce(running: MutexEmulator) -> None:
+        click.echo(f"The emulator listens on {running.url} (Ctrl-C stops it)")
+        if host_of(running.host) != "localhost":
+            key = "the key" if options["key"] else "any key"
+            opens = f"Other machines can reach it: read all groups without a key, and change them with {key}"
+            click.echo(f"{opens}. URLs may name {', '.join(sorted(names))} (--allow-host adds names).", err=True)
+        if ca_file:
+            click.echo(f"Clients must trust its CA: export SSL_CERT_FILE={ca_file}", err=True)
 
     async def work() -> None:
         task = asyncio.current_task()
@@ -49,7 +80,7 @@ def emulator(groups: int, no_limits: bool, dialect: str | None, quiet: bool, **o
             with contextlib.suppress(NotImplementedError):  # event loops on Windows have no signal handlers
                 asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
-            await serve(instance, on_ready=lambda it: click.echo(f"The emulator listens on {it.url} (Ctrl-C stops it)"))
+            await serve(instance, on_ready=announce)
 
     try:
         asyncio.run(work())
@@ -59,3 +90,16 @@ def emulator(groups: int, no_limits: bool, dialect: str | None, quiet: bool, **o
         fail(str(error), 2)
     except OSError as error:
         fail(f"cannot listen on {options['host']}:{options['port']}: {error.strerror}")
+
+
+def _self_signed(names: Iterable[str], ca_file: str) -> ssl.SSLContext:
+    """Make a certificate, whose key is kept in memory only, and write the CA that clients must trust to a file."""
+    import ssl
+
+    import trustme
+
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate: Any = authority.issue_cert(*names, "127.0.0.1", "::1")
+    certificate.configure_cert(context)
+    authority.cert_pem.write_to_path(ca_file)
+    return context
