@@ -159,22 +159,27 @@ def edits_are_in_order(world: World) -> Iterator[str]:
 
 
 def one_writer_of_a_group(world: World) -> Iterator[str]:
-    """A process never has two writes of one group in flight."""
+    """A session never has two writes of one group in flight."""
     writes = [sent for sent in world.network.sent if sent.method == "PATCH"]
+    clients = {record.name: (record.phase, record.client) for record in world.records}
     for index, first in enumerate(writes):
         for second in writes[index + 1 :]:
-            if second.process != first.process or (first.over is not None and second.at >= first.over):
+            if clients[second.call] != clients[first.call] or (first.over is not None and second.at >= first.over):
                 continue
             if first.path.split("/")[4] == second.path.split("/")[4]:
                 yield f"requests {first.number} ({first.call}) and {second.number} ({second.call}) at once"
 
 
 def within_the_limits(world: World) -> Iterator[str]:
-    """At most so many requests in any second, and on any UTC day."""
+    """At most so many requests in any second, and on any UTC day, of all sessions together.
+
+    A limiter in memory starts anew with its process. One in a file forgets at most what a power failure took from it.
+    """
     service = world.scenario.service
+    is_kept = world.scenario.options.limiter == "machine"
     by_process: dict[int, list[float]] = defaultdict(list)
     for sent in world.network.sent:
-        by_process[sent.process].append(sent.at)
+        by_process[0 if is_kept else sent.process].append(sent.at)
     for process, times in by_process.items():
         if (most := most_in_a_second(times)) > service.per_second:
             yield f"process {process} sent {most} requests in a second"
@@ -184,8 +189,29 @@ def within_the_limits(world: World) -> Iterator[str]:
         if not unsteady and (most := most_in_a_second(arrived)) > service.per_second and len(by_process) == 1:
             yield f"{most} requests arrived in a second"
     for day, count in Counter(sent.wall // 86_400 for sent in world.network.sent).items():
-        if count > service.per_day:
+        lost_power = is_kept and any(event.kind == "power" for phase in world.scenario.phases for event in phase.events)
+        if count > service.per_day and not lost_power:
             yield f"{count} requests on day {day:.0f}"
+
+
+def interactive_calls_go_first(world: World) -> Iterator[str]:
+    """A read waits for other reads and for one window, not for the edits of any session that shares its limits."""
+    service, options = world.scenario.service, world.scenario.options
+    if service.per_day < 1_000 or options.max_connections < 8:
+        return
+    window, permits = 1.02, max(1, service.per_second * 97 // 100)
+    for number, phase in enumerate(world.scenario.phases):
+        if phase.faults or any(event.kind != "colleague" for event in phase.events):
+            continue
+        records = [record for record in world.records if record.phase == number]
+        names = {record.name for record in records if record.call.kind not in ("run", "undo")}
+        requests = [sent for sent in world.network.sent if sent.call in names]
+        # Bulk work gets every eighth permit.
+        most = 3 * window + (len(requests) * 8 / 7 + 2) * window / permits + 2 * service.latency[1]
+        for record in records:
+            first = next((sent.at for sent in requests if sent.call == record.name), None)
+            if record.call.kind == "read" and first is not None and first - record.started > most:
+                yield f"{record.name} waited {first - record.started:.2f} s for a permit, more than {most:.2f} s"
 
 
 def created_once(world: World) -> Iterator[str]:
@@ -384,6 +410,7 @@ INVARIANTS: Final[tuple[Callable[[World], Iterator[str]], ...]] = (
     errors_are_typed,
     nothing_is_left,
     within_the_limits,
+    interactive_calls_go_first,
     one_outcome_each,
     applied_was_held,
     failed_was_not_written,

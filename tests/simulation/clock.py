@@ -31,10 +31,12 @@ class SimulationLoop(VirtualTimeLoop):
     Attributes:
         wall_offset: Added to the loop's clock for the true wall clock.
         error: Seconds by which the wall clock that the client sees is wrong.
+        boot_offset: Added to the loop's clock for the monotonic one, which starts anew at each boot of the machine.
     """
 
     wall_offset = 0.0
     error = 0.0
+    boot_offset = 0.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,6 +51,10 @@ class SimulationLoop(VirtualTimeLoop):
     def client_wall(self) -> float:
         """The time that the client's machine shows."""
         return self.true_wall() + self.error
+
+    def monotonic(self) -> float:
+        """The time since the machine was started."""
+        return self.time() + self.boot_offset
 
     def run_in_executor(  # type: ignore[override]  # a future that is awaited here all the same
         self, executor: Any, func: Callable[..., Any], *args: Any
@@ -98,7 +104,7 @@ def simulated_time(loop: SimulationLoop, seed: int) -> Generator[None]:
         for target, value in ((time, loop.client_wall), (aiohttp.connector, None)):
             if value is not None:
                 patches.enter_context(mock.patch.object(target, "time", value))
-            patches.enter_context(mock.patch.object(target, "monotonic", loop.time))
+            patches.enter_context(mock.patch.object(target, "monotonic", loop.monotonic))
         for name, module in list(sys.modules.items()):
             if name.startswith("aiomutex") and getattr(module, "datetime", None) is datetime:
                 patches.enter_context(mock.patch.object(module, "datetime", Datetime))

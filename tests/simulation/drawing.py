@@ -61,7 +61,11 @@ class _Drawing:
             self.service.per_day = rng.randint(10, 60)
         if self.chance(0.2):
             self.service.before_midnight = rng.uniform(0.1, 20)
-        shapes = [self._one_run, self._resumed, self._undone, self._undone, self._creates, self._mixed]
+        if self.chance(0.4):
+            self.options.limiter = rng.choice(["shared", "machine", "machine"])
+            self.options.clients = rng.randint(1, 4)
+            self.service.per_second = rng.choice([3, 5, 10, 20, self.service.per_second])
+        shapes = [self._one_run, self._resumed, self._undone, self._undone, self._creates, self._mixed, self._crowd]
         phases = rng.choice(shapes)()
         kinds = sorted(self.kinds)
         return Scenario(seed=seed, service=self.service, options=self.options, phases=phases, kinds=kinds)
@@ -117,6 +121,11 @@ class _Drawing:
             if kind == "change":
                 call.remove = [100 * group + 1]
         return [self._phase(calls)]
+
+    def _crowd(self) -> list[Phase]:
+        runs = [self._bulk(self._edits(), self.rng.choice([None, f"{n}.db"])) for n in range(self.options.clients)]
+        others = [call for _ in runs for call in self._others()]
+        return [self._phase([*runs, *others])]
 
     # ------------------------------------------------------------------ parts
 
@@ -192,6 +201,8 @@ class _Drawing:
             # Back, and right again before the day ends: this is how far the daily budget's promise goes.
             phase.events.append(Event(kind="clock", at=rng.uniform(0.3, 3), seconds=rng.choice([-30.0, -50_000.0])))
             phase.events.append(Event(kind="clock", at=rng.uniform(3, 60)))
+        if self.options.limiter == "machine" and self.chance(0.2):
+            phase.events.append(Event(kind="lock", at=rng.uniform(0, 3), seconds=rng.uniform(0.01, 2)))
         if self.chance(crash):
             kind: Any = "power" if self.chance(0.5) else "crash"
             if self.chance(0.3):

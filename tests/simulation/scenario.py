@@ -86,10 +86,10 @@ class Event(msgspec.Struct, omit_defaults=True):
     ``colleague`` writes a slot. ``create`` makes a group that looks like one of ours, but for its members. ``clock``
     sets the wall clock wrong by ``seconds``. ``outage`` breaks all connections and lets none be made for ``seconds``.
     ``crash`` ends a process: its memory is lost, and its requests in flight go on. ``power`` also loses what the disk
-    was not made to keep.
+    was not made to keep. ``lock`` holds the lock of the machine limiter's file for ``seconds``.
     """
 
-    kind: Literal["colleague", "create", "clock", "outage", "crash", "power"]
+    kind: Literal["colleague", "create", "clock", "outage", "crash", "power", "lock"]
     at: float | None = None
     """Seconds after the start of the phase; or else at a request."""
     request: int | None = None
@@ -129,8 +129,12 @@ class Service(msgspec.Struct, omit_defaults=True):
 
 
 class Options(msgspec.Struct, omit_defaults=True):
-    """The options of the client's session."""
+    """The options of the client's sessions, and how many there are."""
 
+    clients: int = 1
+    """Sessions of a phase, among which its calls are dealt in turn."""
+    limiter: Literal["own", "shared", "machine"] = "own"
+    """What the sessions share: one limiter, or as processes of one machine do, a file. ``own`` is for one session."""
     attempt_timeout: float = 5.0
     deadline: float = 60.0
     max_attempts: int = 6

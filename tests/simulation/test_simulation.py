@@ -42,4 +42,4 @@ def test_every_promise_holds_for_thousands_of_seeds(seeds: range) -> None:
 def test_a_seed_does_the_same_each_time(seed: int) -> None:
     first, second = (run_scenario(draw(seed, frozenset(KNOWN)), tracing=True) for _ in range(2))
     assert first.lines == second.lines
-    assert first.requests > 0
+    assert len(first.lines) > 3

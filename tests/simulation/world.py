@@ -8,6 +8,7 @@ import functools
 import itertools
 import logging
 import random
+import sqlite3
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from aiomutex import (
     SlotEdit,
 )
 from aiomutex.bulk import undo
+from aiomutex.limits.machine import MachineRateLimiter
+from aiomutex.limits.machine_budget import LOCK_TIMEOUT
 
 from .clock import MIDNIGHT, SimulationLoop, simulated_time
 from .disk import Disk
@@ -31,7 +34,7 @@ from .service import COLLEAGUE, ModelService
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
-    from aiomutex import SlotOutcome
+    from aiomutex import RateLimiter, SlotOutcome
 
     from .scenario import Call, Event, Phase, Scenario
 
@@ -59,6 +62,8 @@ class CallRecord:
 
     name: str
     phase: int
+    client: int
+    """The number of its session."""
     call: Call
     started: float
     outcomes: list[tuple[float, SlotOutcome]] = field(default_factory=list["tuple[float, SlotOutcome]"])
@@ -125,23 +130,18 @@ class World:
         self.network.process = process
         records: list[CallRecord] = []
         self._schedule(phase, process, crashed, records)
-        settings, options = self.scenario.service, self.scenario.options
         today = self.loop.true_wall() // 86_400
         used = sum(sent.wall // 86_400 == today for sent in self.network.sent)
-        limiter = LocalRateLimiter(settings.per_second, settings.per_day, used_today=used)
-        session = MutexSession(
-            "simulated", base_url="http://127.0.0.1", rate_limiter=limiter,
-            retry=RetryPolicy(max_attempts=options.max_attempts), attempt_timeout=options.attempt_timeout,
-            deadline=options.deadline, max_connections=options.max_connections,
-        )  # fmt: skip
-        await session.__aenter__()
-        inside: Any = session
-        inside._transport._timer._deadlines = _OrderedSet()
+        sessions = self._sessions(used)
+        for session in sessions:
+            inside: Any = await session.__aenter__()
+            inside._transport._timer._deadlines = _OrderedSet()
         tasks: list[asyncio.Task[None]] = []
         for number, call in enumerate(phase.calls):
-            record = CallRecord(f"{call.kind}{self.phase}.{number}", self.phase, call, self.loop.time() + call.start)
-            records.append(record)
-            tasks.append(asyncio.create_task(self._call(session, record, process), name=record.name))
+            client = number % len(sessions)
+            started = self.loop.time() + call.start
+            records.append(CallRecord(f"{call.kind}{self.phase}.{number}", self.phase, client, call, started))
+            tasks.append(asyncio.create_task(self._call(sessions[client], records[-1], process), name=records[-1].name))
         self.records += records
         everything = asyncio.gather(*tasks, return_exceptions=True)
         self.network.on_excess = functools.partial(_set, crashed)
@@ -151,18 +151,51 @@ class World:
             self.hung += [task.get_name() for task in tasks if not task.done()]
             raise _HangError
         if process.is_alive:
-            self._look_for_leftovers(session)
+            if self.scenario.options.limiter == "machine":
+                await asyncio.sleep(2 * LOCK_TIMEOUT)  # an exchange may still wait for the file's lock
+            for session in sessions:
+                self._look_for_leftovers(session)
             is_one_day = self.loop.true_wall() // 86_400 == today and not any(e.kind == "clock" for e in phase.events)
-            if is_one_day and (lost := limiter.state().used_today - used - process.requests):
+            limiter = sessions[0].rate_limiter
+            # What a process has leased from a file and not used is lost.
+            lost = limiter.state().used_today - used - process.requests
+            if lost and is_one_day and isinstance(limiter, LocalRateLimiter):
                 self.leftovers.append(Leftover(self.phase, f"{lost} permits without a request"))
         process.is_alive = False
         for task in tasks:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await everything
-        await session.aclose()
+        for session in sessions:
+            await session.aclose()
+            if isinstance(session.rate_limiter, MachineRateLimiter):
+                await session.rate_limiter.aclose()
         self.loop.error = 0.0
         crashed.cancel()
+
+    def _sessions(self, used_today: int) -> list[MutexSession]:
+        """The sessions of a phase. They are not open yet."""
+        settings, options = self.scenario.service, self.scenario.options
+        shared = LocalRateLimiter(settings.per_second, settings.per_day, used_today=used_today)
+        sessions: list[MutexSession] = []
+        for _ in range(options.clients):
+            limiter: RateLimiter = shared
+            if options.limiter == "machine":
+                limiter = MachineRateLimiter(
+                    self._budget, per_second=settings.per_second, per_day=settings.per_day
+                )  # fmt: skip
+            session = MutexSession(
+                "simulated", base_url="http://127.0.0.1", rate_limiter=limiter,
+                retry=RetryPolicy(max_attempts=options.max_attempts), attempt_timeout=options.attempt_timeout,
+                deadline=options.deadline, max_connections=options.max_connections,
+            )  # fmt: skip
+            sessions.append(session)
+        return sessions
+
+    @property
+    def _budget(self) -> Path:
+        """The file of the machine limiter."""
+        return self.disk.directory / "budget.db"
 
     def _schedule(
         self, phase: Phase, process: Process, crashed: asyncio.Future[None], records: list[CallRecord]
@@ -186,6 +219,8 @@ class World:
                     power=event.kind == "power",
                     rng=random.Random(self.scenario.seed + self.phase),
                 )
+                if event.kind == "power":
+                    self.loop.boot_offset -= 500.0
                 _set(crashed)
             return
         self.trace(f"** {event}")
@@ -194,10 +229,18 @@ class World:
                 self.loop.error = event.seconds
         elif event.kind == "outage":
             self.network.fail(event.seconds)
+        elif event.kind == "lock":
+            self._lock_budget(event.seconds)
         elif event.kind == "create":
             self.service.create(event.key, "New", COLLEAGUE, [event.lists.get("experiments", []), []], [50, 50])
         else:
             self.service.write((event.group, event.slot), event.lists, COLLEAGUE)
+
+    def _lock_budget(self, seconds: float) -> None:
+        if self._budget.exists():
+            holder = sqlite3.connect(self._budget, isolation_level=None)
+            holder.execute("BEGIN IMMEDIATE")
+            self.loop.call_later(seconds, holder.close)
 
     def _look_for_leftovers(self, session: MutexSession) -> None:
         inside: Any = session

@@ -161,7 +161,7 @@ def test_of_many_experiments_the_largest_overlaps_are_counted(monkeypatch: pytes
 def test_3_000_groups_need_no_more_memory_than_their_blocks() -> None:
     groups = [group(f"g{n}", (34, [3 * n]), (33, [3 * n + 1]), (33, [3 * n + 2])) for n in range(3_000)]
     tracemalloc.start()
-    result = simulate(groups, USERS[:1_000])
+    result = simulate(groups, USERS[:300])
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(result.overlaps) == 50
