@@ -156,6 +156,15 @@ class MutexSession:
         """
         await self._transport.aclose(drain)
 
+    def end_attempts(self, within: float) -> None:
+        """End the attempts in progress after ``within`` seconds, unless they end before. Later ones are not limited.
+
+        Example:
+            >>> session.end_attempts(within=10.0)  # before the process is killed
+        """
+        _, loop, timer = self._transport.check_open()
+        timer.limit(loop.time() + within)
+
     def __repr__(self) -> str:
         if "_transport" not in vars(self):
             # A traceback that prints locals calls this while the constructor rejects its arguments.

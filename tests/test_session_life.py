@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import pytest
 from support import KEY, ONCE, say_nothing, session_for, until
 
 import aiomutex
-from aiomutex import ConfigurationError, MutexSession, SessionClosedError, SlotEdit
+from aiomutex import AttemptTimeoutError, ConfigurationError, MutexSession, SessionClosedError, SlotEdit
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -113,3 +114,18 @@ def test_the_version_is_that_of_the_installed_package() -> None:
 
     assert aiomutex.__version__ == version("aiomutex")
     assert sys.version_info >= (3, 11)
+
+
+async def test_attempts_in_progress_can_be_given_less_time(emulator: MutexEmulator) -> None:
+    emulator.fail_next(2, kind="stall", method="PATCH")
+    async with session_for(emulator.url, retry=ONCE) as session:
+        calls = [asyncio.ensure_future(session.edit_slot(group, 1, experiments=[7])) for group in (1, 2)]
+        await until(lambda: len(emulator.requests) == 2)
+        started = time.monotonic()
+        session.end_attempts(0.2)
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(result, AttemptTimeoutError)
+            assert result.maybe_applied
+            assert re.search(r"no complete response within 0\.\d+ s of sending", str(result))
+        assert time.monotonic() - started < 2
+        await session.edit_slot(1, 1, experiments=[8])

@@ -67,6 +67,11 @@ class DeadlineTimer:
         if at < self._next:
             self._wake_at(at)
 
+    def limit(self, at: float) -> None:
+        """Move each deadline that is later than ``at`` to ``at``."""
+        for deadline in self._deadlines:
+            self.move(deadline, min(deadline.at, at))
+
     def cancel(self, deadline: Deadline) -> None:
         """Forget a deadline, whether it expired or not. The timer stays as it is: at worst it wakes up for nothing."""
         self._deadlines.discard(deadline)

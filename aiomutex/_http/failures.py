@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 def timed_out(request: Request[Any], context: AttemptContext) -> MutexError:
     """Return the error of an attempt that its deadline interrupted."""
-    if context.loop.time() < context.ends_at:
-        detail = f"no complete response within {context.options.attempt_timeout:g} s of sending"
+    if context.permit is not None and context.loop.time() < context.ends_at:
+        seconds = min(context.options.attempt_timeout, round(context.deadline.at - context.permit, 3))
+        detail = f"no complete response within {seconds:g} s of sending"
         return AttemptTimeoutError(detail, method=request.method, path=request.path, sent=True)
     stage = "before the request was sent" if context.permit is None else "while waiting for the response"
     deadline = context.options.deadline

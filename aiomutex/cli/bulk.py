@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import signal
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import FilePath, call, echo, fail, json_option, open_session, print_json
+from aiomutex.cli.common import FilePath, call, echo, fail, json_option, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Mapping
+    from collections.abc import AsyncGenerator, Generator
 
-    from aiomutex import OutcomeStream, SlotOutcome
+    from aiomutex import MutexSession, OutcomeStream, SlotOutcome
     from aiomutex.cli.edits_file import BadLine, LineEdit
-    from aiomutex.cli.progress import RunProgress
-    from aiomutex.events import Attempt
 
 _MAX_SHOWN: Final = 20
-_STATUSES: Final = ("applied", "failed", "unknown", "skipped")
-_UNSUCCESSFUL: Final = ("failed", "unknown")
 
 
 @click.command()
@@ -69,10 +62,7 @@ def bulk(
     if dry_run:
         _preview(list(_valid_edits(file, format_)), options, offline=offline, as_json=as_json)
         return
-    # A pipe can be read only once, so its lines are checked during the run.
-    total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None
-    result = asyncio.run(_run(file, format_, total, **options))
-    _summarize(result, options["journal"], as_json=as_json)
+    _run(file, format_, as_json=as_json, **options)
 
 
 def _valid_edits(file: str, format_: str) -> Generator[LineEdit]:
@@ -125,121 +115,58 @@ def _read(file: str, format_: str) -> Generator[LineEdit | BadLine]:
         yield from read_edits(lines_of(lines), format_)
 
 
-async def _run(
-    file: str, format_: str, total: int | None, *, failures: str | None, used_today: int | None, **options: Any
-) -> dict[str, Any]:
+def _run(
+    file: str, format_: str, *, failures: str | None, used_today: int | None, as_json: bool, **options: Any
+) -> None:
     from aiomutex.cli.background_reader import read_in_thread
     from aiomutex.cli.edits_file import BadLine, FailuresFile, to_json_line
-    from aiomutex.cli.progress import RunProgress
+    from aiomutex.cli.run import Run
 
-    invalid: Counter[str] = Counter()
-    requests: Counter[str] = Counter()
+    # A pipe can be read only once, so its lines are checked during the run.
+    total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None
+    with contextlib.closing(FailuresFile(failures or os.devnull)) as failed:
 
-    def count_request(attempt: Attempt) -> None:
-        requests["sent"] += attempt.duration > 0  # without a permit, nothing was sent
+        def keep(outcome: SlotOutcome) -> None:
+            failed.write(to_json_line(outcome.edit, str(outcome.error or outcome.note)))
 
-    async with open_session(used_today=used_today, on_attempt=count_request) as session:
-        with (
-            contextlib.closing(FailuresFile(failures or os.devnull)) as failed,
-            RunProgress(session.rate_limiter, total) as progress,
-        ):
+        run = Run("edits", total, keep if failures else None)
 
-            async def edits() -> AsyncGenerator[LineEdit]:
-                async with contextlib.aclosing(read_in_thread(_read(file, format_))) as items:
-                    async for item in items:
-                        if not isinstance(item, BadLine):
-                            yield item
-                            continue
-                        invalid["failed"] += 1
-                        progress.print_line(f"line {item.line}: {item.problem}")
-                        if item.text:
-                            failed.write(item.text)
+        async def edits() -> AsyncGenerator[LineEdit]:
+            async with contextlib.aclosing(read_in_thread(_read(file, format_))) as items:
+                async for item in items:
+                    if not isinstance(item, BadLine):
+                        yield item
+                        continue
+                    run.print_line(f"line {item.line}: {item.problem}")
+                    run.count("failed")
+                    if item.text:
+                        failed.write(item.as_json())
 
-            def on_outcome(outcome: SlotOutcome) -> None:
-                if outcome.status in _UNSUCCESSFUL:
-                    reason = outcome.error or outcome.note
-                    progress.print_line(f"line {getattr(outcome.edit, 'line', '?')}: {outcome.status}: {reason}")
-                    failed.write(to_json_line(outcome.edit))
+        def on_outcome(outcome: SlotOutcome) -> None:
+            run.record(f"line {getattr(outcome.edit, 'line', '?')}", outcome)
 
-            async with session.stream_slot_edits(edits(), on_outcome=on_outcome, **options) as stream:
-                interrupts = _stop_on_interrupt(stream, progress)
-                ticker = asyncio.create_task(_refresh(stream, progress))
-                try:
-                    async for outcome in stream:
-                        progress.advance(stream, failed=outcome.status in _UNSUCCESSFUL)
-                finally:
-                    ticker.cancel()
-                stopped_by = stream.stopped_by
-            failed.discard_previous()
-    return {
-        "counts": dict(stream.counts + invalid),
-        "requests": requests["sent"],
-        "stopped_by": None if stopped_by is None else str(stopped_by),
-        "interrupted": bool(interrupts),
-    }
+        async def work(session: MutexSession) -> OutcomeStream:
+            async with session.stream_slot_edits(edits(), on_outcome=on_outcome, **options) as run.stream:
+                async for _ in run.stream:
+                    pass
+            return run.stream
 
-
-async def _refresh(stream: OutcomeStream, progress: RunProgress) -> None:
-    while True:
-        await asyncio.sleep(1)
-        progress.refresh(stream)
-
-
-def _stop_on_interrupt(stream: OutcomeStream, progress: RunProgress) -> list[int]:
-    """Let the first Ctrl-C stop the stream and the second cancel this task. Return the list of signals received."""
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    received: list[int] = []
-
-    def interrupt() -> None:
-        received.append(signal.SIGINT)
-        if len(received) == 1:
-            progress.print_line("Stopping: waiting for requests in flight. Press Ctrl-C again to stop at once.")
-            stream.stop()
-        elif task is not None:
-            task.cancel()
-
-    with contextlib.suppress(NotImplementedError):  # event loops on Windows have no signal handlers
-        loop.add_signal_handler(signal.SIGINT, interrupt)
-    return received
-
-
-def _counts_line(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{counts.get(status, 0):,} {status}" for status in _STATUSES)
-
-
-def _summarize(result: dict[str, Any], journal: str | None, *, as_json: bool) -> None:
-    counts: dict[str, int] = result["counts"]
-    if as_json:
-        print_json(result)
-    else:
-        echo(f"{_counts_line(counts)}; {counted(result['requests'], 'request')}")
-        if result["stopped_by"]:
-            echo(f"aiomutex: {result['stopped_by']}", err=True)
-    if result["interrupted"] or result["stopped_by"]:
-        resume = f"To resume, run the same command again: {journal} holds the progress."
-        echo(resume if journal else "Not resumable: run with --journal next time.", err=True)
-    if result["interrupted"]:
-        sys.exit(130)
-    if any(counts.get(status) for status in _UNSUCCESSFUL) or result["stopped_by"]:
-        sys.exit(1)
+        run.execute(work, used_today=used_today)
+        failed.discard_previous()
+    resume = f"To resume, run the same command again: {options['journal']} holds the progress."
+    run.finish(resume if options["journal"] else "Not resumable: run with --journal next time.", as_json=as_json)
 
 
 def _undo(journal: str, *, force: bool, as_json: bool) -> None:
     from aiomutex.bulk import undo
-    from aiomutex.bulk.undo import CHANGED_SINCE
+    from aiomutex.bulk.journal import Journal
+    from aiomutex.cli.run import Run
 
-    report = call(lambda session: undo(session, journal, force=force))
-    changed = [outcome for outcome in report.skipped if outcome.note == CHANGED_SINCE]
-    counts = Counter[str](outcome.status for outcome in report.outcomes)
-    if as_json:
-        print_json({status: counts[status] for status in _STATUSES} | {"changed_since": len(changed)})
-    else:
-        for outcome in [*report.failed, *report.unknown, *changed]:
-            where = f"group {outcome.edit.group_id}, slot {outcome.edit.slot_index}"
-            echo(f"{where}: {outcome.status}: {outcome.error or outcome.note}", err=True)
-        echo(f"Undo: {_counts_line(counts)}")
-        if report.stopped_by is not None:
-            echo(f"aiomutex: {report.stopped_by}\nTo resume, run the same command again.", err=True)
-    if report.failed or report.unknown or changed or report.stopped_by is not None:
-        sys.exit(1)
+    with Journal(journal, must_exist=True) as opened:
+        run = Run("slots", len(opened.written_slots()))
+
+    def on_outcome(outcome: SlotOutcome) -> None:
+        run.record(f"group {outcome.edit.group_id}, slot {outcome.edit.slot_index}", outcome)
+
+    run.execute(lambda session: undo(session, journal, force=force, on_outcome=on_outcome))
+    run.finish("To resume, run the same command again.", as_json=as_json)

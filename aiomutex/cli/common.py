@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
     from pathlib import Path
 
-    from rich.console import Console
-
     from aiomutex import MutexSession
+    from aiomutex.cli.run import Run
 
 _FILES: Final = "aiomutex.cli.files"
 _SUFFIXES: Final = ("", "-wal", "-shm", "-journal")
@@ -77,21 +76,20 @@ def call(work: Callable[[MutexSession], Awaitable[T]], **options: Any) -> T:
 
 
 @contextlib.asynccontextmanager
-async def open_session(*, used_today: int | None = None, **options: Any) -> AsyncGenerator[MutexSession]:
+async def open_session(*, used_today: int | None = None, guard: Run | None = None) -> AsyncGenerator[MutexSession]:
     """Open a session configured by the environment. It shares the limits with all runs on this machine."""
     from aiomutex import LocalRateLimiter, MutexSession
     from aiomutex.limits.machine import MachineRateLimiter
 
     path = _budget_file()
-    if path is None:
-        async with MutexSession(rate_limiter=LocalRateLimiter(used_today=used_today or 0), **options) as session:
-            yield session
-        return
-    async with (
-        contextlib.aclosing(MachineRateLimiter(path, used_today=used_today)) as limiter,
-        MutexSession(rate_limiter=limiter, **options) as session,
-    ):
-        yield session
+    limiter: Any = LocalRateLimiter(used_today=used_today or 0)
+    if path is not None:
+        limiter = MachineRateLimiter(path, used_today=used_today)
+    async with contextlib.AsyncExitStack() as stack:
+        if path is not None:
+            stack.push_async_callback(limiter.aclose)
+        watched: Any = limiter if guard is None else guard.watch(limiter)
+        yield await stack.enter_async_context(MutexSession(rate_limiter=watched, on_attempt=guard))
 
 
 def _budget_file() -> Path | None:
@@ -158,15 +156,3 @@ def print_json(value: Any) -> None:
 
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
     sys.stdout.flush()
-
-
-def console(*, err: bool = False) -> Console:
-    """Return a console that writes plain text unless its output is a terminal."""
-    from rich.console import Console
-
-    # Names and errors may contain text that rich would read as markup or emoji.
-    console = Console(stderr=err, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        # Without a terminal rich assumes 80 columns and would wrap wide tables.
-        console.width = 160
-    return console

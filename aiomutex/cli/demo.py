@@ -33,7 +33,7 @@ def demo(groups: int, as_json: bool) -> None:
 
 async def _migrate(groups: int) -> dict[str, Any]:
     from aiomutex import MutexSession, SlotEdit
-    from aiomutex.cli.progress import RunProgress
+    from aiomutex.cli.run import Run
     from aiomutex.emulator import MutexEmulator
 
     # With a plain ``with``, the emulator runs in its own thread and does not slow down the event loop of the client.
@@ -44,10 +44,11 @@ async def _migrate(groups: int) -> dict[str, Any]:
         attempts: list[Attempt] = []
         async with MutexSession("demo-key", base_url=emulator.url, on_attempt=attempts.append) as session:
             started = time.perf_counter()
-            with RunProgress(session.rate_limiter, len(edits)) as progress:
+            run = Run("edits", len(edits)).watch(session.rate_limiter)
+            with run.bar:
                 async with session.stream_slot_edits(edits) as outcomes:
                     async for outcome in outcomes:
-                        progress.advance(outcomes, failed=outcome.error is not None)
+                        run.count(outcome.status)
             seconds = time.perf_counter() - started
             requests = len(attempts)
             busiest_second = emulator.busiest_second()
@@ -68,13 +69,5 @@ async def _migrate(groups: int) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    correct = result["read_back_slots"] - result["wrong_slots"]
-    for name, value in (
-        ("edits applied", f"{result['applied']:,} of {result['edits']:,}"),
-        ("requests", f"{result['requests']:,}"),
-        ("rejected with 429", f"{result['answered_429']:,}"),
-        ("most in any second", f"{counted(result['busiest_second'], 'request')} (the limit is 100)"),
-        ("seconds", f"{result['seconds']:.1f} (at least {result['floor_seconds']:.1f} because of the limit)"),
-        ("slots verified", f"{correct:,} of {result['read_back_slots']:,}"),
-    ):
-        echo(f"{name:>26}  {value}")
+    for name, value in result.items():
+        echo(f"{name.replace('_', ' '):>22}  {value:,}")

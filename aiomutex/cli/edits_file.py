@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _REQUIRED: Final = ("group_id", "slot_index")
 _FIELDS: Final = (*_REQUIRED, *SLOT_LISTS)
+_REASON: Final = "reason"
+"""The field of the file of failures that says why. It is ignored in edits."""
 _MAX_DIGITS: Final = 20
 
 
@@ -39,6 +41,15 @@ class BadLine(NamedTuple):
     """The line as JSON, to be corrected and run again; empty if it could not be read."""
     problem: str
 
+    def as_json(self) -> str:
+        """Return the line of JSON for the file of failures. ``read_edits`` rejects it until it is corrected."""
+        try:
+            value: object = json.loads(self.text)
+        except (ValueError, RecursionError):
+            value = None
+        fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {"text": self.text}
+        return json.dumps({**fields, _REASON: self.problem}, ensure_ascii=False)
+
 
 def read_edits(lines: Iterable[str], format_: str) -> Iterator[LineEdit | BadLine]:
     """Read the edits of a file line by line. Empty lines are skipped.
@@ -53,15 +64,17 @@ def read_edits(lines: Iterable[str], format_: str) -> Iterator[LineEdit | BadLin
         yield BadLine(error.line, "", str(error.args[0]))
 
 
-def to_json_line(edit: SlotEdit) -> str:
-    """Return the edit as a line of JSON that ``read_edits`` can read."""
+def to_json_line(edit: SlotEdit, reason: str = "") -> str:
+    """Return the edit, and why it failed, as a line of JSON that ``read_edits`` can read."""
     fields = {name: value for name in _FIELDS if (value := getattr(edit, name)) is not UNSET}
-    return msgspec.json.encode(fields).decode()
+    return msgspec.json.encode(fields | ({_REASON: reason} if reason else {})).decode()
 
 
 def _edit_of(fields: object, line: int) -> LineEdit:
     """Build an edit, or raise ``InvalidRequestError`` if a field is unknown, missing or invalid."""
-    edit = LineEdit(**object_fields("an edit", fields, _FIELDS, _REQUIRED), line=line)
+    given = object_fields("an edit", fields, (*_FIELDS, _REASON), _REQUIRED)
+    given.pop(_REASON, None)
+    edit = LineEdit(**given, line=line)
     request_of(edit)
     return edit
 

@@ -12,12 +12,24 @@ import click
 
 from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import BLOCKED, CHANGES, FilePath, call, confirm, echo, fail, print_json, printable
+from aiomutex.cli.common import (
+    BLOCKED,
+    CHANGES,
+    FilePath,
+    call,
+    confirm,
+    echo,
+    fail,
+    json_option,
+    print_json,
+    printable,
+)
 
 if TYPE_CHECKING:
     from aiomutex import MutexSession
     from aiomutex.plan import Finding, Plan, Review, Step
 
+_ONE_STEP = ("archive", "unarchive")
 _COLOURS = {"+": "green", "-": "red", "~": "yellow", "!": "bright_red", "?": "cyan", " ": None}
 
 _check_running_option = click.option("--check-running", is_flag=True, help="Block if it affects a running experiment.")
@@ -134,15 +146,18 @@ def _show(changes: Plan, review: Review, format_: str = "text") -> None:
 @click.option("--no-verify", is_flag=True, help="Do not read the groups back after writing.")
 @_check_running_option
 @_allow_running_option
+@json_option
 def apply(
-    file: str, yes: bool, force: bool, journal: str | None, no_verify: bool, check_running: bool, allow_running: bool
+    file: str, yes: bool, force: bool, journal: str | None, no_verify: bool, as_json: bool, **running: bool
 ) -> None:
     """Change the live groups to match a file, or apply a saved plan."""
     from msgspec.structs import replace
 
+    from aiomutex.cli.run import Run
     from aiomutex.plan import apply as apply_plan
     from aiomutex.plan import load_desired, load_plan, remaining
     from aiomutex.plan import plan as make_plan
+    from aiomutex.plan.edit_order import edit_rounds
     from aiomutex.plan.saved import is_saved_plan
 
     saved = is_saved_plan(file)
@@ -152,33 +167,37 @@ def apply(
         live = await session.list_groups().collect()
         changes = load_plan(file) if desired is None else make_plan(desired, live)
         left = remaining(changes, live) if saved and not changes.errors else changes
-        return changes, left, await _review(session, left, check_running, allow_running)
+        return changes, left, await _review(session, left, **running)
 
     changes, left, review = call(look)
-    _show(left, review)
+    if not as_json:
+        _show(left, review)
     allowed = replace(left, exceeded_thresholds=[]) if force else left
     if review.blocked(allowed):
         fail("the plan is blocked; nothing was written", BLOCKED)
     if not left.changes:
+        if as_json:
+            print_json({"counts": {}, "requests": 0, "stopped_by": None, "interrupted": False})
         return
     if not yes:
         confirm("Apply?", without_terminal="no terminal to ask for confirmation; pass --yes to apply the plan")
 
-    def report_failure(step: Step) -> None:
-        if step.status != "applied":
-            echo(f"aiomutex: {step}", err=True)
+    edits = sum(map(len, edit_rounds(left.changes)))
+    others = sum((each.new is not None) + bool(each.fields) + (each.action in _ONE_STEP) for each in left.changes)
+    run = Run("steps", edits + others)
 
-    options: dict[str, Any] = {"force": force, "journal": journal, "verify": not no_verify, "on_step": report_failure}
-    report = call(lambda session: apply_plan(session, changes, **options))
-    applied = sum(step.status == "applied" for step in report.steps)
-    echo(f"{applied:,} of {counted(len(report.steps), 'step')} applied")
-    if not report.complete:
-        fail(f"{len(report.failed):,} failed, {len(report.skipped):,} not sent; run the command again to resume")
+    def record(step: Step) -> None:
+        slot = f", slot {step.slot_index}" if step.slot_index is not None else ""
+        run.record(f"{step.kind} {step.group}{slot}", step)
+
+    options: dict[str, Any] = {"force": force, "journal": journal, "verify": not no_verify}
+    run.execute(lambda session: apply_plan(session, changes, on_step=record, **options))
+    run.finish("To resume, run the same command again.", as_json=as_json)
 
 
 @click.command()
 @click.argument("file", type=FilePath(exists=True), required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--check-modes", is_flag=True, help="Read the experiments of FILE from the service (AM108, AM111 on).")
 @click.option("--live", is_flag=True, help="Check the live groups and their experiments, as they will be with FILE.")

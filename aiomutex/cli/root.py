@@ -53,10 +53,7 @@ class _Root(click.Group):
             fail("interrupted", 130)
 
 
-@click.group(
-    cls=_Root,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="aiomutex", message="%(prog)s %(version)s")
 def root() -> None:
     """Read and edit mutex groups of Amplitude Experiment."""

@@ -19,19 +19,5 @@ from aiomutex.traffic.simulation import (
     simulate,
 )
 
-__all__ = [
-    "Bucketing",
-    "Comparison",
-    "ExperimentMove",
-    "GroupCount",
-    "Overlap",
-    "Simulation",
-    "compare",
-    "read_users",
-    "sample_users",
-    "sampling_error",
-    "simulate",
-    "slot_of",
-    "slot_share",
-    "traffic_share",
-]
+__all__ = ["Bucketing", "Comparison", "ExperimentMove", "GroupCount", "Overlap", "Simulation", "compare", "read_users"]
+__all__ += ["sample_users", "sampling_error", "simulate", "slot_of", "slot_share", "traffic_share"]

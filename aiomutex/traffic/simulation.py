@@ -25,25 +25,13 @@ if TYPE_CHECKING:
 
     from aiomutex.models import MutexGroup
 
-__all__ = [
-    "Comparison",
-    "ExperimentMove",
-    "GroupCount",
-    "Overlap",
-    "Simulation",
-    "compare",
-    "read_users",
-    "sample_users",
-    "sampling_error",
-    "simulate",
-]
+__all__ = ["Comparison", "ExperimentMove", "GroupCount", "Overlap", "Simulation"]
+__all__ += ["compare", "read_users", "sample_users", "sampling_error", "simulate"]
 
 _BLOCK: Final = 1 << 12
 _MAX_EXPERIMENTS: Final = 300
-_MAX_PAIRS: Final = 45_000
-"""A limit close to the number of pairs of ``_MAX_EXPERIMENTS`` experiments."""
-_CONFIDENCE: Final = 1.96
-"""Standard errors of a normal distribution within which 95 % of it lie."""
+_MAX_PAIRS: Final = 45_000  # about the pairs of that many experiments
+_CONFIDENCE: Final = 1.96  # standard errors
 
 
 class GroupCount(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -123,7 +111,7 @@ def sample_users(users: Iterable[str], size: int, *, seed: int = 0) -> tuple[lis
     """Draw a random sample of users, without keeping the others.
 
     Returns:
-        The sample, which is all users if there are at most ``size``, and the number of all users.
+        The sample, and the number of all users. With at most ``size`` users, it is all of them.
 
     Example:
         >>> sample, population = sample_users(map(str, range(100_000)), 20_000)
@@ -142,9 +130,9 @@ def sample_users(users: Iterable[str], size: int, *, seed: int = 0) -> tuple[lis
 
 
 def sampling_error(share: float, sample: int, population: int) -> float:
-    """Return the error of a share that was counted in a random sample, for a confidence of 95 %.
+    """Return the error, with 95 % confidence, of a share counted in a sample: ``1.96 * sqrt(share*(1-share)/sample)``.
 
-    It is ``1.96 * sqrt(share * (1 - share) / sample)`` for a small part of a population, and 0 for all of it.
+    It is smaller if the sample is a large part of the population, and 0 if it is all of it.
     """
     if sample >= population:
         return 0.0
@@ -157,41 +145,36 @@ class _Visibility:
     def __init__(self, groups: Iterable[MutexGroup]) -> None:
         self.rules = [Bucketing(group) for group in groups if not group.deleted]
         # For each experiment and group it is in, a table for bytes.translate: slot position to 1 (visible) or 0.
-        self.members: dict[int, list[tuple[int, bytes]]] = {}
+        self.members: dict[int, dict[int, bytearray]] = {}
         for place, rule in enumerate(self.rules):
-            tables: dict[int, bytearray] = {}
             for position, slot in enumerate(rule.slots):
                 for experiment in slot.experiments:
-                    tables.setdefault(experiment, bytearray(256))[position] = 1
-            for experiment, table in tables.items():
-                self.members.setdefault(experiment, []).append((place, bytes(table)))
+                    tables = self.members.setdefault(experiment, {})
+                    tables.setdefault(place, bytearray(256))[position] = 1
 
     def columns(self, block: Sequence[str]) -> list[bytes]:
         return [rule.positions(block) for rule in self.rules]
 
     def mask(self, experiment: int, columns: Sequence[bytes], all_users: int) -> int:
         """The mask of users that can see an experiment; all users can see one that is in no group."""
-        users = all_users
-        for place, table in self.members.get(experiment, ()):
-            users &= int.from_bytes(columns[place].translate(table), "little")
-        return users
+        for place, table in self.members.get(experiment, {}).items():
+            all_users &= int.from_bytes(columns[place].translate(table), "little")
+        return all_users
 
     def pairs(self) -> set[tuple[int, int]]:
         """The pairs of experiments that are expected to share the most users."""
         shares = {
-            experiment: traffic_share(experiment, [self.rules[place].group for place, _ in places])
-            for experiment, places in self.members.items()
+            experiment: traffic_share(experiment, [self.rules[place].group for place in tables])
+            for experiment, tables in self.members.items()
         }
 
-        def expected() -> Iterator[tuple[float, int, int]]:
-            for one, two in combinations(sorted(nlargest(_MAX_EXPERIMENTS, shares, key=shares.__getitem__)), 2):
-                yield shares[one] * shares[two], one, two
-            for rule in self.rules:
-                for slot in rule.slots:
-                    for one, two in combinations(sorted(set(slot.experiments)), 2):
-                        yield min(shares[one], shares[two]), one, two
-
-        return {(one, two) for _, one, two in nlargest(_MAX_PAIRS, expected())}
+        most = sorted(nlargest(_MAX_EXPERIMENTS, shares, key=shares.__getitem__))
+        together = (sorted(set(slot.experiments)) for rule in self.rules for slot in rule.slots)
+        expected = chain(
+            ((shares[one] * shares[two], one, two) for one, two in combinations(most, 2)),
+            ((min(shares[one], shares[two]), one, two) for each in together for one, two in combinations(each, 2)),
+        )
+        return {(one, two) for _, one, two in nlargest(_MAX_PAIRS, expected)}
 
 
 def _experiments(group: MutexGroup) -> set[int]:
@@ -238,8 +221,7 @@ def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: in
         total += len(block)
         columns = view.columns(block)
         for counts, column in zip(slots, columns, strict=True):
-            for position in range(len(counts)):
-                counts[position] += column.count(position)
+            counts[:] = [count + column.count(position) for position, count in enumerate(counts)]
         for experiment in visible:
             mask = view.mask(experiment, columns, all_users)
             visible[experiment] += mask.bit_count()
@@ -247,6 +229,7 @@ def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: in
                 masks[experiment] = mask
         for first, second in shared:
             shared[first, second] += (masks[first] & masks[second]).bit_count()
+    pairs = (Overlap(*pair, count) for pair, count in shared.items() if count)
     return Simulation(
         users=total,
         groups=[
@@ -259,11 +242,7 @@ def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: in
             for rule, counts in zip(view.rules, slots, strict=True)
         ],
         experiments=visible,
-        overlaps=nsmallest(
-            overlaps,
-            (Overlap(*pair, count) for pair, count in shared.items() if count),
-            key=lambda each: (-each.users, each),
-        ),
+        overlaps=nsmallest(overlaps, pairs, key=lambda each: (-each.users, each)),
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,13 +30,18 @@ def line(group: int, experiment: int) -> str:
     return json.dumps({"group_id": str(group), "slot_index": 1, "experiments": [experiment]}) + "\n"
 
 
-def bulk(*words: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "aiomutex", "slots", "bulk", *words]
+def start(*words: str, stdin: int = subprocess.DEVNULL, grace: float = 10.0) -> subprocess.Popen[str]:
+    code = f"from aiomutex.cli import main, run; run._GRACE = {grace}; main()"
     # With strict errors, click wraps standard input in a new text stream.
     environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
     return subprocess.Popen(
-        command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+        [sys.executable, "-c", code, *words],
+        stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+
+
+def bulk(*words: str, stdin: int = subprocess.DEVNULL, grace: float = 10.0) -> subprocess.Popen[str]:
+    return start("slots", "bulk", *words, stdin=stdin, grace=grace)
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -46,9 +52,9 @@ def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) 
         time.sleep(0.005)
 
 
-def interrupted_output(process: subprocess.Popen[str]) -> tuple[str, str]:
+def interrupted_output(process: subprocess.Popen[str], code: int = 130) -> tuple[str, str]:
     """Return what the process printed. It must exit although its standard input stays open."""
-    assert process.wait(timeout=20) == 130
+    assert process.wait(timeout=20) == code
     assert process.stdout is not None
     assert process.stderr is not None
     out, err = process.stdout.read(), process.stderr.read()
@@ -99,9 +105,114 @@ def test_a_second_ctrl_c_exits_at_once_and_keeps_the_edits_in_flight(service: Mu
     while "Stopping" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, err = interrupted_output(process)
-    assert err.splitlines()[-1] == "aiomutex: interrupted"
-    assert len((tmp_path / "failed.jsonl").read_text().splitlines()) == 5
+    out, err = interrupted_output(process)
+    assert out == "0 applied, 0 failed, 5 unknown, 0 done earlier, 15 never tried; 5 requests\n"
+    assert err.splitlines() == ["Not resumable: run with --journal next time."], "the list is in the file"
+    failed = [json.loads(line) for line in (tmp_path / "failed.jsonl").read_text().splitlines()]
+    assert [line["reason"] for line in failed] == ["in flight when the run was left"] * 5
+
+
+# ------------------------------------------------------------------ SIGTERM
+
+
+def total(out: str) -> int:
+    return sum(int(count.replace(",", "")) for count in re.findall(r"([\d,]+) [a-z ]+[,;]", out))
+
+
+def test_sigterm_waits_a_while_for_requests_in_flight_and_sends_nothing_new(
+    service: MutexEmulator, tmp_path: Path
+) -> None:
+    service.fail_next(5, kind="stall", after_commit=True, method="PATCH")
+    (tmp_path / "e.jsonl").write_text("".join(line(1 + n % 5, n) for n in range(20)))
+    process = bulk("e.jsonl", "--journal", "run.db", grace=1)
+    wait_until(lambda: len(service.commits) == 5, process)
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    out, err = interrupted_output(process, 143)
+    assert 0.9 < time.monotonic() - started < 4
+    assert out.startswith("5 applied, 0 failed, 0 unknown, 0 done earlier, 15 never tried"), "the slots were read"
+    assert "To resume, run the same command again: run.db holds the progress." in err
+    assert len(service.commits) == 5
+    with bulk("e.jsonl", "--journal", "run.db") as again:
+        assert again.stdout is not None
+        assert again.stdout.read().startswith("15 applied, 0 failed, 0 unknown, 5 done earlier, 0 never tried")
+
+
+def test_sigterm_ends_a_run_that_cannot_be_read_back(service: MutexEmulator, tmp_path: Path) -> None:
+    service.latency = 3_600
+    (tmp_path / "e.jsonl").write_text("".join(line(1 + n % 5, n) for n in range(20)))
+    process = bulk("e.jsonl", grace=0.5)
+    wait_until(lambda: len(service.commits) == 5, process)
+    process.send_signal(signal.SIGTERM)
+    out, _ = interrupted_output(process, 143)
+    assert out.startswith("0 applied, 0 failed, 5 unknown, 0 done earlier, 15 never tried")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_only_ctrl_c_lets_requests_be_sent_again(
+    number: signal.Signals, code: int, service: MutexEmulator, tmp_path: Path
+) -> None:
+    service.fail_next(1, status=503)
+    (tmp_path / "e.jsonl").write_text("".join(line(1, n) for n in range(20)))
+    service.latency = 0.3
+    process = bulk("e.jsonl", grace=3)
+    wait_until(lambda: service.requests, process)
+    process.send_signal(number)
+    out, err = interrupted_output(process, code)
+    assert [request.method for request in service.requests].count("PATCH") == (1 if code == 143 else 2), err
+    assert total(out.partition(";")[0] + ";") == 20
+    assert out.startswith("0 applied" if code == 143 else "1 applied")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_apply_and_undo_stop_and_can_be_resumed(
+    number: signal.Signals, code: int, service: MutexEmulator, tmp_path: Path
+) -> None:
+    slots = [{"percentage": share, "experiments": [share]} for share in (34, 33, 33)]
+    plan = {"groups": [{"projectId": 1, "key": f"group-{n}", "slots": slots} for n in range(1, 6)]}
+    (tmp_path / "groups.json").write_text(json.dumps(plan))
+    before = {key: [slot.experiments for slot in group.slots] for key, group in service.groups.items()}
+    after = {key: [[34], [33], [33]] for key in before}
+    command = ("apply", "groups.json", "--yes", "--journal", "apply.db")
+    undo = ("slots", "bulk", "--undo", "apply.db")
+    for words, expected in ((command, after), (undo, before)):
+        service.latency = 0.1
+        service.requests.clear()
+        process = start(*words)
+        wait_until(lambda: any(request.method == "PATCH" for request in service.requests), process)
+        process.send_signal(number)
+        out, err = interrupted_output(process, code)
+        sent = len(service.requests)
+        counts = out.splitlines()[-1]
+        assert total(counts.partition(";")[0] + ";") == 15, counts
+        assert not counts.startswith("0 applied")
+        assert " 0 never tried" not in counts
+        assert "0 failed, 0 unknown" in counts, err
+        assert err.endswith("To resume, run the same command again.\n")
+        assert sent == len(service.requests)
+        service.latency = 0.0
+        with start(*words) as again:
+            assert again.stdout is not None
+            assert "0 failed, 0 unknown" in again.stdout.read()
+        assert {key: [slot.experiments for slot in group.slots] for key, group in service.groups.items()} == expected
+
+
+def test_a_second_ctrl_c_ends_an_undo_with_a_summary(service: MutexEmulator, tmp_path: Path) -> None:
+    (tmp_path / "e.jsonl").write_text("".join(line(1 + n % 5, n) for n in range(5)))
+    with bulk("e.jsonl", "--journal", "run.db") as first:
+        assert first.wait(20) == 0
+    service.fail_next(3, kind="stall", method="PATCH")
+    sent = len(service.requests)
+    process = bulk("--undo", "run.db")
+    wait_until(lambda: len(service.requests) - sent == 12, process)  # 5 reads, 5 writes, 2 read-backs
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while "Stopping" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = interrupted_output(process)
+    assert out.startswith("2 applied, 0 failed, 3 unknown, 0 done earlier, 0 never tried; ")
+    assert err == "To resume, run the same command again.\n"
 
 
 # ------------------------------------------------------------------ read_in_thread

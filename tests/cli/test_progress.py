@@ -8,17 +8,19 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from command_line import on_a_terminal
 
 from aiomutex import LocalRateLimiter
-from aiomutex.cli.progress import RunProgress
+from aiomutex.cli.run import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
-
     from aiomutex.testing import MutexEmulator
+
+
+UNTIL = datetime(2030, 1, 2, tzinfo=UTC)
 
 
 def edits(path: Path, count: int) -> str:
@@ -44,39 +46,36 @@ def test_a_bar_counts_failures_and_shows_their_errors(service: MutexEmulator, tm
     assert "answered 404" in shown
 
 
-class Stream:
-    waiting_until: datetime | None = None
-
-
-def test_a_pipe_gets_a_line_every_five_seconds(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     clock = [0.0]
-    monkeypatch.setattr("aiomutex.cli.progress.time.monotonic", lambda: clock[0])
-    stream = Stream()
-    with RunProgress(LocalRateLimiter(), total=1_200) as progress:
-        for number in range(1_100):
-            clock[0] += 1 / 64  # exact in binary
-            progress.advance(stream, failed=number == 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        progress.refresh(stream)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr("aiomutex.cli.run.time.monotonic", lambda: clock[0])
+    return clock
+
+
+def test_a_pipe_gets_a_line_every_five_seconds(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run("edits", 1_200).watch(LocalRateLimiter())
+    for number in range(1_100):
+        clock[0] += 1 / 64  # exact in binary
+        run.count("failed" if number == 3 else "done earlier" if number < 3 else "applied")
+    run.refresh()
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [f"{count} of 1,200 edits · 64/s · 100,000 left today · 1 failed" for count in (320, 640, 960)]
+    facts = "100,000 left today · 3 done earlier · 1 failed"
+    assert lines == [
+        f"{count - 1} of 1,200 edits · {(count - 3) * 64 / count:.0f}/s · {facts}" for count in (320, 640, 960)
+    ]
 
 
-def test_a_wait_is_shown_although_nothing_advances(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("aiomutex.cli.progress.time.monotonic", lambda: clock[0])
-    stream: Any = Stream()
+def test_a_wait_is_shown_although_nothing_advances(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     state = SimpleNamespace(per_day=100, used_today=1, paused_for=0.0)
     limiter: Any = SimpleNamespace(state=lambda: state)
-    until = datetime(2030, 1, 2, tzinfo=UTC)
-    with RunProgress(limiter, total=None) as progress:
-        for state.paused_for, stream.waiting_until in ((0.0, None), (90.0, until), (0.0, until)):
-            for _ in range(2):
-                clock[0] += 4
-                progress.refresh(stream)
+    stream: Any = SimpleNamespace(waiting_until=None)
+    run = Run("edits", None).watch(limiter)
+    run.stream = stream
+    for state.paused_for, stream.waiting_until in ((0.0, None), (90.0, UNTIL), (0.0, UNTIL)):
+        for _ in range(2):
+            clock[0] += 4
+            run.refresh()
     assert capsys.readouterr().err.splitlines() == [
         "0 edits · 0/s · 99 left today · paused for 90 s",
         "0 edits · 0/s · 99 left today · waiting for the daily budget until 2030-01-02 00:00 UTC",
@@ -85,6 +84,5 @@ def test_a_wait_is_shown_although_nothing_advances(
 
 def test_a_line_is_printed_unwrapped_and_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     text = "line 1: 'x:100:y' [bold]is[/] no [/] :smile: " + "wide " * 100
-    with RunProgress(LocalRateLimiter(), total=None) as progress:
-        progress.print_line(text + "\x1b[2J")
+    Run("edits", None).print_line(text + "\x1b[2J")
     assert capsys.readouterr().err == text + "\\x1b[2J\n"

@@ -53,12 +53,12 @@ def test_bulk_applies_a_file_and_undo_reverts_it(service: MutexEmulator, aiomute
     file = edits(tmp_path / "e.jsonl", *(one(2, slot, experiments=[slot]) for slot in (1, 2, 3)))
     done = aiomutex("slots", "bulk", file, "--journal", "run.db", "--verify")
     assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("3 applied, 0 failed, 0 unknown, 0 skipped")
+    assert done.stdout.startswith("3 applied, 0 failed, 0 unknown, 0 done earlier")
     assert [slot.experiments for slot in service.groups["2"].slots] == [[1], [2], [3]]
     again = aiomutex("slots", "bulk", file, "--journal", "run.db", "--verify")
-    assert again.stdout.startswith("0 applied, 0 failed, 0 unknown, 3 skipped; 0 requests")
+    assert again.stdout.startswith("0 applied, 0 failed, 0 unknown, 3 done earlier, 0 never tried; 0 requests")
     undone = aiomutex("slots", "bulk", "--undo", "run.db")
-    assert undone.stdout == "Undo: 3 applied, 0 failed, 0 unknown, 0 skipped\n"
+    assert undone.stdout == "3 applied, 0 failed, 0 unknown, 0 done earlier, 0 never tried; 5 requests\n"
     assert [slot.experiments for slot in service.groups["2"].slots] == before
 
 
@@ -70,7 +70,7 @@ def test_undo_reports_and_skips_slots_that_changed_since(
     service.groups["2"].slots[0].experiments = [77]
     done = aiomutex("slots", "bulk", "--undo", "run.db")
     assert done.exit_code == 1
-    assert "group 2, slot 1: skipped: " in done.stderr
+    assert "group 2, slot 1: changed since: changed since the run" in done.stderr
     assert aiomutex("slots", "bulk", "--undo", "run.db", "--force").exit_code == 0
     assert service.groups["2"].slots[0].experiments == [201]
 
@@ -83,7 +83,9 @@ def test_a_failed_edit_is_reported_with_its_line_and_kept_in_a_file(
     assert done.exit_code == 1
     assert "line 3: failed: PATCH /api/1/mutexes/99/slots/1 answered 404" in done.stderr
     failed = (tmp_path / "failed.jsonl").read_text()
-    assert json.loads(failed) == one(99, 1, experiments=[6])
+    reason = json.loads(failed).pop("reason")
+    assert json.loads(failed) == {**one(99, 1, experiments=[6]), "reason": reason}
+    assert reason.startswith("PATCH /api/1/mutexes/99/slots/1 answered 404")
 
 
 def test_a_file_with_invalid_lines_is_rejected_as_a_whole(
@@ -252,7 +254,7 @@ def test_the_requests_of_a_run_over_midnight_are_all_counted(
     service.fail_next(1, status=503)
     file = edits(tmp_path / "e.jsonl", *(one(1 + n % 5, 1, experiments=[n]) for n in range(50)))
     done = aiomutex("slots", "bulk", file, "--used-today", "500", "--on-budget", "wait")
-    assert done.stdout == "50 applied, 0 failed, 0 unknown, 0 skipped; 51 requests\n"
+    assert done.stdout == "50 applied, 0 failed, 0 unknown, 0 done earlier, 0 never tried; 51 requests\n"
 
 
 def test_bulk_needs_a_file_or_undo(service: MutexEmulator, aiomutex: Aiomutex) -> None:

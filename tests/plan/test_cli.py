@@ -60,7 +60,7 @@ def test_the_ci_recipe_of_the_readme(run: Callable[..., Result], tmp_path: Path,
     )
     merge = run("apply", "changes.plan", "--yes", "--journal", "apply.db")
     assert merge.exit_code == 0, merge.output
-    assert merge.output.endswith("1 of 1 step applied\n")
+    assert "\n1 applied, 0 failed, 0 unknown, 0 done earlier, 0 never tried; 4 requests\n" in merge.output
     assert emulator.groups["7"].slots[0].experiments == [1, 9]
     assert run("plan", "groups.yaml").output == "no changes\n"
     assert run("apply", "changes.plan", "--yes").exit_code == 0
@@ -166,8 +166,8 @@ def test_a_stale_plan_and_a_failed_step_exit_with_1(
     emulator.fail_next(1, status=400, method="PATCH")
     failed = run("apply", "c.plan", "--yes")
     assert failed.exit_code == 1
-    assert "aiomutex: edit checkout (project 1): failed: " in failed.output
-    assert "1 failed, 0 not sent; run the command again to resume" in failed.output
+    assert "edit checkout (project 1): failed: " in failed.output
+    assert "0 applied, 1 failed, 0 unknown" in failed.output
     emulator.groups["7"].description = "theirs"
     stale = run("apply", "c.plan", "--yes")
     assert stale.exit_code == 1
@@ -184,7 +184,7 @@ def test_the_same_apply_resumes_and_its_journal_undoes_both_runs(
     emulator.fail_next(1, status=400, method="PATCH", path="*/slots/2")
     interrupted = run(*command)
     assert (interrupted.exit_code, emulator.groups["7"].slots[0].experiments) == (1, [5])
-    assert run(*command).output.endswith("1 of 1 step applied\n")
+    assert "\n1 applied, 0 failed" in run(*command).output
     assert run(*command).output == "no changes\n"
     file.write_text(file.read_text().replace("[5]", "[8]"))
     another = run(*command)

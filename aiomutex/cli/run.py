@@ -1,0 +1,232 @@
+"""What ``slots bulk``, its undo and ``apply`` share: progress, signals, counts, failures and the summary."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections import Counter
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from aiomutex._util.wording import counted
+from aiomutex.cli.common import echo, open_session, print_json, printable
+from aiomutex.errors import DeadlineExceededError, LimiterUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+
+    from aiomutex import MutexSession, OutcomeStream, Priority, RateLimiter, SlotOutcome
+    from aiomutex.events import Call
+    from aiomutex.plan import Step
+
+_INTERVAL: Final = 5.0
+"""Seconds between two lines of progress through a pipe."""
+_GRACE: Final = 10.0
+"""Seconds after SIGTERM for requests in flight, and as many again to read back what they wrote."""
+_LISTING: Final = "/api/1/mutexes"
+_STATUSES: Final = ("applied", "failed", "unknown", "done earlier", "never tried")
+_UNSENT: Final = (LimiterUnavailableError, DeadlineExceededError)
+_UNSUCCESSFUL: Final = ("failed", "unknown", "changed since")
+_call: ContextVar[SimpleNamespace] = ContextVar("call")
+
+
+class Run:
+    """One run: counts outcomes, shows them on standard error, and stops on signals.
+
+    It is the limiter and a tracer of its session: once it is stopped, no call gets its first permit, except to read
+    groups that the run wrote. After SIGTERM no call gets another one either.
+
+    Args:
+        noun: What is counted.
+        total: How many there are; ``None`` if that is unknown.
+        failures: Writes what failed.
+    """
+
+    def __init__(self, noun: str, total: int | None, failures: Callable[[Any], object] | None = None) -> None:
+        self.counts: Counter[str] = Counter()
+        self.signals: list[int] = []
+        self.stream: OutcomeStream | None = None
+        self._noun, self._total, self._failures = noun, total, failures
+        self._requests = self._writes = 0
+        self._stopped_by: object = None
+        self._written: set[str] = set()
+        # Names and errors may contain text that rich would read as markup or emoji.
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._started = self._last = time.monotonic()
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self.bar.add_task(noun, total=total, facts="")
+
+    def execute(self, work: Callable[[MutexSession], Awaitable[object]], **options: Any) -> None:
+        """Run ``work`` in an event loop, with a session, until it ends or signals end it."""
+        asyncio.run(self._main(work, options))
+
+    async def _main(self, work: Callable[[MutexSession], Awaitable[object]], options: dict[str, Any]) -> None:
+        task: Any = asyncio.current_task()
+        async with open_session(guard=self, **options) as self._session:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with contextlib.suppress(NotImplementedError):  # event loops on Windows have no signal handlers
+                    asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number, task)
+            ticker = asyncio.create_task(self._tick())
+            try:
+                with self.bar:
+                    self._stopped_by = getattr(await work(self._session), "stopped_by", None)
+            except asyncio.CancelledError:
+                if not self.signals or task.uncancel():
+                    raise
+            finally:
+                ticker.cancel()
+
+    # ------------------------------------------------------------------ signals
+
+    def _on_signal(self, number: int, task: asyncio.Task[object]) -> None:
+        self.signals.append(number)
+        if len(self.signals) > 1:
+            task.cancel()
+            return
+        how = "Press Ctrl-C again to stop at once."
+        if number == signal.SIGTERM:
+            how = f"This takes at most {2 * _GRACE:.0f} s."
+            self._session.end_attempts(_GRACE)
+            asyncio.get_running_loop().call_later(2 * _GRACE, self._on_signal, number, task)
+        self.print_line(f"Stopping: waiting for requests in flight. {how}")
+        if self.stream is not None:
+            self.stream.stop()
+
+    def watch(self, limiter: RateLimiter) -> Self:
+        """Take the permits of a session from ``limiter``."""
+        self._limiter = limiter
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._limiter, name)
+
+    @contextlib.contextmanager
+    def call(self, call: Call) -> Generator[None]:
+        """Note which call takes permits."""
+        token = _call.set(SimpleNamespace(call=call, permits=0))
+        try:
+            yield
+        finally:
+            _call.reset(token)
+
+    def attempt(self, _: object) -> contextlib.AbstractContextManager[None]:
+        """Do nothing."""
+        return contextlib.nullcontext()
+
+    async def acquire(self, priority: Priority) -> float:
+        """Wait until a request may be sent, unless the run is stopped."""
+        current = _call.get()
+        is_write = current.call.method != "GET"
+        group = "/".join(current.call.path.partition("?")[0].split("/")[:5])
+
+        def check() -> None:
+            is_last = self.signals and self.signals[0] == signal.SIGTERM
+            if self.signals and (is_last if current.permits else is_write or group not in self._written):
+                raise LimiterUnavailableError(
+                    f"not sent: the run was stopped by {signal.Signals(self.signals[0]).name}"
+                )
+
+        check()
+        permit = await self._limiter.acquire(priority)
+        check()
+        self._requests += 1
+        self._writes += is_write and not current.permits
+        self._written.update((group, _LISTING) if is_write else ())
+        current.permits += 1
+        return permit
+
+    # ------------------------------------------------------------------ outcomes
+
+    def record(self, where: str, outcome: SlotOutcome | Step) -> None:
+        """Count an outcome. Print it and pass it to ``failures`` if it is none to be content with."""
+        status: str = outcome.status
+        if status == "skipped":
+            is_done = outcome.note.endswith("according to the journal")
+            changed = "changed since" if outcome.note.startswith("changed since") else "never tried"
+            status = "done earlier" if is_done else changed
+        elif self.signals and status == "failed" and isinstance(outcome.error, _UNSENT):
+            status = "unknown" if outcome.error.maybe_applied else "never tried"
+        if status in _UNSUCCESSFUL:
+            if self._failures is not None:
+                self._failures(outcome)
+            if self._failures is None or len(self.signals) < 2:  # noqa: PLR2004  # the second one ends the run at once
+                self.print_line(f"{where}: {status}: {outcome.error or outcome.note}")
+        self.count(status)
+
+    def count(self, status: str) -> None:
+        """Count an outcome and show the progress."""
+        self.counts[status] += 1
+        self._show()
+
+    def finish(self, resume: str, *, as_json: bool = False) -> None:
+        """Print the summary, and ``resume`` if something is left to do. Exit with the code for what happened."""
+        counts = self.counts
+        if self._total is not None:
+            left = max(0, self._total - counts.total())
+            tried = counts.total() - counts["done earlier"] - counts["never tried"]
+            in_doubt = min(left, max(0, self._writes - tried)) if self.signals else 0
+            counts["unknown"] += in_doubt
+            counts["never tried"] += left - in_doubt
+        stopped_by = str(self._stopped_by) if self._stopped_by and not self.signals else None
+        if as_json:
+            shown = {status.replace(" ", "_"): count for status, count in counts.items() if count}
+            interrupted = bool(self.signals)
+            print_json(
+                {"counts": shown, "requests": self._requests, "stopped_by": stopped_by, "interrupted": interrupted}
+            )
+        else:
+            parts = [f"{counts[status]:,} {status}" for status in dict.fromkeys((*_STATUSES, *counts))]
+            echo(f"{', '.join(parts)}; {counted(self._requests, 'request')}")
+        if stopped_by:
+            echo(f"aiomutex: {stopped_by}", err=True)
+        if self.signals or stopped_by or counts["never tried"]:
+            echo(resume, err=True)
+        if self.signals:
+            sys.exit(128 + self.signals[-1])
+        if stopped_by or counts["never tried"] or any(counts[status] for status in _UNSUCCESSFUL):
+            sys.exit(1)
+
+    # ------------------------------------------------------------------ progress
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Show what changes without an outcome, such as a wait for the next day."""
+        if not self.bar.disable or (self.stream is not None and self.stream.waiting_until is not None):
+            self._show()
+
+    def _show(self) -> None:
+        done = self.counts["applied"] + self.counts["done earlier"]
+        if not self.bar.disable:
+            self.bar.update(self.bar.task_ids[0], completed=done, facts=self._facts())
+        elif time.monotonic() - self._last >= _INTERVAL:
+            self._last = time.monotonic()
+            of = f" of {self._total:,}" if self._total is not None else ""
+            self.print_line(f"{done:,}{of} {self._noun} · {self._facts()}")
+
+    def print_line(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(printable(text), soft_wrap=True)
+
+    def _facts(self) -> str:
+        state = self._limiter.state()
+        tried = self.counts.total() - self.counts["done earlier"] - self.counts["never tried"]
+        rate = tried / max(time.monotonic() - self._started, 0.001)
+        facts = [f"{rate:.0f}/s", f"{state.per_day - state.used_today:,} left today"]
+        facts += [f"{count:,} {status}" for status, count in self.counts.items() if count and status != "applied"]
+        if state.paused_for:
+            facts.append(f"paused for {state.paused_for:.0f} s")
+        elif self.stream is not None and (until := self.stream.waiting_until) is not None:
+            facts.append(f"waiting for the daily budget until {until:%F %H:%M} UTC")
+        return " · ".join(facts)
