@@ -1,16 +1,25 @@
-"""``aiomutex slots``: edit one slot, or many from a file."""
+"""``aiomutex slots``: edit one slot, or many from a file; the latter can be resumed and undone."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from aiomutex.cli.bulk import bulk
-from aiomutex.cli.common import call, echo
+from aiomutex._util.wording import counted
+from aiomutex.cli.common import FilePath, call, echo, fail, json_option, print_json
 
 if TYPE_CHECKING:
-    from aiomutex import MutexSession
+    from collections.abc import AsyncGenerator, Generator
+
+    from aiomutex import MutexSession, OutcomeStream, SlotOutcome
+    from aiomutex.cli.edits_file import BadLine, LineEdit
+
+_MAX_SHOWN: Final = 20
 
 
 @click.group()
@@ -56,4 +65,151 @@ def _items(name: str, text: str, *, numbers: bool) -> list[Any]:
         raise click.UsageError(f"--{name} must be like 123,456 or empty, not {text!r}") from None
 
 
-slots.add_command(bulk)
+@slots.command()
+@click.argument("file", required=False, type=FilePath(exists=True, allow_dash=True))
+@click.option("--format", "format_", type=click.Choice(["jsonl", "csv"]), help="By default from the name of FILE.")
+@click.option("--journal", type=FilePath(), help="Keep the progress here, to resume or undo the run.")
+@click.option("--verify", is_flag=True, help="Read each group before and after: two more requests per group.")
+@click.option("--dry-run", is_flag=True, help="Show what FILE would change and cost. Writes nothing.")
+@click.option("--offline", is_flag=True, help="With --dry-run: only check FILE, and send nothing.")
+@click.option("--undo", type=FilePath(exists=True), help="Undo the run of this journal.")
+@click.option("--force", is_flag=True, help="With --undo: overwrite slots that changed since the run.")
+@click.option("--failures", type=FilePath(), help="Write failed edits here, as JSON Lines.")
+@click.option("--concurrency", type=click.IntRange(1), help="Maximum number of edits in flight.")
+@click.option("--stop-after", type=click.IntRange(1), metavar="N", help="Stop after N failed edits.")
+@click.option(
+    "--on-budget", type=click.Choice(["stop", "wait"]), default="stop", show_default=True,
+    help="What to do when the day's 100,000 requests are used up.",
+)  # fmt: skip
+@click.option("--reserve", type=click.IntRange(0), default=0, metavar="N", help="Leave N of today's requests unused.")
+@click.option(
+    "--used-today", type=click.IntRange(0), metavar="N",
+    help="Requests already sent today, if this machine's own count is wrong.",
+)  # fmt: skip
+@json_option
+def bulk(
+    file: str | None, undo: str | None, force: bool, dry_run: bool, offline: bool, as_json: bool, **options: Any
+) -> None:
+    """Edit many slots from FILE, as JSON Lines or CSV. Use - for standard input."""
+    if (file is None) == (undo is None):
+        raise click.UsageError("give either FILE or --undo JOURNAL")
+    if dry_run and undo is not None:
+        raise click.UsageError("--dry-run shows what a FILE would change; it cannot be combined with --undo")
+    if offline and not dry_run:
+        raise click.UsageError("--offline needs --dry-run")
+    if undo is not None:
+        _undo(undo, force=force, as_json=as_json)
+    if file is None:
+        return
+    format_ = options.pop("format_") or ("csv" if file.endswith(".csv") else "jsonl")
+    if dry_run:
+        _preview(list(_valid_edits(file, format_)), options, offline=offline, as_json=as_json)
+        return
+    _run(file, format_, as_json=as_json, **options)
+
+
+def _valid_edits(file: str, format_: str) -> Generator[LineEdit]:
+    """Yield the edits of a file. If a line is invalid, report it, and exit at the end."""
+    from aiomutex.cli.edits_file import BadLine
+
+    total = invalid = 0
+    for item in _read(file, format_):
+        total += 1
+        if not isinstance(item, BadLine):
+            yield item
+            continue
+        invalid += 1
+        if invalid <= _MAX_SHOWN:
+            echo(f"line {item.line}: {item.problem}", err=True)
+    if invalid:
+        shown = f" (the first {_MAX_SHOWN} are shown)" if invalid > _MAX_SHOWN else ""
+        fail(f"invalid lines: {invalid:,} of {total:,}{shown}; nothing was sent", 2)
+
+
+def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, as_json: bool) -> None:
+    """Print what edits would change, or with ``offline`` only their number. Exit with 1 if one would fail."""
+    from msgspec import to_builtins
+
+    from aiomutex.bulk import preview
+
+    if offline:
+        count = counted(len(edits), "edit is", "edits are")
+        print_json({"edits": len(edits)}) if as_json else echo(f"{count} valid. Nothing was sent.")
+        return
+    journal, verify = options["journal"] is not None, options["verify"]
+    used_today = options["used_today"]
+    found = call(lambda session: preview(session, edits, journal=journal, verify=verify), used_today=used_today)
+    if as_json:
+        fields: dict[str, Any] = to_builtins(found)
+        for name, problems in (("impossible", found.impossible), ("contradictions", found.contradictions)):
+            fields[name] = [{"line": edits[each.position].line, "reason": each.reason} for each in problems]
+        print_json(fields)
+    else:
+        echo(found.describe(lambda problem: f"line {edits[problem.position].line}"))
+    if found.impossible:
+        sys.exit(1)
+
+
+def _read(file: str, format_: str) -> Generator[LineEdit | BadLine]:
+    from aiomutex._util.files import lines_of
+    from aiomutex.cli.edits_file import read_edits
+
+    with click.open_file(file, encoding="utf-8", errors="surrogateescape") as lines:
+        yield from read_edits(lines_of(lines), format_)
+
+
+def _run(
+    file: str, format_: str, *, failures: str | None, used_today: int | None, as_json: bool, **options: Any
+) -> None:
+    from aiomutex.cli.background_reader import read_in_thread
+    from aiomutex.cli.edits_file import BadLine, FailuresFile, to_json_line
+    from aiomutex.cli.run import Run
+
+    # A pipe can be read only once, so its lines are checked during the run.
+    total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None
+    with contextlib.closing(FailuresFile(failures or os.devnull)) as failed:
+
+        def keep(outcome: SlotOutcome) -> None:
+            failed.write(to_json_line(outcome.edit, str(outcome.error or outcome.note)))
+
+        run = Run("edits", total, keep if failures else None)
+
+        async def edits() -> AsyncGenerator[LineEdit]:
+            async with contextlib.aclosing(read_in_thread(_read(file, format_))) as items:
+                async for item in items:
+                    if not isinstance(item, BadLine):
+                        yield item
+                        continue
+                    run.print_line(f"line {item.line}: {item.problem}")
+                    run.count("failed")
+                    if item.text:
+                        failed.write(item.as_json())
+
+        def on_outcome(outcome: SlotOutcome) -> None:
+            run.record(f"line {getattr(outcome.edit, 'line', '?')}", outcome)
+
+        async def work(session: MutexSession) -> OutcomeStream:
+            async with session.stream_slot_edits(edits(), on_outcome=on_outcome, **options) as run.stream:
+                async for _ in run.stream:
+                    pass
+            return run.stream
+
+        run.execute(work, used_today=used_today)
+        failed.discard_previous()
+    resume = f"To resume, run the same command again: {options['journal']} holds the progress."
+    run.finish(resume if options["journal"] else "Not resumable: run with --journal next time.", as_json=as_json)
+
+
+def _undo(journal: str, *, force: bool, as_json: bool) -> None:
+    from aiomutex.bulk import undo
+    from aiomutex.bulk.journal import Journal
+    from aiomutex.cli.run import Run
+
+    with Journal(journal, must_exist=True) as opened:
+        run = Run("slots", len(opened.written_slots()))
+
+    def on_outcome(outcome: SlotOutcome) -> None:
+        run.record(f"group {outcome.edit.group_id}, slot {outcome.edit.slot_index}", outcome)
+
+    run.execute(lambda session: undo(session, journal, force=force, on_outcome=on_outcome))
+    run.finish("To resume, run the same command again.", as_json=as_json)

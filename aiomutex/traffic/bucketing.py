@@ -53,13 +53,6 @@ class Bucketing:
     Source: the engine in the package ``amplitude-experiment`` (``evaluation/engine.py``) and flag configurations that
     Amplitude's SDKs contain as test data. The help centre ("How randomization works") puts the boundary of a 50:50
     split one value lower, which affects one user in 42,949,673.
-
-    Example:
-        >>> from aiomutex import MutexGroup, Slot
-        >>> halves = [Slot(index=1, percentage=50), Slot(index=2, percentage=50)]
-        >>> bucketing = Bucketing(MutexGroup(id="7", bucketing_salt="abcd", slots=halves))
-        >>> list(bucketing.positions(["user-0", "user-1", "user-2"]))
-        [1, 1, 0]
     """
 
     def __init__(self, group: MutexGroup) -> None:

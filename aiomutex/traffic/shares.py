@@ -24,13 +24,6 @@ def slot_share(group: MutexGroup, experiment: int) -> float:
     """Return the share of users, 0 to 1, that an experiment (its ID) gets in one group: the sum of its slots.
 
     Several slots of one group are a documented way to give an experiment more traffic. Individuals are not counted.
-
-    Example:
-        >>> from aiomutex import MutexGroup, Slot
-        >>> shares = [(1, 40, [1]), (2, 35, [2]), (3, 25, [1])]
-        >>> slots = [Slot(index=i, percentage=p, experiments=e) for i, p, e in shares]
-        >>> slot_share(MutexGroup(id="7", slots=slots), 1)
-        0.65
     """
     return float(sum(_shares(group, experiment)))
 

@@ -203,13 +203,6 @@ def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: in
     Raises:
         ConfigurationError: A group has no salt, or the package ``mmh3`` is not installed.
         InvalidRequestError: A user ID contains a lone surrogate.
-
-    Example:
-        >>> from aiomutex import MutexGroup, Slot
-        >>> halves = [Slot(index=1, percentage=50, experiments=[1]), Slot(index=2, percentage=50, experiments=[2])]
-        >>> result = simulate([MutexGroup(id="7", bucketing_salt="abcd", slots=halves)], map(str, range(1000)))
-        >>> sum(result.groups[0].slots.values()), result.overlaps
-        (1000, [])
     """
     view = _Visibility(groups)
     total = 0
@@ -262,13 +255,6 @@ def compare(before: Iterable[MutexGroup], after: Iterable[MutexGroup], users: It
     Raises:
         ConfigurationError: A group has no salt, or the package ``mmh3`` is not installed.
         InvalidRequestError: A user ID contains a lone surrogate.
-
-    Example:
-        >>> from aiomutex import MutexGroup, Slot
-        >>> empty = MutexGroup(id="7", bucketing_salt="abcd", slots=[Slot(index=1, percentage=100)])
-        >>> joined = MutexGroup(id="7", bucketing_salt="abcd", slots=[Slot(index=1, percentage=100, experiments=[1])])
-        >>> compare([empty], [joined], map(str, range(1000))).moved
-        0
     """
     old, new = (
         {msgspec.json.encode(group): group for group in groups if not group.deleted} for groups in (before, after)
