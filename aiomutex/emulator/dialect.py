@@ -46,6 +46,7 @@ class Dialect:
         unknown_fields: Whether undocumented fields are ignored or rejected with 400.
         create_lists: Whether a create takes experiments as numbers and individuals as strings only, or both as either.
         create_name: Whether a create requires ``name``. The documentation says so, but its example omits it.
+        key_scope: Whether a key is unique ``everywhere``, or only among the groups of its ``project``.
         taken_key: The status of a create whose key is already in use.
         window: Whether the limit per second holds for any second or for each second of the clock.
         rejections: Whether requests rejected with 429 are ``free`` or ``counted`` against the limits.
@@ -86,6 +87,7 @@ class Dialect:
     unknown_fields: Literal["ignored", "rejected"] = "ignored"
     create_lists: Literal["typed", "loose"] = "typed"
     create_name: Literal["required", "optional"] = "required"
+    key_scope: Literal["everywhere", "project"] = "everywhere"
     taken_key: Literal[400, 409] = 400
     window: Literal["sliding", "fixed"] = "sliding"
     rejections: Literal["free", "counted"] = "free"

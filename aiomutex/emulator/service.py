@@ -157,7 +157,8 @@ class Service:
     def _create(self, body: Any) -> Response:
         group = new_group(body, self.dialect)
         key = group.key = group.key or self._free_key(group.name)
-        if (owner := self.store.id_of_key(key)) is not None:
+        project = group.project_id if self.dialect.key_scope == "project" else None
+        if (owner := self.store.id_of_key(key, project)) is not None:
             raise Rejection(self.dialect.taken_key, f'key must be unique; group {owner} has the key "{key}"')
         if key in self.taken_keys:
             everywhere = "flags, experiments, holdouts and groups"

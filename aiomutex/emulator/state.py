@@ -107,7 +107,7 @@ class GroupStore(MutableMapping[str, Group]):
         self.generated_slots = slots
         self._groups: dict[str, Group] = {}
         self._removed: set[str] = set()
-        self._ids_by_key: dict[str, str] = {}
+        self._ids_by_key: dict[str, dict[str, str]] = {}  # the IDs by key and project
         # A range as long as the IDs are 1, 2, 3, …, because a list would take memory.
         self._ids: range | list[str] = range(1, generated + 1)
 
@@ -130,22 +130,22 @@ class GroupStore(MutableMapping[str, Group]):
             if not self._is_generated(group_id):
                 raise KeyError(group_id)
             group = self._groups[group_id] = generated_group(group_id, self.generated_slots)
-            self._ids_by_key[group.key] = group_id
+            self._ids_by_key.setdefault(group.key, {})[group.project_id] = group_id
         return group
 
     def __setitem__(self, group_id: str, group: Group) -> None:
         group_id = str(group_id)
         if group.id != group_id:
             raise ValueError(f"the group's id must be {group_id!r}, under which it is stored, not {group.id!r}")
-        owner = self.id_of_key(group.key)
+        owner = self.id_of_key(group.key, group.project_id)
         if owner not in (None, group_id):
             raise ValueError(f"key must be unique; group {owner} has the key {group.key!r}")
         if group_id in self:
-            self._ids_by_key.pop(self[group_id].key, None)
+            self._forget_key(self[group_id])
         else:
             self._insert(group_id)
         self._groups[group_id] = group
-        self._ids_by_key[group.key] = group_id
+        self._ids_by_key.setdefault(group.key, {})[group.project_id] = group_id
 
     def __delitem__(self, group_id: str) -> None:
         group_id = str(group_id)
@@ -153,7 +153,7 @@ class GroupStore(MutableMapping[str, Group]):
         ids = self._ids = [str(number) for number in self._ids]
         del ids[bisect_left(ids, _sort_key(group_id), key=_sort_key)]
         del self._groups[group_id]
-        self._ids_by_key.pop(group.key, None)
+        self._forget_key(group)
         if _is_number(group_id) and 1 <= int(group_id) <= self.generated:
             self._removed.add(group_id)
 
@@ -161,13 +161,13 @@ class GroupStore(MutableMapping[str, Group]):
         """Return the group; its number if it is generated and not in memory; None if there is none."""
         return self._groups.get(group_id) or (int(group_id) if self._is_generated(group_id) else None)
 
-    def id_of_key(self, key: str) -> str | None:
-        """Return the ID of the group with ``key``, archived or not."""
-        group_id = self._ids_by_key.get(key)
-        if group_id is not None:
-            return group_id
+    def id_of_key(self, key: str, project_id: str | None = None) -> str | None:
+        """Return the ID of a group with ``key``, archived or not, in any project or in this one."""
+        owners = {**self._ids_by_key.get(key, {})}
         suffix = key.removeprefix(KEY_PREFIX)
-        return suffix if suffix != key and suffix not in self._groups and self._is_generated(suffix) else None
+        if suffix != key and suffix not in self._groups and self._is_generated(suffix):
+            owners["1"] = suffix
+        return next(iter(owners.values()), None) if project_id is None else owners.get(project_id)
 
     def next_id(self) -> str:
         """Return the ID for a new group: one above the highest integer."""
@@ -198,6 +198,9 @@ class GroupStore(MutableMapping[str, Group]):
 
     def _is_generated(self, group_id: str) -> bool:
         return _is_number(group_id) and 1 <= int(group_id) <= self.generated and group_id not in self._removed
+
+    def _forget_key(self, group: Group) -> None:
+        self._ids_by_key.get(group.key, {}).pop(group.project_id, None)
 
     def _insert(self, group_id: str) -> None:
         if isinstance(self._ids, range):

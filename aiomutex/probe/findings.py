@@ -24,7 +24,7 @@ __all__ = ["REASONS", "Findings", "ProbeReport", "id_type", "next_cursor_of", "o
 Value = str | int | bool
 
 _BY_WRITING = "created_id patch_body slot_patch slot_numbers empty_edit unknown_fields taken_key"
-_BY_NOTHING = "offsets create_lists create_name window rejections daily_hint"
+_BY_NOTHING = "offsets create_lists create_name key_scope window rejections daily_hint"
 REASONS: Final = {
     **dict.fromkeys(_BY_WRITING.split(), "no read can show it; --write-scratch can"),
     **dict.fromkeys(_BY_NOTHING.split(), "no harmless request can show it"),

@@ -232,6 +232,19 @@ async def test_create_name(start: Start) -> None:
     assert api.emulator.groups["1"].name
 
 
+@pytest.mark.parametrize(("value", "expected"), [("everywhere", 400), ("project", 200)])
+async def test_key_scope(start: Start, value: Any, expected: int) -> None:
+    api = await start(groups=3, taken_keys={"flag"}, dialect=Dialect(key_scope=value))
+    for project in (7, 8):
+        api.emulator.add_group(key="mine", project_id=project)  # direct changes may always
+    for key in ("group-3", "mine"):
+        assert (await api.create({**NEW, "key": key, "projectId": 9})).status == expected
+        assert (await api.create({**NEW, "key": key, "projectId": 9})).status == 400
+    assert (await api.create({**NEW, "key": "flag", "projectId": 9})).status == 400
+    del api.emulator.groups["3"]
+    assert [(await api.create({**NEW, "key": "group-3"})).status for _ in range(2)] == [200, 400]
+
+
 async def test_taken_key(start: Start) -> None:
     api = await start(groups=1, dialect=Dialect(taken_key=409))
     assert (await api.create({**NEW, "key": "group-1"})).status == 409
