@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import re
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
 from aiomutex._util.checks import describe
 from aiomutex.errors import ConfigurationError, MutexError
-from aiomutex.limits import Priority
+from aiomutex.limits import Priority, RateLimiter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
 __all__ = ["Attempt", "Call", "Hook", "OpenAttempt", "Tracer"]
@@ -27,7 +27,7 @@ _ID: Final = re.compile(r"(?<=^/api/1/mutexes/)[^/]+")
 _NUMBER: Final = re.compile(r"(?<!^/api)/\d+(?=/|$)")
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
+class Call(msgspec.Struct, frozen=True):
     """A call, as it is passed to ``Tracer.call`` when it begins."""
 
     operation: str
@@ -37,13 +37,13 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """The path with placeholders instead of IDs, for metrics: ``/api/1/mutexes/{id}/slots/{slotIndex}``."""
     path: str
     """Path and query."""
-    scheme: str
+    url: str
     host: str
     port: int
     priority: Priority
 
 
-class Attempt(Call, frozen=True, kw_only=True):
+class Attempt(Call, frozen=True):
     """One attempt of a call, as it is passed to ``on_attempt`` when it has ended. Durations are in seconds."""
 
     number: int
@@ -64,11 +64,12 @@ class Attempt(Call, frozen=True, kw_only=True):
     """The ID that the service gave the request, if it did."""
 
 
-class OpenAttempt(msgspec.Struct, kw_only=True):
+class OpenAttempt(msgspec.Struct):
     """An attempt that is about to be sent, as it is passed to ``Tracer.attempt``."""
 
     call: Call
     number: int
+    rate_limiter: RateLimiter
     headers: dict[str, str] = {}
     """Headers to add to the request, such as ``traceparent``."""
     result: Attempt | None = None
@@ -92,14 +93,8 @@ class Tracer(Protocol):
         ...
 
 
-Hook: TypeAlias = "Callable[[Attempt], object] | Tracer"
-
-
-class Hooks(NamedTuple):
-    """What ``on_attempt`` holds, by kind. An object may be of both."""
-
-    functions: tuple[Callable[[Attempt], object], ...] = ()
-    tracers: tuple[Tracer, ...] = ()
+Hook: TypeAlias = Callable[[Attempt], object] | Tracer
+Hooks: TypeAlias = tuple[tuple[Callable[[Attempt], object], ...], tuple[Tracer, ...]]
 
 
 def route_of(path: str) -> str:
@@ -121,7 +116,7 @@ def checked_hooks(on_attempt: Any) -> Hooks | None:
                 f"on_attempt must be a function, a Tracer or a list of those, not {describe(hook)}"
             )
     tracers = tuple(hook for hook in hooks if isinstance(hook, Tracer))
-    return Hooks(tuple(filter(callable, hooks)), tracers) if hooks else None
+    return (tuple(filter(callable, hooks)), tracers) if hooks else None
 
 
 def configure_logging() -> None:

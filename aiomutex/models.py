@@ -10,24 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET as UNSET  # noqa: PLC0414  # re-exported
+from msgspec import UnsetType as UnsetType  # noqa: PLC0414
 from msgspec.structs import force_setattr
-
-__all__ = [
-    "SLOT_LISTS",
-    "UNSET",
-    "CreatedGroup",
-    "EvaluationMode",
-    "GroupPage",
-    "MutexGroup",
-    "NewGroup",
-    "NewSlot",
-    "Slot",
-    "SlotEdit",
-    "SlotListName",
-    "UnsetType",
-    "find_slot",
-]
 
 EvaluationMode = Literal["local", "remote"]
 SlotListName = Literal["experiments", "holdouts", "individuals"]

@@ -21,8 +21,6 @@ from aiomutex.errors import MutexError, PaginationError
 if TYPE_CHECKING:
     from aiomutex.models import GroupPage, MutexGroup
 
-__all__ = ["GroupPager", "offset_step"]
-
 Fetch = Callable[[int, str | None], Awaitable["GroupPage"]]
 
 MAX_IDLE_PAGES: Final = 1000

@@ -25,8 +25,6 @@ from aiomutex.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RetryPolicy", "backoff", "is_retryable", "may_have_applied", "wait_before_next"]
-
 _REQUEST_TIMEOUT: Final = 408
 _TOO_EARLY: Final = 425
 

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from aiomutex.limits import RateLimiter
     from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup, Slot, SlotEdit
 
-__all__ = ["MutexSession"]
-
 T = TypeVar("T")
 
 configure_logging()

@@ -8,6 +8,7 @@ NAMES = (
     "edits",
     "gets",
     "instructions",
+    "hooks",
     "decode",
     "listing",
     "memory",
@@ -26,5 +27,5 @@ NAMES = (
 )
 """All benchmarks, in the order they run."""
 
-LONG = ("instructions",)
+LONG = ("instructions", "hooks")
 """Not in a quick run unless named: Valgrind takes longer than all others together."""

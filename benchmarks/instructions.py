@@ -16,15 +16,19 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from benchmarks import hooks
 from benchmarks.harness import Goal, Result, Row, Size, Table, WrongResultError, in_flight, serving
 from benchmarks.subjects import Call, Ours, Plain, Tuned
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchmarks.subjects import Subject
 
-__all__ = ["run"]
+__all__ = ["WIDTH", "missing_tool", "per_call", "run"]
 
-SUBJECTS: dict[str, type[Subject]] = {"aiomutex": Ours, "plain": Plain, "tuned": Tuned}
+CLIENTS: dict[str, type[Subject]] = {"aiomutex": Ours, "plain": Plain, "tuned": Tuned}
+SUBJECTS: dict[str, type[Subject]] = {**CLIENTS, **hooks.SUBJECTS}
 MAX_RATIO = {"edit": 0.85, "get": 0.90}
 """The ratio to a plain client above which the run fails, with some margin above the present ratio."""
 WIDTH = 64
@@ -52,24 +56,31 @@ def _count(name: str, call: Call, url: str, calls: int) -> int:
     return int(found[1])
 
 
-def run(size: Size) -> Result:
-    """Count both calls of each client. Raise if this library needs too many instructions."""
-    for tool in ("valgrind", "callgrind_control"):
-        if shutil.which(tool) is None:
-            return Result([], skipped=f"{tool} is not installed (apt-get install valgrind)")
-    calls = size.of(1280, 640, 128)
-    result = Result([])
+def missing_tool() -> str:
+    """Name the tool that is not installed, if there is one."""
+    missing = [tool for tool in ("valgrind", "callgrind_control") if shutil.which(tool) is None]
+    return f"{missing[0]} is not installed (apt-get install valgrind)" if missing else ""
+
+
+def per_call(names: Sequence[str], calls: int) -> dict[Call, dict[str, float]]:
+    """Count the instructions of an edit and of a get in each subject."""
     kinds: tuple[Call, ...] = ("edit", "get")
-    names = list(SUBJECTS)[: size.of(3, 2, 2)]
     runs = [(name, call) for call in kinds for name in names]
     with serving() as server, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
 
-        def per_call(run: tuple[str, Call]) -> float:
+        def count(run: tuple[str, Call]) -> float:
             return _count(*run, server.url, calls) / calls
 
-        counts = dict(zip(runs, pool.map(per_call, runs), strict=True))
-    for call in kinds:
-        each = {name: counts[name, call] for name in names}
+        counts = dict(zip(runs, pool.map(count, runs), strict=True))
+    return {call: {name: counts[name, call] for name in names} for call in kinds}
+
+
+def run(size: Size) -> Result:
+    """Count both calls of each client. Raise if this library needs too many instructions."""
+    if missing := missing_tool():
+        return Result([], skipped=missing)
+    result = Result([])
+    for call, each in per_call(list(CLIENTS)[: size.of(3, 2, 2)], size.of(1280, 640, 128)).items():
         rows = [Row(name, [value]) for name, value in each.items()]
         result.tables.append(Table(f"Instructions per {call}, {WIDTH} in flight", "", rows, baseline="plain"))
         ratio = each["aiomutex"] / each["plain"]

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+    from aiomutex.events import Hook
+
 __all__ = ["EXPERIMENTS", "INDIVIDUALS", "Call", "Subject", "available"]
 
 Call = Literal["edit", "get"]
@@ -77,11 +79,17 @@ class Ours(Subject):
     """This library: limiter, retry, deadline and types on."""
 
     name = "aiomutex"
+    per_second = UNLIMITED
 
     async def open(self) -> None:
-        limiter = LocalRateLimiter(UNLIMITED, 10**9)
-        self.session = MutexSession(KEY, base_url=self.url, rate_limiter=limiter, max_connections=WIDEST)
+        limiter = LocalRateLimiter(self.per_second, 10**9)
+        self.session = MutexSession(
+            KEY, base_url=self.url, rate_limiter=limiter, max_connections=WIDEST, on_attempt=self.hook()
+        )
         await self.session.__aenter__()
+
+    def hook(self) -> Hook | None:
+        return None
 
     async def close(self) -> None:
         await self.session.aclose()

@@ -115,7 +115,7 @@ class Response:
     def request_id(self) -> str | None:
         """The ID that the service gave the request, if one of the usual headers holds it."""
         for name in _REQUEST_ID_HEADERS:
-            if value := self.header(name):
+            if name in self.headers and (value := self.header(name)):
                 return value[:200]
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -10,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from aiomutex import events
+from aiomutex._api.requests import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping
+    from contextlib import AbstractContextManager
 
     from aiomutex._api.requests import Request
     from aiomutex._api.responses import Response
@@ -20,10 +21,16 @@ if TYPE_CHECKING:
     from aiomutex._http.context import AttemptContext
     from aiomutex._http.transport import Transport
     from aiomutex.errors import MutexError
+    from aiomutex.limits import Priority
+
+    Context = AbstractContextManager[object]
 
 T = TypeVar("T")
 
 logger = logging.getLogger("aiomutex.http")
+_GROUP: Final = f"{ROOT}/{{id}}"
+_ROUTES: Final = {"list_page": ROOT, "create_group": ROOT, "edit_slot": f"{_GROUP}/slots/{{slotIndex}}"}
+_ROUTES.update(dict.fromkeys(("get_group", "edit_group", "archive_group", "unarchive_group"), _GROUP))
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\n[ -~]*")
 
 
@@ -31,24 +38,15 @@ class Observer:
     """Notes the attempts of one call, one after another, and reports each to the hooks and to the log."""
 
     def __init__(self, transport: Transport, request: Request[Any], options: CallOptions) -> None:
-        self._transport, self._hooks = transport, transport.hooks or events.Hooks()
-        base = transport.base_url
-        self._call: dict[str, Any] = {
-            "operation": request.operation,
-            "method": request.method,
-            "route": events.route_of(request.path),
-            "path": request.path,
-            "scheme": base.scheme,
-            "host": base.host,
-            "port": base.port,
-            "priority": options.priority,
-        }
+        self._transport, self._request, self._options = transport, request, options
+        self._functions, self._tracers = transport.hooks or ((), ())
         self._number = 0
         self._opened: events.OpenAttempt | None = None
-        self._contexts = self._call_contexts = contextlib.ExitStack()
-        if self._hooks.tracers:
-            self._traced = events.Call(**self._call)
-            self._call_contexts = _entered([tracer.call for tracer in self._hooks.tracers], self._traced)
+        self._contexts: list[Context] = []
+        self._call_contexts: list[Context] = []
+        if self._tracers:
+            self._call = events.Call(*self._facts())
+            self._call_contexts = _entered([tracer.call for tracer in self._tracers], self._call)
 
     def begin(self, started: float) -> None:
         """Begin an attempt."""
@@ -59,10 +57,10 @@ class Observer:
 
     def permitted(self, headers: MutableMapping[str, str]) -> None:
         """Note that the attempt has its permit. What tracers add to the headers is sent."""
-        if not self._hooks.tracers:
+        if not self._tracers:
             return
-        self._opened = events.OpenAttempt(call=self._traced, number=self._number)
-        self._contexts = _entered([tracer.attempt for tracer in self._hooks.tracers], self._opened)
+        self._opened = events.OpenAttempt(self._call, self._number, self._transport.limiter)
+        self._contexts = _entered([tracer.attempt for tracer in self._tracers], self._opened)
         for name, value in self._opened.headers.items():
             if _HEADER.fullmatch(f"{name}\n{value}"):
                 headers[name] = f"{value}"  # users may set a number
@@ -71,68 +69,78 @@ class Observer:
 
     def end(self, response: Response | None, error: MutexError | None, delay: float | None) -> None:
         """Report the attempt."""
-        context, hooks = self.context, self._hooks
+        context = self.context
         level = logging.DEBUG if delay is None else logging.INFO
-        if context is None or (hooks == ((), ()) and not logger.isEnabledFor(level)):
+        is_logged = logger.isEnabledFor(level)
+        if context is None or not (self._functions or self._tracers or is_logged):
             return
         now = context.loop.time()
         ready = now if self.ready_at is None else self.ready_at
         permit = now if context.permit is None else context.permit
+        # By position, which is much quicker than by name.
         attempt = events.Attempt(
-            **self._call,
-            number=self._number,
-            status=response.status if response else getattr(error, "status", None),
-            error=error,
-            retry_in=None if delay is None else max(delay, self._transport.limiter.state().paused_for),
-            connection_wait=ready - self._started,
-            permit_wait=max(0.0, permit - ready),
-            duration=now - permit,
-            request_id=response.request_id if response else getattr(error, "request_id", None),
+            *self._facts(),
+            self._number,
+            response.status if response else getattr(error, "status", None),
+            error,
+            None if delay is None else max(delay, self._transport.limiter.state().paused_for),
+            ready - self._started,
+            permit - ready if permit > ready else 0.0,
+            now - permit,
+            response.request_id if response else getattr(error, "request_id", None),
         )
+        if is_logged:
+            _log(level, attempt)
         if self._opened is None:
             self.permitted({})  # a tracer sees each attempt, also one that ended before its permit
         if self._opened is not None:
             self._opened.result = attempt
-        _report(attempt, level, hooks.functions)
+        for function in self._functions:
+            try:
+                function(attempt)
+            except Exception:
+                logger.exception("on_attempt failed")
         self._opened = None
         _exit(self._contexts, error)
 
     def close(self, error: BaseException | None) -> None:
         """End the call, which raises ``error`` if it is given."""
+        self.context = None  # which has the observer, so that only a collection of garbage would free them
         _exit(self._contexts, error)
         _exit(self._call_contexts, error)
 
-
-def _report(attempt: events.Attempt, level: int, functions: Iterable[Callable[[events.Attempt], object]]) -> None:
-    if logger.isEnabledFor(level):
-        outcome = attempt.error or attempt.status
-        then = "" if attempt.retry_in is None else f"; attempt {attempt.number + 1} follows in {attempt.retry_in:.2f} s"
-        fields = {f"aiomutex_{name}": value for name, value in msgspec.structs.asdict(attempt).items()}
-        facts = (attempt.method, attempt.path, attempt.number, outcome, attempt.duration, then)
-        logger.log(level, "%s %s, attempt %d: %s in %.3f s%s", *facts, extra=fields)
-    for function in functions:
-        try:
-            function(attempt)
-        except Exception:
-            logger.exception("on_attempt failed")
+    def _facts(self) -> tuple[str, str, str, str, str, str, int, Priority]:
+        """The fields of a ``Call``."""
+        operation, path, base = self._request.operation, self._request.path, self._transport.base_url
+        route, url = _ROUTES.get(operation) or events.route_of(path), self._transport.root + path
+        address = base.host or "", base.port or 0
+        return operation, self._request.method, route, path, url, *address, self._options.priority
 
 
-def _entered(
-    openers: Iterable[Callable[[T], contextlib.AbstractContextManager[object]]], subject: T
-) -> contextlib.ExitStack:
-    stack = contextlib.ExitStack()
+def _log(level: int, attempt: events.Attempt) -> None:
+    then = "" if attempt.retry_in is None else f"; attempt {attempt.number + 1} follows in {attempt.retry_in:.2f} s"
+    fields = {f"aiomutex_{name}": value for name, value in msgspec.structs.asdict(attempt).items()}
+    facts = (attempt.method, attempt.path, attempt.number, attempt.error or attempt.status, attempt.duration, then)
+    logger.log(level, "%s %s, attempt %d: %s in %.3f s%s", *facts, extra=fields)
+
+
+def _entered(openers: Iterable[Callable[[T], Context]], subject: T) -> list[Context]:
+    contexts: list[Context] = []
     for opener in openers:
         try:
-            stack.enter_context(opener(subject))
+            context = opener(subject)
+            context.__enter__()
+            contexts.append(context)
         except Exception:
             logger.exception("on_attempt failed")
-    return stack
+    return contexts
 
 
-def _exit(stack: contextlib.ExitStack, error: BaseException | None) -> None:
-    """Leave the contexts; a second time this does nothing."""
-    try:
-        stack.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
-    except Exception as problem:
-        if problem is not error:  # which is raised anyway
-            logger.exception("on_attempt failed")
+def _exit(contexts: list[Context], error: BaseException | None) -> None:
+    """Leave the contexts, if there are any; a second time this does nothing."""
+    while contexts:
+        try:
+            contexts.pop().__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+        except Exception as problem:
+            if problem is not error:  # which is raised anyway
+                logger.exception("on_attempt failed")

@@ -83,7 +83,7 @@ class Transport:
         self._calls = 0
         self._is_draining = False
         self._drained = asyncio.Event()
-        self._root = str(base_url).rstrip("/")
+        self.root = str(base_url).rstrip("/")
         self._prefix = base_url.raw_path.rstrip("/")
         self._key = SecretStr(api_key)
         self.redact = Redactor(api_key)
@@ -250,7 +250,7 @@ class Transport:
 
     def _url(self, path: str) -> URL:
         if "?" in path:
-            return URL(self._root + path, encoded=True)
+            return URL(self.root + path, encoded=True)
         # This avoids parsing the base URL again.
         return self.base_url.with_path(self._prefix + path, encoded=True)
 

@@ -11,8 +11,6 @@ from aiomutex._util.wording import counted
 from aiomutex.errors import MutexError
 from aiomutex.models import SlotEdit
 
-__all__ = ["BulkReport", "SlotOutcome", "Status"]
-
 Status = Literal["applied", "failed", "skipped", "unknown"]
 
 

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from aiomutex.emulator.limits import Limits
     from aiomutex.emulator.service import Service
 
-__all__ = ["Application", "PageHandler", "RecordedRequest"]
-
 PageHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 RACE_WINDOW = 0.005

@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
-__all__ = ["DAY", "Clock"]
-
 DAY = 86_400.0
 
 

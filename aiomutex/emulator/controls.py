@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from aiomutex.emulator.dialect import Dialect
     from aiomutex.emulator.state import Group, GroupStore
 
-__all__ = ["Controls", "Snapshot"]
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Snapshot:

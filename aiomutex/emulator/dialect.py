@@ -16,8 +16,6 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Dialect"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:

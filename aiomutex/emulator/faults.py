@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from aiomutex.emulator.clock import Clock
 
-__all__ = ["Fault", "FaultKind", "Faults", "LateChanges", "Latency"]
-
 FaultKind = Literal[
     "status", "reset-before", "reset-after", "truncate", "garbage", "stall", "storm", "late", "maintenance"
 ]

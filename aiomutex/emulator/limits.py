@@ -12,8 +12,6 @@ from typing import Literal
 
 from aiomutex.emulator.clock import DAY
 
-__all__ = ["Limits"]
-
 
 @dataclass(eq=False, repr=False)
 class Limits:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from aiomutex.emulator.faults import Latency
 
-__all__ = ["Listener"]
-
 GRACE = 0.05
 """Seconds that handlers have to finish after their connection was closed."""
 

@@ -20,8 +20,6 @@ from aiomutex.emulator.state import Group, generated_group
 if TYPE_CHECKING:
     from aiomutex.emulator.app import Application, PageHandler
 
-__all__ = ["pages_of"]
-
 MAX_GROUPS: Final = 100
 """The most groups in one response."""
 MAX_SEARCHED: Final = 20_000

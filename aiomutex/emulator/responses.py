@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from aiomutex.emulator.dialect import Dialect
 
-__all__ = ["HTML", "JSON", "TEXT", "Encoder", "Response"]
-
 JSON = "application/json; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"

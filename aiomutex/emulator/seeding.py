@@ -14,8 +14,6 @@ import msgspec
 
 from aiomutex.emulator.state import Group, GroupStore, Slot
 
-__all__ = ["GroupSeed", "SlotSeed", "document_of", "group_of", "seeded_store", "slots_of", "store_of", "store_of_json"]
-
 SlotSeed = int | Mapping[str, Any] | Slot
 GroupSeed = Mapping[str, Any] | Group
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from os import PathLike
 
-__all__ = ["MutexEmulator", "serve"]
-
 
 class MutexEmulator(Controls):
     """A local emulator of the mutex-group endpoints of the Management API.

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from aiomutex.emulator.dialect import Dialect
     from aiomutex.emulator.state import Group, GroupStore, Slot
 
-__all__ = ["COLLECTION", "Commit", "Service"]
-
 COLLECTION = "/api/1/mutexes"
 RECORDED_COMMITS = 100_000
 _PATH = re.compile(f"{COLLECTION}(?:/([^/]*)(?:/slots/([^/]*))?)?")

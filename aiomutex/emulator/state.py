@@ -17,8 +17,6 @@ import msgspec
 if TYPE_CHECKING:
     from aiomutex.emulator.clock import Clock
 
-__all__ = ["Group", "GroupStore", "History", "Slot"]
-
 KEY_PREFIX = "group-"
 MAX_GENERATED = 1_000_000
 """The most generated groups; the list of their IDs must fit into memory."""

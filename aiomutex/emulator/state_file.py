@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from aiomutex.emulator.state import Group, GroupStore
 
-__all__ = ["StateFile", "open_private", "read_state"]
-
 # With a write-ahead log a commit survives the end of the process without waiting for the disk.
 _TABLES = """
 PRAGMA journal_mode=WAL;

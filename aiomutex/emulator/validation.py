@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from aiomutex.emulator.dialect import Dialect
 
-__all__ = ["Rejection", "group_edit", "new_group", "page", "slot_edit"]
-
 MAX_LIMIT = 1000
 MAX_SLOTS = 20
 FULL = 100

@@ -125,7 +125,7 @@ def unpack_error(packed: PackedError | None) -> MutexError | None:
     """Rebuild an error. One that this version of the library cannot rebuild becomes a plain ``MutexError``."""
     if packed is None:
         return None
-    error_type = getattr(errors, packed.type, None) if packed.type in errors.__all__ else None
+    error_type = getattr(errors, packed.type, None)
     if isinstance(error_type, type) and issubclass(error_type, MutexError):
         error: MutexError = error_type.__new__(error_type, *packed.args)
         error.__dict__.update(packed.fields)

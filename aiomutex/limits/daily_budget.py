@@ -15,8 +15,6 @@ from aiomutex.errors import DailyBudgetExhaustedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DailyBudget", "format_duration"]
-
 logger = logging.getLogger("aiomutex.limits")
 
 _SECONDS_PER_DAY = 86_400

@@ -14,8 +14,6 @@ import msgspec
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["LimiterState", "Priority", "RateLimiter"]
-
 
 class Priority(enum.IntEnum):
     """Which requests go first when several wait for a permit.

@@ -9,8 +9,6 @@ import msgspec
 from aiomutex.limits.pause import PROBE_TIMEOUT
 from aiomutex.limits.recovery import Recovery
 
-__all__ = ["HORIZON", "OLDEST_VERSION", "Feedback", "Lease", "LeaseRequest"]
-
 HORIZON = 0.1
 """Seconds ahead that send times are leased. A pause that another worker reports may come too late for these."""
 OLDEST_VERSION = 6

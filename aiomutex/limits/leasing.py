@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from aiomutex.limits.machine_budget import MachineBudget
     from aiomutex.limits.redis_budget import RedisBudget
 
-__all__ = ["LeasingLimiter"]
-
 _MAX_LOSSES = 3
 """Exchanges in a row that found the budget empty."""
 _MAX_LEASE = 20

@@ -16,8 +16,6 @@ from aiomutex.errors import ConfigurationError, MutexError
 from aiomutex.limits.interface import Priority
 from aiomutex.limits.queueing import QueueingLimiter
 
-__all__ = ["LocalRateLimiter"]
-
 
 class LocalRateLimiter(QueueingLimiter):
     """At most ``per_second`` requests in any second and ``per_day`` on a UTC day, for the tasks of one event loop.

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from aiomutex.limits.lease import Lease, LeaseRequest
 
-__all__ = ["LOCK_TIMEOUT", "MachineBudget"]
-
 LOCK_TIMEOUT = 0.5
 """Seconds to wait for the file's lock. Its holder needs a tenth of a millisecond, but it may have been stopped."""
 _LOCK_POLL = 0.002

@@ -11,8 +11,6 @@ from typing import NamedTuple
 from aiomutex._util.checks import check_integer
 from aiomutex.errors import ConfigurationError
 
-__all__ = ["Margin"]
-
 _FLOOR = 80
 """Per cent of the service's limit below which 429s narrow the margin no further."""
 _STEP = 2

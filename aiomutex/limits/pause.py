@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from aiomutex.limits.lease import Lease
 
-__all__ = ["MAX_PAUSE", "PROBE_TIMEOUT", "Pause"]
-
 MAX_PAUSE = 300.0
 """Seconds. A longer Retry-After means the daily budget, and callers get an error instead of a silent wait."""
 PROBE_TIMEOUT = 5.0

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from aiomutex.errors import DailyBudgetExhaustedError
 
-__all__ = ["QueueingLimiter"]
-
 logger = logging.getLogger("aiomutex.limits")
 
 _MIN_TIMER = 0.001

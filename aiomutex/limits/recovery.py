@@ -9,8 +9,6 @@ import msgspec
 if TYPE_CHECKING:
     from aiomutex.limits.margin import Margin
 
-__all__ = ["FIRST_RAISE_WAIT", "Recovery"]
-
 FIRST_RAISE_WAIT = 60.0
 """Seconds without a 429 that raise the rate by one permit in a window."""
 _MAX_RAISE_WAIT = 86_400.0

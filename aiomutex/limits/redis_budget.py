@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from aiomutex.limits.lease import LeaseRequest
 
-__all__ = ["RedisBudget"]
-
 _MICROSECONDS = 1e6
 _DRIFT = 2e-4
 """Seconds per second by which two clocks may drift apart."""

@@ -14,8 +14,6 @@ import msgspec
 from aiomutex.limits.lease import HORIZON, Lease, LeaseRequest
 from aiomutex.limits.recovery import Recovery
 
-__all__ = ["BudgetState", "exchange", "forget_log"]
-
 BULK_HORIZON = 0.012
 """Seconds ahead that bulk work leases: about one send time, and what a process needs to wake up for it."""
 _BULK_TURN = 8

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
     from collections.abc import Callable
 
-__all__ = ["Waiters"]
-
 _BULK_EVERY = 8
 """While both priorities wait, at least every eighth permit goes to bulk work."""
 

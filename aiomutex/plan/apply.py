@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from aiomutex.plan.changes import GroupPlan
     from aiomutex.session import MutexSession
 
-__all__ = ["ApplyReport", "PlanBlockedError", "Step", "apply"]
-
 StepKind = Literal["create", "unarchive", "edit", "slot", "archive"]
 StepStatus = Literal["applied", "failed", "skipped", "unknown"]
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from aiomutex.plan.changes import GroupPlan
 
-__all__ = ["edit_rounds"]
-
 _Members = set[tuple[str, int | str]]
 """Members of a slot, each with the name of its list."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     ResponseOrError = Response | APIError  # both have status, headers and body
 
-__all__ = ["REASONS", "Findings", "ProbeReport", "id_type", "next_cursor_of", "object_of", "objects", "succeeded"]
-
 Value = str | int | bool
 
 _BY_WRITING = "created_id patch_body slot_patch slot_numbers empty_edit unknown_fields taken_key"

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from aiomutex.probe.findings import ResponseOrError
     from aiomutex.session import MutexSession
 
-__all__ = ["MAX_READS", "ROOT", "Prober", "listing_path", "probe_reads"]
-
 MAX_READS: Final = 10
 ROOT: Final = "/api/1/mutexes"
 _MAX_ATTEMPTS: Final = 4

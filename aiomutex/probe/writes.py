@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from aiomutex.probe.findings import ResponseOrError
     from aiomutex.probe.reads import Prober
 
-__all__ = ["MAX_WRITES", "probe_writes"]
-
 MAX_WRITES: Final = 20
 _NAME: Final = "aiomutex probe (archived when it is done)"
 _MAX_PAGES: Final = 5

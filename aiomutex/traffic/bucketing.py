@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from aiomutex.models import MutexGroup, Slot
 
-__all__ = ["Bucketing", "slot_of"]
-
 _BUCKETS: Final = 100
 _DISTRIBUTION_VALUES: Final = 42_949_673
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from aiomutex.models import MutexGroup
 
-__all__ = ["slot_share", "traffic_share"]
-
 
 def _shares(group: MutexGroup, experiment: int) -> list[Fraction]:
     return [Fraction(str(slot.percentage)) / 100 for slot in group.slots if experiment in slot.experiments]

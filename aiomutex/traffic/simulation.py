@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from aiomutex.models import MutexGroup
 
-__all__ = ["Comparison", "ExperimentMove", "GroupCount", "Overlap", "Simulation"]
-__all__ += ["compare", "read_users", "sample_users", "sampling_error", "simulate"]
-
 _BLOCK: Final = 1 << 12
 _MAX_EXPERIMENTS: Final = 300
 _MAX_PAIRS: Final = 45_000  # about the pairs of that many experiments
