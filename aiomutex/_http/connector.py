@@ -118,12 +118,8 @@ class InlineRequest(aiohttp.ClientRequest):
         if unusual or large or protocol is None or protocol.writing_paused:
             return await super().send(conn)
         loop = asyncio.get_running_loop()
-        on_chunk: Any = None
-        on_headers: Any = None
-        if self._traces:  # such as those of a generic instrumentation of aiohttp
-            on_chunk = functools.partial(self._on_chunk_request_sent, self.method, self.url)
-            on_headers = functools.partial(self._on_headers_request_sent, self.method, self.url)
-        writer = StreamWriter(protocol, loop, on_chunk, on_headers)
+        senders: Any = (self._on_chunk_request_sent, self._on_headers_request_sent) if self._traces else ()
+        writer = StreamWriter(protocol, loop, *(functools.partial(send, self.method, self.url) for send in senders))
         await writer.write_headers(f"{self.method} {self.url.raw_path_qs} HTTP/1.1", self.headers)
         if body:
             await writer.write_eof(await body.as_bytes())

@@ -76,7 +76,7 @@ class DayBudget:
             until = now + _MIN_WAIT
         if self._logged != error.resets_at.date():
             self._logged = error.resets_at.date()
-            logger.warning("%s; the run waits", error)
+            logger.warning("%s; the run waits", error, extra={"aiomutex_waiting_until": until})
         self.waiting_until = until
         while not self._stopped.is_set() and (left := (until - datetime.now(UTC)).total_seconds()) > 0:
             with anyio.move_on_after(min(left, _MAX_SLEEP)):

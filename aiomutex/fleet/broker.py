@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REDIS_ERRORS", "FleetBroker", "NotQueuedError"]
 
-logger = logging.getLogger("aiomutex.bulk")
+logger = logging.getLogger("aiomutex.fleet")
 
 REDIS_ERRORS: Final = (RedisError, OSError)
 """What redis-py raises when Redis is unreachable or rejects a command."""

@@ -112,7 +112,8 @@ class DailyBudget:
         for percent in _WARN_AT:
             if percent > self._warned and self.used * 100 >= self.limit * percent:
                 self._warned = percent
-                logger.warning("%s", self._describe(f" ({self.used / self.limit:.0%})"))
+                fields = {"aiomutex_used": self.used, "aiomutex_limit": self.limit}
+                logger.warning("%s", self._describe(f" ({self.used / self.limit:.0%})"), extra=fields)
                 break
 
     def sync(self, day: int, used: int) -> None:

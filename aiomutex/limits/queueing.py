@@ -136,13 +136,15 @@ class QueueingLimiter(RateLimiter):
         self._recovery = self._recovery.throttled(self._full, now, resumes_at, lower=lower)
         self._follow_recovery(now)
         if pause.suspected_on is not None:
-            logger.warning("%s", self._suspected_error())
+            error = self._suspected_error()
+            logger.warning("%s", error, extra={"aiomutex_used": error.used, "aiomutex_limit": error.limit})
             self._waiters.fail_all(self._suspected_error)
         elif started:
+            fields = {"aiomutex_paused_for": pause.until - now, "aiomutex_permits": self._margin.permits}
             message = "the service answered 429: pausing for %.1f s, then sending a single request; %s"
             rate = f"from now on at most {self._margin.permits} requests in {self._window:.2f} s"
             raises = f"one more after each {format_duration(self._recovery.wait)} without a 429"
-            logger.warning(message, pause.until - now, f"{rate}, {raises}")
+            logger.warning(message, pause.until - now, f"{rate}, {raises}", extra=fields)
         self._on_throttled(permit)
         self._serve()
 
@@ -242,7 +244,8 @@ class QueueingLimiter(RateLimiter):
         if waited > _LONG_WAIT and now >= self._next_warning_at:
             self._next_warning_at = now + 60
             message = "requests wait %.1f s for a permit: %d waiting, at most %d in %.2f s"
-            logger.warning(message, waited, len(self._waiters), self._margin.permits, self._window)
+            fields = {"aiomutex_permit_wait": waited}
+            logger.warning(message, waited, len(self._waiters), self._margin.permits, self._window, extra=fields)
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
         self._timer = loop.call_later(max(delay, _MIN_TIMER), self._serve)

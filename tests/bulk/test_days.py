@@ -142,6 +142,7 @@ async def test_a_suspected_exhaustion_waits_a_minute_and_a_known_one_until_the_r
     await asyncio.gather(*waits)
     assert budget.waiting_until is None
     assert caplog.messages == [f"{gone(started, suspected=False)}; the run waits"]
+    assert vars(caplog.records[0])["aiomutex_waiting_until"] > started
 
 
 async def test_a_suspected_exhaustion_waits_no_longer_than_until_the_reset() -> None:

@@ -66,6 +66,7 @@ async def test_entries_of_others_are_deleted_and_stop_no_worker(
         while await redis.xlen(JOBS):  # noqa: ASYNC110  # in Redis
             await asyncio.sleep(0.01)
         assert (await redis.xpending(JOBS, "workers"))["pending"] == 0
+    assert "aiomutex.fleet" in {record.name for record in caplog.records}
     assert caplog.text.count("deleted an entry that is no job from the stream aiomutex:project-1:jobs") == len(entries)
 
 

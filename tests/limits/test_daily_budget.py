@@ -222,6 +222,7 @@ def test_warnings_come_at_80_and_95_per_cent_once_a_day(caplog: pytest.LogCaptur
         assert caplog.messages == [
             "800 of 1,000 requests used today (80%); the budget resets at 2026-11-24T00:00:00Z (in 12 h 0 min)"
         ]
+        assert vars(caplog.records[0]).items() >= {"aiomutex_used": 800, "aiomutex_limit": 1000}.items()
         spend(day, 149)
         assert len(caplog.records) == 1
         spend(day, 51)

@@ -243,6 +243,7 @@ def test_a_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         ),
         "the service accepts requests again",
     ]
+    assert vars(caplog.records[0]).items() >= {"aiomutex_paused_for": 2.0, "aiomutex_permits": 95}.items()
 
 
 def test_the_wait_ends_at_the_latest_deadline_not_the_last_reported() -> None:

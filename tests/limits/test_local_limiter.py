@@ -262,6 +262,7 @@ def test_long_waits_are_logged_once_not_per_call(caplog: pytest.LogCaptureFixtur
         run(main())
     (record,) = caplog.records
     assert "requests wait 5.0 s for a permit" in record.getMessage()
+    assert vars(record)["aiomutex_permit_wait"] > 4.9
 
 
 def test_waiters_get_an_error_when_the_budget_runs_out() -> None:
