@@ -1,8 +1,4 @@
-"""The command line, in the extra ``cli``: a thin layer over the public API.
-
-Each module holds the commands for one noun, and ``common`` what they share. A command imports the library when it
-runs, so that ``--help`` is fast.
-"""
+"""The command line, in the extra ``cli``. Each command imports what it needs when it runs."""
 
 from __future__ import annotations
 

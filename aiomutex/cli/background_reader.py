@@ -13,16 +13,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-READ_AHEAD: Final = 64
-"""The most items that are read before they are needed."""
+READ_AHEAD: Final = 64  # items that are read before they are needed
 
 
 async def read_in_thread(items: Generator[T]) -> AsyncGenerator[T]:
-    """Iterate over a blocking generator in a daemon thread.
+    """Iterate over a blocking generator in a daemon thread. Close it with ``contextlib.aclosing``.
 
-    Close it with ``contextlib.aclosing``. The thread then closes the generator at its next item. If none ever comes, as
-    from an idle terminal, the thread ends with the process, which does not wait for it. An error of the generator is
-    raised after the items before it.
+    The thread then closes the generator at its next item, or ends with the process. It passes errors on.
     """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()

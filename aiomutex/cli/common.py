@@ -1,7 +1,4 @@
-"""What all commands share: a session from the environment, files, exit codes, and output as text or JSON.
-
-Colours appear only on a terminal; a pipe gets plain text.
-"""
+"""What all commands share: a session from the environment, files, exit codes, and output as text or JSON."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ import re
 import stat
 import sys
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from unicodedata import normalize
 
 import click
 
@@ -65,14 +63,21 @@ def _is_same_file(path: str, other: str) -> bool:
     return os.path.samestat(status, other_status) and stat.S_ISREG(status.st_mode)
 
 
-def call(work: Callable[[MutexSession], Awaitable[T]], **options: Any) -> T:
-    """Run ``work`` in an event loop, with a session from ``open_session``."""
+def call(work: Callable[..., Awaitable[T]], *groups: str, **options: Any) -> T:
+    """Run ``work`` in an event loop, with a session from ``open_session`` and the IDs of groups given by ID or key."""
 
     async def main() -> T:
         async with open_session(**options) as session:
-            return await work(session)
+            return await work(session, *[await _id_of(session, group) for group in groups])
 
     return asyncio.run(main())
+
+
+async def _id_of(session: MutexSession, group: str) -> str:
+    if group.isdecimal() or "/" in group:
+        return group
+    found = await session.find_group(normalize("NFC", group))
+    return found.id if found is not None else fail(f"there is no group with the key {group}")
 
 
 @contextlib.asynccontextmanager
@@ -121,15 +126,6 @@ def printable(text: str, *, keep: str = "\n") -> str:
     return "".join(
         character if character.isprintable() or character in keep else f"\\x{ord(character):02x}" for character in text
     )
-
-
-def encodable(text: str, plain: str) -> str:
-    """Return ``text`` if the encoding of standard output has its characters, else ``plain``."""
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return plain
-    return text
 
 
 def echo(text: str, *, err: bool = False) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import echo, fail, json_option, print_json
-
-if TYPE_CHECKING:
-    from aiomutex.events import Attempt
 
 _SLOTS = 3
 
@@ -25,8 +22,8 @@ def demo(groups: int, as_json: bool) -> None:
     result = asyncio.run(_migrate(groups))
     if as_json:
         print_json(result)
-    else:
-        _show(result)
+    for name, value in () if as_json else result.items():
+        echo(f"{name.replace('_', ' '):>22}  {value:,}")
     if result["wrong_slots"] or result["applied"] != result["edits"]:
         fail("some slots do not hold what was written")
 
@@ -41,22 +38,18 @@ async def _migrate(groups: int) -> dict[str, Any]:
         click.echo(f"The emulator listens on {emulator.url} with {counted(groups, 'group')}.", err=True)
         expected = {(key, index): [1000 + index] for key in emulator.groups for index in range(1, _SLOTS + 1)}
         edits = [SlotEdit(group, index, experiments=ids) for (group, index), ids in expected.items()]
-        attempts: list[Attempt] = []
-        async with MutexSession("demo-key", base_url=emulator.url, on_attempt=attempts.append) as session:
+        async with MutexSession("demo-key", base_url=emulator.url) as session:
             started = time.perf_counter()
             run = Run("edits", len(edits)).watch(session.rate_limiter)
             with run.bar:
-                async with session.stream_slot_edits(edits) as outcomes:
-                    async for outcome in outcomes:
-                        run.count(outcome.status)
+                await session.edit_slots(edits, on_outcome=lambda outcome: run.count(outcome.status))
             seconds = time.perf_counter() - started
-            requests = len(attempts)
-            busiest_second = emulator.busiest_second()
+            requests, busiest_second = emulator.limits.accepted, emulator.busiest_second()
             actual = await session.list_groups().collect()
         wrong = sum(slot.experiments != expected[group.id, slot.index] for group in actual for slot in group.slots)
         return {
             "edits": len(edits),
-            "applied": outcomes.counts["applied"],
+            "applied": run.counts["applied"],
             "requests": requests,
             "answered_429": emulator.limits.rejected,
             "busiest_second": busiest_second,
@@ -66,8 +59,3 @@ async def _migrate(groups: int) -> dict[str, Any]:
             "read_back_slots": sum(len(group.slots) for group in actual),
             "wrong_slots": wrong,
         }
-
-
-def _show(result: dict[str, Any]) -> None:
-    for name, value in result.items():
-        echo(f"{name.replace('_', ' '):>22}  {value:,}")

@@ -6,7 +6,9 @@ import csv
 import json
 import os
 import stat
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from unicodedata import normalize
 
 import msgspec
 
@@ -18,12 +20,15 @@ from aiomutex.bulk.options import request_of
 from aiomutex.models import SLOT_LISTS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from aiomutex import SlotOutcome
 
 _REQUIRED: Final = ("group_id", "slot_index")
 _FIELDS: Final = (*_REQUIRED, *SLOT_LISTS)
-_REASON: Final = "reason"
-"""The field of the file of failures that says why. It is ignored in edits."""
+_KNOWN: Final = (*_FIELDS, "group_key", "reason")
+"""With the key of a group instead of its ID, and with what the file of failures adds."""
+_UTF_16: Final = ("\udcff\udcfe", "\udcfe\udcff")
 _MAX_DIGITS: Final = 20
 
 
@@ -31,6 +36,14 @@ class LineEdit(SlotEdit, frozen=True, kw_only=True):
     """An edit and the number of its line, from 1."""
 
     line: int = 0
+    group_key: str = ""
+    """The group's key, if its ID is not known yet."""
+
+    def with_id(self, ids: Mapping[str, str]) -> LineEdit | BadLine:
+        """Return the edit with the ID that belongs to its key."""
+        if (group_id := ids.get(normalize("NFC", self.group_key))) is None:
+            return BadLine(self.line, to_json_line(self), f"there is no group with the key {self.group_key}")
+        return msgspec.structs.replace(self, group_id=group_id, group_key="")
 
 
 class BadLine(NamedTuple):
@@ -48,17 +61,18 @@ class BadLine(NamedTuple):
         except (ValueError, RecursionError):
             value = None
         fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {"text": self.text}
-        return json.dumps({**fields, _REASON: self.problem}, ensure_ascii=False)
+        return json.dumps({**fields, "reason": self.problem}, ensure_ascii=False)
 
 
 def read_edits(lines: Iterable[str], format_: str) -> Iterator[LineEdit | BadLine]:
-    """Read the edits of a file line by line. Empty lines are skipped.
-
-    A line of JSON Lines is ``{"group_id": "7", "slot_index": 1, "experiments": [123]}``. The first line of a CSV file
-    names the columns ``group_id,slot_index`` and any of ``experiments,holdouts,individuals``. The items of a cell are
-    separated by ``;``. An empty cell leaves the list unchanged, and ``[]`` empties it.
-    """
+    """Read the edits of a file line by line, without its empty lines. The help of ``slots bulk`` shows the format."""
+    rest = iter(lines)
     try:
+        first = next(rest, "")
+        if first.startswith(_UTF_16):
+            yield BadLine(1, "", "the file is in UTF-16; save it as UTF-8")
+            return
+        lines = chain([first] if first else [], rest)
         yield from _from_csv(lines) if format_ == "csv" else _from_json(lines)
     except LineTooLongError as error:
         yield BadLine(error.line, "", str(error.args[0]))
@@ -66,15 +80,19 @@ def read_edits(lines: Iterable[str], format_: str) -> Iterator[LineEdit | BadLin
 
 def to_json_line(edit: SlotEdit, reason: str = "") -> str:
     """Return the edit, and why it failed, as a line of JSON that ``read_edits`` can read."""
-    fields = {name: value for name in _FIELDS if (value := getattr(edit, name)) is not UNSET}
-    return msgspec.json.encode(fields | ({_REASON: reason} if reason else {})).decode()
+    names = ("group_key", *_FIELDS[1:]) if getattr(edit, "group_key", "") else _FIELDS
+    fields = {name: value for name in names if (value := getattr(edit, name)) is not UNSET}
+    return msgspec.json.encode(fields | ({"reason": reason} if reason else {})).decode()
 
 
 def _edit_of(fields: object, line: int) -> LineEdit:
     """Build an edit, or raise ``InvalidRequestError`` if a field is unknown, missing or invalid."""
-    given = object_fields("an edit", fields, (*_FIELDS, _REASON), _REQUIRED)
-    given.pop(_REASON, None)
-    edit = LineEdit(**given, line=line)
+    has_key = isinstance(fields, dict) and "group_key" in fields
+    given = object_fields("an edit", fields, _KNOWN, _REQUIRED[has_key:])
+    given.pop("reason", None)
+    if has_key and ("group_id" in given or not given["group_key"] or not isinstance(given["group_key"], str)):
+        raise InvalidRequestError("group_key must be a non-empty string, and the only name of the group")
+    edit = LineEdit(**{"group_id": 0} | given, line=line)
     request_of(edit)
     return edit
 
@@ -112,6 +130,8 @@ def _from_csv(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
     reader = csv.reader(lines, strict=True)
     try:
         columns = [name.strip() for name in next(reader, cast("list[str]", []))]
+        if not columns:
+            return  # the file is empty
         if problem := _header_problem(columns):
             yield BadLine(1, "", problem)
             return
@@ -123,11 +143,14 @@ def _from_csv(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
 
 
 def _header_problem(columns: list[str]) -> str | None:
-    if unknown := [name for name in columns if name not in _FIELDS]:
-        return f"unknown columns in the header: {', '.join(unknown)}; an edit has {', '.join(_FIELDS)}"
-    if repeated := [name for name in _FIELDS if columns.count(name) > 1]:
+    known = [*_REQUIRED, "group_key", *SLOT_LISTS]
+    if len(columns) == 1 and (found := [separator for separator in (";", "\t") if separator in columns[0]]):
+        return f"the columns are separated by {found[0]!r}; separate them by commas"
+    if unknown := [name for name in columns if name not in known]:
+        return f"unknown columns in the header: {', '.join(unknown)}; an edit has {', '.join(known)}"
+    if repeated := [name for name in known if columns.count(name) > 1]:
         return f"repeated columns in the header: {', '.join(repeated)}"
-    if missing := [name for name in _REQUIRED if name not in columns]:
+    if missing := [name for name in _REQUIRED if name not in columns and name.replace("id", "key") not in columns]:
         return f"columns missing from the header: {', '.join(missing)}"
     return None
 
@@ -138,7 +161,9 @@ def _from_row(columns: list[str], row: list[str], line: int) -> LineEdit | BadLi
         if len(row) > len(columns):
             raise InvalidRequestError(f"{counted(len(row), 'cell')} for {counted(len(columns), 'column')}")  # noqa: TRY301
         "".join(row).encode()  # raises UnicodeEncodeError where the file is not UTF-8
-        fields: dict[str, Any] = {name: cells.get(name, "").strip() for name in _REQUIRED}
+        fields: dict[str, Any] = {
+            name: cells[name].strip() for name in _KNOWN if name in cells and name not in SLOT_LISTS
+        }
         fields["slot_index"] = _integer(fields["slot_index"])
         for name in SLOT_LISTS:
             if cell := cells.get(name, "").strip():
@@ -157,11 +182,7 @@ def _integer(cell: str) -> int | str:
 
 
 class FailuresFile:
-    """The open file of ``--failures``.
-
-    The failures of an earlier run are kept until this run has one of its own or ends without any, so that a run that
-    does not start loses nothing. Each line is flushed at once, so that a crash loses none.
-    """
+    """The open file of ``--failures``. It keeps those of an earlier run until this one has failures or ends."""
 
     def __init__(self, path: str) -> None:
         # Opening for append keeps the content, and fails before a long run if the file cannot be written.
@@ -170,9 +191,13 @@ class FailuresFile:
         self.close = self._file.close
 
     def write(self, line: str) -> None:
-        """Add a line."""
+        """Add a line. It is flushed at once, so that a crash loses none."""
         self.discard_previous()
         self._file.write(line + "\n")
+
+    def keep(self, outcome: SlotOutcome) -> None:
+        """Add the edit of an outcome."""
+        self.write(to_json_line(outcome.edit, str(outcome.error or outcome.note)))
 
     def discard_previous(self) -> None:
         """Remove the failures of an earlier run, unless that was done already."""

@@ -35,13 +35,9 @@ if TYPE_CHECKING:
 @click.option("--dialect", type=FilePath(exists=True), help="JSON file with dialect settings.")
 @click.option("--cors", "cors_origin", metavar="ORIGIN", help="Allow web pages of this origin; * for any.")
 @click.option(
-    "--tls-self-signed",
-    "ca_file",
-    is_flag=False,
-    flag_value="emulator-ca.pem",
-    metavar="[FILE]",
+    "--tls-self-signed", "ca_file", is_flag=False, flag_value="emulator-ca.pem", metavar="[FILE]",
     help="Serve https with a certificate made now; FILE gets the CA that clients must trust.  [emulator-ca.pem]",
-)
+)  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Do not log requests.")
 def emulator(
     groups: int, no_limits: bool, dialect: str | None, ca_file: str | None, quiet: bool, **options: Any

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from aiomutex.cli.common import FilePath, call, confirm, echo, encodable, json_option, print_json
+from aiomutex.cli.common import FilePath, call, confirm, echo, json_option, print_json
 from aiomutex.cli.table import Column, print_table
 
 if TYPE_CHECKING:
@@ -78,17 +78,17 @@ def list_(limit: int | None, page_size: int, as_json: bool, **wanted: Any) -> No
 
 
 @groups.command()
-@click.argument("group_id")
+@click.argument("group")
 @json_option
-def get(group_id: str, as_json: bool) -> None:
-    """Show one group."""
-    group = call(lambda session: session.get_group(group_id))
+def get(group: str, as_json: bool) -> None:
+    """Show one group, given by its ID or key."""
+    found: MutexGroup = call(lambda session, id_: session.get_group(id_), group)
     if as_json:
-        print_json(group)
+        print_json(found)
         return
-    print_groups([group])
-    if group.description:
-        echo(f"\n{group.description}")
+    print_groups([found])
+    if found.description:
+        echo(f"\n{found.description}")
 
 
 @groups.command()
@@ -176,11 +176,11 @@ def _slot(text: str) -> NewSlot:
 
 
 @groups.command()
-@click.argument("group_id")
+@click.argument("group")
 @click.option("--name", help="The new name.")
 @click.option("--description", help="The new description.")
 @click.option("--no-description", is_flag=True, help="Remove the description (send null).")
-def edit(group_id: str, name: str | None, description: str | None, no_description: bool) -> None:
+def edit(group: str, name: str | None, description: str | None, no_description: bool) -> None:
     """Change a group's name or description."""
     from aiomutex import UNSET
 
@@ -189,34 +189,33 @@ def edit(group_id: str, name: str | None, description: str | None, no_descriptio
 
     new_name = UNSET if name is None else name
     new_description = None if no_description else UNSET if description is None else description
-    call(lambda session: session.edit_group(group_id, name=new_name, description=new_description))
-    echo(f"Edited group {group_id}.")
+    call(lambda session, id_: session.edit_group(id_, name=new_name, description=new_description), group)
+    echo(f"Edited group {group}.")
 
 
 @groups.command()
-@click.argument("group_id")
+@click.argument("group")
 @click.option("--undo", is_flag=True, help="Unarchive the group; its experiments stay detached.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def archive(group_id: str, undo: bool, yes: bool) -> None:
+def archive(group: str, undo: bool, yes: bool) -> None:
     """Archive a group. This detaches its experiments permanently, and affects those that are running."""
     if not undo and not yes:
         confirm(
-            f"Archive group {group_id} and detach its experiments permanently?",
+            f"Archive group {group} and detach its experiments permanently?",
             without_terminal="archiving detaches the experiments permanently; without a terminal, confirm with --yes",
         )
-    call(lambda session: session.unarchive_group(group_id) if undo else session.archive_group(group_id))
-    echo(f"{'Unarchived' if undo else 'Archived'} group {group_id}.")
+    call(lambda session, id_: session.unarchive_group(id_) if undo else session.archive_group(id_), group)
+    echo(f"{'Unarchived' if undo else 'Archived'} group {group}.")
 
 
 def _bar(percentage: float) -> str:
     full = round(max(0, min(percentage, 100)) / 100 * _BAR_WIDTH)
-    marks = encodable("█░", "#.")
-    return marks[0] * full + marks[1] * (_BAR_WIDTH - full)
+    return "█" * full + "░" * (_BAR_WIDTH - full)
 
 
 def _ids(items: Sequence[object]) -> str:
     shown = ", ".join(str(item) for item in items[:_MAX_IDS])
-    return f"{shown}, {encodable('…', '...')} ({len(items):,} in all)" if len(items) > _MAX_IDS else shown
+    return f"{shown}, … ({len(items):,} in all)" if len(items) > _MAX_IDS else shown
 
 
 def print_groups(groups: Sequence[MutexGroup]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import errno
 import io
 import os
 import sys
 import tomllib
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -23,6 +24,18 @@ from aiomutex.cli.slots import slots
 from aiomutex.cli.traffic import traffic
 from aiomutex.errors import MutexError
 
+_PLAIN: Final = str.maketrans("█░…×±−→·", "#.~x+->-")  # noqa: RUF001  # signs of our own output
+
+
+def _replace_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Print something like what an encoding lacks: a similar sign, else its escape sequence."""
+    assert isinstance(error, UnicodeEncodeError)  # noqa: S101  # the streams are written only
+    text = error.object[error.start : error.end].translate(_PLAIN)
+    return text.encode("ascii", "backslashreplace").decode(), error.end
+
+
+codecs.register_error(_replace_unencodable.__name__, _replace_unencodable)
+
 
 class _Root(click.Group):
     """Report errors of the library, unusable files and Ctrl-C in one line, for every subcommand."""
@@ -35,7 +48,7 @@ class _Root(click.Group):
                 # This also takes the free descriptor, which the next file to be opened would get otherwise.
                 setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
             elif mode == "w" and isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
+                stream.reconfigure(errors=_replace_unencodable.__name__)
         return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:

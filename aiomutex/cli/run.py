@@ -38,15 +38,10 @@ _call: ContextVar[SimpleNamespace] = ContextVar("call")
 
 
 class Run:
-    """One run: counts outcomes, shows them on standard error, and stops on signals.
+    """One run of ``total`` items, if that is known: counts outcomes, shows progress, stops on signals.
 
     It is the limiter and a tracer of its session: once it is stopped, no call gets its first permit, except to read
     groups that the run wrote. After SIGTERM no call gets another one either.
-
-    Args:
-        noun: What is counted.
-        total: How many there are; ``None`` if that is unknown.
-        failures: Writes what failed.
     """
 
     def __init__(self, noun: str, total: int | None, failures: Callable[[Any], object] | None = None) -> None:
@@ -83,8 +78,6 @@ class Run:
                     raise
             finally:
                 ticker.cancel()
-
-    # ------------------------------------------------------------------ signals
 
     def _on_signal(self, number: int, task: asyncio.Task[object]) -> None:
         self.signals.append(number)
@@ -143,10 +136,8 @@ class Run:
         current.permits += 1
         return permit
 
-    # ------------------------------------------------------------------ outcomes
-
     def record(self, where: str, outcome: SlotOutcome | Step) -> None:
-        """Count an outcome. Print it and pass it to ``failures`` if it is none to be content with."""
+        """Count an outcome. Print a failure, and pass it to ``failures``."""
         status: str = outcome.status
         if status == "skipped":
             is_done = outcome.note.endswith("according to the journal")
@@ -157,7 +148,7 @@ class Run:
         if status in _UNSUCCESSFUL:
             if self._failures is not None:
                 self._failures(outcome)
-            if self._failures is None or len(self.signals) < 2:  # noqa: PLR2004  # the second one ends the run at once
+            if self._failures is None or not self.signals[1:]:  # the second one ends the run at once
                 self.print_line(f"{where}: {status}: {outcome.error or outcome.note}")
         self.count(status)
 
@@ -193,8 +184,6 @@ class Run:
             sys.exit(128 + self.signals[-1])
         if stopped_by or counts["never tried"] or any(counts[status] for status in _UNSUCCESSFUL):
             sys.exit(1)
-
-    # ------------------------------------------------------------------ progress
 
     async def _tick(self) -> None:
         while True:

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from unicodedata import normalize
 
 import click
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
     from aiomutex import MutexSession, OutcomeStream, SlotOutcome
+    from aiomutex.bulk import Preview
     from aiomutex.cli.edits_file import BadLine, LineEdit
 
 _MAX_SHOWN: Final = 20
@@ -28,39 +30,35 @@ def slots() -> None:
 
 
 @slots.command()
-@click.argument("group_id")
+@click.argument("group")
 @click.argument("slot_index", type=int)
 @click.option("--experiments", metavar="ID,…", help="Replace the experiments; '' for none.")
 @click.option("--holdouts", metavar="ID,…", help="Replace the holdouts; '' for none.")
 @click.option("--individuals", metavar="ID,…", help="Replace the user or device IDs; '' for none.")
 @click.option("--verify", is_flag=True, help="Read the slot afterwards and fail if it differs.")
-def edit(group_id: str, slot_index: int, verify: bool, **lists: str | None) -> None:
-    """Edit one slot. Lists that are not given stay unchanged."""
+def edit(group: str, slot_index: int, verify: bool, **lists: str | None) -> None:
+    """Edit one slot of a group, given by its ID or key. Lists that are not given stay unchanged."""
     from aiomutex import SlotEdit
 
-    given: dict[str, Any] = {
-        name: _items(name, text, numbers=name != "individuals") for name, text in lists.items() if text is not None
-    }
+    texts = {name: text for name, text in lists.items() if text is not None}
+    given: Any = {name: _items(name, text, numbers=name != "individuals") for name, text in texts.items()}
 
-    async def work(session: MutexSession) -> None:
+    async def work(session: MutexSession, group_id: str) -> None:
         if not verify:
             await session.edit_slot(group_id, slot_index, **given)
             return
         report = await session.edit_slots([SlotEdit(group_id, slot_index, **given)], verify=True)
-        for outcome in report.outcomes:
-            if outcome.error is not None:
-                raise outcome.error
+        if error := report.outcomes[0].error or report.stopped_by:
+            raise error
 
-    call(work)
-    echo(f"Edited slot {slot_index} of group {group_id}{' and verified it' if verify else ''}.")
+    call(work, group)
+    echo(f"Edited slot {slot_index} of group {group}{' and verified it' if verify else ''}.")
 
 
 def _items(name: str, text: str, *, numbers: bool) -> list[Any]:
     items = [item.strip() for item in text.split(",")] if text.strip() else []
-    if not numbers:
-        return items
     try:
-        return [int(item) for item in items]
+        return [int(item) for item in items] if numbers else items
     except ValueError:
         raise click.UsageError(f"--{name} must be like 123,456 or empty, not {text!r}") from None
 
@@ -131,14 +129,23 @@ def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, a
     from msgspec import to_builtins
 
     from aiomutex.bulk import preview
+    from aiomutex.cli.edits_file import BadLine
 
     if offline:
         count = counted(len(edits), "edit is", "edits are")
         print_json({"edits": len(edits)}) if as_json else echo(f"{count} valid. Nothing was sent.")
         return
-    journal, verify = options["journal"] is not None, options["verify"]
-    used_today = options["used_today"]
-    found = call(lambda session: preview(session, edits, journal=journal, verify=verify), used_today=used_today)
+
+    async def work(session: MutexSession) -> Preview:
+        ids = await _ids_by_key(session) if any(edit.group_key for edit in edits) else {}
+        for place, edit in enumerate(edits):
+            known = edit.with_id(ids) if edit.group_key else edit
+            if isinstance(known, BadLine):
+                fail(f"line {known.line}: {known.problem}", 2)
+            edits[place] = known
+        return await preview(session, edits, journal=options["journal"] is not None, verify=options["verify"])
+
+    found = call(work, used_today=options["used_today"])
     if as_json:
         fields: dict[str, Any] = to_builtins(found)
         for name, problems in (("impossible", found.impossible), ("contradictions", found.contradictions)):
@@ -148,6 +155,10 @@ def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, a
         echo(found.describe(lambda problem: f"line {edits[problem.position].line}"))
     if found.impossible:
         sys.exit(1)
+
+
+async def _ids_by_key(session: MutexSession) -> dict[str, str]:
+    return {normalize("NFC", group.key): group.id for group in await session.list_groups().collect()}
 
 
 def _read(file: str, format_: str) -> Generator[LineEdit | BadLine]:
@@ -162,21 +173,21 @@ def _run(
     file: str, format_: str, *, failures: str | None, used_today: int | None, as_json: bool, **options: Any
 ) -> None:
     from aiomutex.cli.background_reader import read_in_thread
-    from aiomutex.cli.edits_file import BadLine, FailuresFile, to_json_line
+    from aiomutex.cli.edits_file import BadLine, FailuresFile, LineEdit
     from aiomutex.cli.run import Run
 
     # A pipe can be read only once, so its lines are checked during the run.
     total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None
     with contextlib.closing(FailuresFile(failures or os.devnull)) as failed:
+        run = Run("edits", total, failed.keep if failures else None)
 
-        def keep(outcome: SlotOutcome) -> None:
-            failed.write(to_json_line(outcome.edit, str(outcome.error or outcome.note)))
-
-        run = Run("edits", total, keep if failures else None)
-
-        async def edits() -> AsyncGenerator[LineEdit]:
+        async def edits(session: MutexSession) -> AsyncGenerator[LineEdit]:
+            ids: dict[str, str] | None = None
             async with contextlib.aclosing(read_in_thread(_read(file, format_))) as items:
                 async for item in items:
+                    if isinstance(item, LineEdit) and item.group_key:
+                        ids = await _ids_by_key(session) if ids is None else ids
+                        item = item.with_id(ids)  # noqa: PLW2901
                     if not isinstance(item, BadLine):
                         yield item
                         continue
@@ -189,13 +200,15 @@ def _run(
             run.record(f"line {getattr(outcome.edit, 'line', '?')}", outcome)
 
         async def work(session: MutexSession) -> OutcomeStream:
-            async with session.stream_slot_edits(edits(), on_outcome=on_outcome, **options) as run.stream:
+            async with session.stream_slot_edits(edits(session), on_outcome=on_outcome, **options) as run.stream:
                 async for _ in run.stream:
                     pass
             return run.stream
 
         run.execute(work, used_today=used_today)
         failed.discard_previous()
+    if not run.counts and not run.signals:
+        echo(f"{file} has no edits.", err=True)
     resume = f"To resume, run the same command again: {options['journal']} holds the progress."
     run.finish(resume if options["journal"] else "Not resumable: run with --journal next time.", as_json=as_json)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from aiomutex.cli.common import encodable, printable
+from aiomutex.cli.common import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +27,11 @@ class Column(NamedTuple):
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under the titles of their columns."""
+    from rich.cells import cell_len
+
     cells = [[column.title for column in columns], *([printable(cell, keep="") for cell in row] for row in rows)]
     by_column = list(zip(*cells, strict=True))
-    widths = [max(map(_width, column)) for column in by_column]
+    widths = [max(map(cell_len, column)) for column in by_column]
     shown = list(range(len(columns)))
     if sys.stdout.isatty():
         room = shutil.get_terminal_size().columns
@@ -43,25 +45,17 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
                 break
             widths[widest] -= 1
     for number, row in enumerate(cells):
-        line = "  ".join([_padded(row[each], widths[each], right=columns[each].right) for each in shown]).rstrip()
+        line = "  ".join([_fitted(row[each], widths[each], right=columns[each].right) for each in shown]).rstrip()
         click.secho(line, bold=True) if number == 0 else click.echo(line)
 
 
-def _width(text: str) -> int:
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len
+def _fitted(text: str, width: int, *, right: bool) -> str:
+    from rich.cells import cell_len, set_cell_size
 
-    return cell_len(text)
-
-
-def _padded(text: str, width: int, *, right: bool) -> str:
-    if _width(text) > width:
-        from rich.cells import set_cell_size
-
-        dots = encodable("…", "...")
-        text = set_cell_size(text, width - len(dots))
+    if right:
+        return " " * (width - cell_len(text)) + text
+    if cell_len(text) > width:
+        text = set_cell_size(text, width - 1)
         # A number is shown whole or not at all.
-        text = (text[: text.rindex(", ") + 2] if ", " in text else text.rstrip()) + dots
-    padding = " " * (width - _width(text))
-    return padding + text if right else text + padding
+        text = (text[: text.rindex(", ") + 2] if ", " in text else text.rstrip()) + "…"
+    return set_cell_size(text, width)

@@ -114,12 +114,5 @@ def slot_of(group: MutexGroup, value: str, *, ids: Iterable[str] = ()) -> Slot |
     Raises:
         ConfigurationError: The group has no salt, or the package ``mmh3`` is not installed.
         InvalidRequestError: The value contains a lone surrogate.
-
-    Example:
-        >>> from aiomutex import MutexGroup, Slot
-        >>> halves = [Slot(index=1, percentage=50), Slot(index=2, percentage=50, individuals=["qa"])]
-        >>> group = MutexGroup(id="7", bucketing_salt="abcd", slots=halves)
-        >>> [slot_of(group, user).index for user in ("ada", "qa")]
-        [1, 2]
     """
     return Bucketing(group).slot(value, ids=ids)

@@ -109,11 +109,6 @@ def sample_users(users: Iterable[str], size: int, *, seed: int = 0) -> tuple[lis
 
     Returns:
         The sample, and the number of all users. With at most ``size`` users, it is all of them.
-
-    Example:
-        >>> sample, population = sample_users(map(str, range(100_000)), 20_000)
-        >>> len(sample), population, round(sampling_error(0.5, len(sample), population), 4)
-        (20000, 100000, 0.0062)
     """
     rest = iter(users)
     sample = list(islice(rest, size))
@@ -148,9 +143,6 @@ class _Visibility:
                 for experiment in slot.experiments:
                     tables = self.members.setdefault(experiment, {})
                     tables.setdefault(place, bytearray(256))[position] = 1
-
-    def columns(self, block: Sequence[str]) -> list[bytes]:
-        return [rule.positions(block) for rule in self.rules]
 
     def mask(self, experiment: int, columns: Sequence[bytes], all_users: int) -> int:
         """The mask of users that can see an experiment; all users can see one that is in no group."""
@@ -209,7 +201,7 @@ def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: in
     masks = dict.fromkeys(chain.from_iterable(shared), 0)  # of all experiments they would not fit into memory
     for block, all_users in _blocks(users):
         total += len(block)
-        columns = view.columns(block)
+        columns = [rule.positions(block) for rule in view.rules]
         for counts, column in zip(slots, columns, strict=True):
             counts[:] = [count + column.count(position) for position, count in enumerate(counts)]
         for experiment in visible:
@@ -268,7 +260,7 @@ def compare(before: Iterable[MutexGroup], after: Iterable[MutexGroup], users: It
     counts = {experiment: [0, 0, 0] for experiment in sorted(changed)}
     for block, all_users in _blocks(users):
         total += len(block)
-        old_columns, new_columns = old_view.columns(block), new_view.columns(block)
+        old_columns, new_columns = ([rule.positions(block) for rule in view.rules] for view in (old_view, new_view))
         moved_here = 0
         for experiment, count in counts.items():
             had = old_view.mask(experiment, old_columns, all_users)
