@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 from pathlib import Path
@@ -69,17 +68,9 @@ def emulator(
         if ca_file:
             click.echo(f"Clients must trust its CA: export SSL_CERT_FILE={ca_file}", err=True)
 
-    async def work() -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # asyncio.run created it
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError):  # event loops on Windows have no signal handlers
-                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await serve(instance, on_ready=announce)
-
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        asyncio.run(work())
+        asyncio.run(serve(instance, on_ready=announce))
     except KeyboardInterrupt:
         pass
     except ValueError as error:  # the state file is invalid

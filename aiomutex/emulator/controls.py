@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aiomutex.emulator.faults import Fault, FaultKind, Latency
+from aiomutex.emulator.responses import Encoder
 from aiomutex.emulator.seeding import SlotSeed, document_of, group_of, store_of_json
 from aiomutex.emulator.state_file import StateFile, open_private
 
@@ -78,7 +79,9 @@ class Controls:
 
     @dialect.setter
     def dialect(self, dialect: Dialect) -> None:
-        self._service.dialect = dialect
+        self._service.encoder = Encoder(dialect)
+        if not dialect.read_lag and not dialect.list_lag:
+            self._service.history.clear()
         self.limits.window = dialect.window
         self.limits.count_rejected = dialect.rejections == "counted"
 

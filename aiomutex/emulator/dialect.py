@@ -100,7 +100,8 @@ class Dialect:
         for name, values in self.knobs().items():
             value = getattr(self, name)
             if not any(value is known or (type(value) is type(known) and value == known) for known in values):
-                raise ValueError(f"{name} must be {_any_of(values)}, not {value!r} ({type(value).__name__})")
+                choices = f"{', '.join(map(repr, values[:-1]))} or {values[-1]!r}"
+                raise ValueError(f"{name} must be {choices}, not {value!r} ({type(value).__name__})")
         for name in ("read_lag", "list_lag"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
@@ -137,8 +138,3 @@ class Dialect:
     def to_json(self) -> str:
         """Return all knobs as JSON, which ``from_json`` reads."""
         return msgspec.json.format(msgspec.json.encode(asdict(self)), indent=2).decode()
-
-
-def _any_of(values: tuple[object, ...]) -> str:
-    words = [repr(value) for value in values]
-    return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -21,9 +21,8 @@ GroupSeed = Mapping[str, Any] | Group
 def _fields_of(seed: Mapping[str, Any], kind: type[msgspec.Struct], where: str) -> dict[str, Any]:
     """Return the fields of a seed under Python's names."""
     given = {re.sub("(?<=[a-z])[A-Z]", lambda match: f"_{match[0].lower()}", name): seed[name] for name in seed}
-    for name in given:
-        if name not in kind.__struct_fields__:
-            raise ValueError(f"{where} has an unknown field {name!r}")
+    if unknown := given.keys() - set(kind.__struct_fields__):
+        raise ValueError(f"{where} has an unknown field {min(unknown)!r}")
     return given
 
 

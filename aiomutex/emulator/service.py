@@ -76,12 +76,6 @@ class Service:
         """The dialect in use."""
         return self.encoder.dialect
 
-    @dialect.setter
-    def dialect(self, dialect: Dialect) -> None:
-        self.encoder = Encoder(dialect)
-        if not dialect.read_lag and not dialect.list_lag:
-            self.history.clear()
-
     def respond(self, method: str, target: str, body: bytes, content_type: str) -> Response | Callable[[], Response]:
         """Respond to one request; ``target`` is its path and query.
 

@@ -125,11 +125,6 @@ class DailyBudget:
         self.used = used
         self._warn()
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether no request is left today."""
-        return self.used >= self.limit
-
     def give_back(self) -> None:
         """Uncount one request that was not sent after all."""
         self.used = max(0, self.used - 1)

@@ -86,15 +86,16 @@ class RateLimiter(Protocol):
         """Wait until one request may be sent.
 
         Args:
-            priority: Whether the request goes ahead of bulk work or belongs to it.
+            priority: ``Priority.BULK`` waits behind interactive calls, but gets at least every eighth permit.
 
         Returns:
             The permit: when it was granted, in seconds of the event loop's clock. Pass it to ``throttled`` or
             ``answered`` when the response arrives.
 
         Raises:
-            DailyBudgetExhaustedError: The daily budget is exhausted.
-            LimiterUnavailableError: The shared count is unavailable.
+            DailyBudgetExhaustedError: The daily budget is exhausted, or seems to be.
+            LimiterUnavailableError: A shared budget cannot be reached, or does not respond in time.
+            ConfigurationError: The budget cannot be used, or the limiter is closed or used by another event loop.
         """
         ...
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from copy import copy
-from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from msgspec.structs import replace
@@ -60,7 +58,7 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
         """Close the limiter and what it opened. Waiters get a ``LimiterUnavailableError``."""
         self._closed = True
         self._stop_timer()
-        self._waiters.fail_all(lambda: LimiterUnavailableError("the limiter was closed while requests waited"))
+        self._waiters.fail_all(LimiterUnavailableError("the limiter was closed while requests waited"))
         await run_to_completion(self._disconnect())
 
     async def _disconnect(self) -> None:
@@ -113,7 +111,7 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
         if len(self._waiters) == 1:
             # Nobody waited before, so the pace of exchanges under backlog does not apply.
             self._next_exchange = self._not_before
-        if self._timer is None or (not priority and self._waiters.interactive == 1):
+        if self._timer is None or (not priority and len(self._waiters.interactive) == 1):
             self._serve()
 
     def _give_back(self, permit: float) -> None:
@@ -141,7 +139,7 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
         except BaseException as error:
             # A bug or an interrupt: without this the waiters would wait forever.
             self._uncertain = True
-            self._waiters.fail_all(partial(LimiterUnavailableError, f"the limiter failed: {type(error).__name__}"))
+            self._waiters.fail_all(LimiterUnavailableError(f"the limiter failed: {type(error).__name__}"))
             raise
         else:
             self._uncertain = not steady
@@ -163,7 +161,7 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
             window=self._window,
             per_day=self._daily_budget.limit,
             wanted=wanted,
-            interactive=min(wanted, self._waiters.interactive),
+            interactive=min(wanted, len(self._waiters.interactive)),
             uncertain=self._uncertain,
             day=self._daily_budget.day,
             used=self._daily_budget.used,
@@ -188,8 +186,8 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
         if not steady:
             return
         self._leased.extend(lease.send_times)
-        if self._daily_budget.exhausted and not self._leased:
-            self._waiters.fail_all(self._daily_budget.exhausted_error)
+        if self._daily_budget.used >= self._daily_budget.limit and not self._leased:
+            self._waiters.fail_all(self._daily_budget.exhausted_error())
 
     def _mirror_pause(self, lease: Lease, asked_at: float, now: float) -> None:
         """Enter or leave the pause that all workers share."""
@@ -199,12 +197,12 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
             return
         self._pause.mirror(lease, asked_at, now)
         if lease.suspected and not lease.is_probe:
-            self._waiters.fail_all(self._suspected_error)
+            self._waiters.fail_all(self._suspected_error())
 
     def _on_failure(self, request: LeaseRequest, error: MutexError, now: float) -> None:  # noqa: ARG002 -- for subclasses
         """Fail the waiters."""
         self._not_before = self._next_exchange = -math.inf
-        self._waiters.fail_all(partial(copy, error))
+        self._waiters.fail_all(error)
 
     # The pause after a 429
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from asyncio import get_running_loop
 from collections import deque
-from copy import copy
-from functools import partial
 
 from aiomutex.errors import ConfigurationError, MutexError
 from aiomutex.limits.interface import Priority
@@ -123,7 +121,7 @@ class LocalRateLimiter(QueueingLimiter):
         try:
             self._daily_budget.take()
         except MutexError as error:
-            self._waiters.fail_all(partial(copy, error))
+            self._waiters.fail_all(error)
             return
         # After a late timer, catch up by two permits at most.
         self._last_due = max(due, now - 2 * self._margin.interval)
@@ -135,13 +133,13 @@ class LocalRateLimiter(QueueingLimiter):
     def _bulk_due(self) -> float:
         """When the next bulk permit leaves enough to interactive calls.
 
-        Bulk work may take ``bulk_burst`` permits in half a window, and the last ``interactive_reserve`` permits only
-        if as many become free in the next intervals. Neither rule slows an evenly spaced run: the first allows one
-        permit more than half, the second comes one interval early.
+        Bulk work may take half of the permits in half a window, and the last tenth only if as many become free in the
+        next intervals. Neither rule slows an evenly spaced run, which grants some permits slightly early and some
+        slightly late: the first allows one permit more than half, the second comes one interval early.
         """
         margin, log = self._margin, self._log
-        reserve = margin.interactive_reserve
-        burst_over = log[-margin.bulk_burst] + self._window / 2
+        reserve = margin.permits // 10
+        burst_over = log[-min(margin.permits, (margin.permits + 1) // 2 + 1)] + self._window / 2
         return max(burst_over, log[reserve] + self._window - (reserve + 1) * margin.interval)
 
     def _on_join(self, priority: Priority, now: float) -> None:
@@ -149,7 +147,7 @@ class LocalRateLimiter(QueueingLimiter):
         # Checked at midnight, and every second for a wall clock that jumps.
         self._check_clock_at = now + min(1.0, self._daily_budget.ends_at - self._daily_budget.clock())
         # If a timer is set, only the first interactive call may be due before it.
-        if self._timer is None or (not priority and self._waiters.interactive == 1):
+        if self._timer is None or (not priority and len(self._waiters.interactive) == 1):
             self._serve()
 
     def _give_back(self, permit: float) -> None:

@@ -64,7 +64,7 @@ class MachineRateLimiter(LeasingLimiter[MachineBudget]):
         return f"<MachineRateLimiter {self._path!r} · {self._describe()}>"
 
     def _on_join(self, priority: Priority, now: float) -> None:
-        if not priority and self._waiters.interactive == 1:
+        if not priority and len(self._waiters.interactive) == 1:
             # The next exchange may be far off, as that of bulk work among many processes.
             self._next_exchange = self._not_before
         super()._on_join(priority, now)

@@ -40,15 +40,3 @@ class Margin(NamedTuple):
     def interval(self) -> float:
         """Seconds between two permits at the full rate."""
         return self.window / self.permits
-
-    @property
-    def bulk_burst(self) -> int:
-        """Permits that bulk work may take in half a window."""
-        # One more than half of all permits: an evenly paced run grants some permits slightly early and some slightly
-        # late, and must not be held up.
-        return min(self.permits, (self.permits + 1) // 2 + 1)
-
-    @property
-    def interactive_reserve(self) -> int:
-        """Permits that a burst of bulk work leaves to interactive calls."""
-        return self.permits // 10

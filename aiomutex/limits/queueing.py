@@ -93,19 +93,7 @@ class QueueingLimiter(RateLimiter):
     # The public interface they share
 
     async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
-        """Wait until one request may be sent.
-
-        Args:
-            priority: ``Priority.BULK`` waits behind interactive calls, but gets at least every eighth permit.
-
-        Returns:
-            The permit: when it was granted, in seconds of the event loop's clock.
-
-        Raises:
-            DailyBudgetExhaustedError: The daily budget is exhausted, or seems to be.
-            LimiterUnavailableError: A shared budget cannot be reached, or does not respond in time.
-            ConfigurationError: The budget cannot be used, or the limiter is closed or used by another event loop.
-        """
+        """Wait until one request may be sent, and return its permit; see ``RateLimiter.acquire``."""
         loop = get_running_loop()
         if loop is not self._loop:
             self._attach(loop)
@@ -117,11 +105,7 @@ class QueueingLimiter(RateLimiter):
         The wait is ``retry_after``, or else one window, doubled with each further 429. Then one request is sent, and
         once it gets a response other than 429 the others follow, evenly spaced. If the service asks for more than five
         minutes, or four such single requests in a row get a 429, the daily budget counts as exhausted and callers get
-        the error for that.
-
-        Args:
-            permit: What ``acquire`` returned for the request.
-            retry_after: Seconds the service asked to wait, if it did.
+        the error for that. See ``RateLimiter.throttled`` for the arguments.
         """
         now = self._now()
         pause = self._pause
@@ -138,7 +122,7 @@ class QueueingLimiter(RateLimiter):
         if pause.suspected_on is not None:
             error = self._suspected_error()
             logger.warning("%s", error, extra={"aiomutex_used": error.used, "aiomutex_limit": error.limit})
-            self._waiters.fail_all(self._suspected_error)
+            self._waiters.fail_all(error)
         elif started:
             fields = {"aiomutex_paused_for": pause.until - now, "aiomutex_permits": self._margin.permits}
             message = "the service answered 429: pausing for %.1f s, then sending a single request; %s"
@@ -149,11 +133,7 @@ class QueueingLimiter(RateLimiter):
         self._serve()
 
     def answered(self, permit: float) -> None:
-        """Report that a request got any response but a 429.
-
-        Args:
-            permit: What ``acquire`` returned for the request.
-        """
+        """Report that the request of ``permit`` got any response but a 429."""
         if permit <= self._pause.ends_after:
             return
         self._pause.end()

@@ -7,8 +7,6 @@ so no two workers send at the same time.
 from __future__ import annotations
 
 import math
-from copy import copy
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from aiomutex._util.checks import check_integer, describe
@@ -115,7 +113,7 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
             try:
                 self._fallback.take(send_time)
             except MutexError as error:
-                self._waiters.fail_all(partial(copy, error))
+                self._waiters.fail_all(error)
                 return
             self._unreported += 1
         super()._grant(priority, send_time, now)

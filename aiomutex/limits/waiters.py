@@ -6,6 +6,7 @@ Knows futures, but neither time nor permits: the limiters decide when a permit i
 from __future__ import annotations
 
 from collections import OrderedDict
+from copy import copy
 from typing import TYPE_CHECKING
 
 from aiomutex.errors import ConfigurationError
@@ -13,7 +14,6 @@ from aiomutex.limits.interface import Priority
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
-    from collections.abc import Callable
 
 _BULK_EVERY = 8
 """While both priorities wait, at least every eighth permit goes to bulk work."""
@@ -26,11 +26,11 @@ class Waiters:
         # Ordered dictionaries, not deques: a cancelled waiter leaves from the middle in constant time, and thousands
         # of cancellations during a long pause leave nothing behind.
         self._queues: tuple[OrderedDict[Future[float], float], ...] = (OrderedDict(), OrderedDict())
-        self._interactive, self._bulk = self._queues
+        self.interactive, self._bulk = self._queues
         self._passed_over = 0  # interactive permits granted in a row while bulk work waited
 
     def __len__(self) -> int:
-        return len(self._interactive) + len(self._bulk)
+        return len(self.interactive) + len(self._bulk)
 
     def join(self, loop: AbstractEventLoop, priority: Priority, now: float) -> Future[float]:
         """Enqueue a caller and return the future that will hold its permit."""
@@ -49,14 +49,9 @@ class Waiters:
         for queue in self._queues:
             while queue and next(iter(queue)).done():
                 queue.popitem(last=False)
-        if self._interactive and not (self._bulk and self._passed_over >= _BULK_EVERY - 1):
+        if self.interactive and not (self._bulk and self._passed_over >= _BULK_EVERY - 1):
             return Priority.INTERACTIVE
         return Priority.BULK if self._bulk else None
-
-    @property
-    def interactive(self) -> int:
-        """Number of interactive callers waiting."""
-        return len(self._interactive)
 
     def grant(self, priority: Priority, permit: float) -> float:
         """Give ``permit`` to the first caller of a priority and return when that caller was enqueued.
@@ -68,13 +63,13 @@ class Waiters:
         future.set_result(permit)
         return joined
 
-    def fail_all(self, error: Callable[[], BaseException]) -> None:
-        """Fail every waiter with its own exception: a shared one would collect the tracebacks of all callers."""
+    def fail_all(self, error: Exception) -> None:
+        """Fail every waiter with a copy of its own: a shared exception would collect the tracebacks of all callers."""
         for queue in self._queues:
             while queue:
                 future, _ = queue.popitem(last=False)
                 if not future.done():
-                    future.set_exception(error())
+                    future.set_exception(copy(error))
 
     def detach(self, loop: AbstractEventLoop, limiter: str) -> None:
         """Leave an event loop for another one, unless it is still running, or callers wait on it."""

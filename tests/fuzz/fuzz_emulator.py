@@ -25,7 +25,7 @@ from aiomutex._api.responses import read_group, read_page
 from aiomutex.emulator import MutexEmulator
 from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.faults import Fault, Faults, Latency
-from aiomutex.emulator.responses import JSON, Response
+from aiomutex.emulator.responses import JSON, Encoder, Response
 from aiomutex.emulator.seeding import document_of, store_of, store_of_json
 from aiomutex.emulator.service import COLLECTION, Service
 from aiomutex.emulator.state import GroupStore
@@ -59,7 +59,7 @@ def service_request(data: bytes) -> None:
 def _check_state(service: Service) -> None:
     """Check that a client can read every group, and that a dump restores the state."""
     store = service.store
-    service.dialect = Dialect(archived="flagged")
+    service.encoder = Encoder(Dialect(archived="flagged"))
     listed = service.respond("GET", COLLECTION, b"", JSON)
     assert isinstance(listed, Response)
     groups = read_page(listed.body, None).groups
@@ -69,8 +69,8 @@ def _check_state(service: Service) -> None:
         keep(isinstance(found, Response) and (found.status != 200 or read_group(found.body).id == group_id), "lost")
     again = store_of(msgspec.json.decode(msgspec.json.encode(document_of(store))))
     keep(again.materialized() == store.materialized() and list(again) == list(store), "the dump is incomplete")
-    keys = [group.key for group in store.values()]
-    keep(len(set(keys)) == len(keys), "two groups have the same key")
+    keys = [(group.project_id, group.key) for group in store.values()]
+    keep(len(set(keys)) == len(keys), "two groups of a project have the same key")
 
 
 class _ErrorLog(logging.Handler):
