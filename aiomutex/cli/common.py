@@ -26,9 +26,6 @@ _FILES: Final = "aiomutex.cli.files"
 _SUFFIXES: Final = ("", "-wal", "-shm", "-journal")
 """SQLite keeps files with these suffixes next to a journal or state file."""
 
-BLOCKED: Final = 3
-CHANGES: Final = 4
-
 T = TypeVar("T")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

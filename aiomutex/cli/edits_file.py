@@ -20,14 +20,13 @@ from aiomutex.bulk.options import request_of
 from aiomutex.models import SLOT_LISTS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from aiomutex import SlotOutcome
 
 _REQUIRED: Final = ("group_id", "slot_index")
 _FIELDS: Final = (*_REQUIRED, *SLOT_LISTS)
-_KNOWN: Final = (*_FIELDS, "group_key", "reason")
-"""With the key of a group instead of its ID, and with what the file of failures adds."""
+_KNOWN: Final = (*_REQUIRED, "group_key", *SLOT_LISTS)
 _UTF_16: Final = ("\udcff\udcfe", "\udcfe\udcff")
 _MAX_DIGITS: Final = 20
 
@@ -61,7 +60,7 @@ class BadLine(NamedTuple):
         except (ValueError, RecursionError):
             value = None
         fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {"text": self.text}
-        return json.dumps({**fields, "reason": self.problem}, ensure_ascii=False)
+        return json.dumps({**fields, "reason": self.problem})
 
 
 def read_edits(lines: Iterable[str], format_: str) -> Iterator[LineEdit | BadLine]:
@@ -85,28 +84,23 @@ def to_json_line(edit: SlotEdit, reason: str = "") -> str:
     return msgspec.json.encode(fields | ({"reason": reason} if reason else {})).decode()
 
 
-def _edit_of(fields: object, line: int) -> LineEdit:
+def _edit_of(value: object, line: int) -> LineEdit:
     """Build an edit, or raise ``InvalidRequestError`` if a field is unknown, missing or invalid."""
-    has_key = isinstance(fields, dict) and "group_key" in fields
-    given = object_fields("an edit", fields, _KNOWN, _REQUIRED[has_key:])
+    if not isinstance(value, dict):
+        raise InvalidRequestError(f"an edit must be an object, not {describe(value)}")
+    given = cast("dict[str, Any]", value)
     given.pop("reason", None)
+    has_key = "group_key" in given
+    required = _REQUIRED[has_key:]
+    if unknown := given.keys() - {*_KNOWN}:
+        raise InvalidRequestError(f"unknown field {min(unknown)!r}; an edit has {', '.join(_KNOWN)}")
+    if missing := [name for name in required if name not in given]:
+        raise InvalidRequestError(f"{missing[0]} is missing; an edit must have {' and '.join(required)}")
     if has_key and ("group_id" in given or not given["group_key"] or not isinstance(given["group_key"], str)):
         raise InvalidRequestError("group_key must be a non-empty string, and the only name of the group")
     edit = LineEdit(**{"group_id": 0} | given, line=line)
     request_of(edit)
     return edit
-
-
-def object_fields(noun: str, value: object, known: Collection[str], required: Collection[str]) -> dict[str, Any]:
-    """The fields of a JSON object; ``InvalidRequestError`` if it is not one, or a field is unknown or missing."""
-    if not isinstance(value, dict):
-        raise InvalidRequestError(f"{noun} must be an object, not {describe(value)}")
-    given = cast("dict[str, Any]", value)
-    if unknown := given.keys() - {*known}:
-        raise InvalidRequestError(f"unknown field {min(unknown)!r}; {noun} has {', '.join(known)}")
-    if missing := [name for name in required if name not in given]:
-        raise InvalidRequestError(f"{missing[0]} is missing; {noun} must have {' and '.join(required)}")
-    return given
 
 
 def _problem(error: Exception) -> str:
@@ -143,12 +137,11 @@ def _from_csv(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
 
 
 def _header_problem(columns: list[str]) -> str | None:
-    known = [*_REQUIRED, "group_key", *SLOT_LISTS]
     if len(columns) == 1 and (found := [separator for separator in (";", "\t") if separator in columns[0]]):
         return f"the columns are separated by {found[0]!r}; separate them by commas"
-    if unknown := [name for name in columns if name not in known]:
-        return f"unknown columns in the header: {', '.join(unknown)}; an edit has {', '.join(known)}"
-    if repeated := [name for name in known if columns.count(name) > 1]:
+    if unknown := [name for name in columns if name not in _KNOWN]:
+        return f"unknown columns in the header: {', '.join(unknown)}; an edit has {', '.join(_KNOWN)}"
+    if repeated := [name for name in _KNOWN if columns.count(name) > 1]:
         return f"repeated columns in the header: {', '.join(repeated)}"
     if missing := [name for name in _REQUIRED if name not in columns and name.replace("id", "key") not in columns]:
         return f"columns missing from the header: {', '.join(missing)}"

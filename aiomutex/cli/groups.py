@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aiomutex import MutexGroup, MutexSession, NewGroup, NewSlot
-
-T = TypeVar("T", "NewGroup", "NewSlot")
 
 _MAX_GROUP: Final = 16 * 2**20
 _BAR_WIDTH: Final = 20
@@ -123,7 +121,6 @@ def create(file: str | None, as_json: bool, **fields: Any) -> None:
 
 def _from_file(file: str) -> NewGroup:
     import msgspec
-    from msgspec.structs import replace
 
     from aiomutex import NewGroup, NewSlot
 
@@ -131,23 +128,12 @@ def _from_file(file: str) -> NewGroup:
         data = opened.read(_MAX_GROUP + 1)
     if len(data) > _MAX_GROUP:
         raise click.UsageError(f"{file} is larger than {_MAX_GROUP:,} bytes")
-    group = _struct_of(NewGroup, "the group", msgspec.json.decode(data))
-    slots = group.slots
-    if isinstance(slots, list):  # anything else is rejected together with the other fields
-        slots = [_struct_of(NewSlot, f"slots[{place}]", slot) for place, slot in enumerate(slots)]
-    return replace(group, slots=slots)
-
-
-def _struct_of(kind: type[T], noun: str, value: object) -> T:
-    """Build a struct from a decoded JSON object without looking at its values, which are checked when it is sent."""
-    from msgspec.structs import fields
-
-    from aiomutex.cli.edits_file import object_fields
-
-    names = {field.encode_name: field.name for field in fields(kind)}
-    required = [field.encode_name for field in fields(kind) if field.required]
-    given = object_fields(noun, value, names, required)
-    return kind(**{names[name]: item for name, item in given.items()})
+    # Structs of the library read unknown fields, which here are most likely typing errors.
+    strict: Any = {"forbid_unknown_fields": True, "frozen": True, "kw_only": True}
+    slot: Any = msgspec.defstruct("Slot", [], bases=(NewSlot,), **strict)
+    group: Any = msgspec.defstruct("Group", [("slots", list[slot])], bases=(NewGroup,), **strict)
+    decoded: NewGroup = msgspec.json.decode(data, type=group)
+    return decoded
 
 
 def _from_options(fields: dict[str, Any]) -> NewGroup:

@@ -12,23 +12,13 @@ import click
 
 from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import (
-    BLOCKED,
-    CHANGES,
-    FilePath,
-    call,
-    confirm,
-    echo,
-    fail,
-    json_option,
-    print_json,
-    printable,
-)
+from aiomutex.cli.common import FilePath, call, confirm, echo, fail, json_option, print_json, printable
 
 if TYPE_CHECKING:
     from aiomutex import MutexSession
     from aiomutex.plan import Finding, Plan, Review, Step
 
+_BLOCKED, _CHANGES = 3, 4  # exit codes
 _ONE_STEP = ("archive", "unarchive")
 _COLOURS = {"+": "green", "-": "red", "~": "yellow", "!": "bright_red", "?": "cyan", " ": None}
 
@@ -74,7 +64,7 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
     # A "#" inside a string counts as a comment, to be on the safe side.
     if existing is not None and not overwrite and format_ == "yaml" and re.search(r"(^|\s)#", path.read_text("utf-8")):
         problem = "differs from the live groups and has comments, which would be lost; pass --overwrite to lose them"
-        fail(f"{file} {problem}", BLOCKED)
+        fail(f"{file} {problem}", _BLOCKED)
     text = dump_desired(desired, format_)
     with open_private(path) as opened:
         opened.write(text)
@@ -112,7 +102,7 @@ def plan(
     if out is not None:
         save_plan(changes, out)
     _show(changes, review, format_)
-    sys.exit(BLOCKED if review.blocked(changes) else 0 if changes.empty else CHANGES)
+    sys.exit(_BLOCKED if review.blocked(changes) else 0 if changes.empty else _CHANGES)
 
 
 async def _review(
@@ -174,7 +164,7 @@ def apply(
         _show(left, review)
     allowed = replace(left, exceeded_thresholds=[]) if force else left
     if review.blocked(allowed):
-        fail("the plan is blocked; nothing was written", BLOCKED)
+        fail("the plan is blocked; nothing was written", _BLOCKED)
     if not left.changes:
         if as_json:
             print_json({"counts": {}, "requests": 0, "stopped_by": None, "interrupted": False})

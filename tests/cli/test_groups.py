@@ -185,17 +185,27 @@ def test_an_invalid_create_exits_with_2_and_sends_nothing(
 
 SLOTS: list[dict[str, Any]] = [{"percentage": 100}]
 INVALID_GROUPS: list[tuple[Any, str]] = [
-    ([], "the group must be an object, not [] (list)"),
-    ({"projectId": 1, "slots": SLOTS}, "name is missing; the group must have projectId and name and slots"),
-    ({"projectId": 1, "name": "x", "slots": SLOTS, "evalutionMode": "local"}, "unknown field 'evalutionMode'; the"),
+    ([], "Expected `object`, got `array`"),
+    ({"projectId": 1, "slots": SLOTS}, "missing required field `name`"),
+    ({"projectId": 1, "name": "x", "slots": SLOTS, "evalutionMode": "local"}, "unknown field `evalutionMode`"),
     ({"projectId": "-1", "name": "x", "slots": SLOTS}, "project_id must be an integer from 0, or a string"),
-    ({"projectId": 1, "name": 5, "slots": SLOTS}, "name must be a non-empty string, not 5 (int)"),
-    ({"projectId": 1, "name": "x", "key": None, "slots": SLOTS}, "key must be a non-empty string, not None"),
-    ({"projectId": 1, "name": "x", "slots": 5}, "slots must be a list of NewSlot, not 5 (int)"),
-    ({"projectId": 1, "name": "x", "slots": [5]}, "slots[0] must be an object, not 5 (int)"),
-    ({"projectId": 1, "name": "x", "slots": [{}]}, "percentage is missing; slots[0] must have percentage"),
-    ({"projectId": 1, "name": "x", "slots": [{"percentage": "100"}]}, "slots[0].percentage must be an integer"),
-    ({"projectId": 1, "name": "x", "slots": [SLOTS[0] | {"experiments": "5"}]}, "slots[0].experiments must be a"),
+    ({"projectId": 1, "name": 5, "slots": SLOTS}, "Expected `str`, got `int` - at `$.name`"),
+    ({"projectId": 1, "name": "x", "key": None, "slots": SLOTS}, "Expected `str`, got `null` - at `$.key`"),
+    ({"projectId": 1, "name": "x", "slots": 5}, "Expected `array`, got `int` - at `$.slots`"),
+    ({"projectId": 1, "name": "x", "slots": [5]}, "Expected `object`, got `int` - at `$.slots[0]`"),
+    ({"projectId": 1, "name": "x", "slots": [{}]}, "missing required field `percentage` - at `$.slots[0]`"),
+    (
+        {"projectId": 1, "name": "x", "slots": [{"percentage": "100"}]},
+        "`int`, got `str` - at `$.slots[0].percentage`",
+    ),
+    (
+        {"projectId": 1, "name": "x", "slots": [SLOTS[0] | {"experimets": [5]}]},
+        "field `experimets` - at `$.slots[0]`",
+    ),
+    (
+        {"projectId": 1, "name": "x", "slots": [SLOTS[0] | {"experiments": "5"}]},
+        "at `$.slots[0].experiments`",
+    ),
 ]
 
 
