@@ -40,6 +40,15 @@ class MutexError(Exception):
         # The default calls the class with its message alone, but the classes below have required keyword arguments.
         return _restore, (type(self), self.args, self.__dict__.copy())
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the class as ``error``, the ``message`` and the attributes, as values that JSON can hold."""
+        facts = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        if isinstance(self, DailyBudgetExhaustedError):
+            facts["resets_at"] = self.resets_at.isoformat()
+        outcome = {"attempts": self.attempts, "maybe_applied": self.maybe_applied}
+        earlier = [error.to_dict() for error in self.earlier]
+        return {"error": type(self).__name__, "message": str(self)} | outcome | facts | {"earlier": earlier}
+
     def with_attempts(
         self, attempts: int, earlier: tuple[MutexError, ...] = (), *, maybe_applied: bool = False
     ) -> Self:

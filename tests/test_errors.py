@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from datetime import UTC, datetime
 from typing import Any
@@ -155,3 +156,18 @@ def test_a_verification_error_shows_at_most_200_characters_of_a_list(length: int
     error = verification_error({"individuals": items}, {"individuals": items * 2000})
     assert str(error).startswith(f"group 7, slot 2: individuals should be {shown} but is ['x")
     assert str(error).endswith("… (2,000 items)")
+
+
+def test_an_error_can_be_encoded_with_its_facts() -> None:
+    first = ServerError("down", status=503, method="GET", path="/x", headers={"a": "b"})
+    error = NotFoundError("no", status=404, method="GET", path="/x", request_id="7f3a").with_attempts(2, (first,))
+    error.add_note("of an edit")
+    plain = error.to_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    expected = {"error": "NotFoundError", "message": str(error), "status": 404, "request_id": "7f3a", "attempts": 2}
+    assert plain | expected == plain
+    assert plain["earlier"][0]["error"] == "ServerError"
+    assert "__notes__" not in plain
+    at = datetime(2026, 11, 24, tzinfo=UTC)
+    spent = DailyBudgetExhaustedError("none left", resets_at=at, used=5, limit=5).to_dict()
+    assert (spent["resets_at"], spent["maybe_applied"]) == ("2026-11-24T00:00:00+00:00", False)

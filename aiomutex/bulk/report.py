@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
 from aiomutex.errors import MutexError
-from aiomutex.models import SlotEdit
+from aiomutex.models import SLOT_LISTS, SlotEdit
+
+if TYPE_CHECKING:
+    import os
 
 Status = Literal["applied", "failed", "skipped", "unknown"]
 
@@ -31,6 +36,12 @@ class SlotOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """The number of requests started for it."""
     note: str = ""
     """Why it was skipped, or why there is no error although its outcome is unknown."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the outcome as values that JSON can hold. Lists that the edit does not give are left out."""
+        plain: dict[str, Any] = msgspec.to_builtins(self, enc_hook=MutexError.to_dict)
+        edit: dict[str, Any] = plain.pop("edit")
+        return edit | plain
 
 
 class BulkReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +73,30 @@ class BulkReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def _of(self, status: Status) -> list[SlotOutcome]:
         return [outcome for outcome in self.outcomes if outcome.status == status]
+
+    def write_jsonl(self, path: str | os.PathLike[str]) -> None:
+        """Write a line of JSON for each outcome to a file for its owner only: ``to_dict`` of the outcome.
+
+        Example:
+            >>> BulkReport(outcomes=[]).write_jsonl("outcomes.jsonl")
+        """
+        with open_private(path) as file:
+            file.writelines(msgspec.json.encode(outcome.to_dict()).decode() + "\n" for outcome in self.outcomes)
+
+    def write_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write a row for each outcome to a file for its owner only. Lists are JSON, and errors their messages.
+
+        Example:
+            >>> BulkReport(outcomes=[]).write_csv("outcomes.csv")
+        """
+        names = ("position", "group_id", "slot_index", *SLOT_LISTS, "status", "attempts", "error", "note")
+        with open_private(path) as file:
+            rows = csv.DictWriter(file, names, lineterminator="\n")
+            rows.writeheader()
+            for outcome in self.outcomes:
+                row = outcome.to_dict() | {"error": str(outcome.error or "")}
+                lists = {name: msgspec.json.encode(row[name]).decode() for name in SLOT_LISTS if name in row}
+                rows.writerow(row | lists)
 
     def raise_for_failures(self) -> None:
         """Do nothing if no edit failed and nothing stopped the run.

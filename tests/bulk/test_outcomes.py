@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import pickle
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from bulk_support import after, assert_holds, assert_in_order, assert_true, edits_for, session_for
 from support import FAST, ONCE
@@ -18,6 +20,7 @@ from aiomutex import (
     RetryPolicy,
     ServerError,
     SlotEdit,
+    SlotOutcome,
     TooManyFailuresError,
     TransportError,
 )
@@ -26,10 +29,9 @@ from aiomutex.testing import MutexEmulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from bulk_support import Editor
-
-    from aiomutex import SlotOutcome
 
 
 async def test_an_edit_whose_response_was_lost_is_sent_again_and_counts_both_attempts(
@@ -53,6 +55,13 @@ async def test_each_edit_has_an_outcome_with_its_status_and_error(emulator: Mute
     with pytest.raises(ExceptionGroup) as caught:
         report.raise_for_failures()
     assert caught.value.message == str(report)
+    encoded = [msgspec.json.decode(msgspec.json.encode(outcome.to_dict())) for outcome in report.outcomes]
+    assert sorted((each["group_id"], each["status"], each["experiments"]) for each in encoded) == [
+        ("1", "applied", [1]),
+        ("2", "failed", [3]),
+        ("999", "failed", [2]),
+    ]
+    assert {each["error"] and each["error"]["error"] for each in encoded} >= {None, "NotFoundError"}
     notes = sorted(error.__notes__[0] for error in caught.value.exceptions)
     assert notes == ["edit 1: group 999, slot 1", "edit 2: group 2, slot 9"]
     with pytest.raises(ExceptionGroup) as again:
@@ -301,3 +310,26 @@ async def test_concurrency_is_the_maximum_number_of_requests_in_flight(
     await session.edit_slots(edits_for(60), concurrency=3)
     watcher.cancel()
     assert most == 3
+
+
+def test_a_report_is_written_as_json_lines_and_as_csv(tmp_path: Path) -> None:
+    error = NotFoundError("no, none", status=404, method="PATCH", path="/x")
+    failed = SlotEdit("2", 1, individuals=["a,b", 'c"d'], holdouts=[])
+    report = BulkReport(
+        outcomes=[
+            SlotOutcome(edit=SlotEdit("1", 2, experiments=[5, 6]), status="applied", position=0, attempts=2),
+            SlotOutcome(edit=failed, status="failed", position=1, error=error.with_attempts(1)),
+        ]
+    )
+    lines, table = tmp_path / "outcomes.jsonl", tmp_path / "outcomes.csv"
+    report.write_jsonl(lines)
+    report.write_csv(table)
+    assert [msgspec.json.decode(line) for line in lines.read_text().splitlines()] == [
+        outcome.to_dict() for outcome in report.outcomes
+    ]
+    with table.open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert first | {"experiments": "[5,6]", "holdouts": "", "error": "", "attempts": "2"} == first
+    assert msgspec.json.decode(second["individuals"]) == ["a,b", 'c"d']
+    assert (second["holdouts"], second["error"]) == ("[]", "PATCH /x answered 404: no, none (1 attempt)")
+    assert [path.stat().st_mode & 0o777 for path in (lines, table)] == [0o600] * 2
