@@ -65,7 +65,8 @@ class Listener:
         """Start to listen and return the port."""
         # Cancel the handler when its client disconnects: a stalled request would otherwise wait forever.
         self._web = web.Server(self._handler, handler_cancellation=True, access_log=None, lingering_time=1.0)
-        factory = self._delayed_connection if self._delay.base else self._web
+        delay, rng, delayed = self._delay, self._rng, self._delayed
+        factory = (lambda: _DelayedConnection(self._web, delay.sample(rng), delayed)) if delay.base else self._web
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(factory, **self._options, backlog=1024, start_serving=False)
         try:
@@ -92,9 +93,6 @@ class Listener:
         await _run_callbacks()
         await self._web.shutdown(GRACE)
         await self._server.wait_closed()
-
-    def _delayed_connection(self) -> asyncio.Protocol:
-        return _DelayedConnection(self._web, self._delay.sample(self._rng), self._delayed)
 
 
 async def _run_callbacks() -> None:

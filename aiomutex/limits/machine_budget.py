@@ -59,17 +59,13 @@ class MachineBudget:
             is_valid = False
         if not is_valid:
             raise ConfigurationError(f"path must be the path of a file, not {describe(path)}")
+        self.address = str(self.path)
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
         self._file = (0, 0)
         self.clock_offset = 0.0
         """Seconds to add to the event loop's clock to get the wall clock."""
         self._monotonic_offset = 0.0
-
-    @property
-    def address(self) -> str:
-        """The path."""
-        return str(self.path)
 
     def earliest_server_time(self, loop_time: float) -> float:
         """The earliest time that the monotonic clock may have shown at ``loop_time``."""
@@ -109,8 +105,8 @@ class MachineBudget:
 
     def _exchange(self, request: LeaseRequest) -> Lease:
         connection = self._open()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with connection:  # commits, or rolls back after an error
+            connection.execute("BEGIN IMMEDIATE")
             [text] = connection.execute("SELECT state FROM budget").fetchone() or [None]
             now, wall = time.monotonic(), time.time()
             row = _decode(text) if text else _Row(wall - now, BudgetState())
@@ -122,12 +118,7 @@ class MachineBudget:
                 row.state.day, row.state.used = today, self._used_today
             lease = exchange(row.state, request, now, today)
             connection.execute("REPLACE INTO budget (id, state) VALUES (1, ?)", (_encode(row),))
-            connection.execute("COMMIT")
-            self._used_today = None
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+        self._used_today = None
         return lease
 
     def _check_day(self, state: BudgetState, wall: float) -> int:

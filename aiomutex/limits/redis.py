@@ -78,8 +78,9 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         timeout: float = 0.5,
     ) -> None:
         if on_backend_failure not in ("raise", "local"):
-            message = f'on_backend_failure must be "raise" or "local", not {describe(on_backend_failure)}'
-            raise ConfigurationError(message)
+            raise ConfigurationError(
+                f'on_backend_failure must be "raise" or "local", not {describe(on_backend_failure)}'
+            )
         if on_backend_failure == "local":
             check_integer('with on_backend_failure="local", workers', workers, least=1, error=ConfigurationError)
         budget = RedisBudget(url_or_client, name, timeout)

@@ -114,6 +114,23 @@ async def test_a_429_pauses_all_processes(path: Path) -> None:
     assert other.state().per_window == 95
 
 
+async def test_the_rate_recovers_for_all_processes(path: Path) -> None:
+    one, other = MachineRateLimiter(path), MachineRateLimiter(path)
+    one.throttled(await one.acquire(), 0.1)
+    await until(lambda: exchanged(one))
+    one.answered(await one.acquire())
+    await until(lambda: exchanged(one))
+    for permits in (95, 96, 97):
+        await other.acquire()
+        assert other.state().per_window == permits
+        later = "json_set(s, '$.state.recovery.since', json_extract(s, '$.state.recovery.since') - 60)"
+        with contextlib.closing(sqlite3.connect(path)) as file, file:
+            file.execute(
+                f"UPDATE budget SET state = (SELECT {later} FROM (SELECT CAST(state AS TEXT) AS s FROM budget))"
+            )
+    assert (one.state().pauses_total, one.state().throttled_total, other.state().throttled_total) == (1, 1, 0)
+
+
 @pytest.mark.parametrize("eager", [False, hasattr(asyncio, "eager_task_factory")])
 async def test_it_works_with_eager_tasks(path: Path, eager: bool) -> None:
     loop = asyncio.get_running_loop()
