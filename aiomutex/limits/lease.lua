@@ -158,6 +158,8 @@ if not paused and #granted < wanted then
     local turn = math.min(math.max(number('last_turn'), now) + spacing, now + microseconds(request.max_turn_wait))
     state.last_turn = format(turn)
     wait = math.max(turn - now, next_free - horizon - latency)
+elseif is_probe and #granted == 0 then
+    wait = math.max(next_free - horizon - latency, 1000)
 end
 is_probe = is_probe and #granted == 1
 if is_probe then

@@ -151,11 +151,11 @@ def _grant(state: BudgetState, request: LeaseRequest, permits: int, now: float) 
         granted.append(at)
         state.interactive_run = 0
         bulk_wanted -= 1
+    next_free = _earliest(state.log, permits, request.window, now) - now
     if state.paused:
         if granted:
             state.probe_until = now + request.probe_timeout
-        return granted, 0.0, bool(granted)
-    next_free = _earliest(state.log, permits, request.window, now) - now
+        return granted, max(next_free - (HORIZON if interactive else BULK_HORIZON), 0.001), bool(granted)
     if not all_interactive:
         return granted, max(next_free - HORIZON, 0.001), False
     if bulk_wanted <= 0:

@@ -180,6 +180,24 @@ async def test_a_429_pauses_all_workers_until_one_probe_succeeds(server: RedisSe
     assert first.state().paused_for == second.state().paused_for == 0
 
 
+async def test_after_a_pause_a_worker_does_not_ask_again_and_again_for_its_probe(
+    server: RedisServer, make: Make
+) -> None:
+    limiter = make(server, per_second=3)
+    lease, exchanges = limiter._budget.lease, 0
+
+    async def counted(*args: Any) -> Any:
+        nonlocal exchanges
+        exchanges += 1
+        return await lease(*args)
+
+    setattr(limiter._budget, "lease", counted)  # noqa: B010 -- type checkers reject the assignment
+    permits = [await limiter.acquire() for _ in range(2)]
+    limiter.throttled(permits[-1], 0.05)
+    await limiter.acquire()
+    assert exchanges < 20
+
+
 async def test_the_rate_recovers_for_all_workers(server: RedisServer, make: Make) -> None:
     first, second = make(server), make(server)
     permit, _ = await asyncio.gather(first.acquire(), second.acquire())

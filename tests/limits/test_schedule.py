@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from limits_support import most_in_a_second
 
-from aiomutex.limits.lease import Feedback, Lease, LeaseRequest
+from aiomutex.limits.lease import HORIZON, Feedback, Lease, LeaseRequest
 from aiomutex.limits.recovery import Recovery
 from aiomutex.limits.schedule import BudgetState, exchange, forget_log
 
@@ -49,6 +49,8 @@ def test_no_window_has_more_permits_than_allowed(permits: int, steps: list[tuple
         assert all(now <= at <= now + 0.1 for at in lease.send_times)
         assert len(lease.send_times) <= wanted
         assert lease.wait >= 0
+        # Without a wait, a process that got nothing would ask again and again.
+        assert lease.send_times or not wanted or lease.wait >= 0.001
         granted += lease.send_times
         assert state.used == len(granted)
     assert most_in_a_second(granted, WINDOW - 1e-9) <= permits
@@ -136,6 +138,18 @@ def paused_state() -> BudgetState:
     lease = exchange(state, request(20, 20, feedback=feedback), 100.0, DAY)
     assert (lease.paused, lease.send_times, lease.pause_left, lease.permits) == (True, [], 2.0, 95)
     return state
+
+
+@pytest.mark.parametrize("interactive", [0, 1])
+def test_after_a_pause_a_process_waits_until_a_send_time_is_free_for_its_probe(interactive: int) -> None:
+    state = BudgetState(log=[100.0] * 3, day=DAY)
+    throttled = Feedback(kind="throttled", permit=100.0, recovery=Recovery(3), delay=0.1)
+    exchange(state, request(permits=3, feedback=throttled), 100.1, DAY)
+    lease = exchange(state, request(2, interactive, permits=3), 100.3, DAY)
+    assert (lease.paused, lease.send_times) == (True, [])
+    again = 100.3 + lease.wait
+    assert 101.0 - HORIZON <= again <= 100.0 + WINDOW
+    assert exchange(state, request(2, interactive, permits=3), again + 0.001, DAY).is_probe
 
 
 def test_a_pause_lets_one_probe_through_and_ends_with_its_success() -> None:
