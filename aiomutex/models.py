@@ -1,13 +1,14 @@
 """The data of the API: groups and slots as the service returns them, new groups and slot edits as users write them.
 
 Plain frozen structs, snake_case here and camelCase on the wire, without any knowledge of HTTP. The rules for writes are
-in ``_api/validation.py``, because more can be read than may be written.
+in ``_api/validation.py``, because more can be read than may be written. Structs with lists do not hash: tuples in their
+place would not equal the lists that users write.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET as UNSET  # noqa: PLC0414  # re-exported
@@ -30,8 +31,18 @@ else:
     _Share = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float
 
 
+class Model(msgspec.Struct, frozen=True, gc=False):
+    """A struct that pydantic, and so FastAPI, can use as a model. Others, such as Litestar, know structs."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: Any) -> Any:
+        from aiomutex._util.pydantic_schema import schema_of  # noqa: PLC0415  # pydantic asks, so it is installed
+
+        return schema_of(cls, handler)
+
+
 # gc=False: these structs hold strings, numbers and lists of those, so they cannot be part of a reference cycle.
-class Slot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+class Slot(Model, frozen=True, kw_only=True, rename="camel", gc=False):
     """One slot of a group: a share of the users, and the experiments that run on it.
 
     Example:
@@ -57,7 +68,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """Cohorts that are always in this slot. Read-only: no way to write them is documented."""
 
 
-class MutexGroup(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+class MutexGroup(Model, frozen=True, kw_only=True, rename="camel", gc=False):
     """A mutex group: users split into slots, so that experiments in different slots never share a user.
 
     Strings that the service left out are empty. Source: Experiment Management API, "List mutex groups".
@@ -91,7 +102,7 @@ def find_slot(group: MutexGroup, index: int) -> Slot | None:
     return next((slot for slot in group.slots if slot.index == index), None)
 
 
-class GroupPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+class GroupPage(Model, frozen=True, kw_only=True, rename="camel", gc=False):
     """One page of the listing."""
 
     groups: list[MutexGroup] = msgspec.field(name="mutexes")
@@ -102,7 +113,7 @@ class GroupPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=Fa
     """Where this page starts; ``None`` for the first. An interrupted listing can continue from it."""
 
 
-class NewSlot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+class NewSlot(Model, frozen=True, kw_only=True, rename="camel", gc=False):
     """A slot of a group to be created."""
 
     percentage: int
@@ -112,7 +123,7 @@ class NewSlot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=Fals
     individuals: Sequence[str] | UnsetType = UNSET
 
 
-class NewGroup(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class NewGroup(Model, frozen=True, kw_only=True, rename="camel"):
     """A group to be created. Fields that are not given are not sent, so the service's defaults apply.
 
     Percentages, the number of slots, salt, bucketing key and mode cannot be changed after creation.
@@ -138,7 +149,7 @@ class NewGroup(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """1 to 20 slots, in the order of their indexes."""
 
 
-class CreatedGroup(msgspec.Struct, frozen=True, kw_only=True):
+class CreatedGroup(Model, frozen=True, kw_only=True):
     """A group that was just created."""
 
     id: str
@@ -147,7 +158,7 @@ class CreatedGroup(msgspec.Struct, frozen=True, kw_only=True):
     key: str
 
 
-class _SlotAddress(msgspec.Struct, frozen=True, gc=False):
+class _SlotAddress(Model, frozen=True, gc=False):
     group_id: str | int
     """An integer or a string; kept as a string."""
     slot_index: int

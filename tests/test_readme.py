@@ -6,6 +6,7 @@ A fence may name a file after its language, as in ```` ```yaml groups.yaml ````:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import runpy
 import shlex
@@ -18,11 +19,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from asgi import serving
 
 from aiomutex.testing import MutexEmulator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
     from redis_server import RedisServer
 
@@ -89,12 +91,22 @@ def test_a_python_snippet_runs(snippet: Snippet, service: MutexEmulator, tmp_pat
                 asyncio.run(value(fresh))
 
 
-async def _visit(app: web.Application) -> None:
-    async with TestServer(app) as server, aiohttp.ClientSession() as http:
-        async with http.get(server.make_url("/groups/1")) as response:
+@contextlib.asynccontextmanager
+async def _serving(app: object) -> AsyncGenerator[str]:
+    if isinstance(app, web.Application):
+        async with TestServer(app) as server:
+            yield str(server.make_url("/"))
+    else:
+        async with serving(app) as url:
+            yield url
+
+
+async def _visit(app: object) -> None:
+    async with _serving(app) as url, aiohttp.ClientSession(url) as http:
+        async with http.get("/groups/1") as response:
             assert response.status == 200
             assert (await response.json())["key"] == "group-1"
-        async with http.get(server.make_url("/groups/99")) as response:
+        async with http.get("/groups/99") as response:
             assert response.status == 404
 
 

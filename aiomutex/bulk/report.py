@@ -89,7 +89,7 @@ class BulkReport(msgspec.Struct, frozen=True, kw_only=True):
         Example:
             >>> BulkReport(outcomes=[]).write_csv("outcomes.csv")
         """
-        names = ("position", "group_id", "slot_index", *SLOT_LISTS, "status", "attempts", "error", "note")
+        names: list[str] = ["position", "group_id", "slot_index", *SLOT_LISTS, "status", "attempts", "error", "note"]
         with open_private(path) as file:
             rows = csv.DictWriter(file, names, lineterminator="\n")
             rows.writeheader()
