@@ -92,7 +92,8 @@ def test_after_an_interrupted_apply_exactly_the_rest_remains(
     rest = remaining(changes, current)
     assert plan(desired, after(rest, current)).changes == []
     assert remaining(rest, after(rest, current)).changes == []
-    assert rest.counts.added <= changes.counts.added
+    # Of a move, the second half may remain.
+    assert rest.counts.added <= changes.counts.added + changes.counts.moved
 
 
 @given(move=moves, data=st.data())
