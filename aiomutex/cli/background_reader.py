@@ -17,10 +17,7 @@ READ_AHEAD: Final = 64  # items that are read before they are needed
 
 
 async def read_in_thread(items: Generator[T]) -> AsyncGenerator[T]:
-    """Iterate over a blocking generator in a daemon thread. Close it with ``contextlib.aclosing``.
-
-    The thread then closes the generator at its next item, or ends with the process. It passes errors on.
-    """
+    """Iterate over a blocking generator in a daemon thread, which closes it at its next item once this is closed."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
     capacity = threading.Semaphore(READ_AHEAD)

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from aiomutex.cli.run import Run
 
 _FILES: Final = "aiomutex.cli.files"
-_SUFFIXES: Final = ("", "-wal", "-shm", "-journal")
-"""SQLite keeps files with these suffixes next to a journal or state file."""
+_SUFFIXES: Final = ("", "-wal", "-shm", "-journal")  # of the files that SQLite keeps beside a journal
 
 T = TypeVar("T")
 
@@ -60,21 +59,26 @@ def _is_same_file(path: str, other: str) -> bool:
     return os.path.samestat(status, other_status) and stat.S_ISREG(status.st_mode)
 
 
-def call(work: Callable[..., Awaitable[T]], *groups: str, **options: Any) -> T:
-    """Run ``work`` in an event loop, with a session from ``open_session`` and the IDs of groups given by ID or key."""
+def call(work: Callable[[MutexSession], Awaitable[T]], **options: Any) -> T:
+    """Run ``work`` in an event loop, with a session from ``open_session``."""
 
     async def main() -> T:
         async with open_session(**options) as session:
-            return await work(session, *[await _id_of(session, group) for group in groups])
+            return await work(session)
 
     return asyncio.run(main())
 
 
-async def _id_of(session: MutexSession, group: str) -> str:
-    if group.isdecimal() or "/" in group:
-        return group
-    found = await session.find_group(normalize("NFC", group))
-    return found.id if found is not None else fail(f"there is no group with the key {group}")
+def call_on(group: str, work: Callable[[MutexSession, str], Awaitable[T]]) -> T:
+    """Run ``work`` with the ID of a group that is given by its ID or key."""
+
+    async def resolved(session: MutexSession) -> T:
+        if group.isdecimal() or "/" in group:
+            return await work(session, group)
+        found = await session.find_group(normalize("NFC", group))
+        return await work(session, found.id if found else fail(f"there is no group with the key {group}"))
+
+    return call(resolved)
 
 
 @contextlib.asynccontextmanager
@@ -83,19 +87,24 @@ async def open_session(*, used_today: int | None = None, guard: Run | None = Non
     from aiomutex import LocalRateLimiter, MutexSession
     from aiomutex.limits.machine import MachineRateLimiter
 
-    path = _budget_file()
+    path = state_file(".db")
     limiter: Any = LocalRateLimiter(used_today=used_today or 0)
-    if path is not None:
-        limiter = MachineRateLimiter(path, used_today=used_today)
     async with contextlib.AsyncExitStack() as stack:
         if path is not None:
+            limiter = MachineRateLimiter(path, used_today=used_today)
             stack.push_async_callback(limiter.aclose)
         watched: Any = limiter if guard is None else guard.watch(limiter)
         yield await stack.enter_async_context(MutexSession(rate_limiter=watched, on_attempt=guard))
 
 
-def _budget_file() -> Path | None:
-    """The file that counts the requests of the API key; ``None``, with a warning, if it cannot be used."""
+def complete_key(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the key of a group, from those that were listed last."""
+    path = state_file(".keys")
+    return [key for key in (path.read_text("utf-8").splitlines() if path else ()) if key.startswith(incomplete)]
+
+
+def state_file(suffix: str) -> Path | None:
+    """A file of the API key that outlives the run; ``None``, with a warning, if it cannot be used."""
     import hashlib
     import tempfile
 
@@ -108,7 +117,7 @@ def _budget_file() -> Path | None:
     service = re.sub(r":[0-9]+/*$", "", os.environ.get("AIOMUTEX_BASE_URL", ""))
     name = hashlib.sha256(os.fsencode(f"{service} {key.strip()}")).hexdigest()[:16]
     try:
-        path = user_state_path("aiomutex", appauthor=False, ensure_exists=True) / f"{name}.db"
+        path = user_state_path("aiomutex", appauthor=False, ensure_exists=True) / f"{name}{suffix}"
         with open_private(path, "a"), tempfile.TemporaryFile(dir=path.parent):
             return path  # SQLite can write to the file and beside it
     except OSError as error:
@@ -120,9 +129,7 @@ def printable(text: str, *, keep: str = "\n") -> str:
     """Return ``text`` with control characters escaped, because names and server responses may contain them."""
     if text.isprintable():
         return text
-    return "".join(
-        character if character.isprintable() or character in keep else f"\\x{ord(character):02x}" for character in text
-    )
+    return "".join(each if each.isprintable() or each in keep else f"\\x{ord(each):02x}" for each in text)
 
 
 def echo(text: str, *, err: bool = False) -> None:

@@ -54,8 +54,6 @@ async def _migrate(groups: int) -> dict[str, Any]:
             "answered_429": emulator.limits.rejected,
             "busiest_second": busiest_second,
             "seconds": round(seconds, 2),
-            # 100 requests may be sent at once, and then 100 per second.
-            "floor_seconds": max(0.0, (len(edits) - 100) / 100),
             "read_back_slots": sum(len(group.slots) for group in actual),
             "wrong_slots": wrong,
         }

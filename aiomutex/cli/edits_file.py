@@ -35,8 +35,7 @@ class LineEdit(SlotEdit, frozen=True, kw_only=True):
     """An edit and the number of its line, from 1."""
 
     line: int = 0
-    group_key: str = ""
-    """The group's key, if its ID is not known yet."""
+    group_key: str = ""  # until the group's ID is known
 
     def with_id(self, ids: Mapping[str, str]) -> LineEdit | BadLine:
         """Return the edit with the ID that belongs to its key."""

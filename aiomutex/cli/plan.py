@@ -105,6 +105,16 @@ def plan(
     sys.exit(_BLOCKED if review.blocked(changes) else 0 if changes.empty else _CHANGES)
 
 
+@click.command()
+@click.argument("file", metavar="PLAN", type=FilePath(exists=True))
+@json_option
+def show(file: str, as_json: bool) -> None:
+    """Show a saved plan. Sends nothing."""
+    from aiomutex.plan import Review, load_plan
+
+    _show(load_plan(file), Review(), "json" if as_json else "text")
+
+
 async def _review(
     session: MutexSession, changes: Plan, check_running: bool, allow_running: bool, *, names: bool = False
 ) -> Review:

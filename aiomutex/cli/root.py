@@ -18,7 +18,7 @@ from aiomutex.cli.common import fail
 from aiomutex.cli.demo import demo
 from aiomutex.cli.emulator import emulator
 from aiomutex.cli.groups import groups
-from aiomutex.cli.plan import apply, lint, plan, pull
+from aiomutex.cli.plan import apply, lint, plan, pull, show
 from aiomutex.cli.probe import probe
 from aiomutex.cli.slots import slots
 from aiomutex.cli.traffic import traffic
@@ -72,6 +72,16 @@ def root() -> None:
     """Read and edit mutex groups of Amplitude Experiment."""
 
 
+@root.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete commands, options, and the keys of the groups that were listed last."""
+    from click.shell_completion import get_completion_class
+
+    if (kind := get_completion_class(shell)) is not None:
+        click.echo(kind(root, {}, "aiomutex", "_AIOMUTEX_COMPLETE").source())
+
+
 def _describe(command: click.Command, texts: dict[str, str], *words: str) -> None:
     """Add the texts of help.toml to the help of a command and its subcommands."""
     for text in filter(None, texts.get(" ".join(words), "").strip().split("\n\n")):
@@ -81,6 +91,6 @@ def _describe(command: click.Command, texts: dict[str, str], *words: str) -> Non
         _describe(child, texts, *words, name)
 
 
-for each in (groups, slots, pull, plan, apply, lint, traffic, probe, emulator, demo):
+for each in (groups, slots, pull, plan, show, apply, lint, traffic, probe, emulator, demo):
     root.add_command(each)
 _describe(root, tomllib.loads((resources.files("aiomutex.cli") / "help.toml").read_text("utf-8")))

@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from aiomutex.events import Call
     from aiomutex.plan import Step
 
-_INTERVAL: Final = 5.0
-"""Seconds between two lines of progress through a pipe."""
-_GRACE: Final = 10.0
-"""Seconds after SIGTERM for requests in flight, and as many again to read back what they wrote."""
+_INTERVAL: Final = 5.0  # seconds between two lines of progress through a pipe
+_GRACE: Final = 10.0  # seconds after SIGTERM for requests in flight, and again to read back what they wrote
 _LISTING: Final = "/api/1/mutexes"
 _STATUSES: Final = ("applied", "failed", "unknown", "done earlier", "never tried")
 _UNSENT: Final = (LimiterUnavailableError, DeadlineExceededError)
@@ -123,9 +121,7 @@ class Run:
         def check() -> None:
             is_last = self.signals and self.signals[0] == signal.SIGTERM
             if self.signals and (is_last if current.permits else is_write or group not in self._written):
-                raise LimiterUnavailableError(
-                    f"not sent: the run was stopped by {signal.Signals(self.signals[0]).name}"
-                )
+                raise LimiterUnavailableError("not sent: the run was stopped")
 
         check()
         permit = await self._limiter.acquire(priority)
@@ -140,16 +136,14 @@ class Run:
         """Count an outcome. Print a failure, and pass it to ``failures``."""
         status: str = outcome.status
         if status == "skipped":
-            is_done = outcome.note.endswith("according to the journal")
-            changed = "changed since" if outcome.note.startswith("changed since") else "never tried"
-            status = "done earlier" if is_done else changed
+            known = {"according to the journal": "done earlier", "overwrites the slot": "changed since"}
+            status = next((word for end, word in known.items() if outcome.note.endswith(end)), "never tried")
         elif self.signals and status == "failed" and isinstance(outcome.error, _UNSENT):
             status = "unknown" if outcome.error.maybe_applied else "never tried"
-        if status in _UNSUCCESSFUL:
-            if self._failures is not None:
-                self._failures(outcome)
-            if self._failures is None or not self.signals[1:]:  # the second one ends the run at once
-                self.print_line(f"{where}: {status}: {outcome.error or outcome.note}")
+        if status in _UNSUCCESSFUL and self._failures is not None:
+            self._failures(outcome)
+        if status in _UNSUCCESSFUL and (self._failures is None or not self.signals[1:]):  # the second ends it at once
+            self.print_line(f"{where}: {status}: {outcome.error or outcome.note}")
         self.count(status)
 
     def count(self, status: str) -> None:

@@ -12,7 +12,7 @@ from unicodedata import normalize
 import click
 
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import FilePath, call, echo, fail, json_option, print_json
+from aiomutex.cli.common import FilePath, call, call_on, complete_key, echo, fail, json_option, print_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -30,7 +30,7 @@ def slots() -> None:
 
 
 @slots.command()
-@click.argument("group")
+@click.argument("group", shell_complete=complete_key)
 @click.argument("slot_index", type=int)
 @click.option("--experiments", metavar="ID,…", help="Replace the experiments; '' for none.")
 @click.option("--holdouts", metavar="ID,…", help="Replace the holdouts; '' for none.")
@@ -51,7 +51,7 @@ def edit(group: str, slot_index: int, verify: bool, **lists: str | None) -> None
         if error := report.outcomes[0].error or report.stopped_by:
             raise error
 
-    call(work, group)
+    call_on(group, work)
     echo(f"Edited slot {slot_index} of group {group}{' and verified it' if verify else ''}.")
 
 

@@ -19,10 +19,8 @@ class Column(NamedTuple):
 
     title: str
     right: bool = False
-    least: int | None = None
-    """The width to which its cells may be shortened; ``None`` if never."""
-    drop: int = 0
-    """Its place in the order in which columns are left out, from 1; 0 if never. Empty columns go first."""
+    least: int | None = None  # the width to which its cells may be shortened
+    drop: int = 0  # its place in the order in which columns are left out, empty ones first; 0 if never
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:

@@ -104,8 +104,8 @@ def simulate(
     )
     is_sample = population > result.users
     if as_json:
-        error = sampling_error(0.5, result.users, population)
-        print_json(to_builtins(result) | ({"population": population, "margin": error} if is_sample else {}))
+        fields = {"population": population, "margin": sampling_error(0.5, result.users, population)}
+        print_json(to_builtins(result) | (fields if is_sample else {}))
         return
 
     def percent(amount: int) -> str:

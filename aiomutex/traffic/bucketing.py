@@ -71,6 +71,9 @@ class Bucketing:
             for individual in slot.individuals:
                 self.individuals.setdefault(individual, position)
 
+        # Groups with the same salt, split and individuals place every user alike.
+        self.identity = (self.prefix, tuple(self.ends), tuple(self.individuals.items()))
+
     def __repr__(self) -> str:
         return f"<Bucketing {self.group.key or self.group.id} · {len(self.slots)} slots>"
 

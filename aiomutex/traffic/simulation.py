@@ -80,19 +80,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     experiments: list[ExperimentMove]
     """Experiments that gain or lose users, ordered by ID."""
 
-    @property
-    def share(self) -> float:
-        """The share of users that move, 0 to 1."""
-        return self.moved / self.users if self.users else 0.0
-
 
 def read_users(path: str | Path | int) -> Iterator[str]:
     """Read user IDs from a file, one a line, without loading the whole file.
 
-    Empty lines and white space around an ID are ignored. An ID that occurs twice is counted twice.
-
-    Args:
-        path: The file's path, or a file descriptor such as 0 for standard input.
+    Empty lines and white space around an ID are ignored. An ID that occurs twice is counted twice. ``path`` may be 0,
+    or another file descriptor.
 
     Raises:
         InvalidRequestError: The file is not UTF-8, or a line is too long.
@@ -156,7 +149,6 @@ class _Visibility:
             experiment: traffic_share(experiment, [self.rules[place].group for place in tables])
             for experiment, tables in self.members.items()
         }
-
         most = sorted(nlargest(_MAX_EXPERIMENTS, shares, key=shares.__getitem__))
         together = (sorted(set(slot.experiments)) for rule in self.rules for slot in rule.slots)
         expected = chain(
@@ -260,7 +252,9 @@ def compare(before: Iterable[MutexGroup], after: Iterable[MutexGroup], users: It
     counts = {experiment: [0, 0, 0] for experiment in sorted(changed)}
     for block, all_users in _blocks(users):
         total += len(block)
-        old_columns, new_columns = ([rule.positions(block) for rule in view.rules] for view in (old_view, new_view))
+        known = {rule.identity: rule for rule in (*old_view.rules, *new_view.rules)}
+        columns = {identity: rule.positions(block) for identity, rule in known.items()}
+        old_columns, new_columns = ([columns[rule.identity] for rule in view.rules] for view in (old_view, new_view))
         moved_here = 0
         for experiment, count in counts.items():
             had = old_view.mask(experiment, old_columns, all_users)

@@ -169,7 +169,7 @@ def test_create_from_a_file(service: MutexEmulator, aiomutex: Aiomutex, tmp_path
     [
         (["--name", "x", "--slot", "100"], "--project"),
         (["--project", "1", "--slot", "100"], "--name"),
-        (["--project", "1", "--name", "x"], "--slot"),
+        (["--project", "1", "--name", "x"], "slots must hold 1 to 20 slots"),
         (["--project", "1", "--name", "x", "--slot", "half"], "--slot"),
         (["--project", "1", "--name", "x", "--slot", "40", "--slot", "61"], "101"),
     ],

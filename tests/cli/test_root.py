@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import re
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from aiomutex.cli.root import root
 if TYPE_CHECKING:
     from command_line import Aiomutex
 
+    from aiomutex.testing import MutexEmulator
+
 
 def test_help_lists_each_command_and_the_exit_codes(aiomutex: Aiomutex) -> None:
     done = aiomutex("--help")
@@ -35,6 +38,36 @@ def test_every_help_has_the_table_of_exit_codes_and_an_end_of_its_sentences(aiom
         assert "\n    4    the live groups differ from the file\n    130  stopped by Ctrl-C\n" in done.stdout
         assert "\b" not in done.stdout
         assert str(command.help).partition("\n")[0].endswith(".")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_the_keys_listed_last(
+    shell: str, service: MutexEmulator, aiomutex: Aiomutex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    script = aiomutex("completion", shell)
+    assert script.exit_code == 0
+    assert f"_AIOMUTEX_COMPLETE={shell}_complete" in script.stdout
+
+    def complete(*words: str) -> str:
+        count = "COMP_CWORD", str(len(words) - 1)
+        environment = dict([("COMP_WORDS", " ".join(words)), count, ("_AIOMUTEX_COMPLETE", f"{shell}_complete")])
+        if shell == "fish":
+            environment["COMP_CWORD"] = words[-1]
+        command = [sys.executable, "-m", "aiomutex"]
+        done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+        assert done.stderr == ""
+        return done.stdout
+
+    assert "slots" in complete("aiomutex", "sl")
+    assert "group-3" not in complete("aiomutex", "groups", "get", "group")
+    service.groups["3"].key = "grüppe"
+    assert aiomutex("groups", "list", "--limit", "1").exit_code == 0
+    assert aiomutex("groups", "list").exit_code == 0
+    for words in (["groups", "get"], ["groups", "edit"], ["groups", "archive"], ["slots", "edit"]):
+        assert "group-4" in complete("aiomutex", *words, "group-")
+        assert "grüppe" in complete("aiomutex", *words, "grü")
+    assert len(service.requests) == 2, "completing sends nothing"
 
 
 def test_help_toml_names_only_commands() -> None:

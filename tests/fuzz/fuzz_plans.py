@@ -121,7 +121,7 @@ def command_line(data: bytes) -> None:
     """A command ends with an exit code and without a traceback, whatever its arguments are."""
     text = text_of(data).replace("\0", "")
     lines = text.split("\n")
-    _command([*lines[0].split()[:2], *lines[1:6]], b"", codes=(0, 1, 2, 3, 130))
+    _command([*lines[0].split()[:2], *lines[1:6]], b"", codes=(0, 1, 2, 3, 4, 130))
 
 
 _SERVERS: Final = frozenset({"demo", "emulator"})

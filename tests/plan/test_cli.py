@@ -58,6 +58,10 @@ def test_the_ci_recipe_of_the_readme(run: Callable[..., Result], tmp_path: Path,
         "    slot 1 experiments: + 9\n"
         "0 to create, 1 to update, 0 to archive; 1 member added, 0 removed\n"
     )
+    sent = len(emulator.requests)
+    assert run("show", "changes.plan").output == pull_request.output
+    assert json.loads(run("show", "changes.plan", "--json").output)["counts"]["updates"] == 1
+    assert len(emulator.requests) == sent
     merge = run("apply", "changes.plan", "--yes", "--journal", "apply.db")
     assert merge.exit_code == 0, merge.output
     assert "\n1 applied, 0 failed, 0 unknown, 0 done earlier, 0 never tried; 4 requests\n" in merge.output

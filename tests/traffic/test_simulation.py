@@ -89,7 +89,6 @@ def test_users_move_if_their_set_of_experiments_changes(forwards: bool) -> None:
     old = [experiments_of(before, user, {1, 2, 3}) for user in USERS]
     new = [experiments_of(after, user, {1, 2, 3}) for user in USERS]
     assert result.moved == sum(a != b for a, b in zip(old, new, strict=True))
-    assert result.share == result.moved / len(USERS)
     for move in result.experiments:
         assert move.before == sum(move.experiment in each for each in old)
         assert move.after == sum(move.experiment in each for each in new)
@@ -100,14 +99,14 @@ def test_users_move_if_their_set_of_experiments_changes(forwards: bool) -> None:
 
 def test_joining_a_slot_takes_the_experiment_away_from_users_outside_it() -> None:
     result = compare([group("a", (40, []), (60, []))], [group("a", (40, [1]), (60, []))], USERS)
-    assert 0.56 < result.share < 0.64
+    assert 0.56 < result.moved / len(USERS) < 0.64
     assert result.experiments[0].before == len(USERS)
 
 
 def test_no_user_moves_without_a_change_or_without_users() -> None:
     groups = [group("a", (40, [1]), (60, [2]))]
     assert compare(groups, groups, USERS) == Comparison(users=len(USERS), moved=0, experiments=[])
-    assert compare(groups, [], []).share == 0
+    assert compare(groups, [], []).moved == 0
 
 
 def test_users_are_read_one_a_line(tmp_path: Path) -> None:
@@ -182,3 +181,21 @@ def test_a_comparison_reads_only_groups_that_matter(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(simulation, "Bucketing", Recording)
     assert [move.experiment for move in compare(before, after, USERS).experiments] == [1]
     assert seen == ["b", "a", "b"]
+
+
+def test_a_comparison_hashes_the_users_of_an_unchanged_split_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    real = Bucketing.positions
+
+    def counted(self: Bucketing, values: list[str]) -> bytes:
+        nonlocal calls
+        calls += 1
+        return real(self, values)
+
+    monkeypatch.setattr(Bucketing, "positions", counted)
+    before, after = group("a", (40, [2]), (60, [])), group("a", (40, [1, 2]), (60, []))
+    result = compare([before], [after], USERS)
+    assert calls == len(USERS) / 1_000, "one call for each block"
+    assert result == compare([before], [group("a", (40, [1, 2]), (60, []))], USERS)
+    compare([before], [group("a", (40, [2]), (60, []), individuals=["u5"])], USERS)
+    assert calls == 4 * len(USERS) / 1_000
