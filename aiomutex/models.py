@@ -31,7 +31,7 @@ else:
     _Share = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float
 
 
-class Model(msgspec.Struct, frozen=True, gc=False):
+class Model(msgspec.Struct, frozen=True):
     """A struct that pydantic, and so FastAPI, can use as a model. Others, such as Litestar, know structs."""
 
     @classmethod
