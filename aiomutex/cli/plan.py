@@ -15,14 +15,14 @@ from aiomutex._util.wording import counted
 from aiomutex.cli.common import FilePath, call, confirm, echo, fail, json_option, print_json, printable
 
 if TYPE_CHECKING:
-    from aiomutex import MutexSession
-    from aiomutex.plan import Finding, Plan, Review, Step
+    from aiomutex.plan import Plan, Review, Step
 
 _BLOCKED, _CHANGES = 3, 4  # exit codes
 _ONE_STEP = ("archive", "unarchive")
 _COLOURS = {"+": "green", "-": "red", "~": "yellow", "!": "bright_red", "?": "cyan", " ": None}
 
 _check_running_option = click.option("--check-running", is_flag=True, help="Block if it affects a running experiment.")
+_listed_option = click.option("--show-individuals", "listed", is_flag=True, help="List individuals, not their number.")
 _allow_running_option = click.option("--allow-running", is_flag=True, help="Show running experiments without blocking.")
 
 
@@ -31,22 +31,29 @@ def _print_line(mark: str, text: str) -> None:
 
 
 @click.command()
-@click.argument("file", type=FilePath())
+@click.argument("file", type=FilePath(), required=False)
 @click.option("--project", "projects", multiple=True, help="Only groups of this project. Can be repeated.")
 @click.option("--archived", is_flag=True, help="Include archived groups.")
 @click.option("--overwrite", is_flag=True, help="Overwrite FILE even if it has comments, which are lost.")
-def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) -> None:
-    """Write the live groups to FILE (.yaml or .json), sorted."""
-    from aiomutex.plan import desired_from, dump_desired, load_desired
+@click.option("--python", "module", type=FilePath(), help="Write keys, slots and experiments to this Python module.")
+@click.option("--check", is_flag=True, help="Write nothing. Exit with 4 if the file differs from the live groups.")
+def pull(
+    file: str | None, projects: tuple[str, ...], archived: bool, overwrite: bool, module: str | None, check: bool
+) -> None:
+    """Write the live groups to FILE (.yaml or .json), sorted, or to a Python module."""
+    from aiomutex.plan import desired_from, dump_constants, dump_desired, load_desired
     from aiomutex.plan.desired import identity_of
     from aiomutex.plan.dump import same_content
     from aiomutex.plan.formats import FORMATS
 
-    path = Path(file)
-    format_ = FORMATS.get(path.suffix.lower())
+    if (file is None) is (module is None):
+        raise click.UsageError("pass FILE or --python MODULE")
+    path = Path(file or module or "")
+    format_ = "python" if file is None else FORMATS.get(path.suffix.lower())
     if format_ is None:
-        fail(f"{file}: the name must end in one of {', '.join(FORMATS)}", 2)
-    existing = load_desired(file) if path.exists() and path.stat().st_size else None
+        fail(f"{path}: the name must end in one of {', '.join(FORMATS)}", 2)
+    exists = path.exists() and path.stat().st_size > 0
+    existing = load_desired(path) if file and exists else None
     known = {group.identity for group in existing.groups} if existing else set[tuple[str, str]]()
     groups = [
         group
@@ -58,51 +65,58 @@ def pull(file: str, projects: tuple[str, ...], archived: bool, overwrite: bool) 
         echo(f"aiomutex: skipped {counted(unnamed, 'group')} without a key or project", err=True)
     desired = desired_from(groups, settings=existing)
     count = counted(len(desired.groups), "live group")
-    if existing is not None and same_content(existing, desired):
-        echo(f"{file} already describes the {count}")
+    text = dump_desired(desired, format_) if file else dump_constants(groups)
+    if same_content(existing, desired) if existing else exists and path.read_text("utf-8") == text:
+        echo(f"{path} already describes the {count}")
         return
+    if check:
+        fail(f"{path} does not describe the {count}", _CHANGES)
     # A "#" inside a string counts as a comment, to be on the safe side.
-    if existing is not None and not overwrite and format_ == "yaml" and re.search(r"(^|\s)#", path.read_text("utf-8")):
+    if existing and not overwrite and format_ == "yaml" and re.search(r"(^|\s)#", path.read_text("utf-8")):
         problem = "differs from the live groups and has comments, which would be lost; pass --overwrite to lose them"
-        fail(f"{file} {problem}", _BLOCKED)
-    text = dump_desired(desired, format_)
+        fail(f"{path} {problem}", _BLOCKED)
     with open_private(path) as opened:
         opened.write(text)
-    echo(f"Wrote {count} to {file}")
+    echo(f"Wrote {count} to {path}")
+
+
+def _look(file: str, names: bool, listed: bool, running: dict[str, bool]) -> tuple[Plan, Plan, Review]:
+    """The plan of a file or a saved one, what is left to do of it, and what a reviewer should know."""
+    from aiomutex.plan import Desired, Review, load_desired, load_plan, new_findings, read_experiments, remaining
+    from aiomutex.plan import check_running as find_running
+    from aiomutex.plan import plan as make_plan
+    from aiomutex.plan.saved import is_saved_plan
+
+    saved = load_plan(file) if is_saved_plan(file) else None
+    desired = load_desired(file) if saved is None else Desired()
+    live = call(lambda session: session.list_groups().collect())
+    changes = saved or make_plan(desired, live)
+    left = remaining(changes, live) if saved and not changes.errors else changes
+    wanted = left.experiments if running["check_running"] or names else ()
+    experiments = call(lambda session: read_experiments(session, wanted)) if wanted else {}
+    found = find_running(left, experiments) if running["check_running"] else ()
+    findings = new_findings(left, desired, live)
+    return changes, left, Review(experiments, found, running["allow_running"], findings, listed)
 
 
 @click.command()
-@click.argument("file", type=FilePath(exists=True))
+@click.argument("file", metavar="FILE_OR_PLAN", type=FilePath(exists=True))
 @click.option("--out", type=FilePath(), help="Save the plan to this file, for 'aiomutex apply'.")
-@click.option("--format", "format_", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+@click.option("--format", "format_", type=click.Choice(["text", "markdown", "json"]), default="text")
 @click.option("--json", "format_", flag_value="json", help="The same as --format json.")
 @click.option("--names", is_flag=True, help="Show experiments with their names and states, which costs reads.")
-@click.option("--show-individuals", "listed", is_flag=True, help="List individuals in Markdown; default: their number.")
+@_listed_option
 @_check_running_option
 @_allow_running_option
-def plan(
-    file: str, out: str | None, format_: str, names: bool, listed: bool, check_running: bool, allow_running: bool
-) -> None:
+def plan(file: str, out: str | None, format_: str, names: bool, listed: bool, **running: bool) -> None:
     """Show how the live groups would change to match FILE. Writes nothing."""
-    from aiomutex.plan import load_desired, new_findings, save_plan
-    from aiomutex.plan import plan as make_plan
+    from aiomutex.plan import save_plan
 
-    desired = load_desired(file)
-
-    async def work(session: MutexSession) -> tuple[Plan, Review]:
-        live = await session.list_groups().collect()
-        changes = make_plan(desired, live)
-        review = await _review(session, changes, check_running, allow_running, names=names)
-        show_individuals = listed or format_ in ("text", "json")
-        return changes, review._replace(
-            findings=new_findings(changes, desired, live), show_individuals=show_individuals
-        )
-
-    changes, review = call(work)
+    changes, left, review = _look(file, names, listed or format_ in ("text", "json"), running)
     if out is not None:
         save_plan(changes, out)
-    _show(changes, review, format_)
-    sys.exit(_BLOCKED if review.blocked(changes) else 0 if changes.empty else _CHANGES)
+    _show(left, review, format_)
+    sys.exit(_BLOCKED if review.blocked(left) else 0 if left.empty else _CHANGES)
 
 
 @click.command()
@@ -113,17 +127,6 @@ def show(file: str, as_json: bool) -> None:
     from aiomutex.plan import Review, load_plan
 
     _show(load_plan(file), Review(), "json" if as_json else "text")
-
-
-async def _review(
-    session: MutexSession, changes: Plan, check_running: bool, allow_running: bool, *, names: bool = False
-) -> Review:
-    from aiomutex.plan import Review, read_experiments
-    from aiomutex.plan import check_running as find_running
-
-    experiments = await read_experiments(session, changes.experiments if names or check_running else ())
-    running = find_running(changes, experiments) if check_running else ()
-    return Review(experiments=experiments, running=running, allow_running=allow_running)
 
 
 def _show(changes: Plan, review: Review, format_: str = "text") -> None:
@@ -155,21 +158,9 @@ def apply(
 
     from aiomutex.cli.run import Run
     from aiomutex.plan import apply as apply_plan
-    from aiomutex.plan import load_desired, load_plan, remaining
-    from aiomutex.plan import plan as make_plan
     from aiomutex.plan.edit_order import edit_rounds
-    from aiomutex.plan.saved import is_saved_plan
 
-    saved = is_saved_plan(file)
-    desired = None if saved else load_desired(file)
-
-    async def look(session: MutexSession) -> tuple[Plan, Plan, Review]:
-        live = await session.list_groups().collect()
-        changes = load_plan(file) if desired is None else make_plan(desired, live)
-        left = remaining(changes, live) if saved and not changes.errors else changes
-        return changes, left, await _review(session, left, **running)
-
-    changes, left, review = call(look)
+    changes, left, review = _look(file, False, True, running)
     if not as_json:
         _show(left, review)
     allowed = replace(left, exceeded_thresholds=[]) if force else left
@@ -205,18 +196,16 @@ def lint(file: str | None, as_json: bool, strict: bool, check_modes: bool, live:
     """Check FILE for what is allowed but probably not intended. Without --live, this needs no key and no network."""
     from aiomutex.plan import Desired, load_desired, read_experiments
     from aiomutex.plan import lint as check
+    from aiomutex.plan.experiments import experiments_in
 
     if file is None and not live:
         raise click.UsageError("pass FILE or --live")
     desired = Desired() if file is None else load_desired(file)
 
-    async def work(session: MutexSession) -> list[Finding]:
-        groups = await session.list_groups().collect() if live else None
-        everything: list[Any] = [*desired.groups, *(group for group in groups or () if not group.deleted)]
-        numbers = {number for group in everything for slot in group.slots or () for number in slot.experiments or ()}
-        return check(desired, experiments=await read_experiments(session, numbers), live=groups)
-
-    findings = call(work) if live or check_modes else check(desired)
+    groups = call(lambda session: session.list_groups().collect()) if live else None
+    wanted = experiments_in([*desired.groups, *(groups or ())]) if live or check_modes else ()
+    experiments = call(lambda session: read_experiments(session, wanted)) if wanted else None
+    findings = check(desired, experiments=experiments, live=groups)
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
         print_json(findings)

@@ -2,24 +2,16 @@
 
 There is no state file: a plan compares the desired state with the live groups, which costs one listing. YAML files need
 PyYAML (``pip install 'aiomutex[cli]'``); JSON files need no extra package.
-
-Example:
-    >>> desired = parse_desired("groups: [{projectId: 1, key: group-1, name: Checkout}]")
-    >>> changes = plan(desired, await session.list_groups().collect())
-    >>> print(render(changes))
-    ~ group-1 (project 1): update
-        name: 'Group 1' → 'Checkout'
-    0 to create, 1 to update, 0 to archive; 0 members added, 0 removed; 2 live groups are not in the file
-    >>> (await apply(session, changes)).raise_for_failures()
 """
 
 from aiomutex.plan.apply import ApplyReport, PlanBlockedError, Step, apply
 from aiomutex.plan.changes import Counts, FieldChange, GroupPlan, ListChange, Plan
+from aiomutex.plan.constants import dump_constants
 from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Thresholds
 from aiomutex.plan.diff import plan
-from aiomutex.plan.document import DesiredFileError
 from aiomutex.plan.dump import desired_from, dump_desired
 from aiomutex.plan.experiments import AffectedExperiment, check_running, read_experiments
+from aiomutex.plan.formats import DesiredFileError
 from aiomutex.plan.groups import after, fingerprint
 from aiomutex.plan.lint import RULES, Finding, lint, new_findings
 from aiomutex.plan.reading import load_desired, parse_desired
@@ -49,6 +41,7 @@ __all__ = [
     "apply",
     "check_running",
     "desired_from",
+    "dump_constants",
     "dump_desired",
     "fingerprint",
     "lint",

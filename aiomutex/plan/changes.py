@@ -58,7 +58,6 @@ class GroupPlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_
     fingerprint: str = ABSENT
     """The fingerprint of the live group when the plan was made; ``absent`` for a create."""
     new: NewGroup | None = None
-    """The group to create."""
     fields: list[FieldChange] = []
     lists: list[ListChange] = []
     members: int = 0
@@ -122,8 +121,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     """Thresholds of the file that the plan exceeds. Applying it then needs ``force``."""
     unmentioned: int = 0
     """How many live groups the file does not mention. They stay as they are."""
-    file: str = ""
-    """The name of the file with the desired state."""
 
     @property
     def changes(self) -> list[GroupPlan]:

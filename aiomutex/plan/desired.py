@@ -75,8 +75,6 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: Thresholds = Thresholds()
     ignore: tuple[str, ...] = ()
     """Lint rules that are disabled for the whole file."""
-    file: str = ""
-    """The name of the file it was read from."""
 
 
 def identity_of(project_id: str, key: str) -> Identity:

@@ -69,7 +69,7 @@ def plan(desired: Desired, live: Iterable[MutexGroup]) -> Plan:
         if threshold is not None and count and count / total > threshold
     ]
     shown = [change for change in changes if change.action != "none" or change.errors or change.notes]
-    return Plan(groups=shown, exceeded_thresholds=exceeded, unmentioned=len(unmentioned), file=desired.file)
+    return Plan(groups=shown, exceeded_thresholds=exceeded, unmentioned=len(unmentioned))
 
 
 def _traits(group: MutexGroup | NewGroup) -> set[tuple[Any, ...]]:
@@ -126,11 +126,9 @@ def _compare(desired: DesiredGroup, live: MutexGroup, namesakes: int) -> GroupPl
     notes = _cohort_notes(desired, live)
     if errors := _immutable_errors(desired, live):
         return replace(change, errors=errors, notes=notes)
-    fields: list[FieldChange] = []
-    if desired.name is not UNSET and desired.name != live.name:
-        fields.append(FieldChange(field="name", before=live.name, after=desired.name))
-    if desired.description is not UNSET and desired.description != live.description:
-        fields.append(FieldChange(field="description", before=live.description, after=desired.description))
+    names = ("name", "description")
+    texts: list[tuple[Any, Any, Any]] = [(name, getattr(live, name), getattr(desired, name)) for name in names]
+    fields = [FieldChange(field=name, before=old, after=new) for name, old, new in texts if new not in (UNSET, old)]
     lists = _list_changes(desired, live)
     action: Action = "unarchive" if live.deleted else "update" if fields or lists else "none"
     return with_affected(replace(change, action=action, fields=fields, lists=lists, notes=notes), live)
@@ -190,8 +188,6 @@ def _cohort_notes(desired: DesiredGroup, live: MutexGroup | None) -> list[str]:
         actual = live_slots[index - 1].cohorts if index <= len(live_slots) else []
         if slot.cohorts is not UNSET and set(map(str, slot.cohorts)) != set(map(str, actual)):
             old, new = (", ".join(map(str, unique(each))) or "none" for each in (actual, slot.cohorts))
-            notes.append(
-                f"slot {index} has cohorts {old}, and {new} in the file; "
-                "they are not written, because the service does not document a way"
-            )
+            reason = "they are not written, because the service does not document a way"
+            notes.append(f"slot {index} has cohorts {old}, and {new} in the file; {reason}")
     return notes

@@ -17,8 +17,9 @@ from aiomutex.errors import APIError, AuthenticationError, NotFoundError, Unexpe
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from aiomutex._api.responses import Response
+    from aiomutex.models import MutexGroup
     from aiomutex.plan.changes import Plan
+    from aiomutex.plan.desired import DesiredGroup
     from aiomutex.session import MutexSession
 
 Experiments: TypeAlias = "Mapping[int, Mapping[str, Any] | APIError]"
@@ -30,7 +31,8 @@ _CONCURRENCY: Final = 8
 _FEW: Final = 20
 """Experiments that are always read one by one."""
 _RUNNING = {"running", "active", "started", "live", "in-progress"}
-_STOPPED = {"planning", "draft", "decision-made", "rolled-out", "rolled-back", "completed", "stopped", "archived"}
+_FINISHED = {"decision-made", "rolled-out", "rolled-back", "completed", "archived"}
+_STOPPED = {"planning", "draft", "stopped"} | _FINISHED
 
 
 class AffectedExperiment(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -41,7 +43,6 @@ class AffectedExperiment(msgspec.Struct, frozen=True, kw_only=True, rename="came
     groups: list[str]
     """The groups whose changes affect it."""
     reason: str
-    """What is known of its state."""
 
     def __str__(self) -> str:
         return f"experiment {self.experiment} {self.reason}; affected by {', '.join(self.groups)}"
@@ -60,7 +61,7 @@ def state_of(experiment: Mapping[str, Any] | APIError) -> tuple[ExperimentState,
         return "unknown", "does not exist, as far as the service says"
     if isinstance(experiment, APIError):
         return "unknown", f"could not be read ({experiment})"
-    if experiment.get("deleted") is True or experiment.get("archived") is True:
+    if is_archived(experiment):
         return "stopped", "is archived"
     word = state_word(experiment)
     if word in _RUNNING | _STOPPED:
@@ -75,10 +76,26 @@ def state_word(experiment: Mapping[str, Any]) -> str:
     return str(experiment.get("state")).strip().lower().replace("_", "-").replace(" ", "-")
 
 
+def is_archived(experiment: Mapping[str, Any]) -> bool:
+    """Whether the service says that an experiment is archived."""
+    return experiment.get("deleted") is True or experiment.get("archived") is True
+
+
+def is_finished(experiment: Mapping[str, Any]) -> bool:
+    """Whether an experiment is archived or decided."""
+    return is_archived(experiment) or bool(experiment.get("decision")) or state_word(experiment) in _FINISHED
+
+
 def dependencies_of(experiment: Mapping[str, Any]) -> dict[str, list[str]]:
     """The variants that an experiment depends on, by the ID of their flag, which may be a group."""
     flags = describe(describe(experiment.get("parentDependencies")).get("flags"))
     return {flag: list(map(str, _list(variants))) for flag, variants in flags.items()}
+
+
+def experiments_in(groups: Iterable[MutexGroup | DesiredGroup]) -> set[int]:
+    """The experiments in groups; those of archived groups only if a file describes them."""
+    live = (group for group in groups if not getattr(group, "deleted", None))
+    return {each for group in live for slot in group.slots or () for each in slot.experiments or ()}
 
 
 async def read_experiments(session: MutexSession, experiments: Iterable[int]) -> Experiments:
@@ -101,35 +118,35 @@ async def read_experiments(session: MutexSession, experiments: Iterable[int]) ->
         await _read_listing(session, wanted, results)
 
     async def read_one(experiment: int) -> None:
-        try:
-            results[experiment] = describe_experiment(await session.request("GET", f"{_PATH}/{experiment:d}"))
-        except AuthenticationError:
-            raise
-        except APIError as error:
-            results[experiment] = error
+        results[experiment] = await _get(session, f"{_PATH}/{experiment:d}")
 
     await run_workers(read_one, sorted(wanted - results.keys()), _CONCURRENCY)
     return results
 
 
+async def _get(session: MutexSession, path: str) -> Mapping[str, Any] | APIError:
+    try:
+        return describe((await session.request("GET", path)).json())
+    except UnexpectedResponseError:
+        return {}
+    except AuthenticationError:
+        raise
+    except APIError as error:
+        return error
+
+
 async def _read_listing(session: MutexSession, wanted: set[int], results: dict[int, Any]) -> None:
-    """Read pages until each wanted experiment is found, the listing ends, or single reads are as cheap."""
+    """Read pages until each wanted experiment is found, the listing ends or fails, or single reads are as cheap."""
     numbers = {str(number): number for number in wanted}
     cursor, pages = "", 0
     while pages < len(wanted) - len(results):
-        try:
-            page = await session.request("GET", f"{_PATH}?limit=1000&includeArchived=true{cursor}")
-        except AuthenticationError:
-            raise
-        except APIError:
-            return
+        page = describe(await _get(session, f"{_PATH}?limit=1000&includeArchived=true{cursor}"))
         pages += 1
-        content = describe_experiment(page)
-        for each in map(describe, _list(content.get("experiments"))):
+        for each in map(describe, _list(page.get("experiments"))):
             # What is listed without its state is read singly.
             if (number := numbers.get(str(each.get("id")))) is not None and "state" in each:
                 results[number] = each
-        following = content.get("nextCursor")
+        following = page.get("nextCursor")
         before, cursor = cursor, f"&cursor={quote(str(following), safe='')}"
         if following in (None, "") or cursor == before:
             return
@@ -150,14 +167,6 @@ def check_running(plan: Plan, experiments: Experiments) -> list[AffectedExperime
         if state != "stopped":
             findings.append(AffectedExperiment(experiment=experiment, state=state, groups=groups, reason=reason))
     return findings
-
-
-def describe_experiment(response: Response) -> Mapping[str, Any]:
-    """Decode a JSON object; empty if the body is not one."""
-    try:
-        return describe(response.json())
-    except UnexpectedResponseError:
-        return {}
 
 
 def describe(value: object) -> Mapping[str, Any]:

@@ -1,7 +1,8 @@
 """Reads YAML and JSON as a tree of values with their lines, and writes plain values in both formats.
 
 Reading is strict where leniency could surprise: no YAML tags or aliases, no duplicate keys, and plain words such as
-``on`` and ``no`` stay strings, as in YAML 1.2. This module does not know what the values mean.
+``on`` and ``no`` stay strings, as in YAML 1.2. The limits on size and depth are for files under review, which may come
+from an untrusted author. This module does not know what the values mean.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ from __future__ import annotations
 import json
 import re
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeAlias, cast
 
 from aiomutex._util.checks import describe
-from aiomutex.errors import ConfigurationError, InvalidRequestError
-from aiomutex.plan.document import MAX_BYTES, MAX_DEPTH, MAX_NODES, DesiredFileError, Node, Problem
+from aiomutex.errors import ConfigurationError, InvalidRequestError, MutexError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-    from aiomutex.plan.document import Scalar
+MAX_BYTES: Final = 16 * 1024 * 1024
+MAX_DEPTH: Final = 12
+MAX_NODES: Final = 2_000_000
+_SHOWN_PROBLEMS: Final = 20
 
+Scalar: TypeAlias = str | int | float | bool | None
 FORMATS: Final = {".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 """The format of a file by its suffix."""
 
@@ -33,6 +38,48 @@ _WORDS: Final[dict[str, Scalar]] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _TOO_DEEP: Final = f"values are nested more than {MAX_DEPTH} deep; a desired state needs no more than 5"
+
+
+class Node(NamedTuple):
+    """One value and the line that it or its key is in, from 1; 0 if the line is unknown."""
+
+    line: int
+    value: Scalar | list[Node] | dict[str, Node]
+
+
+class Problem(NamedTuple):
+    """One problem of a file, with its line; 0 if the line is unknown."""
+
+    line: int
+    text: str
+
+
+def read_file(path: Path) -> bytes:
+    """Read a regular file of at most ``MAX_BYTES`` bytes; anything else is a ``DesiredFileError``."""
+    if path.exists() and not path.is_file():
+        raise DesiredFileError(str(path), [Problem(0, "not a regular file")])
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise DesiredFileError(str(path), [Problem(0, f"the file has more than {MAX_BYTES:,} bytes")])
+    return data
+
+
+class DesiredFileError(MutexError, ValueError):
+    """A file is not a valid desired state or saved plan. Nothing was sent. The message has a line for each problem.
+
+    Attributes:
+        file: The file's name.
+        problems: The problems, each with its line (0 if the line is unknown).
+    """
+
+    def __init__(self, file: str, problems: Sequence[Problem]) -> None:
+        shown = [f"{file}:{line}: {text}" if line else f"{file}: {text}" for line, text in problems[:_SHOWN_PROBLEMS]]
+        if len(problems) > _SHOWN_PROBLEMS:
+            shown.append(f"{file}: and {len(problems) - _SHOWN_PROBLEMS:,} more problems")
+        super().__init__("\n".join(shown))
+        self.file = file
+        self.problems = tuple(problems)
 
 
 class _InvalidError(Exception):
@@ -87,40 +134,35 @@ def _read_json(text: str) -> Node:
     if sum(map(text.count, ",[{")) > MAX_NODES:
         raise _InvalidError(0, f"the file has more than {MAX_NODES:,} values; split it")
     try:
-        value = json.loads(text, object_pairs_hook=tuple, parse_constant=_reject_constant)
+        return _json_node(json.loads(text, object_pairs_hook=tuple, parse_constant=_reject_constant), "")
     except json.JSONDecodeError as error:
         raise _InvalidError(error.lineno, f"invalid JSON: {error.msg} (column {error.colno})") from None
     except RecursionError:
         raise _InvalidError(0, _TOO_DEEP) from None
     except ValueError as error:
         raise _InvalidError(0, f"invalid JSON: {error}") from None
-    return _json_node(value, ())
 
 
 def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _json_node(value: Any, path: tuple[str | int, ...]) -> Node:
+def _json_node(value: Any, path: str, depth: int = 0) -> Node:
     """The node of a decoded value, in which each object is a tuple of its pairs, so that duplicate keys are seen."""
-    if isinstance(value, list | tuple) and len(path) >= MAX_DEPTH:
+    if isinstance(value, list | tuple) and depth >= MAX_DEPTH:
         raise _InvalidError(0, _TOO_DEEP)
     if isinstance(value, list):
         items = enumerate(cast("list[Any]", value))  # type: ignore[redundant-cast]  # pyright needs it
-        return Node(0, [_json_node(item, (*path, index)) for index, item in items])
+        return Node(0, [_json_node(item, f"{path}[{index}]", depth + 1) for index, item in items])
     if isinstance(value, tuple):
         entries: dict[str, Node] = {}
         for key, item in cast("tuple[tuple[str, Any], ...]", value):
-            if _check_string(key, 0) in entries:
-                raise _InvalidError(0, f"{_path((*path, key))} is defined twice")
-            entries[key] = _json_node(item, (*path, key))
+            where = f"{path}.{_check_string(key, 0)[:_MAX_KEY_SHOWN]}".removeprefix(".")
+            if key in entries:
+                raise _InvalidError(0, f"{where} is defined twice")
+            entries[key] = _json_node(item, where, depth + 1)
         return Node(0, entries)
     return Node(0, _check_string(value, 0) if isinstance(value, str) else value)
-
-
-def _path(parts: tuple[str | int, ...]) -> str:
-    shown = (f"[{part}]" if isinstance(part, int) else f".{part[:_MAX_KEY_SHOWN]}" for part in parts)
-    return "".join(shown).removeprefix(".")
 
 
 def _import_yaml() -> Any:
@@ -134,11 +176,9 @@ def _import_yaml() -> Any:
 
 def _plain_scalar(text: str) -> Scalar:
     """The value of an unquoted YAML word: YAML 1.2's core schema without octal, hexadecimal, ``1e3`` and ``.inf``."""
-    if text in _WORDS:
-        return _WORDS[text]
     if _INT.match(text):
         return int(text)
-    return float(text) if _FLOAT.match(text) else text
+    return float(text) if _FLOAT.match(text) else _WORDS.get(text, text)
 
 
 def _read_yaml(text: str) -> Node:
@@ -169,7 +209,6 @@ def _read_yaml(text: str) -> Node:
 
 
 def _yaml_node(yaml: Any, events: Iterator[Any], event: Any, depth: int) -> Node:
-    """The node that starts with ``event``; reads its other events."""
     line = event.start_mark.line + 1
     if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
         raise _InvalidError(line, f"anchors and aliases (&{event.anchor}) are not supported; repeat the value")

@@ -20,7 +20,7 @@ from aiomutex.errors import NotFoundError
 from aiomutex.plan.desired import identity_of
 from aiomutex.plan.diff import plan
 from aiomutex.plan.dump import desired_from
-from aiomutex.plan.experiments import dependencies_of, describe, state_word
+from aiomutex.plan.experiments import dependencies_of, describe, is_archived, is_finished
 from aiomutex.plan.groups import after
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ _RULES_FILE: Final = Path(__file__).with_name("rules.json")
 RULES: Final = msgspec.json.decode(_RULES_FILE.read_bytes(), type=dict[str, tuple[Severity, str]])
 """By code, the severity of each rule and the reason for it."""
 
-_DECIDED: Final = {"decision-made", "rolled-out", "rolled-back", "completed"}
-
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """A violation of a rule."""
@@ -54,9 +52,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """The line in the file; 0 if it is unknown."""
     group: str
     message: str
-    """What is wrong."""
     reason: str
-    """The reason for the rule."""
 
     def __str__(self) -> str:
         return f"{self.code} {self.severity}: {self.group}: {self.message}. {self.reason}"
@@ -101,9 +97,8 @@ def lint(
 
 def new_findings(changes: Plan, desired: Desired, live: list[MutexGroup]) -> list[Finding]:
     """The findings on all live groups that a plan would add to those that there are without it."""
-    before, later = (lint(desired_from(groups, settings=desired)) for groups in (live, after(changes, live)))
-    known = set(before)
-    return [finding for finding in later if finding not in known]
+    known = set(lint(desired_from(live, settings=desired)))
+    return [each for each in lint(desired_from(after(changes, live), settings=desired)) if each not in known]
 
 
 def _check_group(group: DesiredGroup, experiments: Experiments) -> _Violations:
@@ -112,8 +107,7 @@ def _check_group(group: DesiredGroup, experiments: Experiments) -> _Violations:
     bucketing_key = "amplitude_id" if group.bucketing_key is UNSET else group.bucketing_key
     if group.evaluation_mode == "local" and bucketing_key == "amplitude_id":
         default = " (the default)" if group.bucketing_key is UNSET else ""
-        message = f"evaluationMode is local and bucketingKey is amplitude_id{default}"
-        yield group, "AM103", message, group.line
+        yield group, "AM103", f"evaluationMode is local and bucketingKey is amplitude_id{default}", group.line
     if group.slots is UNSET:
         return
     total = sum(slot.percentage for slot in group.slots)
@@ -146,10 +140,8 @@ def _check_experiment(result: Mapping[str, Any] | APIError, group: DesiredGroup)
         yield "AM111", "does not exist, as far as the service says"
     experiment = describe(result)
     project, end = str(experiment.get("projectId") or group.project_id), str(experiment.get("endDate"))[:10]
-    if experiment.get("deleted") is True or experiment.get("archived") is True:
-        yield "AM112", "is archived"
-    elif experiment.get("decision") or state_word(experiment) in _DECIDED:
-        yield "AM113", "is decided"
+    if is_finished(experiment):
+        yield ("AM112", "is archived") if is_archived(experiment) else ("AM113", "is decided")
     elif re.fullmatch(r"\d{4}-\d\d-\d\d", end) and end < datetime.now(UTC).date().isoformat():
         yield "AM114", f"ended on {end}"
     if project != group.project_id:
@@ -164,7 +156,6 @@ def _check_experiment(result: Mapping[str, Any] | APIError, group: DesiredGroup)
 def _check_dependencies(
     groups: Mapping[Identity, DesiredGroup], live: list[MutexGroup], experiments: Experiments
 ) -> _Violations:
-    """Compare what experiments depend on with the slots that they are in now."""
     known = {number: each for number, each in experiments.items() if "parentDependencies" in describe(each)}
     slots: dict[tuple[str, int], tuple[set[str], set[str]]] = {}
     for group in live:
@@ -188,10 +179,7 @@ def _check_repetitions(groups: Iterable[DesiredGroup]) -> _Violations:
         traits: list[int | str] = sorted({each for slot in group.slots or () for each in slot.experiments or ()})
         for trait in [*traits, normalize("NFC", group.key).casefold()]:
             other = first.setdefault(trait, group)
-            if other is group:
-                continue
-            if isinstance(trait, int):
+            if other is not group and isinstance(trait, int):
                 yield group, "AM106", f"experiment {trait} is also in {other.key}", group.line
-            else:
-                message = f"project {other.project_id} has a group with the key {other.key}"
-                yield group, "AM107", message, group.line
+            elif other is not group:
+                yield group, "AM107", f"project {other.project_id} has a group with the key {other.key}", group.line

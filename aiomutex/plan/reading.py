@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -16,8 +17,7 @@ from msgspec import UNSET
 
 from aiomutex._api.validation import is_project_id
 from aiomutex.plan.desired import Desired, DesiredGroup, Identity, Thresholds, group_name, identity_of
-from aiomutex.plan.document import DesiredFileError, Node, Problem, read_file
-from aiomutex.plan.formats import FORMATS, read
+from aiomutex.plan.formats import FORMATS, DesiredFileError, Node, Problem, read, read_file
 from aiomutex.plan.lint import RULES
 
 if TYPE_CHECKING:
@@ -71,14 +71,13 @@ def parse_desired(data: str | bytes, *, format_: str = "yaml", file: str = "<str
         groups=msgspec.convert(tree.get("groups", ()), tuple[DesiredGroup, ...]),
         thresholds=msgspec.convert(tree.get("thresholds", {}), Thresholds),
         ignore=tuple(tree.get("lint", {}).get("ignore", ())),
-        file=file,
     )
 
 
 _SCHEMA: Final[dict[str, Any]] = msgspec.json.decode(Path(__file__).with_name("desired.schema.json").read_bytes())
 """What a file may say, as JSON Schema. A message calls a valid value what the schema's ``description`` calls it."""
-_TYPES: Final = {
-    "object": dict, "array": list, "string": str, "integer": int, "number": float, "boolean": bool, "null": type(None)
+_TYPES: Final[dict[object, str]] = {
+    dict: "object", list: "array", str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"
 }  # fmt: skip
 _FORMATS: Final[dict[str, Callable[[Any], bool]]] = {
     "project-id": is_project_id,
@@ -96,8 +95,7 @@ def _shown(value: object) -> str:
 
 
 def _is_valid(value: Any, schema: dict[str, Any]) -> bool:
-    names: str | list[str] = schema["type"]
-    if type(value) not in [_TYPES[name] for name in ([names] if isinstance(names, str) else names)]:
+    if _TYPES[type(value)] not in schema["type"]:
         return False
     if isinstance(value, int | float) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
         return False
@@ -111,7 +109,6 @@ class _Reader:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.defined: dict[Identity, tuple[str, int]] = {}
-        """Where each group is defined: its path and line."""
 
     def problem(self, node: Node, text: str) -> None:
         self.problems.append(Problem(node.line, text))
@@ -140,9 +137,9 @@ class _Reader:
         for name in required:
             if name not in entries:
                 self.problem(node, f"{where} has no {name}; required: {' and '.join(required)}")
-        if schema.get("format") == "group" and "projectId" in entries and "key" in entries:
-            project_id, key = str(values["projectId"]), str(values["key"])
-            values["projectId"] = project_id
+        if schema.get("format") == "group" and UNSET not in (values.get(name, UNSET) for name in required):
+            values["projectId"] = project_id = str(values["projectId"])
+            key = values["key"]
             first, line = self.defined.setdefault(identity_of(project_id, key), (where, node.line))
             if first != where:
                 name, place = group_name(project_id, key), f"line {line}" if line else first

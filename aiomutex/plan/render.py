@@ -38,7 +38,6 @@ class Review(NamedTuple):
     experiments: Experiments = MappingProxyType({})
     """Experiments, which are shown with name and state."""
     running: Sequence[AffectedExperiment] = ()
-    """What ``check_running`` found."""
     allow_running: bool = False
     findings: Sequence[Finding] = ()
     """Lint findings that the plan would add."""
@@ -72,7 +71,11 @@ def render(plan: Plan, review: Review | None = None) -> str:
 
 def blocks(plan: Plan, review: Review) -> list[list[Line]]:
     """Render a plan as lines: a block for each group, one for remarks on the whole plan, one for its outcome."""
-    remarks: list[Line] = [("?", f"? {each.group}: {each.code} {each.message}") for each in review.findings]
+    hidden = "" if review.show_individuals else "AM104"  # its messages name individuals
+    remarks: list[Line] = [
+        ("?", f"? {each.group}: {each.code} {each.reason if each.code == hidden else each.message}")
+        for each in review.findings
+    ]
     remarks += [("!", f"! {each}") for each in (*review.running, *plan.exceeded_thresholds)]
     end: list[Line] = [*(("!", f"! {each}") for each in review.blocked(plan)), (" ", summary(plan))]
     return [*(list(_group(group, review)) for group in plan.groups), remarks, end]
@@ -160,7 +163,7 @@ def markdown(plan: Plan, review: Review | None = None) -> str:
         parts.append(_fenced(blocked + remarks))
     left = _MAX_MARKDOWN - sum(map(len, parts))
     for number, (title, *lines) in enumerate(groups):
-        summary_ = f"<summary><code>{escape(_one_line(title[1]))}</code></summary>"
+        summary_ = f"<summary><code>{escape(' '.join(title[1].split()))}</code></summary>"
         part = f"<details>{summary_}\n\n{_fenced(lines)}\n\n</details>"
         if (left := left - len(part) - 2) < 0:
             parts.append(f"… and {counted(len(groups) - number, 'more group')}, which do not fit here.")
@@ -170,12 +173,8 @@ def markdown(plan: Plan, review: Review | None = None) -> str:
 
 
 def _fenced(lines: list[Line]) -> str:
-    """A code block with colours, whatever the lines contain."""
-    marked = (f"{_DIFF_MARKS.get(mark, mark)} {_one_line(line).removeprefix(f'{mark} ')}" for mark, line in lines)
+    parts = ((mark, " ".join(line.split()).removeprefix(f"{mark} ")) for mark, line in lines)
+    marked = (f"{_DIFF_MARKS.get(mark, mark)} {part[:_MAX_LINE]}" for mark, part in parts)
     text = "\n".join(marked)[: _MAX_MARKDOWN // 2]
     fence = "`" * (max([2, *map(len, re.findall("`+", text))]) + 1)
     return f"{fence}diff\n{text}\n{fence}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:_MAX_LINE]

@@ -20,7 +20,7 @@ from aiomutex.models import SLOT_LISTS, find_slot
 from aiomutex.plan.changes import GroupPlan, ListChange, Plan
 from aiomutex.plan.desired import GROUP_FIELDS, identity_of, unique
 from aiomutex.plan.diff import with_affected
-from aiomutex.plan.document import DesiredFileError, Problem, read_file
+from aiomutex.plan.formats import DesiredFileError, Problem, read_file
 from aiomutex.plan.groups import ABSENT, apply_to, by_index, fingerprint
 
 if TYPE_CHECKING:
@@ -113,7 +113,6 @@ def remaining(plan: Plan, live: Iterable[MutexGroup]) -> Plan:
 
 
 def _remaining_change(change: GroupPlan, live: MutexGroup | None) -> GroupPlan | None:
-    """Return what remains of one change; ``None`` if the group has changes that are not the plan's."""
     if change.new is not None:
         if live is None:
             return with_affected(change, None)
@@ -142,7 +141,6 @@ def _remaining_change(change: GroupPlan, live: MutexGroup | None) -> GroupPlan |
 
 
 def _list_of(live: MutexGroup, change: ListChange) -> list[Any] | None:
-    """The current members of a list; ``None`` if the group has no such slot."""
     slot = find_slot(live, change.slot_index)
     return None if slot is None else getattr(slot, change.field)
 
@@ -162,7 +160,6 @@ def _is_in_progress(change: GroupPlan, live: MutexGroup) -> bool:
 
 
 def _is_created(change: GroupPlan, live: MutexGroup) -> bool:
-    """Whether a live group is like the one that the change creates."""
     new = change.new
     if new is None or live.deleted or len(live.slots) != len(new.slots):
         return False

@@ -19,7 +19,7 @@ from aiomutex import InvalidRequestError
 from aiomutex._util import files
 from aiomutex.cli.root import root
 from aiomutex.plan import load_desired, load_plan, parse_desired
-from aiomutex.plan.document import MAX_BYTES, DesiredFileError
+from aiomutex.plan.formats import MAX_BYTES, DesiredFileError
 from aiomutex.plan.saved import is_saved_plan
 from aiomutex.testing import MutexEmulator
 from aiomutex.traffic import read_users

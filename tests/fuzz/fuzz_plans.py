@@ -19,8 +19,8 @@ from aiomutex.cli.groups import _slot as slot_option
 from aiomutex.cli.root import root
 from aiomutex.cli.slots import _items as items_option
 from aiomutex.plan import Desired, after, dump_desired, lint, load_plan, parse_desired, plan, render, save_plan
-from aiomutex.plan.document import DesiredFileError
 from aiomutex.plan.dump import same_content
+from aiomutex.plan.formats import DesiredFileError
 from aiomutex.plan.render import plan_json
 from aiomutex.plan.saved import is_saved_plan, remaining
 from aiomutex.traffic import read_users, simulate, slot_of

@@ -35,7 +35,7 @@ from aiomutex.bulk.slot_lists import SlotLists, find_difference
 from aiomutex.fleet.wire import PackedError, pack_error, unpack_error
 from aiomutex.paging import GroupPager
 from aiomutex.plan import after, desired_from, dump_desired, experiments, fingerprint, lint, parse_desired, plan, render
-from aiomutex.plan.document import DesiredFileError
+from aiomutex.plan.formats import DesiredFileError
 from aiomutex.plan.render import plan_json
 from aiomutex.plan.saved import remaining
 from aiomutex.probe.findings import Findings
@@ -161,7 +161,11 @@ def retry_after(data: bytes) -> None:
 
 def experiment(data: bytes) -> None:
     """The state of an experiment is always decided, whatever its description contains."""
-    state, reason = experiments.state_of(experiments.describe_experiment(_response(data)))
+    try:
+        decoded = _response(data).json()
+    except UnexpectedResponseError:
+        decoded = None
+    state, reason = experiments.state_of(experiments.describe(decoded))
     keep(state in ("running", "stopped", "unknown") and reason, "no state")
 
 

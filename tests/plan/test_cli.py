@@ -168,6 +168,7 @@ def test_a_stale_plan_and_a_failed_step_exit_with_1(
     (tmp_path / "g.yaml").write_text("groups: [{projectId: 1, key: checkout, name: Till}]")
     assert run("plan", "g.yaml", "--out", "c.plan").exit_code == 4
     emulator.fail_next(1, status=400, method="PATCH")
+    assert "name: '[red]Checkout' → 'Till'" in run("plan", "c.plan").output
     failed = run("apply", "c.plan", "--yes")
     assert failed.exit_code == 1
     assert "edit checkout (project 1): failed: " in failed.output

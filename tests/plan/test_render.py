@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from aiomutex.plan import Review, check_running, markdown, parse_desired, plan, plan_json, render
+from aiomutex.plan import Review, check_running, markdown, new_findings, parse_desired, plan, plan_json, render
 
 from .strategies import states
 
@@ -163,3 +163,14 @@ def test_markdown_of_many_groups_fits_a_comment(group: MutexGroup) -> None:
     text = markdown(everything, Review(running=check_running(everything, running)))
     assert len(text) < 65_000
     assert "! blocked by 3 running experiments: --allow-running lets it through" in text
+
+
+def test_findings_do_not_name_individuals_where_others_are_counted(group: MutexGroup) -> None:
+    slots = "[{percentage: 40}, {percentage: 60, individuals: [ada]}]"  # in slot 1 already
+    desired = parse_desired(f"groups: [{{projectId: 1, key: checkout, slots: {slots}}}]")
+    changes = plan(desired, [group])
+    review = Review(findings=new_findings(changes, desired, [group]))
+    assert "? checkout: AM104 individual 'ada' is in slot 1 and again in slot 2\n" in render(changes, review)
+    hidden = markdown(changes, review._replace(show_individuals=False))
+    assert "# checkout: AM104 An individual in two slots gets the first one" in hidden
+    assert "ada" not in hidden
