@@ -59,7 +59,8 @@ class BadLine(NamedTuple):
         except (ValueError, RecursionError):
             value = None
         fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {"text": self.text}
-        return json.dumps({**fields, "reason": self.problem})
+        # Half of a surrogate pair, which JSON can escape, cannot be written as UTF-8.
+        return json.dumps({**fields, "reason": self.problem}, ensure_ascii="\\ud" in self.text.lower())
 
 
 def read_edits(lines: Iterable[str], format_: str) -> Iterator[LineEdit | BadLine]:
@@ -97,7 +98,8 @@ def _edit_of(value: object, line: int) -> LineEdit:
         raise InvalidRequestError(f"{missing[0]} is missing; an edit must have {' and '.join(required)}")
     if has_key and ("group_id" in given or not given["group_key"] or not isinstance(given["group_key"], str)):
         raise InvalidRequestError("group_key must be a non-empty string, and the only name of the group")
-    edit = LineEdit(**{"group_id": 0} | given, line=line)
+    given.setdefault("group_id", 0)
+    edit = LineEdit(**given, line=line)
     request_of(edit)
     return edit
 

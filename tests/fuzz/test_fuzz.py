@@ -33,7 +33,7 @@ def test_inputs_that_once_broke_a_promise_do_not_any_more(name: str, data: bytes
     run_target(TARGETS[name], data)
 
 
-def test_an_undecodable_line_is_written_to_the_failures_unchanged(
+def test_an_undecodable_line_is_written_to_the_failures_with_its_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = b'{"group_id":"1\xff","slot_index":1,"experiments":[1]}\n'
@@ -42,7 +42,8 @@ def test_an_undecodable_line_is_written_to_the_failures_unchanged(
         monkeypatch.setenv("AMPLITUDE_MANAGEMENT_API_KEY", KEY)
         arguments = ["slots", "bulk", "-", "--failures", str(tmp_path / "failures")]
         assert CliRunner().invoke(root, arguments, input=line).exit_code == 1
-    assert (tmp_path / "failures").read_bytes() == line
+    kept = (tmp_path / "failures").read_bytes()
+    assert kept == b'{"group_id": "1\xff", "slot_index": 1, "experiments": [1], "reason": "not valid UTF-8"}\n'
 
 
 def test_every_target_documents_its_promise() -> None:
