@@ -238,8 +238,9 @@ class World:
 
     def _lock_budget(self, seconds: float) -> None:
         if self._budget.exists():
-            holder = sqlite3.connect(self._budget, isolation_level=None)
-            holder.execute("BEGIN IMMEDIATE")
+            holder = sqlite3.connect(self._budget, timeout=0, isolation_level=None)
+            with contextlib.suppress(sqlite3.OperationalError):  # another event holds it
+                holder.execute("BEGIN IMMEDIATE")
             self.loop.call_later(seconds, holder.close)
 
     def _look_for_leftovers(self, session: MutexSession) -> None:
