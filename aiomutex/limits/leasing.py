@@ -90,11 +90,15 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
                 break
             self._grant(priority, leased.popleft(), now)
         wake_at = leased[0] if leased else math.inf
+        # With the day's budget used up, the other waiters fail when the last of the lease is used. Until then, asking
+        # for more would be a busy loop.
+        is_last_lease = leased and self._daily_budget.used >= self._daily_budget.limit
+        wants_more = len(self._waiters) > len(leased) and not is_last_lease
         if self._exchange_task is None:
-            if self._feedback or (len(self._waiters) > len(leased) and now >= self._next_exchange):
+            if self._feedback or (wants_more and now >= self._next_exchange):
                 # Not ``loop.create_task``: an eager task may end before its name is assigned here, and block the rest.
                 self._exchange_task = asyncio.Task(self._exchange(loop), loop=loop, name="aiomutex-limiter")
-            elif len(self._waiters) > len(leased):
+            elif wants_more:
                 wake_at = min(wake_at, self._next_exchange)
         if self._waiters and wake_at < math.inf:
             self._set_timer(loop, wake_at - now)

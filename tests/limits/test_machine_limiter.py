@@ -93,6 +93,21 @@ async def test_the_day_is_shared_and_ends_in_an_error(path: Path) -> None:
             await limiter.acquire()
 
 
+async def test_the_last_permits_of_a_day_are_granted_without_a_busy_loop(path: Path) -> None:
+    limiter = MachineRateLimiter(path, per_second=20, per_day=12)
+    exchange, exchanges = limiter._budget._exchange, 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal exchanges
+        exchanges += 1
+        return exchange(*args)
+
+    setattr(limiter._budget, "_exchange", counted)  # noqa: B010 -- type checkers reject the assignment
+    results = await asyncio.gather(*(limiter.acquire() for _ in range(20)), return_exceptions=True)
+    assert sum(isinstance(result, DailyBudgetExhaustedError) for result in results) >= 8
+    assert exchanges < 40
+
+
 async def test_a_given_count_replaces_that_of_the_file_once(path: Path) -> None:
     for used_today, expected in ((None, 1), (500, 501), (None, 502), (0, 1)):
         limiter = MachineRateLimiter(path, used_today=used_today)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from limits_support import most_in_a_second
 
-from aiomutex import DailyBudgetExhaustedError, DeadlineExceededError, MutexError, RateLimitedError, VerificationError
+from aiomutex import (
+    DailyBudgetExhaustedError,
+    DeadlineExceededError,
+    LimiterUnavailableError,
+    MutexError,
+    RateLimitedError,
+    VerificationError,
+)
 from aiomutex.bulk.undo import CHANGED_SINCE
 
 from .service import holds
@@ -206,11 +213,14 @@ def interactive_calls_go_first(world: World) -> Iterator[str]:
         records = [record for record in world.records if record.phase == number]
         names = {record.name for record in records if record.call.kind not in ("run", "undo")}
         requests = [sent for sent in world.network.sent if sent.call in names]
-        # Bulk work gets every eighth permit.
-        most = 3 * window + (len(requests) * 8 / 7 + 2) * window / permits + 2 * service.latency[1]
         for record in records:
             first = next((sent.at for sent in requests if sent.call == record.name), None)
-            if record.call.kind == "read" and first is not None and first - record.started > most:
+            if record.call.kind != "read" or first is None:
+                continue
+            ahead = sum(record.started <= sent.at < first for sent in requests)
+            # Bulk work gets every eighth permit.
+            most = window + (ahead * 8 / 7 + 3) * window / permits + service.latency[1]
+            if first - record.started > most:
                 yield f"{record.name} waited {first - record.started:.2f} s for a permit, more than {most:.2f} s"
 
 
@@ -334,7 +344,8 @@ def memory_is_bounded(world: World) -> Iterator[str]:
 def bulk_waits(world: World) -> Iterator[str]:
     """No edit fails because its run waited for permits. A run that is stopped waits no longer than the deadline."""
     for record in _runs(world):
-        if any(isinstance(each.error, DailyBudgetExhaustedError) for _, each in record.outcomes):
+        stopping = (DailyBudgetExhaustedError, LimiterUnavailableError)
+        if any(isinstance(each.error, stopping) for _, each in record.outcomes):
             continue
         if record.call.stop_after is not None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any, Final
 
@@ -65,7 +66,16 @@ class _Drawing:
             self.options.limiter = rng.choice(["shared", "machine", "machine"])
             self.options.clients = rng.randint(1, 4)
             self.service.per_second = rng.choice([3, 5, 10, 20, self.service.per_second])
-        shapes = [self._one_run, self._resumed, self._undone, self._undone, self._creates, self._mixed, self._crowd]
+        shapes = [
+            self._one_run,
+            self._resumed,
+            self._undone,
+            self._undone,
+            self._creates,
+            self._mixed,
+            self._crowd,
+            self._rush,
+        ]
         phases = rng.choice(shapes)()
         kinds = sorted(self.kinds)
         return Scenario(seed=seed, service=self.service, options=self.options, phases=phases, kinds=kinds)
@@ -126,6 +136,22 @@ class _Drawing:
         runs = [self._bulk(self._edits(), self.rng.choice([None, f"{n}.db"])) for n in range(self.options.clients)]
         others = [call for _ in runs for call in self._others()]
         return [self._phase([*runs, *others])]
+
+    def _rush(self) -> list[Phase]:
+        """Reads during long runs, without trouble."""
+        rng = self.rng
+        self.service.groups, self.service.per_second, self.options.max_connections = 30, rng.choice([5, 10, 20]), 64
+        lists = itertools.count(7000)
+        runs = [
+            Call(kind="run", edits=[
+                Edit(rng.randint(1, self.service.groups), rng.randint(1, self.service.slots),
+                     {"experiments": [next(lists)]})
+                for _ in range(40)
+            ])
+            for _ in range(self.options.clients)
+        ]  # fmt: skip
+        reads = [Call(kind="read", start=rng.uniform(1, 6)) for _ in range(rng.randint(1, 8))]
+        return [Phase(calls=[*runs, *reads])]
 
     # ------------------------------------------------------------------ parts
 

@@ -24,7 +24,6 @@ from aiomutex import (
 )
 from aiomutex.bulk import undo
 from aiomutex.limits.machine import MachineRateLimiter
-from aiomutex.limits.machine_budget import LOCK_TIMEOUT
 
 from .clock import MIDNIGHT, SimulationLoop, simulated_time
 from .disk import Disk
@@ -44,6 +43,7 @@ _TOO_LONG: Final = 60 * 86_400.0
 """Seconds after which a phase counts as hanging."""
 _MEMORY: Final = Path("/dev/shm")
 """Where files need no disk: a sync takes no time."""
+_LONGEST_LOCK: Final = 2.0
 _SETTLE: Final = 60.0
 """Seconds after the last phase, for what is still on its way."""
 
@@ -152,7 +152,7 @@ class World:
             raise _HangError
         if process.is_alive:
             if self.scenario.options.limiter == "machine":
-                await asyncio.sleep(2 * LOCK_TIMEOUT)  # an exchange may still wait for the file's lock
+                await asyncio.sleep(_LONGEST_LOCK + 1.0)  # a 429 may still have to be reported to the others
             for session in sessions:
                 self._look_for_leftovers(session)
             is_one_day = self.loop.true_wall() // 86_400 == today and not any(e.kind == "clock" for e in phase.events)
