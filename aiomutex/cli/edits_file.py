@@ -28,7 +28,6 @@ _REQUIRED: Final = ("group_id", "slot_index")
 _FIELDS: Final = (*_REQUIRED, *SLOT_LISTS)
 _KNOWN: Final = (*_REQUIRED, "group_key", *SLOT_LISTS)
 _UTF_16: Final = ("\udcff\udcfe", "\udcfe\udcff")
-_MAX_DIGITS: Final = 20
 
 
 class LineEdit(SlotEdit, frozen=True, kw_only=True):
@@ -172,7 +171,7 @@ def _from_row(columns: list[str], row: list[str], line: int) -> LineEdit | BadLi
 
 def _integer(cell: str) -> int | str:
     """Return an integer if the cell is one; the validation of the edit reports anything else."""
-    return int(cell) if cell.isdecimal() and len(cell) <= _MAX_DIGITS else cell
+    return int(cell) if cell.isdecimal() and len(cell) <= len(str(2**64)) else cell
 
 
 class FailuresFile:

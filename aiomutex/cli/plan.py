@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from aiomutex.plan import Plan, Review, Step
 
 _BLOCKED, _CHANGES = 3, 4  # exit codes
-_ONE_STEP = ("archive", "unarchive")
 _COLOURS = {"+": "green", "-": "red", "~": "yellow", "!": "bright_red", "?": "cyan", " ": None}
 
 _check_running_option = click.option("--check-running", is_flag=True, help="Block if it affects a running experiment.")
@@ -174,7 +173,9 @@ def apply(
         confirm("Apply?", without_terminal="no terminal to ask for confirmation; pass --yes to apply the plan")
 
     edits = sum(map(len, edit_rounds(left.changes)))
-    others = sum((each.new is not None) + bool(each.fields) + (each.action in _ONE_STEP) for each in left.changes)
+    others = sum(
+        (each.new is not None) + bool(each.fields) + (each.action.endswith("archive")) for each in left.changes
+    )
     run = Run("steps", edits + others)
 
     def record(step: Step) -> None:

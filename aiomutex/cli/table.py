@@ -37,11 +37,8 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
         for each in sorted(shown, key=lambda each: (any(by_column[each][1:]), columns[each].drop)):
             if columns[each].drop and sum(least[other] + 2 for other in shown) > room + 2:
                 shown.remove(each)
-        while sum(widths[each] + 2 for each in shown) > room + 2:
-            widest = max(shown, key=lambda each: widths[each] * (widths[each] > least[each]))
-            if widths[widest] == least[widest]:
-                break
-            widths[widest] -= 1
+        while sum(widths[each] + 2 for each in shown) > room + 2 and any(widths[each] > least[each] for each in shown):
+            widths[max(shown, key=lambda each: widths[each] * (widths[each] > least[each]))] -= 1
     for number, row in enumerate(cells):
         line = "  ".join([_fitted(row[each], widths[each], right=columns[each].right) for each in shown]).rstrip()
         click.secho(line, bold=True) if number == 0 else click.echo(line)

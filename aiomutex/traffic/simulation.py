@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _BLOCK: Final = 1 << 12
 _MAX_EXPERIMENTS: Final = 300
 _MAX_PAIRS: Final = 45_000  # about the pairs of that many experiments
-_CONFIDENCE: Final = 1.96  # standard errors
 
 
 class GroupCount(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -115,13 +114,10 @@ def sample_users(users: Iterable[str], size: int, *, seed: int = 0) -> tuple[lis
 
 
 def sampling_error(share: float, sample: int, population: int) -> float:
-    """Return the error, with 95 % confidence, of a share counted in a sample: ``1.96 * sqrt(share*(1-share)/sample)``.
-
-    It is smaller if the sample is a large part of the population, and 0 if it is all of it.
-    """
+    """Return the error of a share that was counted in a sample of a population, with 95 % confidence."""
     if sample >= population:
         return 0.0
-    return _CONFIDENCE * math.sqrt(share * (1 - share) / sample * (population - sample) / (population - 1))
+    return 1.96 * math.sqrt(share * (1 - share) / sample * (population - sample) / (population - 1))
 
 
 class _Visibility:
@@ -224,18 +220,12 @@ def compare(before: Iterable[MutexGroup], after: Iterable[MutexGroup], users: It
     """Count the users who gain or lose an experiment when ``before`` becomes ``after``.
 
     All users can see an experiment that belongs to no group, so adding it to a slot of 40 % takes it away from 60 % of
-    the users.
-
-    The time is one hash for each user and each group with an experiment of a changed group.
+    the users. The time is one hash for each user and each group with an experiment of a changed group.
 
     Args:
         before: The current groups.
         after: The groups after the change, for example from ``aiomutex.plan.after``.
-        users: The bucketing values, as for ``simulate``.
-
-    Raises:
-        ConfigurationError: A group has no salt, or the package ``mmh3`` is not installed.
-        InvalidRequestError: A user ID contains a lone surrogate.
+        users: The bucketing values, as for ``simulate``, which raises the same errors.
     """
     old, new = (
         {msgspec.json.encode(group): group for group in groups if not group.deleted} for groups in (before, after)
