@@ -11,8 +11,6 @@ import click
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import echo, fail, json_option, print_json
 
-_SLOTS = 3
-
 
 @click.command()
 @click.option("--groups", type=click.IntRange(1, 30_000), default=500, show_default=True, help="Groups to edit.")
@@ -34,9 +32,9 @@ async def _migrate(groups: int) -> dict[str, Any]:
     from aiomutex.emulator import MutexEmulator
 
     # With a plain ``with``, the emulator runs in its own thread and does not slow down the event loop of the client.
-    with MutexEmulator(groups=groups, slots_per_group=_SLOTS) as emulator:
+    with MutexEmulator(groups=groups, slots_per_group=3) as emulator:
         click.echo(f"The emulator listens on {emulator.url} with {counted(groups, 'group')}.", err=True)
-        expected = {(key, index): [1000 + index] for key in emulator.groups for index in range(1, _SLOTS + 1)}
+        expected = {(key, index): [1000 + index] for key in emulator.groups for index in (1, 2, 3)}
         edits = [SlotEdit(group, index, experiments=ids) for (group, index), ids in expected.items()]
         async with MutexSession("demo-key", base_url=emulator.url) as session:
             started = time.perf_counter()

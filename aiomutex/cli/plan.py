@@ -173,9 +173,7 @@ def apply(
         confirm("Apply?", without_terminal="no terminal to ask for confirmation; pass --yes to apply the plan")
 
     edits = sum(map(len, edit_rounds(left.changes)))
-    others = sum(
-        (each.new is not None) + bool(each.fields) + (each.action.endswith("archive")) for each in left.changes
-    )
+    others = sum(bool(each.new) + bool(each.fields) + each.action.endswith("archive") for each in left.changes)
     run = Run("steps", edits + others)
 
     def record(step: Step) -> None:

@@ -25,11 +25,10 @@ def probe(out: str | None, write_scratch: str | None, yes: bool) -> None:
     from aiomutex.probe import probe as run_probe
 
     report = call(lambda session: run_probe(session, write_scratch=write_scratch))
-    text = report.to_json() + "\n"
     if out is None:
-        click.echo(text, nl=False)
+        click.echo(report.to_json())
         return
     with open_private(out) as file:
-        file.write(text)
+        file.write(report.to_json() + "\n")
     knobs = counted(len(report.dialect) + len(report.undetermined), "dialect setting")
     click.echo(f"Wrote {out}: {len(report.dialect)} of {knobs} determined with {counted(report.requests, 'request')}")

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _INTERVAL: Final = 5.0  # seconds between two lines of progress through a pipe
 _GRACE: Final = 10.0  # seconds after SIGTERM for requests in flight, and again to read back what they wrote
-_LISTING: Final = "/api/1/mutexes"
 _STATUSES: Final = ("applied", "failed", "unknown", "done earlier", "never tried")
 _UNSENT: Final = (LimiterUnavailableError, DeadlineExceededError)
 _UNSUCCESSFUL: Final = ("failed", "unknown", "changed since")
@@ -128,7 +127,7 @@ class Run:
         check()
         self._requests += 1
         self._writes += is_write and not current.permits
-        self._written.update((group, _LISTING) if is_write else ())
+        self._written.update((group, "/api/1/mutexes") if is_write else ())
         current.permits += 1
         return permit
 
