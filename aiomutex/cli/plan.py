@@ -79,29 +79,31 @@ def pull(
     echo(f"Wrote {count} to {path}")
 
 
-def _look(file: str, names: bool, listed: bool, running: dict[str, bool]) -> tuple[Plan, Plan, Review]:
-    """The plan of a file or a saved one, what is left to do of it, and what a reviewer should know."""
-    from aiomutex.plan import Desired, Review, load_desired, load_plan, new_findings, read_experiments, remaining
+def _look(file: str | None, names: str, listed: bool, running: dict[str, bool]) -> tuple[Any, Plan, Plan, Review]:
+    """The live groups, the plan of a file or a saved one, what is left to do of it, and what a reviewer should know."""
+    from aiomutex.plan import Desired, Review, after, load_desired, load_plan, new_findings, read_experiments, remaining
     from aiomutex.plan import check_running as find_running
     from aiomutex.plan import plan as make_plan
+    from aiomutex.plan.experiments import experiments_in
     from aiomutex.plan.saved import is_saved_plan
 
-    saved = load_plan(file) if is_saved_plan(file) else None
-    desired = load_desired(file) if saved is None else Desired()
+    saved = load_plan(file) if file and is_saved_plan(file) else None
+    desired = load_desired(file) if file and saved is None else Desired()
     live = call(lambda session: session.list_groups().collect())
     changes = saved or make_plan(desired, live)
     left = remaining(changes, live) if saved and not changes.errors else changes
-    wanted = left.experiments if running["check_running"] or names else ()
+    affected = left.experiments if running.get("check_running") or names == "affected" else ()
+    wanted = experiments_in(after(left, live)) if names == "all" else affected
     experiments = call(lambda session: read_experiments(session, wanted)) if wanted else {}
-    found = find_running(left, experiments) if running["check_running"] else ()
+    found = find_running(left, experiments) if running.get("check_running") else ()
     findings = new_findings(left, desired, live)
-    return changes, left, Review(experiments, found, running["allow_running"], findings, listed)
+    return live, changes, left, Review(experiments, found, running.get("allow_running", False), findings, listed)
 
 
 @click.command()
 @click.argument("file", metavar="FILE_OR_PLAN", type=FilePath(exists=True))
 @click.option("--out", type=FilePath(), help="Save the plan to this file, for 'aiomutex apply'.")
-@click.option("--format", "format_", type=click.Choice(["text", "markdown", "json"]), default="text")
+@click.option("--format", "format_", type=click.Choice(["text", "markdown", "json", "html"]), default="text")
 @click.option("--json", "format_", flag_value="json", help="The same as --format json.")
 @click.option("--names", is_flag=True, help="Show experiments with their names and states, which costs reads.")
 @_listed_option
@@ -109,13 +111,31 @@ def _look(file: str, names: bool, listed: bool, running: dict[str, bool]) -> tup
 @_allow_running_option
 def plan(file: str, out: str | None, format_: str, names: bool, listed: bool, **running: bool) -> None:
     """Show how the live groups would change to match FILE. Writes nothing."""
-    from aiomutex.plan import save_plan
+    from aiomutex.plan import report, save_plan
 
-    changes, left, review = _look(file, names, listed or format_ in ("text", "json"), running)
+    read = "all" if format_ == "html" else "affected" if names else ""
+    live, changes, left, review = _look(file, read, listed or format_ in ("text", "json"), running)
     if out is not None:
         save_plan(changes, out)
-    _show(left, review, format_)
+    if format_ == "html":
+        echo(report(live, left, review))
+    else:
+        _show(left, review, format_)
     sys.exit(_BLOCKED if review.blocked(left) else 0 if left.empty else _CHANGES)
+
+
+@click.command()
+@click.option("--out", type=FilePath(), required=True, help="The HTML file to write.")
+@click.option("--plan", "file", type=FilePath(exists=True), help="Desired state or saved plan to show too.")
+@_listed_option
+def report(out: str, file: str | None, listed: bool) -> None:
+    """Write one HTML page that shows the live groups, their capacity, traffic and findings, and a plan."""
+    from aiomutex.plan import report as render
+
+    live, _, left, review = _look(file, "all", listed, {})
+    with open_private(out) as opened:
+        opened.write(render(live, left, review))
+    echo(f"Wrote a report on {counted(len(live), 'live group')} to {out}")
 
 
 @click.command()
@@ -159,7 +179,7 @@ def apply(
     from aiomutex.plan import apply as apply_plan
     from aiomutex.plan.edit_order import edit_rounds
 
-    changes, left, review = _look(file, False, True, running)
+    _, changes, left, review = _look(file, "", True, running)
     if not as_json:
         _show(left, review)
     allowed = replace(left, exceeded_thresholds=[]) if force else left

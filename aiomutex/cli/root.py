@@ -18,7 +18,7 @@ from aiomutex.cli.common import fail
 from aiomutex.cli.demo import demo
 from aiomutex.cli.emulator import emulator
 from aiomutex.cli.groups import groups
-from aiomutex.cli.plan import apply, lint, plan, pull, show
+from aiomutex.cli.plan import apply, lint, plan, pull, report, show
 from aiomutex.cli.probe import probe
 from aiomutex.cli.slots import slots
 from aiomutex.cli.traffic import traffic
@@ -91,6 +91,6 @@ def _describe(command: click.Command, texts: dict[str, str], *words: str) -> Non
         _describe(child, texts, *words, name)
 
 
-for each in (groups, slots, pull, plan, show, apply, lint, traffic, probe, emulator, demo):
+for each in (groups, slots, pull, plan, show, apply, lint, report, traffic, probe, emulator, demo):
     root.add_command(each)
 _describe(root, tomllib.loads((resources.files("aiomutex.cli") / "help.toml").read_text("utf-8")))

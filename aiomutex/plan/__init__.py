@@ -5,17 +5,15 @@ PyYAML (``pip install 'aiomutex[cli]'``); JSON files need no extra package.
 """
 
 from aiomutex.plan.apply import ApplyReport, PlanBlockedError, Step, apply
-from aiomutex.plan.changes import Counts, FieldChange, GroupPlan, ListChange, Plan
-from aiomutex.plan.constants import dump_constants
+from aiomutex.plan.changes import Counts, FieldChange, GroupPlan, ListChange, Plan, after, fingerprint
 from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Thresholds
 from aiomutex.plan.diff import plan
-from aiomutex.plan.dump import desired_from, dump_desired
+from aiomutex.plan.dump import desired_from, dump_constants, dump_desired
 from aiomutex.plan.experiments import AffectedExperiment, check_running, read_experiments
 from aiomutex.plan.formats import DesiredFileError
-from aiomutex.plan.groups import after, fingerprint
 from aiomutex.plan.lint import RULES, Finding, lint, new_findings
 from aiomutex.plan.reading import load_desired, parse_desired
-from aiomutex.plan.render import Review, markdown, plan_json, render
+from aiomutex.plan.render import Review, markdown, plan_json, render, report
 from aiomutex.plan.saved import StalePlanError, load_plan, remaining, save_plan
 
 __all__ = [
@@ -55,5 +53,6 @@ __all__ = [
     "read_experiments",
     "remaining",
     "render",
+    "report",
     "save_plan",
 ]

@@ -15,9 +15,8 @@ from msgspec.structs import replace
 from aiomutex._api import validation
 from aiomutex.errors import InvalidRequestError
 from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, NewSlot, Slot
-from aiomutex.plan.changes import Action, FieldChange, GroupPlan, ListChange, Plan
+from aiomutex.plan.changes import Action, FieldChange, GroupPlan, ListChange, Plan, by_index, fingerprint, member_count
 from aiomutex.plan.desired import GROUP_FIELDS, identity_of, project_number, unique
-from aiomutex.plan.groups import by_index, fingerprint, member_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -31,11 +30,6 @@ def plan(desired: Desired, live: Iterable[MutexGroup]) -> Plan:
     Args:
         desired: The desired state.
         live: All groups of the service's listing.
-
-    Example:
-        >>> from aiomutex.plan import parse_desired
-        >>> plan(parse_desired("groups: []"), []).empty
-        True
     """
     by_identity: dict[Identity, list[MutexGroup]] = {}
     for each in live:

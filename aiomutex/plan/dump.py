@@ -1,22 +1,27 @@
-"""From live groups to a file, for ``pull``: sorted and stable, so that a second pull writes the same text."""
+"""From live groups to a file or to Python code: sorted and stable, so that a second pull changes nothing."""
 
 from __future__ import annotations
 
+import keyword
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
+from unicodedata import normalize
 
 from msgspec import UNSET, to_builtins
 from msgspec.structs import replace
 
 from aiomutex.models import SLOT_LISTS
+from aiomutex.plan.changes import by_index
 from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Identity, identity_of, project_number, unique
 from aiomutex.plan.formats import write
-from aiomutex.plan.groups import by_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aiomutex.models import EvaluationMode, MutexGroup, Slot
 
+_HEAD: Final = '"""Mutex groups. Written by ``aiomutex pull --python``; do not edit."""\n# fmt: off\n\nimport typing\n'
 _MODES: Final[dict[str, EvaluationMode]] = {"local": "local", "remote": "remote"}
 
 
@@ -104,3 +109,27 @@ def _group_tree(group: DesiredGroup, *, sort: bool) -> dict[str, Any]:
     for slot in slots if sort else ():
         slot.update({name: list(unique(members)) for name, members in slot.items() if name != "percentage"})
     return tree
+
+
+def dump_constants(groups: Iterable[MutexGroup]) -> str:
+    """Write a Python module with a class for each group that has a key and is not archived."""
+    named = sorted((group for group in groups if group.key and not group.deleted), key=lambda each: (each.key, each.id))
+    names = Counter(_class_name(group.key) for group in named)
+    parts = [_HEAD]
+    for group in named:
+        name = _class_name(group.key)
+        unique_name = name if names[name] == 1 else re.sub(r"\W", "_", f"{name}_{group.id}")
+        part = f"\n\nclass {unique_name}:\n"
+        for field, value in (("KEY", group.key), ("ID", group.id), ("PROJECT_ID", group.project_id)):
+            part += f"    {field}: typing.Final = {value!a}\n"
+        for slot in by_index(group):
+            part += f"    SLOT_{slot.index}: typing.Final = {slot.variant_key or f'slot-{slot.index}'!a}\n"
+            part += f"    SLOT_{slot.index}_EXPERIMENTS: typing.Final[tuple[int, ...]] = {unique(slot.experiments)}\n"
+        parts.append(part)
+    return "".join(parts)
+
+
+def _class_name(key: str) -> str:
+    name = normalize("NFKC", "".join(part.capitalize() for part in re.split(r"[\W_]+", key)))
+    name = "".join(character for character in name if f"a{character}".isidentifier())
+    return name if name.isidentifier() and not keyword.iskeyword(name) else f"Group{name}"

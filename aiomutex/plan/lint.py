@@ -17,11 +17,11 @@ from msgspec.structs import replace
 
 from aiomutex._util.wording import counted
 from aiomutex.errors import NotFoundError
+from aiomutex.plan.changes import after
 from aiomutex.plan.desired import identity_of
 from aiomutex.plan.diff import plan
 from aiomutex.plan.dump import desired_from
 from aiomutex.plan.experiments import dependencies_of, describe, is_archived, is_finished
-from aiomutex.plan.groups import after
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -1,22 +1,30 @@
-"""Renders plans as text, JSON and Markdown. The text has no colours; the command line adds them."""
+"""Renders plans as text, JSON, Markdown and HTML. The command line adds colours; the page itself is ``report.html``."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from html import escape
 from itertools import groupby
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import msgspec
 from msgspec import to_builtins
+from msgspec.structs import replace
 
 from aiomutex._util.wording import counted
 from aiomutex.models import SLOT_LISTS
-from aiomutex.plan.experiments import describe, state_word
+from aiomutex.plan.changes import after
+from aiomutex.plan.desired import Desired
+from aiomutex.plan.experiments import describe, is_finished, state_of, state_word
+from aiomutex.plan.lint import lint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from aiomutex.models import MutexGroup
     from aiomutex.plan.changes import GroupPlan, Plan
     from aiomutex.plan.experiments import AffectedExperiment, Experiments
     from aiomutex.plan.lint import Finding
@@ -124,8 +132,8 @@ def _group(group: GroupPlan, review: Review) -> Iterator[Line]:
         parts = [f"{slot.percentage} %", *(f"{name} {_members(name, each, review)}" for name, each in lists if each)]
         yield "+", f"    slot {index}: {', '.join(parts)}"
     for field in group.fields:
-        before, after = ("none" if each is None else repr(each) for each in (field.before, field.after))
-        yield "~", f"    {field.field}: {before} → {after}"
+        old, new = ("none" if each is None else repr(each) for each in (field.before, field.after))
+        yield "~", f"    {field.field}: {old} → {new}"
     moves = group.moves
     for (name, slots), moved in groupby(sorted(moves, key=moves.__getitem__), lambda each: (each[0], moves[each])):
         members = [member for _, member in moved]
@@ -178,3 +186,35 @@ def _fenced(lines: list[Line]) -> str:
     text = "\n".join(marked)[: _MAX_MARKDOWN // 2]
     fence = "`" * (max([2, *map(len, re.findall("`+", text))]) + 1)
     return f"{fence}diff\n{text}\n{fence}"
+
+
+def report(live: list[MutexGroup], plan: Plan, review: Review | None = None) -> str:
+    """Render live groups, and a plan for them unless it is empty, as one HTML page that needs no network.
+
+    The experiments of ``review`` have the names that the page shows, and the states that decide which slots are free.
+    """
+    review = review or Review(show_individuals=False)
+    findings = lint(Desired(), experiments=review.experiments, live=live)
+    before, later = ([_masked(each, review) for each in groups] for groups in (live, after(plan, live)))
+    known = {group.id: group for group in before}
+    data = {
+        "time": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "groups": before,
+        "after": {group.id: group for group in later if group != known.get(group.id)},
+        "plan": [] if plan.empty else blocks(plan, review),
+        "findings": [each for each in findings if review.show_individuals or each.code != "AM104"],
+        "experiments": {
+            number: (each.get("name"), state_word(each), state_of(review.experiments[number])[0], is_finished(each))
+            for number, each in ((number, describe(found)) for number, found in review.experiments.items())
+        },
+        "showsIndividuals": review.show_individuals,
+    }
+    # No text of a group can end the script element, or start a comment in it.
+    text = msgspec.json.encode(data).decode().replace("<", "\\u003c")
+    return Path(__file__).with_name("report.html").read_text("utf-8").replace("__DATA__", text)
+
+
+def _masked(group: MutexGroup, review: Review) -> MutexGroup:
+    if review.show_individuals:
+        return group
+    return replace(group, slots=[replace(slot, individuals=[""] * len(slot.individuals)) for slot in group.slots])

@@ -17,11 +17,10 @@ from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
 from aiomutex.errors import MutexError
 from aiomutex.models import SLOT_LISTS, find_slot
-from aiomutex.plan.changes import GroupPlan, ListChange, Plan
+from aiomutex.plan.changes import ABSENT, GroupPlan, ListChange, Plan, apply_to, by_index, fingerprint
 from aiomutex.plan.desired import GROUP_FIELDS, identity_of, unique
 from aiomutex.plan.diff import with_affected
 from aiomutex.plan.formats import DesiredFileError, Problem, read_file
-from aiomutex.plan.groups import ABSENT, apply_to, by_index, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -36,6 +36,7 @@ CALLS: dict[str, list[str]] = {
     "apply": ["groups.yaml", "--yes"],
     "completion": ["bash"],
     "lint": ["groups.yaml"],
+    "report": ["--out", "groups.html"],
     "traffic show": [],
     "traffic where": ["Ж", "--group", "中"],
     "traffic simulate": ["users.txt", "--plan", "groups.yaml"],
@@ -61,7 +62,7 @@ def test_no_command_ends_in_a_traceback(call: str, service: MutexEmulator, tmp_p
         group.slots[0].individuals = ["Ж"]
     (tmp_path / "groups.yaml").write_text(GROUP, encoding="utf-8")
     (tmp_path / "users.txt").write_text("Ж\n", encoding="utf-8")
-    save_plan(Plan(), tmp_path / "groups.plan")
+    save_plan(Plan(exceeded_thresholds=["中"]), tmp_path / "groups.plan")
     (tmp_path / "edits.jsonl").write_text('{"group_id": "中", "slot_index": 1, "individuals": ["Ж"]}\n', "utf-8")
     words, _, json = call.partition(" --")
     command = [sys.executable, "-m", "aiomutex", *words.split(), *CALLS.get(words, []), *([f"--{json}"] * bool(json))]
