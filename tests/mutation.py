@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import coverage
 
@@ -88,7 +88,8 @@ def _nodes(parent: ast.AST, statement: ast.stmt | None) -> Iterator[tuple[ast.AS
     for name, value in ast.iter_fields(parent):
         if name in ("annotation", "returns", "decorator_list", "type_params"):
             continue
-        for child in value if isinstance(value, list) else [value]:
+        found: Any = value
+        for child in found if isinstance(value, list) else [found]:
             if not isinstance(child, ast.AST) or "TYPE_CHECKING" in ast.unparse(getattr(child, "test", child))[:13]:
                 continue
             of = child if isinstance(child, ast.stmt) else statement
@@ -100,12 +101,13 @@ def _nodes(parent: ast.AST, statement: ast.stmt | None) -> Iterator[tuple[ast.AS
 def changes_of(path: str) -> Iterator[Change]:
     """All changes of one file."""
     data = (ROOT / path).read_bytes()
-    starts = [0, *(found.end() for found in re.finditer(b"\n", data))]
+    starts: list[int] = [0, *(found.end() for found in re.finditer(b"\n", data))]
     for node, statement in _nodes(ast.parse(data), None):
         if not hasattr(node, "lineno"):
             continue
-        place: Any = node
-        start, end = starts[place.lineno - 1] + place.col_offset, starts[place.end_lineno - 1] + place.end_col_offset
+        place: Any = cast("Any", node)
+        start = starts[int(place.lineno) - 1] + int(place.col_offset)
+        end = starts[int(place.end_lineno) - 1] + int(place.end_col_offset)
         body: Any = getattr(statement, "body", None)
         last: int = body[0].lineno - 1 if body else place.end_lineno
         for other in _others_of(node):
@@ -192,9 +194,11 @@ def main() -> None:
             target = folder / part
             (shutil.copytree if (ROOT / part).is_dir() else shutil.copyfile)(ROOT / part, target)
         known = tests_of(options.coverage) if options.coverage else learn(folder)
-        for change in sample:
+        for number, change in enumerate(sample):
             if time.monotonic() > until:
                 break
+            if number % 20 == 19:
+                print(f"{counts['caught']} of {number} caught", flush=True)
             lines = known.get(change.path, {})
             tests = sorted({test for line in change.lines for test in lines.get(line, ())})
             chosen = rng.sample(tests, min(MOST_TESTS, len(tests)))

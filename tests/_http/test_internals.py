@@ -107,8 +107,8 @@ def run_without(missing: Sequence[str], directory: Path, *command: str) -> subpr
     if missing:
         copy = shutil.copytree(Path(aiohttp.__file__).parent, directory / "altered" / "aiohttp")
         paths.insert(0, str(copy.parent))
-    for path in missing:
-        alter(copy, path)
+        for path in missing:
+            alter(copy, path)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if "http.RawResponseMessage.code" in missing:
         environment["AIOHTTP_NO_EXTENSIONS"] = "1"  # the class is written in C otherwise

@@ -95,14 +95,15 @@ async def test_the_day_is_shared_and_ends_in_an_error(path: Path) -> None:
 
 async def test_the_last_permits_of_a_day_are_granted_without_a_busy_loop(path: Path) -> None:
     limiter = MachineRateLimiter(path, per_second=20, per_day=12)
-    exchange, exchanges = limiter._budget._exchange, 0
+    budget: Any = vars(limiter)["_budget"]
+    exchange, exchanges = budget._exchange, 0
 
     def counted(*args: Any) -> Any:
         nonlocal exchanges
         exchanges += 1
         return exchange(*args)
 
-    setattr(limiter._budget, "_exchange", counted)  # noqa: B010 -- type checkers reject the assignment
+    budget._exchange = counted
     results = await asyncio.gather(*(limiter.acquire() for _ in range(20)), return_exceptions=True)
     assert sum(isinstance(result, DailyBudgetExhaustedError) for result in results) >= 8
     assert exchanges < 40
