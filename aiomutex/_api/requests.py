@@ -53,16 +53,14 @@ class Request(NamedTuple, Generic[T]):
     """One request to the service, ready to be sent."""
 
     method: str
-    path: str
-    """Path and query, percent-encoded."""
+    path: str  # path and query, percent-encoded
     decode: Callable[[bytes], T] | None
     """Decodes the body of a success, or raises ``msgspec.MsgspecError``. ``None``: the ``Response`` is the value."""
     effect: Effect = Effect.SAFE
     body: bytes | None = None
     group: str | None = None
     """The group that it writes. A session makes one attempt at a time for each, as the service may lose a write."""
-    operation: str = "request"
-    """The method of the session that builds it, for traces."""
+    operation: str = "request"  # the method of the session that builds it, for traces
 
 
 def decode_response(request: Request[T], response: Response) -> T:

@@ -44,8 +44,7 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float = 120.0
     retry: RetryPolicy = RetryPolicy()
     priority: Priority = Priority.INTERACTIVE
-    patience: Patience | None = None
-    """In a bulk run, where the deadline counts from the permit of each attempt."""
+    patience: Patience | None = None  # in a bulk run, where the deadline counts from the permit of each attempt
 
     def __post_init__(self) -> None:
         for field in ("attempt_timeout", "deadline"):
@@ -60,8 +59,7 @@ class CallResult(NamedTuple, Generic[T]):
 
     value: T
     attempts: int
-    earlier: tuple[MutexError, ...] = ()
-    """The errors of the attempts before the last one."""
+    earlier: tuple[MutexError, ...] = ()  # the errors of the attempts before the last one
 
 
 async def send(

@@ -34,8 +34,7 @@ class StrictResponseHandler(ResponseHandler):
     aiohttp would buffer that data without a bound, and read it as the response to the next request.
     """
 
-    context: AttemptContext | None = None
-    """The attempt that holds the connection while waiting for its permit."""
+    context: AttemptContext | None = None  # the attempt that holds the connection while waiting for its permit
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Accept the head of a response. After a switch of protocols, no further response can follow."""

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from aiomutex._util.keyed_lock import KeyedLock
     from aiomutex.limits import RateLimiter
 
-_NEVER: Final = 1e9
-"""A time that no event loop's clock reaches. Timers cannot work with infinity."""
+_NEVER: Final = 1e9  # no event loop's clock reaches it; timers cannot work with infinity
 
 
 class ImplicitRetryError(aiohttp.ClientConnectionError):

@@ -21,8 +21,7 @@ import msgspec
 class Internal(msgspec.Struct, frozen=True):
     """A name of aiohttp."""
 
-    path: str
-    """Module, class and attribute."""
+    path: str  # module, class and attribute
     signature: str | None
     """The parameters without ``self``; ``async`` for a coroutine function; ``...`` for further optional parameters,
     which a method that is overridden here must not have. ``None`` for what is not a method."""

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
-MAX_LINE: Final = 16 * 2**20
-"""Characters; an edit with a quarter of a million user IDs has as many."""
+MAX_LINE: Final = 16 * 2**20  # characters; an edit with a quarter of a million user IDs has as many
 
 
 class LineTooLongError(InvalidRequestError):

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("aiomutex.limits")
 
 _SECONDS_PER_DAY = 86_400
-_WARN_AT = (95, 80)
-"""Per cent of the budget at which a warning is logged, each once a day."""
+_WARN_AT = (95, 80)  # per cent of the budget at which a warning is logged, each once a day
 
 
 def format_duration(seconds: float) -> str:

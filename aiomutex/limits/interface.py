@@ -95,7 +95,14 @@ class RateLimiter(Protocol):
         Raises:
             DailyBudgetExhaustedError: The daily budget is exhausted, or seems to be.
             LimiterUnavailableError: A shared budget cannot be reached, or does not respond in time.
-            ConfigurationError: The budget cannot be used, or the limiter is closed or used by another event loop.
+            ConfigurationError: The budget cannot be used, or the limiter is closed, or used by another event loop or,
+                without a shared budget, by another process.
+
+        Example:
+            >>> from aiomutex import LocalRateLimiter, Priority
+            >>> limiter = LocalRateLimiter()
+            >>> permit = await limiter.acquire(Priority.BULK)
+            >>> limiter.answered(permit)
         """
         ...
 

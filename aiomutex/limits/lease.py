@@ -18,8 +18,7 @@ class Feedback(msgspec.Struct, kw_only=True):
     """What a worker reports about a response."""
 
     kind: Literal["throttled", "answered"]
-    permit: float
-    """When the request's permit was granted, on the server's clock."""
+    permit: float  # when the request's permit was granted, on the server's clock
     recovery: Recovery = Recovery()
     """How many permits a window has after this 429. Its time is relative to the exchange."""
     delay: float = 0.0
@@ -35,44 +34,32 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
     window: float
     per_day: int
     wanted: int
-    interactive: int
-    """How many of the wanted are for interactive calls. Budgets in Redis do not distinguish them."""
-    uncertain: bool
-    """The last exchange failed, so permits may have been granted that the log does not show."""
+    interactive: int  # of the wanted; budgets in Redis do not distinguish them
+    uncertain: bool  # the last exchange failed, so permits may have been granted that the log does not show
     day: int
     used: int
-    spacing: float
-    """Time between two exchanges of workers that want more."""
-    unreported: int = 0
-    """Permits used without Redis since the last exchange."""
-    fallback_grace: float = 0.0
-    """How long workers that continue without Redis may need to notice that it is back."""
+    spacing: float  # time between two exchanges of workers that want more
+    unreported: int = 0  # permits used without Redis since the last exchange
+    fallback_grace: float = 0.0  # how long workers that continue without Redis may need to notice that it is back
     feedback: Feedback | None = None
-    latency: float = 0.0
-    """How long an exchange may take: no send time is granted sooner."""
+    latency: float = 0.0  # how long an exchange may take: no send time is granted sooner
     horizon: float = HORIZON
     probe_timeout: float = PROBE_TIMEOUT
-    max_turn_wait: float = 2.0
-    """The longest time that a worker among many waits for its next exchange."""
+    max_turn_wait: float = 2.0  # the longest time that a worker among many waits for its next exchange
     oldest_version: int = OLDEST_VERSION
 
 
 class Lease(msgspec.Struct, kw_only=True):
     """The state of the shared budget, and the granted send times."""
 
-    now: str = "0"
-    """The Redis server's time in microseconds since 1970."""
-    wait: float
-    """When to ask again."""
-    next_free: float
-    """When the next send time is free."""
-    was_empty: bool
-    """Nothing was known of earlier send times."""
+    now: str = "0"  # the Redis server's time in microseconds since 1970
+    wait: float  # when to ask again
+    next_free: float  # when the next send time is free
+    was_empty: bool  # nothing was known of earlier send times
     day: int
     used: int
     permits: int
-    recovery: Recovery
-    """Its time is relative to the exchange."""
+    recovery: Recovery  # its time is relative to the exchange
     used_in_window: int
     paused: bool
     is_probe: bool
@@ -81,5 +68,4 @@ class Lease(msgspec.Struct, kw_only=True):
     since_first_429: float
     suspected: bool
     requested_wait: float
-    send_times: list[float] = []
-    """The granted send times, on the event loop's clock."""
+    send_times: list[float] = []  # the granted send times, on the event loop's clock

@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     from aiomutex.limits.machine_budget import MachineBudget
     from aiomutex.limits.redis_budget import RedisBudget
 
-_MAX_LOSSES = 3
-"""Exchanges in a row that found the budget empty."""
-_MAX_LEASE = 20
-"""The most send times leased at once."""
+_MAX_LOSSES = 3  # exchanges in a row that found the budget empty
+_MAX_LEASE = 20  # the most send times leased at once
 
 BudgetT = TypeVar("BudgetT", bound="MachineBudget | RedisBudget")
 

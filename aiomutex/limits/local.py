@@ -56,24 +56,7 @@ class LocalRateLimiter(QueueingLimiter):
         self._check_clock_at = -math.inf  # when to look at the wall clock again
 
     async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
-        """Wait until one request may be sent.
-
-        Args:
-            priority: ``Priority.BULK`` waits behind interactive calls, but gets at least every eighth permit.
-
-        Returns:
-            The permit: when it was granted, in seconds of the event loop's clock.
-
-        Raises:
-            DailyBudgetExhaustedError: The daily budget is exhausted, or seems to be.
-            ConfigurationError: Another event loop or process uses the limiter.
-
-        Example:
-            >>> from aiomutex import LocalRateLimiter, Priority
-            >>> limiter = LocalRateLimiter()
-            >>> permit = await limiter.acquire(Priority.BULK)
-            >>> limiter.answered(permit)
-        """
+        """Wait until one request may be sent, and return its permit; see ``RateLimiter.acquire``."""
         loop = get_running_loop()
         if loop is self._loop:
             now = loop.time()

@@ -36,8 +36,7 @@ _MODE = 0o600
 
 
 class _Row(msgspec.Struct):
-    clock: float
-    """The wall clock minus the monotonic clock: another value after another boot."""
+    clock: float  # the wall clock minus the monotonic clock: another value after another boot
     state: BudgetState
 
 

@@ -11,10 +11,8 @@ from typing import NamedTuple
 from aiomutex._util.checks import check_integer
 from aiomutex.errors import ConfigurationError
 
-_FLOOR = 80
-"""Per cent of the service's limit below which 429s narrow the margin no further."""
-_STEP = 2
-"""Per cent of the service's limit that one 429 takes off."""
+_FLOOR = 80  # per cent of the service's limit below which 429s narrow the margin no further
+_STEP = 2  # per cent of the service's limit that one 429 takes off
 
 
 class Margin(NamedTuple):
@@ -22,10 +20,8 @@ class Margin(NamedTuple):
 
     permits: int
     window: float
-    min_permits: int
-    """429s reduce ``permits`` no further than this."""
-    step: int
-    """How much one 429 takes off ``permits``."""
+    min_permits: int  # 429s reduce ``permits`` no further than this
+    step: int  # how much one 429 takes off ``permits``
 
     @classmethod
     def below(cls, per_second: int, *, safe: bool = False) -> Margin:

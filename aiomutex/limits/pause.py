@@ -17,33 +17,23 @@ if TYPE_CHECKING:
 
 MAX_PAUSE = 300.0
 """Seconds. A longer Retry-After means the daily budget, and callers get an error instead of a silent wait."""
-PROBE_TIMEOUT = 5.0
-"""Seconds until a probe without a reported response is followed by another."""
+PROBE_TIMEOUT = 5.0  # seconds until a probe without a reported response is followed by another
 _MAX_FAILED_PROBES = 4
 """This many probes failed in a row, after 1, 2, 4 and 8 windows, mean that the daily budget is exhausted."""
 _MIN_SUSPICION_WINDOWS = 15
 """Windows that these failures must span, so that short Retry-After values do not shorten the evidence."""
-_SUSPECTED_PROBE_INTERVAL = 60.0
-"""Seconds between probes while the daily budget is thought to be exhausted."""
+_SUSPECTED_PROBE_INTERVAL = 60.0  # seconds between probes while the daily budget is thought to be exhausted
 
 
 class Pause:
-    """The pause of a limiter after a 429.
+    """The pause of a limiter after a 429."""
 
-    Attributes:
-        ends_after: Only responses to permits granted later than this end the pause. Infinite without a pause, so that
-            the usual case costs one comparison.
-        until: When the wait that the service asked for ends.
-        failed_probes: Probes that got a 429 in a row.
-        suspected_on: The day, in days since 1970, whose budget the service seems to consider exhausted, or None.
-        count: Pauses so far.
-        requested_wait: Seconds of a Retry-After longer than ``MAX_PAUSE``, or None.
-    """
-
-    until: float
-    failed_probes: int
-    suspected_on: int | None
-    requested_wait: float | None
+    # Only responses to permits granted later end the pause. Infinite without one: the usual case costs one comparison.
+    ends_after: float
+    until: float  # when the wait that the service asked for ends
+    failed_probes: int  # in a row
+    suspected_on: int | None  # the day, in days since 1970, whose budget the service seems to consider exhausted
+    requested_wait: float | None  # the seconds of a Retry-After longer than ``MAX_PAUSE``
 
     def __init__(self, rng: Callable[[], float] = random.random) -> None:
         self._rng = rng

@@ -9,11 +9,9 @@ import msgspec
 if TYPE_CHECKING:
     from aiomutex.limits.margin import Margin
 
-FIRST_RAISE_WAIT = 60.0
-"""Seconds without a 429 that raise the rate by one permit in a window."""
+FIRST_RAISE_WAIT = 60.0  # seconds without a 429 that raise the rate by one permit in a window
 _MAX_RAISE_WAIT = 86_400.0
-_TRIAL = 600.0
-"""Seconds after a raise in which a 429 means that the raise was too early."""
+_TRIAL = 600.0  # seconds after a raise in which a 429 means that the raise was too early
 
 
 class Recovery(msgspec.Struct, frozen=True):
@@ -26,10 +24,8 @@ class Recovery(msgspec.Struct, frozen=True):
 
     lowest: Annotated[int, msgspec.Meta(ge=1)] = 10**9
     """The permits in a window right after the last 429; above any limit before the first one."""
-    since: float = 0.0
-    """When the pause of the last 429 ended."""
-    wait: Annotated[float, msgspec.Meta(gt=0)] = FIRST_RAISE_WAIT
-    """Seconds before each raise."""
+    since: float = 0.0  # when the pause of the last 429 ended
+    wait: Annotated[float, msgspec.Meta(gt=0)] = FIRST_RAISE_WAIT  # seconds before each raise
 
     def permits(self, full: int, now: float) -> int:
         """The permits in a window at ``now``."""

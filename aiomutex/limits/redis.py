@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisRateLimiter"]
 
-_MEAN_LEASE = 4.5
-"""Send times that an exchange should bring on average, so that it pays for its round trip."""
+_MEAN_LEASE = 4.5  # send times that an exchange should bring on average, so that it pays for its round trip
 _RETRY_INTERVAL = 0.5
 """Seconds between two attempts to reach Redis. Well below a window: Redis grants nothing in the first window after its
 return, and by its end every busy worker must know that it is back."""
@@ -163,21 +162,16 @@ class _FallbackPacer:
     """One worker's share of the limits while Redis is unavailable, evenly spaced and without bursts.
 
     So the shares of all workers together stay below the limit. ``permits`` and ``daily_budget`` are those of all.
-
-    Attributes:
-        next: The next send time.
-        ends_at: When Redis takes over again; infinite until it has been reached.
-        valid_until: How long the last failed attempt to reach Redis allows to continue without it.
     """
 
     def __init__(self, permits: int, window: float, workers: int, start: float, daily_budget: DailyBudget) -> None:
         # A share below one permit a window becomes one permit in several windows.
         self._interval = window * workers / permits if workers > permits else window / (permits // workers)
-        self.next = start
+        self.next = start  # the next send time
         limit, used = max(1, daily_budget.limit // workers), -(-daily_budget.used // workers)
         self._daily_budget = DailyBudget(limit, used=used, clock=daily_budget.clock)
-        self.ends_at = math.inf
-        self.valid_until = -math.inf
+        self.ends_at = math.inf  # when Redis takes over again, once it has been reached
+        self.valid_until = -math.inf  # how long the last failed attempt to reach Redis allows to continue without it
 
     def take(self, instant: float) -> None:
         """Use the send time ``instant``, or raise ``DailyBudgetExhaustedError`` if this worker's share is used up."""

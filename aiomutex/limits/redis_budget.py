@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from aiomutex.limits.lease import LeaseRequest
 
 _MICROSECONDS = 1e6
-_DRIFT = 2e-4
-"""Seconds per second by which two clocks may drift apart."""
+_DRIFT = 2e-4  # seconds per second by which two clocks may drift apart
 _MAX_TIMEOUT = 60.0
 _SCRIPT = resources.files("aiomutex.limits").joinpath("lease.lua").read_text("utf-8")
 

@@ -16,27 +16,21 @@ from aiomutex.limits.recovery import Recovery
 
 BULK_HORIZON = 0.012
 """Seconds ahead that bulk work leases: about one send time, and what a process needs to wake up for it."""
-_BULK_TURN = 8
-"""While bulk work waits, at least every eighth send time is reserved for it."""
-_MAX_AHEAD = 5.0
-"""Later send times mean that the clock was set back."""
+_BULK_TURN = 8  # while bulk work waits, at least every eighth send time is reserved for it
+_MAX_AHEAD = 5.0  # later send times mean that the clock was set back
 
 
 class BudgetState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What the processes share. Times are in seconds of the machine's monotonic clock; 0 is never."""
 
-    log: list[float] = []
-    """The latest send times granted to any process, in order. Some lie in the future."""
+    log: list[float] = []  # the latest send times granted to any process, in order, some in the future
     day: Annotated[int, msgspec.Meta(ge=0)] = 0
     used: Annotated[int, msgspec.Meta(ge=0)] = 0
     recovery: Recovery = Recovery()
     last_turn: float = 0.0
-    reserved: list[float] = []
-    """Send times of the log that only bulk work may take."""
-    bulk_waits_until: float = 0.0
-    """Until when to assume that bulk work waits."""
-    interactive_run: int = 0
-    """Send times granted to interactive calls in a row while bulk work waited."""
+    reserved: list[float] = []  # send times of the log that only bulk work may take
+    bulk_waits_until: float = 0.0  # until when to assume that bulk work waits
+    interactive_run: int = 0  # send times granted to interactive calls in a row while bulk work waited
     paused: bool = False
     first_429_at: float = 0.0
     pause_began: float = 0.0

@@ -15,8 +15,7 @@ from aiomutex.limits.interface import Priority
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
 
-_BULK_EVERY = 8
-"""While both priorities wait, at least every eighth permit goes to bulk work."""
+_BULK_EVERY = 8  # while both priorities wait, at least every eighth permit goes to bulk work
 
 
 class Waiters:
