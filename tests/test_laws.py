@@ -705,7 +705,7 @@ LAYERS = (
     {"paging"},
     {"bulk"},
     {"session"},
-    {"fleet", "probe", "traffic"},
+    {"fleet", "otel", "probe", "traffic"},
     {"plan"},
     {"cli"},
     {"__main__"},

@@ -68,7 +68,7 @@ def emulator(
         if ca_file:
             click.echo(f"Clients must trust its CA: export SSL_CERT_FILE={ca_file}", err=True)
 
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, lambda _, __: signal.raise_signal(signal.SIGINT))
     try:
         asyncio.run(serve(instance, on_ready=announce))
     except KeyboardInterrupt:

@@ -94,7 +94,7 @@ def _look(file: str | None, names: str, listed: bool, running: dict[str, bool]) 
     left = remaining(changes, live) if saved and not changes.errors else changes
     affected = left.experiments if running.get("check_running") or names == "affected" else ()
     wanted = experiments_in(after(left, live)) if names == "all" else affected
-    experiments = call(lambda session: read_experiments(session, wanted)) if wanted else {}
+    experiments = call(lambda session: read_experiments(session, wanted)) if wanted else dict[int, Any]()
     found = find_running(left, experiments) if running.get("check_running") else ()
     findings = new_findings(left, desired, live)
     return live, changes, left, Review(experiments, found, running.get("allow_running", False), findings, listed)
