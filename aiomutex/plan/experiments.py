@@ -6,6 +6,7 @@ stopped counts as possibly running.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from urllib.parse import quote
 
@@ -15,14 +16,14 @@ from aiomutex._util.tasks import run_workers
 from aiomutex.errors import APIError, AuthenticationError, NotFoundError, UnexpectedResponseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from aiomutex.models import MutexGroup
     from aiomutex.plan.changes import Plan
     from aiomutex.plan.desired import DesiredGroup
     from aiomutex.session import MutexSession
 
-Experiments: TypeAlias = "Mapping[int, Mapping[str, Any] | APIError]"
+Experiments: TypeAlias = Mapping[int, Mapping[str, Any] | APIError]
 """By ID, the descriptions of experiments, or the errors with which the service rejected a read."""
 ExperimentState = Literal["running", "stopped", "unknown"]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import to_builtins
@@ -18,16 +18,14 @@ from aiomutex._util.wording import counted
 from aiomutex.models import SLOT_LISTS
 from aiomutex.plan.changes import after
 from aiomutex.plan.desired import Desired
-from aiomutex.plan.experiments import describe, is_finished, state_of, state_word
-from aiomutex.plan.lint import lint
+from aiomutex.plan.experiments import AffectedExperiment, Experiments, describe, is_finished, state_of, state_word
+from aiomutex.plan.lint import Finding, lint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from aiomutex.models import MutexGroup
     from aiomutex.plan.changes import GroupPlan, Plan
-    from aiomutex.plan.experiments import AffectedExperiment, Experiments
-    from aiomutex.plan.lint import Finding
 
 Line = tuple[str, str]
 """A mark and a text. The mark is "+", "-" or "~" for a change, "!" for an error, "?" for a note, or " "."""
@@ -40,10 +38,10 @@ _MAX_MARKDOWN: Final = 60_000
 _MAX_LINE: Final = 1_000
 
 
-class Review(NamedTuple):
+class Review(msgspec.Struct, frozen=True):
     """What a reviewer should know beside the plan, and what others should not see."""
 
-    experiments: Experiments = MappingProxyType({})
+    experiments: Experiments = {}
     """Experiments, which are shown with name and state."""
     running: Sequence[AffectedExperiment] = ()
     allow_running: bool = False

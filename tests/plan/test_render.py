@@ -83,7 +83,7 @@ def test_what_blocks_a_plan_is_shown_with_the_option_that_lets_it_through(group:
     ]
     assert review.blocked(changes) == plan_json(changes, review)["blocked"] == reasons
     assert all(f"! {reason}\n" in render(changes, review) for reason in reasons)
-    assert review._replace(allow_running=True).blocked(changes) == reasons[:2]
+    assert replace(review, allow_running=True).blocked(changes) == reasons[:2]
     assert Review().blocked(swapped(group)) == []
 
 
@@ -171,6 +171,6 @@ def test_findings_do_not_name_individuals_where_others_are_counted(group: MutexG
     changes = plan(desired, [group])
     review = Review(findings=new_findings(changes, desired, [group]))
     assert "? checkout: AM104 individual 'ada' is in slot 1 and again in slot 2\n" in render(changes, review)
-    hidden = markdown(changes, review._replace(show_individuals=False))
+    hidden = markdown(changes, replace(review, show_individuals=False))
     assert "# checkout: AM104 An individual in two slots gets the first one" in hidden
     assert "ada" not in hidden
