@@ -208,13 +208,8 @@ class Faults:
                 if not scheduled.remaining:
                     self._scheduled.remove(scheduled)
                 return scheduled.fault
-        if self.random:
-            point = self._rng.random()
-            for fault in self.random:
-                point -= fault.rate
-                if point < 0:
-                    return fault
-        return None
+        rates = [fault.rate for fault in self.random]
+        return self._rng.choices([*self.random, None], [*rates, max(0.0, 1 - sum(rates))])[0] if rates else None
 
 
 class LateChanges:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -21,25 +22,8 @@ if TYPE_CHECKING:
 
 Value = str | int | bool
 
-_BY_WRITING = "created_id patch_body slot_patch slot_numbers empty_edit unknown_fields taken_key"
-_BY_NOTHING = "offsets create_lists create_name key_scope window rejections daily_hint"
-REASONS: Final = {
-    **dict.fromkeys(_BY_WRITING.split(), "no read can show it; --write-scratch can"),
-    **dict.fromkeys(_BY_NOTHING.split(), "no harmless request can show it"),
-    "ids": "no group with an integer as its ID was seen",
-    "project_ids": "no group was seen",
-    "last_cursor": "the last page was not seen",
-    "cursors": "no page before the last was seen; that takes two groups",
-    "end_of_list": "no last page that is exactly full could be requested; that takes 1 to 999 groups",
-    "over_limit": "the response was neither a page nor a rejection",
-    "archived": "no group was seen to be archived; --write-scratch archives one of its own",
-    "cohorts": "no slot was seen",
-    "cohorts_on_edit": "no request can give a slot a cohort, and slots in use are not edited",
-    "slot_writes": "no lost write was seen, which proves nothing",
-    "retry_after": "no request was answered with 429, and none is provoked",
-    "error_body": "no request was rejected",
-    "request_ids": "no response was seen",
-}
+_FILE: Final = Path(__file__).with_name("reasons.json")
+REASONS: Final = msgspec.json.decode(_FILE.read_bytes(), type=dict[str, str])
 """Every knob of a dialect, and why it is undetermined as long as no response shows it."""
 
 _BODY_CUT: Final = 4096
@@ -152,12 +136,9 @@ class Findings:
             else:
                 undetermined[knob] = f"seen as {' and as '.join(sorted(map(str, values)))}" if values else reason
         names = {category: sorted(seen) for category, seen in self._names.items()}
+        observed = {"statuses": self._statuses, **names, **self._notes}
         return ProbeReport(
-            requests=requests,
-            wrote=wrote,
-            dialect=dialect,
-            undetermined=undetermined,
-            observed={"statuses": self._statuses, **names, **self._notes},
+            requests=requests, wrote=wrote, dialect=dialect, undetermined=undetermined, observed=observed
         )
 
     def _add_names(self, category: str, names: Iterable[str]) -> None:

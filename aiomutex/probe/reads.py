@@ -82,10 +82,7 @@ async def probe_reads(prober: Prober) -> None:
 
 
 async def _probe_full_last_page(prober: Prober, groups: int) -> None:
-    """Find out whether a last page that is exactly full says that it is the last.
-
-    Hidden groups at the end of the list look the same as a page that does not say so, and mean the same to clients.
-    """
+    # Hidden groups at the end look like a full page that does not say it is the last, and mean the same to clients.
     response = await prober.send("list exactly all", "GET", listing_path(groups))
     if len(prober.findings.add_page(response)) != groups:
         return

@@ -131,7 +131,6 @@ async def _find_archived(prober: Prober, group_id: str) -> None:
 
 
 async def _individuals(prober: Prober, group_id: str) -> dict[int, list[str]]:
-    """The individuals of each slot."""
     response = await prober.send("the scratch group", "GET", _path(group_id))
     if isinstance(response, APIError):
         raise response

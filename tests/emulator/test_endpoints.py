@@ -157,7 +157,7 @@ INVALID_CREATES: list[tuple[dict[str, Any], str]] = [
     ({"bucketingSalt": ""}, 'bucketingSalt must be a non-empty string, not ""'),
     ({"slots": []}, "slots must have 1 to 20 entries, not 0"),
     ({"slots": slots(*[5] * 21)}, "slots must have 1 to 20 entries, not 21"),
-    ({"slots": {}}, "slots must be a list, not {}"),
+    ({"slots": {}}, "slots must be a list of 1 to 20 slots, not {}"),
     ({"slots": [5]}, "slots[0] must be a JSON object, not 5"),
     ({"slots": [{}]}, "slots[0].percentage is missing; it must be an integer from 1 to 100"),
     ({"slots": slots(0, 100)}, "slots[0].percentage must be an integer from 1 to 100, not 0"),
