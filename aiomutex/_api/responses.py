@@ -6,6 +6,7 @@ Pure: status, headers and bytes in, value or exception out. Nothing here knows a
 from __future__ import annotations
 
 import email.utils
+import itertools
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -218,7 +219,7 @@ def read_group(body: bytes) -> MutexGroup:
     try:
         return _group.decode(body)
     except msgspec.ValidationError:
-        return msgspec.convert(_normalized_group(msgspec.json.decode(body)), MutexGroup)
+        return msgspec.convert(_normalized_group(msgspec.json.decode(body)), MutexGroup, strict=False)
 
 
 def read_page(body: bytes, cursor: str | None) -> GroupPage:
@@ -226,7 +227,7 @@ def read_page(body: bytes, cursor: str | None) -> GroupPage:
     try:
         wire = _page.decode(body)
     except msgspec.ValidationError:
-        wire = msgspec.convert(_normalized_page(msgspec.json.decode(body)), _WirePage)
+        wire = msgspec.convert(_normalized_page(msgspec.json.decode(body)), _WirePage, strict=False)
     following = "" if wire.next_cursor is None else str(wire.next_cursor)
     if following.isspace():
         raise msgspec.ValidationError("Expected a cursor, got white space - at `$.nextCursor`")
@@ -241,53 +242,33 @@ def read_created(body: bytes, key: str) -> CreatedGroup:
     return CreatedGroup(id=str(wire.id), url=wire.url, key=key)
 
 
-# The rest runs only for responses that differ from the documented form. It changes types, never meanings.
+# The rest runs only for responses that differ from the documented form. It changes types, never meanings; msgspec
+# itself converts numbers that are strings or floats.
 
 
 def _normalized_page(decoded: object) -> object:
     page = _as_object(decoded)
     if page is None or "mutexes" not in page:
         return decoded
-    cursor = page.get("nextCursor")
-    return {
-        "mutexes": [] if page["mutexes"] is None else _each(_normalized_group, page["mutexes"]),
-        "nextCursor": int(cursor) if isinstance(cursor, float) and cursor.is_integer() else cursor,
-    }
+    groups: Any = [] if page["mutexes"] is None else _each(_normalized_group, page["mutexes"])
+    return page | {"mutexes": groups}
 
 
 def _normalized_group(decoded: object) -> object:
     group = _as_object(decoded)
     if group is None:
         return decoded
-    group = _without_nulls(group)
-    if isinstance(group.get("slots"), list):
-        slots = cast("list[object]", group["slots"])
-        group["slots"] = [_normalized_slot(slot, index) for index, slot in enumerate(slots, 1)]
-    return group
+    indexes = itertools.count(1)
+    slots = _each(lambda slot: _normalized_slot(slot, next(indexes)), group.get("slots"))
+    return _without_nulls(group | {"slots": slots})
 
 
 def _normalized_slot(decoded: object, index: int) -> object:
     slot = _as_object(decoded)
     if slot is None:
         return decoded
-    slot = {"index": index} | _without_nulls(slot)
-    slot |= {field: _number(slot[field]) for field in ("index", "percentage") if field in slot}
-    return slot | {field: _each(convert, slot[field]) for field, convert in _ITEMS.items() if field in slot}
-
-
-def _number(value: object) -> object:
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-def _string(value: object) -> object:
-    return str(value) if type(value) is int else value
-
-
-_ITEMS: Final = {"experiments": _number, "holdouts": _number, "individuals": _string}
+    individuals = _each(lambda item: str(item) if type(item) is int else item, slot.get("individuals"))
+    return {"index": index} | _without_nulls(slot | {"individuals": individuals})
 
 
 def _each(convert: Callable[[object], object], value: object) -> Any:

@@ -19,11 +19,10 @@ from yarl import URL
 from aiomutex import __version__
 from aiomutex._api import responses
 from aiomutex._api.redaction import Redactor, SecretStr
-from aiomutex._http.borrowed import CLOSED_ERROR, NETRC_ERROR, borrowed_headers, check_borrowed
 from aiomutex._http.context import AttemptContext, current_attempt
 from aiomutex._http.deadlines import DeadlineTimer
 from aiomutex._http.failures import closed_during, connection_failed, timed_out
-from aiomutex._http.pool import create_http
+from aiomutex._http.pool import CLOSED_ERROR, NETRC_ERROR, borrowed_headers, check_borrowed, create_http
 from aiomutex._util.keyed_lock import KeyedLock
 from aiomutex.errors import ConfigurationError, SessionClosedError, UnexpectedResponseError
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from aiomutex.events import Hooks
     from aiomutex.limits import RateLimiter
 
-MAX_BODY: Final = 64 * 2**20
+_MAX_BODY: Final = 64 * 2**20  # after decompression
 _MAX_ERROR_BODY: Final = 64 * 2**10
 _CLOSED: Final = "the session is closed; create a new MutexSession"
 _TOO_MANY_REQUESTS: Final = 429
@@ -62,7 +61,7 @@ class Transport:
     """The connections to one service, and the limiter that grants each request.
 
     ``base_url`` and ``api_key`` are checked already. ``http`` is a borrowed session, which is used and never closed;
-    its permits are taken before aiohttp looks for a connection. ``max_body`` counts bytes after decompression.
+    its permits are taken before aiohttp looks for a connection.
     """
 
     def __init__(
@@ -74,7 +73,6 @@ class Transport:
         max_connections: int,
         http: aiohttp.ClientSession | None,
         hooks: Hooks | None = None,
-        max_body: int = MAX_BODY,
     ) -> None:
         self.base_url = base_url
         self.limiter = limiter
@@ -97,7 +95,7 @@ class Transport:
         # could hold all connections, and interactive calls would wait behind them.
         self._bulk_slots = asyncio.Semaphore(max(1, max_connections * 3 // 4))
         self.group_locks = KeyedLock()
-        self._max_body = max_body
+        self._max_body = _MAX_BODY
         self._borrowed = http
         self._http: aiohttp.ClientSession | None = None
         self._is_closed = False
@@ -199,7 +197,11 @@ class Transport:
                 raise_for_status=False,  # a borrowed session may have another default
                 timeout=_connect_timeout(options.attempt_timeout),
             )
-            self._report_to_limiter(context, response)
+            if context.permit is not None:
+                if response.status == _TOO_MANY_REQUESTS:
+                    self.limiter.throttled(context.permit, responses.retry_after_of(response.headers))
+                else:
+                    self.limiter.answered(context.permit)
             status, method, path = response.status, request.method, request.path
             body = await self._read(response)
             if body is not None:
@@ -239,14 +241,6 @@ class Transport:
                 pass  # The coroutine was closed from outside its task, in a context that never had the variable.
         # Raised out here so that no aiohttp exception, with the request's headers in it, becomes its context.
         raise failure
-
-    def _report_to_limiter(self, context: AttemptContext, response: aiohttp.ClientResponse) -> None:
-        if context.permit is None:
-            return
-        if response.status == _TOO_MANY_REQUESTS:
-            self.limiter.throttled(context.permit, responses.retry_after_of(response.headers))
-        else:
-            self.limiter.answered(context.permit)
 
     def _url(self, path: str) -> URL:
         if "?" in path:

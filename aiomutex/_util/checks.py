@@ -25,11 +25,11 @@ def type_name(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
-def check_seconds(field: str, value: object, *, least: float = 0.0) -> None:
-    """Raise ``ConfigurationError`` unless ``value`` is a number up to 10,000,000, so neither infinity nor NaN."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= 10**7:
+def check_seconds(field: str, value: object, *, least: float = 0.0, most: int = 10**7) -> None:
+    """Raise ``ConfigurationError`` unless ``value`` is a number up to ``most``, so neither infinity nor NaN."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
         bounds = "above 0 and at most" if least else "from 0 to"
-        raise ConfigurationError(f"{field} must be a number of seconds {bounds} 10,000,000, not {describe(value)}")
+        raise ConfigurationError(f"{field} must be a number of seconds {bounds} {most:,}, not {describe(value)}")
 
 
 def check_integer(

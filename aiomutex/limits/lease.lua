@@ -49,7 +49,7 @@ for i = 1, #log do
 end
 local rewrite, was_empty = false, #log == 0
 
--- Permits in a window: fewer after a 429, then one more after each `raise_wait`, as in recovery.py.
+-- Permits in a window: fewer after a 429, then one more after each `raise_wait`, as in margin.py.
 local permits = request.max_permits
 if number('lowest') > 0 then
     local raises = math.max(0, math.floor((now - number('quiet_since')) / number('raise_wait')))

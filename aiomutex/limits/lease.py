@@ -6,8 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from aiomutex.limits.margin import Recovery
 from aiomutex.limits.pause import PROBE_TIMEOUT
-from aiomutex.limits.recovery import Recovery
 
 HORIZON = 0.1
 """Seconds ahead that send times are leased. A pause that another worker reports may come too late for these."""

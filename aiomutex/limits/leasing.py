@@ -21,7 +21,7 @@ from aiomutex.limits.queueing import QueueingLimiter
 if TYPE_CHECKING:
     from aiomutex.limits.interface import Priority
     from aiomutex.limits.lease import Lease
-    from aiomutex.limits.machine_budget import MachineBudget
+    from aiomutex.limits.machine import MachineBudget
     from aiomutex.limits.redis_budget import RedisBudget
 
 _MAX_LOSSES = 3  # exchanges in a row that found the budget empty
@@ -184,22 +184,17 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
             return
         self._recovery = replace(lease.recovery, since=now + lease.recovery.since)
         self._follow_recovery(now)
-        self._mirror_pause(lease, asked_at, now)
+        if lease.paused:
+            self._pause.mirror(lease, asked_at, now)
+            if lease.suspected and not lease.is_probe:
+                self._waiters.fail_all(self._suspected_error())
+        elif self._pause.active:
+            self._pause.end()
         if not steady:
             return
         self._leased.extend(lease.send_times)
         if self._daily_budget.used >= self._daily_budget.limit and not self._leased:
             self._waiters.fail_all(self._daily_budget.exhausted_error())
-
-    def _mirror_pause(self, lease: Lease, asked_at: float, now: float) -> None:
-        """Enter or leave the pause that all workers share."""
-        if not lease.paused:
-            if self._pause.active:
-                self._pause.end()
-            return
-        self._pause.mirror(lease, asked_at, now)
-        if lease.suspected and not lease.is_probe:
-            self._waiters.fail_all(self._suspected_error())
 
     def _on_failure(self, request: LeaseRequest, error: MutexError, now: float) -> None:  # noqa: ARG002 -- for subclasses
         """Fail the waiters."""
@@ -236,4 +231,3 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
         uncertain = self._uncertain
         self._reset()
         self._uncertain = uncertain
-        self._budget.reset()

@@ -18,9 +18,8 @@ from aiomutex._util.checks import check_integer
 from aiomutex.errors import ConfigurationError
 from aiomutex.limits.daily_budget import DailyBudget, format_duration
 from aiomutex.limits.interface import LimiterState, Priority, RateLimiter
-from aiomutex.limits.margin import Margin
+from aiomutex.limits.margin import Margin, Recovery
 from aiomutex.limits.pause import MAX_PAUSE, Pause
-from aiomutex.limits.recovery import Recovery
 from aiomutex.limits.waiters import Waiters
 
 if TYPE_CHECKING:

@@ -156,6 +156,7 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         without_redis = self._fallback is not None
         super()._on_new_loop(now, same_clock=same_clock)
         self._uncertain = self._uncertain or without_redis
+        self._budget.reset()
 
 
 class _FallbackPacer:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from aiomutex._util.checks import describe, type_name
+from aiomutex._util.checks import check_seconds, describe, type_name
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError
 from aiomutex.limits.lease import OLDEST_VERSION, Lease
 
@@ -33,27 +34,21 @@ if TYPE_CHECKING:
 
     from aiomutex.limits.lease import LeaseRequest
 
-_MICROSECONDS = 1e6
 _DRIFT = 2e-4  # seconds per second by which two clocks may drift apart
-_MAX_TIMEOUT = 60.0
 _SCRIPT = resources.files("aiomutex.limits").joinpath("lease.lua").read_text("utf-8")
 
 
 class RedisBudget:
     """The budget called ``name`` on one Redis server. A client that is passed in is never closed here."""
 
-    def __init__(self, url_or_client: object, name: object, timeout: object) -> None:
+    def __init__(self, url_or_client: object, name: object, timeout: float) -> None:
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"name must be a non-empty string, not {describe(name)}")
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= _MAX_TIMEOUT:
-            raise ConfigurationError(
-                f"timeout must be a number of seconds above 0 and at most {_MAX_TIMEOUT:g}, not {describe(timeout)}"
-            )
+        check_seconds("timeout", timeout, least=sys.float_info.min, most=60)
         self._url_or_client = url_or_client
         self._timeout = timeout
         self._keys = [f"{{aiomutex:{name}}}:log", f"{{aiomutex:{name}}}:state"]
-        self.latency = 0.0
-        """Seconds that an exchange may take: no send time is granted sooner."""
+        self.latency = 0.0  # seconds that an exchange may take: no send time is granted sooner
         self._measured_at = 0.0
         self.reset()
 
@@ -123,7 +118,9 @@ class RedisBudget:
         received = clock()
         try:
             lease = msgspec.json.decode(response[0], type=Lease)
-            server_now, *server_times = [_server_time(lease.now, offset) for offset in (0, *response[1:])]
+            server_now, *server_times = [(float(lease.now) + offset) / 1e6 for offset in (0, *response[1:])]
+            if not math.isfinite(sum(server_times, server_now)):
+                raise ValueError("not a finite time")  # noqa: TRY301
         except (ValueError, TypeError, LookupError) as error:
             message = f"Redis at {self.address} sent an invalid response: {type(error).__name__}"
             raise LimiterUnavailableError(message) from None
@@ -167,10 +164,3 @@ class RedisBudget:
         """Close the connections that were opened here."""
         if isinstance(self._url_or_client, str):
             await self._client.aclose()
-
-
-def _server_time(now: str, offset: int) -> float:
-    seconds = (float(now) + offset) / _MICROSECONDS
-    if not math.isfinite(seconds):
-        raise ValueError("not a finite time")
-    return seconds

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 
 from aiomutex.limits.lease import HORIZON, Lease, LeaseRequest
-from aiomutex.limits.recovery import Recovery
+from aiomutex.limits.margin import Recovery
 
 BULK_HORIZON = 0.012
 """Seconds ahead that bulk work leases: about one send time, and what a process needs to wake up for it."""

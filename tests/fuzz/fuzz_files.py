@@ -27,7 +27,7 @@ from aiomutex.bulk.options import request_of
 from aiomutex.bulk.slot_lists import SlotLists
 from aiomutex.cli.edits_file import BadLine, read_edits, to_json_line
 from aiomutex.limits.lease import LeaseRequest
-from aiomutex.limits.machine_budget import MachineBudget
+from aiomutex.limits.machine import MachineBudget
 
 if TYPE_CHECKING:
     from pathlib import Path

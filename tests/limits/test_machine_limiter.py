@@ -305,7 +305,7 @@ async def test_a_full_disk_is_an_error_and_counts_nothing(path: Path, monkeypatc
     def encode(row: object) -> bytes:
         return b"x" * 1_000_000
 
-    monkeypatch.setattr("aiomutex.limits.machine_budget._encode", encode)
+    monkeypatch.setattr("aiomutex.limits.machine._encode", encode)
     with pytest.raises(LimiterUnavailableError, match="cannot be read or written"):
         await asyncio.wait_for(limiter.acquire(), 5)
     monkeypatch.undo()

@@ -12,8 +12,7 @@ from limits_support import most_in_a_second, take, wait_for_many
 from virtual_time import run
 
 from aiomutex.limits import LocalRateLimiter, Priority
-from aiomutex.limits.margin import Margin
-from aiomutex.limits.recovery import Recovery
+from aiomutex.limits.margin import Margin, Recovery
 
 WINDOW = 1.02
 FULL = Margin.below(100)
