@@ -45,7 +45,7 @@ async def test_a_run_that_exceeds_the_daily_budget_stops_and_can_be_resumed(
 async def test_a_run_that_exceeds_the_daily_budget_waits_for_the_next_day(
     emulator: MutexEmulator, tmp_path: Path, mode: str
 ) -> None:
-    limiter = BudgetLimiter(50, in_seconds(0.6))
+    limiter = BudgetLimiter(50, in_seconds(1.5))  # a busy machine needs a while for 50 requests
     edits = edits_for(100)
     waited: set[datetime | None] = set()
     async with session_for(emulator.url, rate_limiter=limiter) as session:
