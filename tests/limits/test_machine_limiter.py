@@ -70,7 +70,8 @@ async def test_it_is_a_rate_limiter_and_its_repr_states_facts(path: Path) -> Non
     await limiter.acquire()
     used = limiter.state().used_today  # more than 1 if a busy machine missed a send time
     assert repr(limiter) == (
-        f"<MachineRateLimiter {str(path)!r} · {used} of 97 permits used in 1.02 s · {used} of 100,000 today · 0 waiting>"
+        f"<MachineRateLimiter {str(path)!r} · {used} of 97 permits used in 1.02 s · "
+        f"{used} of 100,000 today · 0 waiting>"
     )
     await limiter.aclose()
     with pytest.raises(ConfigurationError, match="closed"):
