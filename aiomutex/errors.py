@@ -16,12 +16,6 @@ _LIST_SHOWN: Final = 200
 """Characters of a list that a message shows, so that it stays readable."""
 
 
-def _restore(cls: type[MutexError], args: tuple[Any, ...], state: dict[str, Any]) -> MutexError:
-    error = cls.__new__(cls, *args)
-    error.__dict__.update(state)
-    return error
-
-
 class MutexError(Exception):
     """Base class for all aiomutex errors.
 
@@ -38,7 +32,7 @@ class MutexError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The default calls the class with its message alone, but the classes below have required keyword arguments.
-        return _restore, (type(self), self.args, self.__dict__.copy())
+        return type(self).__new__, (type(self), *self.args), vars(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the class as ``error``, the ``message`` and the attributes, as values that JSON can hold."""

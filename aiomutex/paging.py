@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
@@ -37,8 +37,10 @@ class GroupPager:
     pages is dropped; a skipped group cannot be noticed.
     """
 
-    def __init__(self, fetch: Fetch, *, page_size: int, cursor: str | int | None) -> None:
-        self._fetch = fetch
+    def __init__(
+        self, fetch: Fetch, *, page_size: int, cursor: str | int | None, seen: Iterable[str | None] = ()
+    ) -> None:
+        self._fetch, self._seen = fetch, seen
         self._page_size = validation.page_limit("page_size", page_size)
         self._start = validation.page_cursor(cursor)
 
@@ -69,20 +71,18 @@ class GroupPager:
             2 2
             1 None
         """
-        seen = {self._start}
         recent: dict[str, None] = {}
-        progress = _Progress()
-        cursor = self._start
+        cursor, seen, idle = self._start, set(self._seen), 0
         while True:
-            page = await self._fetch(self._page_size, cursor)
-            page = _without_repeats(page, recent, 2 * self._page_size)
-            yield page
-            progress.check(page, len(page.groups))
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-            _check_new(cursor, seen)
+            if cursor in seen:
+                problem = f"the service repeated the cursor {cursor!r}, so the listing would never end"
+                raise PaginationError(problem, cursor=str(cursor))
             seen.add(cursor)
+            page = _without_repeats(await self._fetch(self._page_size, cursor), recent, 2 * self._page_size)
+            yield page
+            idle = _idle_pages(idle, page, len(page.groups))
+            if (cursor := page.next_cursor) is None:
+                return
 
     async def collect(self, *, concurrency: int = 8) -> list[MutexGroup]:
         """Read all groups into a list in the service's order, up to ``concurrency`` pages at once where possible.
@@ -101,22 +101,17 @@ class GroupPager:
             3
         """
         check_integer("concurrency", concurrency, least=1)
-        groups: dict[str, MutexGroup] = {}
-        first = await self._fetch(self._page_size, self._start)
-        _add(groups, first)
-        cursor = first.next_cursor
-        if concurrency > 1 and (step := offset_step(first)):
-            for page in await _read_concurrently(self._fetch, self._page_size, int(cursor or 0), step, concurrency):
-                _add(groups, page)
-                cursor = page.next_cursor
+        pages = [await self._fetch(self._page_size, self._start)]
+        if concurrency > 1 and (step := offset_step(pages[0])):
+            start = int(pages[0].next_cursor or 0)
+            pages += await _read_concurrently(self._fetch, self._page_size, start, step, concurrency)
         # The rest of the listing; there is none unless the cursor is not an offset.
-        if cursor is not None:
-            _check_new(cursor, {self._start})
-            rest = GroupPager(self._fetch, page_size=self._page_size, cursor=cursor)
-            async for page in rest.pages():
-                if page.next_cursor is not None:
-                    _check_new(page.next_cursor, {self._start})
-                _add(groups, page)
+        if (cursor := pages[-1].next_cursor) is not None:
+            rest = GroupPager(self._fetch, page_size=self._page_size, cursor=cursor, seen=[self._start])
+            pages += [page async for page in rest.pages()]
+        groups: dict[str, MutexGroup] = {}
+        for group in itertools.chain.from_iterable(page.groups for page in pages):
+            groups.setdefault(group.id, group)
         return list(groups.values())
 
 
@@ -124,11 +119,10 @@ async def _read_concurrently(fetch: Fetch, page_size: int, start: int, step: int
     """Read the pages at ``start``, ``start + step``, …, to the last or to the first whose cursor is no such offset."""
     read: dict[int, GroupPage | MutexError] = {}
     ids: set[str] = set()
-    progress = _Progress()
-    ended = False
+    idle, ended = 0, False
 
     async def read_at(offset: int) -> None:
-        nonlocal ended
+        nonlocal idle, ended
         try:
             page = await fetch(page_size, str(offset))
         except MutexError as error:
@@ -139,9 +133,8 @@ async def _read_concurrently(fetch: Fetch, page_size: int, start: int, step: int
         read[offset] = page
         known = len(ids)
         ids.update(group.id for group in page.groups)
-        progress.check(page, len(ids) - known)
-        if page.next_cursor != str(offset + step):
-            ended = True
+        idle = _idle_pages(idle, page, len(ids) - known)
+        ended = ended or page.next_cursor != str(offset + step)
 
     await run_workers(read_at, itertools.takewhile(lambda _: not ended, itertools.count(start, step)), concurrency)
     pages: list[GroupPage] = []
@@ -155,21 +148,14 @@ async def _read_concurrently(fetch: Fetch, page_size: int, start: int, step: int
     return pages
 
 
-class _Progress:
-    """Notices a listing that goes on without new groups: every page costs one request of the day."""
-
-    def __init__(self) -> None:
-        self._idle = 0
-
-    def check(self, page: GroupPage, new_groups: int) -> None:
-        """Count ``page``, or raise ``PaginationError`` if too many in a row had no new group."""
-        self._idle = 0 if new_groups else self._idle + 1
-        if self._idle >= MAX_IDLE_PAGES and page.next_cursor is not None:
-            raise PaginationError(
-                f"{self._idle:,} pages in a row had no new group, up to the cursor {page.next_cursor!r}; pass a larger "
-                "page_size, or this as the cursor to continue",
-                cursor=page.next_cursor,
-            )
+def _idle_pages(idle: int, page: GroupPage, new_groups: int) -> int:
+    """Count the pages in a row without a new group; too many are an error, since each costs a request of the day."""
+    idle = 0 if new_groups else idle + 1
+    if idle >= MAX_IDLE_PAGES and page.next_cursor is not None:
+        problem = f"{idle:,} pages in a row had no new group, up to the cursor {page.next_cursor!r}"
+        hint = "pass a larger page_size, or this as the cursor to continue"
+        raise PaginationError(f"{problem}; {hint}", cursor=page.next_cursor)
+    return idle
 
 
 def _without_repeats(page: GroupPage, recent: dict[str, None], size: int) -> GroupPage:
@@ -184,11 +170,6 @@ def _without_repeats(page: GroupPage, recent: dict[str, None], size: int) -> Gro
     return page if len(new) == len(page.groups) else msgspec.structs.replace(page, groups=new)
 
 
-def _add(groups: dict[str, MutexGroup], page: GroupPage) -> None:
-    for group in page.groups:
-        groups.setdefault(group.id, group)
-
-
 def offset_step(page: GroupPage) -> int:
     """The number of groups in the page if the cursor is an offset that moved by exactly that number; else 0."""
     start, following = page.cursor or "0", page.next_cursor or ""
@@ -196,10 +177,3 @@ def offset_step(page: GroupPage) -> int:
         return 0
     step = int(following) - int(start)
     return step if 0 < step == len(page.groups) else 0
-
-
-def _check_new(cursor: str, seen: set[str | None]) -> None:
-    if cursor in seen:
-        raise PaginationError(
-            f"the service repeated the cursor {cursor!r}, so the listing would never end", cursor=cursor
-        )

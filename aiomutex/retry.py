@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from aiomutex import errors
 from aiomutex._util.checks import check_integer, check_seconds
-from aiomutex.errors import (
-    APIError,
-    ConfigurationError,
-    MutexError,
-    RateLimitedError,
-    ServerError,
-    TransportError,
-    UnexpectedResponseError,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +44,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds; a longer ``Retry-After`` is shortened to this."""
 
     def __post_init__(self) -> None:
-        check_integer("max_attempts", self.max_attempts, least=1, error=ConfigurationError)
+        check_integer("max_attempts", self.max_attempts, least=1, error=errors.ConfigurationError)
         for field in ("base", "cap", "max_retry_after"):
             check_seconds(field, getattr(self, field))
 
@@ -66,34 +58,35 @@ def backoff(attempt: int, *, base: float = 0.25, cap: float = 20.0, rng: Callabl
     return ceiling / 2 + ceiling / 2 * rng()
 
 
-def is_retryable(error: MutexError) -> bool:
+def is_retryable(error: errors.MutexError) -> bool:
     """Whether to send again: no complete or readable response arrived, or one with status 408, 425, 429 or 5xx.
 
     Not a body above the maximum size, which every further attempt would download again.
     """
-    if isinstance(error, APIError):
-        return isinstance(error, RateLimitedError | ServerError) or error.status in (_REQUEST_TIMEOUT, _TOO_EARLY)
-    if isinstance(error, UnexpectedResponseError):
+    if isinstance(error, errors.APIError):
+        again = isinstance(error, errors.RateLimitedError | errors.ServerError)
+        return again or error.status in (_REQUEST_TIMEOUT, _TOO_EARLY)
+    if isinstance(error, errors.UnexpectedResponseError):
         return not error.too_large
-    return isinstance(error, TransportError)
+    return isinstance(error, errors.TransportError)
 
 
-def may_have_applied(error: MutexError) -> bool:
+def may_have_applied(error: errors.MutexError) -> bool:
     """Whether a write may have been applied although it failed with ``error``. 425 and 429 reject it before that."""
-    if isinstance(error, TransportError):
+    if isinstance(error, errors.TransportError):
         return error.sent
     # Gateways send 408 as well, when they give up waiting for the service's response.
-    timed_out = isinstance(error, APIError) and error.status == _REQUEST_TIMEOUT
-    return timed_out or isinstance(error, ServerError | UnexpectedResponseError)
+    timed_out = isinstance(error, errors.APIError) and error.status == _REQUEST_TIMEOUT
+    return timed_out or isinstance(error, errors.ServerError | errors.UnexpectedResponseError)
 
 
 def wait_before_next(
-    error: MutexError, attempt: int, policy: RetryPolicy, rng: Callable[[], float] = random.random
+    error: errors.MutexError, attempt: int, policy: RetryPolicy, rng: Callable[[], float] = random.random
 ) -> float:
     """Seconds to wait between attempt ``attempt``, which failed with ``error``, and the next."""
-    if isinstance(error, RateLimitedError):
+    if isinstance(error, errors.RateLimitedError):
         return 0.0  # the limiter, which was informed, pauses everyone who shares it
     pause = backoff(attempt, base=policy.base, cap=policy.cap, rng=rng)
-    if isinstance(error, APIError) and error.retry_after is not None:
+    if isinstance(error, errors.APIError) and error.retry_after is not None:
         return max(pause, min(error.retry_after, policy.max_retry_after))
     return pause
