@@ -1,7 +1,6 @@
 """Handle a request from its arrival to its response: API key, limits, faults, endpoint.
 
-This is one aiohttp handler without a router or middleware, because benchmarks run against it. It knows HTTP and time;
-``service`` knows the endpoints.
+One aiohttp handler without a router or middleware, because benchmarks run against it; ``service`` knows the endpoints.
 """
 
 from __future__ import annotations

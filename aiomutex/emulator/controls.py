@@ -81,7 +81,7 @@ class Controls:
     def dialect(self, dialect: Dialect) -> None:
         self._service.encoder = Encoder(dialect)
         if not dialect.read_lag and not dialect.list_lag:
-            self._service.history.clear()
+            self._service.history.changes.clear()
         self.limits.window = dialect.window
         self.limits.count_rejected = dialect.rejections == "counted"
 
@@ -97,7 +97,7 @@ class Controls:
     @property
     def pending_changes(self) -> int:
         """How many changes of ``late`` faults were not made yet. They are made while the emulator runs."""
-        return len(self._app.late)
+        return len(self._app.late.waiting)
 
     def busiest_second(self) -> int:
         """Return the most requests that arrived within any one second, including rejected ones."""
@@ -236,8 +236,8 @@ class Controls:
 
     def _replace(self, store: GroupStore) -> None:
         self._service.store = store
-        self._service.history.clear()
-        self._app.late.clear()
+        self._service.history.changes.clear()
+        self._app.late.waiting.clear()
         if self._state is not None:
             self._state.save_all(store)
 

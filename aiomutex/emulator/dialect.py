@@ -1,7 +1,6 @@
 """What the service's documentation leaves open or contradicts, each as a named knob.
 
-A dialect is one reading of the documentation. The default is the most plausible one, and a reliable client works under
-every other one too.
+A dialect is one reading of the documentation. The default is the most plausible; a reliable client works under all.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ class Dialect:
     """One reading of what the documentation leaves open.
 
     Attributes:
-        ids, project_ids: The JSON types of ``id`` and ``projectId`` in the listing and in details. An ID that is not an
-            integer is always a string.
+        ids, project_ids: The JSON types of ``id`` and ``projectId`` in groups. IDs that are not integers are strings.
         created_id: The JSON type of ``id`` in the response to a create.
         last_cursor: What ``nextCursor`` is on the last page: null, absent or an empty string.
         cursors: The JSON type of ``nextCursor`` on the other pages.

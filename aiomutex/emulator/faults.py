@@ -1,7 +1,6 @@
 """Faults that tests inject, scheduled for the next requests or random at a rate; late changes and latency.
 
-This module decides which fault a request gets; ``app`` applies it. The same seed and the same order of requests give
-the same faults.
+This module decides which fault a request gets; ``app`` applies it. The same seed and requests give the same faults.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ FaultKind = Literal[
 - ``garbage``: The change is made, and the response is a 200 whose body is not JSON.
 - ``stall``: The request is accepted and never gets a response; no change is made.
 - ``storm``: This request and all others for some seconds get a 429.
-- ``late``: No response; the change is made some seconds later, by the emulator's clock and even if the client is gone.
-  Then the connection is reset.
+- ``late``: The change is made some seconds later by the emulator's clock, even without the client; then a reset.
 - ``maintenance``: The response is a 200 with an HTML page; no change is made.
 """
 
@@ -217,35 +215,28 @@ class LateChanges:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._waiting: list[tuple[float, Callable[[], object], asyncio.Future[None]]] = []
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+        self.waiting: list[tuple[float, Callable[[], object], asyncio.Future[None]]] = []
 
     async def make_in(self, seconds: float, change: Callable[[], object]) -> None:
         """Wait ``seconds`` and call ``change``, which is called even if this wait is cancelled."""
         loop = asyncio.get_running_loop()
         made: asyncio.Future[None] = loop.create_future()
-        if not self._waiting:
+        if not self.waiting:
             loop.call_soon(self._poll, loop)
-        self._waiting.append((self._clock.now() + seconds, change, made))
+        self.waiting.append((self._clock.now() + seconds, change, made))
         await made
 
     def make_due(self) -> None:
         """Make the changes whose time has come, in the order of their times."""
         now = self._clock.now()
-        due = sorted((waiting for waiting in self._waiting if waiting[0] <= now), key=lambda waiting: waiting[0])
-        self._waiting = [waiting for waiting in self._waiting if waiting[0] > now]
+        due = sorted((waiting for waiting in self.waiting if waiting[0] <= now), key=lambda waiting: waiting[0])
+        self.waiting = [waiting for waiting in self.waiting if waiting[0] > now]
         for _, change, made in due:
             change()
             if not made.done():
                 made.set_result(None)
 
-    def clear(self) -> None:
-        """Drop the changes that were not made yet."""
-        self._waiting.clear()
-
     def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._waiting:
+        if self.waiting:
             self.make_due()
             loop.call_later(POLL, self._poll, loop)

@@ -1,7 +1,6 @@
 """The names under which the emulator may be addressed.
 
-A web page whose own host name resolves to this machine (DNS rebinding) would otherwise be of the emulator's origin, and
-could read and change everything.
+Otherwise a web page whose host name resolves to this machine (DNS rebinding) could read and change everything.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ They need no key, count against no limit and change nothing.
 
 from __future__ import annotations
 
-import functools
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -57,14 +56,10 @@ def pages_of(app: Application) -> dict[str, PageHandler]:
     }
 
 
-@functools.cache
-def _content(name: str) -> bytes:
-    return (Path(__file__).parent / name).read_bytes()
-
-
 def _file(name: str, content_type: str) -> PageHandler:
     async def handler(_: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(body=_content(name), content_type=content_type, charset="utf-8", headers=_SECURITY)
+        headers = {**_SECURITY, "Content-Type": f"{content_type}; charset=utf-8"}
+        return web.FileResponse(Path(__file__).with_name(name), headers=headers)
 
     return handler
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aiomutex.emulator.state import Group, generated_group
+from aiomutex.emulator.state import Group, generated_group, is_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,13 +52,12 @@ class Encoder:
     def page(self, groups: Iterable[bytes], next_cursor: int | None) -> bytes:
         """Return a page of the listing as JSON; ``next_cursor`` is None on the last page."""
         dialect = self.dialect
+        fields: dict[str, Any] = {"mutexes": [msgspec.Raw(group) for group in groups]}
         if next_cursor is not None:
-            cursor = b'"%d"' % next_cursor if dialect.cursors == "string" else b"%d" % next_cursor
-        elif dialect.last_cursor == "absent":
-            return b'{"mutexes":[%b]}' % b",".join(groups)
-        else:
-            cursor = b"null" if dialect.last_cursor == "null" else b'""'
-        return b'{"mutexes":[%b],"nextCursor":%b}' % (b",".join(groups), cursor)
+            fields["nextCursor"] = str(next_cursor) if dialect.cursors == "string" else next_cursor
+        elif dialect.last_cursor != "absent":
+            fields["nextCursor"] = None if dialect.last_cursor == "null" else ""
+        return self._json(fields)
 
     def created(self, group: Group, base_url: str) -> Response:
         """Return the response to a create."""
@@ -97,7 +96,4 @@ class Encoder:
 
 
 def _id(text: str, *, as_number: bool) -> int | str:
-    # An ID such as 007, or one beyond 64 bits, would not survive as a JSON number.
-    if as_number and text.isascii() and text.isdigit() and len(text) <= 18 and str(int(text)) == text:  # noqa: PLR2004
-        return int(text)
-    return text
+    return int(text) if as_number and is_number(text) else text

@@ -1,7 +1,6 @@
 """Make groups from the arguments of a test, from a JSON file, or from a page of the real service.
 
-Seeds are checked less strictly than requests: percentages need not add up to 100, because those of groups captured from
-the service sometimes do not.
+Seeds are checked less strictly than requests: percentages captured from the service sometimes do not add up to 100.
 """
 
 from __future__ import annotations

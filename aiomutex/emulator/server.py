@@ -41,15 +41,13 @@ class MutexEmulator(Controls):
     URL also has a web page that shows the groups and the latest requests.
 
     Args:
-        groups: The number of generated groups, or the groups: ``Group`` objects or mappings with the service's field
-            names or Python's.
+        groups: The number of generated groups, or ``Group`` objects or mappings with the service's or Python's names.
         slots_per_group: The number of slots of a generated group, 1 to 20.
         key: The valid API key; None accepts any key that is not empty.
         forbidden_keys: Keys that get a 403.
         host: The address to listen on.
         allow_hosts: Host names under which it is reached, besides ``host`` and those of this machine (``localhost``,
-            127.0.0.0/8, ::1). Requests with another Host header get a 421, so that no web page can reach the emulator
-            by DNS rebinding.
+            127.0.0.0/8, ::1). Other Host headers get a 421, so that no web page reaches it by DNS rebinding.
         port: The port; 0 picks a free one.
         limits: Whether to reject requests above the limits. They are counted in any case.
         per_second: Requests accepted in a second.
@@ -188,7 +186,7 @@ class MutexEmulator(Controls):
 
     def _stopped(self) -> None:
         state, self._state, self._port = self._state, None, None
-        self._app.late.clear()
+        self._app.late.waiting.clear()
         if state is not None:
             # Tests may have changed groups directly, which does not save them.
             state.save_all(self.groups)

@@ -1,7 +1,6 @@
 """The five endpoints: route a request, check it, change a group, and make the response.
 
-API keys, limits and faults are handled by ``app``. Every change is recorded as a commit, so that tests can prove that
-nothing was done twice.
+``app`` handles keys, limits and faults. Every change is recorded as a commit, to prove that nothing was done twice.
 """
 
 from __future__ import annotations
@@ -101,9 +100,12 @@ class Service:
             return self._create(_json(body, content_type))
         if group_id is None:
             return self._list(query)
+        group_id = unquote(group_id)
         if method == "GET":
-            return self._details(unquote(group_id))
-        group = self._group(unquote(group_id))
+            return self._details(group_id)
+        group = self.store.get(group_id)
+        if group is None:
+            raise _no_group(group_id)
         if slot_index is None:
             return self._edit(group, _json(body, content_type))
         slot = _slot(group, unquote(slot_index), first=1 if self.dialect.slot_numbers == "from 1" else 0)
@@ -210,11 +212,6 @@ class Service:
         self.writes[group.id, slot_index] += 1
         if self.on_commit is not None:
             self.on_commit(group)
-
-    def _group(self, group_id: str) -> Group:
-        if group_id not in self.store:
-            raise _no_group(group_id)
-        return self.store[group_id]
 
     def _free_key(self, name: str) -> str:
         stem = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "group"

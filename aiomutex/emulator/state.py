@@ -1,7 +1,6 @@
 """The emulator's groups and slots, ordered by ID, with unique IDs and keys.
 
-Generated groups are created when they are first accessed, so that half a million of them take no time and memory at
-the start.
+Generated groups are created when first accessed, so that half a million of them take no time and memory at the start.
 """
 
 from __future__ import annotations
@@ -76,11 +75,12 @@ def generated_group(number: int | str, slots: int) -> Group:
 
 
 def _sort_key(group_id: str) -> tuple[int, int, str]:
-    return (0, int(group_id), "") if _is_number(group_id) else (1, 0, group_id)
+    return (0, int(group_id), "") if is_number(group_id) else (1, 0, group_id)
 
 
-def _is_number(group_id: str) -> bool:
-    # A longer ID sorts as a string: Python cannot convert thousands of digits.
+def is_number(group_id: str) -> bool:
+    """Whether an ID is sorted and sent as an integer, which 007 is not."""
+    # A longer one is a string: Python cannot convert thousands of digits, and JSON readers may round beyond 64 bits.
     short = len(group_id) <= 18  # noqa: PLR2004  # fits into 64 bits
     return short and group_id.isascii() and group_id.isdigit() and (group_id == "0" or group_id[0] != "0")
 
@@ -152,7 +152,7 @@ class GroupStore(MutableMapping[str, Group]):
         del ids[bisect_left(ids, _sort_key(group_id), key=_sort_key)]
         del self._groups[group_id]
         self._forget_key(group)
-        if _is_number(group_id) and 1 <= int(group_id) <= self.generated:
+        if is_number(group_id) and 1 <= int(group_id) <= self.generated:
             self._removed.add(group_id)
 
     def peek(self, group_id: str) -> Group | int | None:
@@ -195,7 +195,7 @@ class GroupStore(MutableMapping[str, Group]):
         return sorted(self._removed, key=_sort_key)
 
     def _is_generated(self, group_id: str) -> bool:
-        return _is_number(group_id) and 1 <= int(group_id) <= self.generated and group_id not in self._removed
+        return is_number(group_id) and 1 <= int(group_id) <= self.generated and group_id not in self._removed
 
     def _forget_key(self, group: Group) -> None:
         self._ids_by_key.get(group.key, {}).pop(group.project_id, None)
@@ -215,25 +215,21 @@ class History:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._changes: deque[tuple[float, str, Group | None]] = deque()
+        self.changes: deque[tuple[float, str, Group | None]] = deque()
 
     def add(self, group_id: str, before: Group | None, lag: float) -> None:
         """Remember a group that is about to change for ``lag`` seconds; None if it is about to be created."""
         now = self._clock.now()
-        while self._changes and self._changes[0][0] <= now - lag:
-            self._changes.popleft()
-        self._changes.append((now, group_id, deepcopy(before)))
+        while self.changes and self.changes[0][0] <= now - lag:
+            self.changes.popleft()
+        self.changes.append((now, group_id, deepcopy(before)))
 
     def changed_since(self, lag: float) -> dict[str, Group | None]:
         """Return the groups that changed in the last ``lag`` seconds, as they were before; None was not there."""
         changed: dict[str, Group | None] = {}
         start = self._clock.now() - lag
-        for at, group_id, before in reversed(self._changes):
+        for at, group_id, before in reversed(self.changes):
             if at <= start:
                 break
             changed[group_id] = before
         return changed
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._changes.clear()

@@ -27,8 +27,7 @@ async def probe(session: MutexSession, *, write_scratch: str | int | None = None
     of them archived. ``write_scratch`` is the ID of a project in which to create one group, write to it, and archive it
     at the end, even after an error. This takes at most 20 more requests. No other group is written to.
 
-    The report has no names, keys, IDs or salts. Its ``to_json()`` can be attached to an issue, and the emulator loads
-    it as a dialect.
+    The report has no names, keys, IDs or salts. Attach its ``to_json()`` to an issue, or start the emulator with it.
 
     Raises:
         InvalidRequestError: ``write_scratch`` is not a project ID. Nothing was sent.

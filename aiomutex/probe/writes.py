@@ -27,15 +27,16 @@ async def probe_writes(prober: Prober, project_id: str | int) -> None:
     key = f"aiomutex-probe-{secrets.token_hex(8)}"
     group = {"projectId": project_id, "name": _NAME, "key": key, "slots": [{"percentage": 50}, {"percentage": 50}]}
     created: list[str] = []
+    rejected = False
     try:
         await _create(prober, group, created)
         await _edit(prober, created[0])
-    except BaseException as error:
-        rejected = isinstance(error, APIError) and 400 <= error.status <= 499  # noqa: PLR2004  # HTTP's
-        if created or not rejected:
-            await run_to_completion(_archive(prober, key, created))
+    except APIError as error:
+        rejected = not created and 400 <= error.status <= 499  # noqa: PLR2004  # HTTP's
         raise
-    await run_to_completion(_archive(prober, key, created))
+    finally:
+        if not rejected:
+            await run_to_completion(_archive(prober, key, created))
     await _find_archived(prober, created[0])
 
 
