@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 from typing import Any, Final, NoReturn
@@ -10,6 +11,12 @@ from urllib.parse import unquote
 _SHORT_KEY: Final = 8
 _BACKSLASH: Final = re.compile(r"\\(?:u00([0-9A-Fa-f]{2})|(.))")
 _ENTITY: Final = re.compile(r"&#?\w{1,8};")
+_UNESCAPE: Final = (
+    functools.partial(_BACKSLASH.sub, lambda found: chr(int(found[1], 16)) if found[1] else found[2]),  # JSON or a repr
+    unquote,
+    # HTML, one entity after another, because html.unescape fails for numbers of thousands of digits.
+    functools.partial(_ENTITY.sub, lambda found: html.unescape(found[0])),
+)
 _LONGEST_ESCAPE: Final = len("&#x2b;")
 
 
@@ -45,19 +52,8 @@ class Redactor:
         text = text.replace(key, "***")
         # Encoders differ in which characters they escape, and how. So the text is unescaped before the search, instead
         # of searching it for each way to write the key.
-        for unescape in (_unescape_backslashes, unquote, _unescape_entities):
+        for unescape in _UNESCAPE:
             plain = unescape(text)
             if key in plain:
                 text = plain.replace(key, "***")
         return text[: -_LONGEST_ESCAPE * len(key)] if cut else text
-
-
-def _unescape_backslashes(text: str) -> str:
-    """Undo the escapes of JSON or of a repr."""
-    return _BACKSLASH.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)
-
-
-def _unescape_entities(text: str) -> str:
-    """Undo the escapes of HTML."""
-    # One by one, because html.unescape fails for numbers of thousands of digits.
-    return _ENTITY.sub(lambda found: html.unescape(found[0]), text)

@@ -98,22 +98,18 @@ def get_group(group_id: str | int) -> Request[MutexGroup]:
     return Request("GET", path, responses.read_group, operation="get_group")
 
 
-class _GroupBody(msgspec.Struct):
-    name: str | UnsetType = UNSET
-    description: str | UnsetType | None = UNSET
-
-
 def edit_group(group_id: str | int, *, name: str | UnsetType, description: str | UnsetType | None) -> Request[None]:
     """``PATCH /api/1/mutexes/{id}`` with a name, a description or both."""
     segment = validation.group_segment(group_id)
-    if name is UNSET and description is UNSET:
-        raise InvalidRequestError("the edit is empty; pass name, description or both")
+    fields: dict[str, str | None] = {}
     if name is not UNSET:
-        validation.nonempty_string("name", name)
+        fields["name"] = validation.nonempty_string("name", name)
     if description is not UNSET:
-        validation.string_or_null("description", description)
-    body = _encode(_GroupBody(name, description))
-    return Request("PATCH", f"{ROOT}/{segment}", _check_not_html, Effect.IDEMPOTENT, body, segment, "edit_group")
+        fields["description"] = validation.string_or_null("description", description)
+    if not fields:
+        raise InvalidRequestError("the edit is empty; pass name, description or both")
+    path = f"{ROOT}/{segment}"
+    return Request("PATCH", path, _check_not_html, Effect.IDEMPOTENT, _encode(fields), segment, "edit_group")
 
 
 def archive_group(group_id: str | int, *, archive: bool) -> Request[None]:

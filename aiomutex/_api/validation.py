@@ -23,7 +23,6 @@ _NOT_LISTS: Final = (str, bytes, bytearray, memoryview)
 # The characters that RFC 3986 calls unreserved: such an ID stays one path segment, whatever a proxy normalizes.
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,127}")
 
-
 PROJECT_ID: Final = "an integer from 0, or a string without white space (of a number, its digits alone)"
 """What messages call a valid project ID."""
 _NUMBER: Final = re.compile(r"[-+]?[\d.]+")

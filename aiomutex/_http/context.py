@@ -1,4 +1,4 @@
-"""The state of one attempt: its permit, its deadline, and the slots it holds.
+"""The state of one attempt: its permit, its deadline, the slots it holds, and its error without a complete response.
 
 ``ClientSession`` passes nothing of ours to its connector, so the context travels in a context variable.
 """
@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
+
+from aiomutex.errors import AttemptTimeoutError, ConnectionFailedError, DeadlineExceededError, SessionClosedError
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
+    from aiomutex._api.requests import Request
     from aiomutex._http.call import CallOptions
     from aiomutex._http.connector import StrictResponseHandler
     from aiomutex._http.deadlines import DeadlineTimer
     from aiomutex._http.observer import Observer
     from aiomutex._util.keyed_lock import KeyedLock
+    from aiomutex.errors import MutexError
     from aiomutex.limits import RateLimiter
 
 _NEVER: Final = 1e9  # no event loop's clock reaches it; timers cannot work with infinity
@@ -146,3 +150,49 @@ class AttemptContext:
 
 
 current_attempt: ContextVar[AttemptContext | None] = ContextVar("current_attempt", default=None)
+
+
+# The messages of these errors hold no headers, and so no API key.
+
+
+def timed_out(request: Request[Any], context: AttemptContext) -> MutexError:
+    """Return the error of an attempt that its deadline interrupted."""
+    if context.permit is not None and context.loop.time() < context.ends_at:
+        seconds = min(context.options.attempt_timeout, round(context.deadline.at - context.permit, 3))
+        detail = f"no complete response within {seconds:g} s of sending"
+        return AttemptTimeoutError(detail, method=request.method, path=request.path, sent=True)
+    stage = "before the request was sent" if context.permit is None else "while waiting for the response"
+    deadline = context.options.deadline
+    detail = f"the deadline of {deadline:g} s passed {stage}"
+    error = DeadlineExceededError(detail, method=request.method, path=request.path, deadline=deadline)
+    error.maybe_applied = context.permit is not None
+    return error
+
+
+def closed_during(context: AttemptContext) -> SessionClosedError:
+    """Return the error of an attempt that the closing of the session interrupted."""
+    error = SessionClosedError("the session was closed during the call")
+    error.maybe_applied = context.permit is not None
+    return error
+
+
+def connection_failed(request: Request[Any], context: AttemptContext, error: BaseException) -> ConnectionFailedError:
+    """Return the error of an attempt whose connection could not be made, or broke."""
+    # A permit may be taken before the connection is made, but nothing is sent without a connection.
+    is_connected = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+    sent = context.permit is not None and is_connected
+    return ConnectionFailedError(_describe(error), method=request.method, path=request.path, sent=sent)
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ServerDisconnectedError | ImplicitRetryError):
+        return "the server closed the connection before it answered"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the connection ended before the response was complete"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "the response is not valid HTTP"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect to {error.host}:{error.port} ({error.os_error.strerror or error.os_error})"
+    if isinstance(error, TimeoutError):
+        return "connecting timed out"
+    return f"the connection broke ({type(error).__name__}: {error})"

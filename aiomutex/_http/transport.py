@@ -19,9 +19,8 @@ from yarl import URL
 from aiomutex import __version__
 from aiomutex._api import responses
 from aiomutex._api.redaction import Redactor, SecretStr
-from aiomutex._http.context import AttemptContext, current_attempt
+from aiomutex._http.context import AttemptContext, closed_during, connection_failed, current_attempt, timed_out
 from aiomutex._http.deadlines import DeadlineTimer
-from aiomutex._http.failures import closed_during, connection_failed, timed_out
 from aiomutex._http.pool import CLOSED_ERROR, NETRC_ERROR, borrowed_headers, check_borrowed, create_http
 from aiomutex._util.keyed_lock import KeyedLock
 from aiomutex.errors import ConfigurationError, SessionClosedError, UnexpectedResponseError

@@ -23,9 +23,7 @@ class KeyedLock:
         """Wait for the lock of a key."""
         if self.acquire_now(key):
             return
-        waiters = self._waiters[key]
-        if waiters is None:
-            waiters = self._waiters[key] = deque()
+        waiters = self._waiters[key] = self._waiters[key] or deque()
         turn = asyncio.get_running_loop().create_future()
         waiters.append(turn)
         try:
