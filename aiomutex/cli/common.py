@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import re
 import stat
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from unicodedata import normalize
 
 import click
 
+import aiomutex
 from aiomutex._util.files import open_private
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
     from pathlib import Path
 
-    from aiomutex import MutexSession
+    from aiomutex import MutexGroup, MutexSession
     from aiomutex.cli.run import Run
 
 _FILES: Final = "aiomutex.cli.files"
@@ -69,6 +72,11 @@ def call(work: Callable[[MutexSession], Awaitable[T]], **options: Any) -> T:
     return asyncio.run(main())
 
 
+def live_groups() -> list[MutexGroup]:
+    """Read all groups."""
+    return call(lambda session: session.list_groups().collect())
+
+
 def call_on(group: str, work: Callable[[MutexSession, str], Awaitable[T]]) -> T:
     """Run ``work`` with the ID of a group that is given by its ID or key."""
 
@@ -84,17 +92,16 @@ def call_on(group: str, work: Callable[[MutexSession, str], Awaitable[T]]) -> T:
 @contextlib.asynccontextmanager
 async def open_session(*, used_today: int | None = None, guard: Run | None = None) -> AsyncGenerator[MutexSession]:
     """Open a session configured by the environment. It shares the limits with all runs on this machine."""
-    from aiomutex import LocalRateLimiter, MutexSession
     from aiomutex.limits.machine import MachineRateLimiter
 
     path = state_file(".db")
-    limiter: Any = LocalRateLimiter(used_today=used_today or 0)
+    limiter: Any = aiomutex.LocalRateLimiter(used_today=used_today or 0)
     async with contextlib.AsyncExitStack() as stack:
         if path is not None:
             limiter = MachineRateLimiter(path, used_today=used_today)
             stack.push_async_callback(limiter.aclose)
-        watched: Any = limiter if guard is None else guard.watch(limiter)
-        yield await stack.enter_async_context(MutexSession(rate_limiter=watched, on_attempt=guard))
+        watched: Any = guard.watch(limiter) if guard else limiter
+        yield await stack.enter_async_context(aiomutex.MutexSession(rate_limiter=watched, on_attempt=guard))
 
 
 def complete_key(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
@@ -105,9 +112,6 @@ def complete_key(_: click.Context, __: click.Parameter, incomplete: str) -> list
 
 def state_file(suffix: str) -> Path | None:
     """A file of the API key that outlives the run; ``None``, with a warning, if it cannot be used."""
-    import hashlib
-    import tempfile
-
     from platformdirs import user_state_path
 
     key = os.environ.get("AMPLITUDE_MANAGEMENT_API_KEY")
@@ -143,11 +147,12 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise click.exceptions.Exit(code)
 
 
-def confirm(question: str, *, without_terminal: str) -> None:
-    """Ask, and abort unless the user agrees. Without a terminal to ask on, fail with a message."""
-    if not sys.stdin.isatty():
-        fail(without_terminal, 2)
-    click.confirm(question, abort=True)
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask, unless ``yes`` is the answer, and abort unless the user agrees."""
+    if not (yes or sys.stdin.isatty()):
+        fail(f"{question} There is no terminal to ask for confirmation; pass --yes", 2)
+    if not yes:
+        click.confirm(question, abort=True)
 
 
 def print_json(value: Any) -> None:

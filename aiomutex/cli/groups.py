@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+import aiomutex
 from aiomutex.cli.common import (
     FilePath,
     call,
@@ -23,7 +24,7 @@ from aiomutex.cli.table import Column, print_table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiomutex import MutexGroup, MutexSession, NewGroup
+    from aiomutex import MutexGroup, MutexSession
 
 _MAX_GROUP: Final = 16 * 2**20
 _BAR_WIDTH: Final = 20
@@ -129,8 +130,6 @@ def create(file: str | None, slots: tuple[str, ...], as_json: bool, **fields: An
     """Create a group. It is created only once, even if a response is lost."""
     import msgspec
 
-    from aiomutex import NewGroup, NewSlot
-
     given: Any = {name: value for name, value in fields.items() if value} | {"slots": [_slot(text) for text in slots]}
     if str(fields["projectId"]).isdecimal():
         given["projectId"] = int(fields["projectId"])
@@ -142,15 +141,13 @@ def create(file: str | None, slots: tuple[str, ...], as_json: bool, **fields: An
             raise click.UsageError(f"{file} is larger than {_MAX_GROUP:,} bytes")
     # Structs of the library read unknown fields, which here are most likely typing errors.
     strict: Any = {"forbid_unknown_fields": True, "frozen": True, "kw_only": True}
-    slot: Any = msgspec.defstruct("Slot", [], bases=(NewSlot,), **strict)
-    kind: Any = msgspec.defstruct("Group", [("slots", list[slot])], bases=(NewGroup,), **strict)
+    slot: Any = msgspec.defstruct("Slot", [], bases=(aiomutex.NewSlot,), **strict)
+    kind: Any = msgspec.defstruct("Group", [("slots", list[slot])], bases=(aiomutex.NewGroup,), **strict)
     try:
-        group: NewGroup = msgspec.json.decode(data, type=kind)
+        group: aiomutex.NewGroup = msgspec.json.decode(data, type=kind)
     except (ValueError, RecursionError) as error:
-        raise click.UsageError(
-            f"{error}; give --project, --name and --slot, or --from" if not file else str(error)
-        ) from None
-
+        hint = "" if file else "; give --project, --name and --slot, or --from"
+        raise click.UsageError(f"{error}{hint}") from None
     created = call(lambda session: session.create_group(group))
     if as_json:
         print_json(created)
@@ -165,14 +162,12 @@ def create(file: str | None, slots: tuple[str, ...], as_json: bool, **fields: An
 @click.option("--no-description", is_flag=True, help="Remove the description (send null).")
 def edit(group: str, name: str | None, description: str | None, no_description: bool) -> None:
     """Change a group's name or description."""
-    from aiomutex import UNSET
-
     if description is not None and no_description:
         raise click.UsageError("give either --description or --no-description, not both")
-
-    new_name = UNSET if name is None else name
-    new_description = None if no_description else UNSET if description is None else description
-    call_on(group, lambda session, id_: session.edit_group(id_, name=new_name, description=new_description))
+    fields: dict[str, Any] = {} if name is None else {"name": name}
+    if no_description or description is not None:
+        fields["description"] = description
+    call_on(group, lambda session, id_: session.edit_group(id_, **fields))
     echo(f"Edited group {group}.")
 
 
@@ -182,11 +177,7 @@ def edit(group: str, name: str | None, description: str | None, no_description: 
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def archive(group: str, undo: bool, yes: bool) -> None:
     """Archive a group. This detaches its experiments permanently, and affects those that are running."""
-    if not undo and not yes:
-        confirm(
-            f"Archive group {group} and detach its experiments permanently?",
-            without_terminal="archiving detaches the experiments permanently; without a terminal, confirm with --yes",
-        )
+    confirm(f"Archive group {group} and detach its experiments permanently?", yes=yes or undo)
     call_on(group, lambda session, id_: session.unarchive_group(id_) if undo else session.archive_group(id_))
     echo(f"{'Unarchived' if undo else 'Archived'} group {group}.")
 
@@ -203,13 +194,11 @@ def _ids(items: Sequence[object]) -> str:
 
 def print_groups(groups: Sequence[MutexGroup]) -> None:
     """Print a table of groups and their slots, with a bar for each slot's percentage of users."""
-    from aiomutex.models import SLOT_LISTS
-
     rows: list[list[str]] = []
     for group in groups:
         head = [group.id, group.key, group.name + (" (archived)" if group.deleted else ""), group.evaluation_mode]
         for slot in group.slots:
-            lists = [_ids(getattr(slot, name)) for name in SLOT_LISTS]
+            lists = [_ids(getattr(slot, name)) for name in aiomutex.models.SLOT_LISTS]
             rows.append([*head, str(slot.index), f"{slot.percentage:g} %", _bar(slot.percentage), *lists])
             head = [""] * len(head)
         if not group.slots:

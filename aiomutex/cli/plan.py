@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import aiomutex
 from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import FilePath, call, confirm, echo, fail, json_option, print_json, printable
+from aiomutex.cli.common import FilePath, call, confirm, echo, fail, json_option, live_groups, print_json, printable
+from aiomutex.cli.run import Run
 
 if TYPE_CHECKING:
+    import aiomutex.plan
     from aiomutex.plan import Plan, Review, Step
 
 _BLOCKED, _CHANGES = 3, 4  # exit codes
@@ -40,7 +43,6 @@ def pull(
     file: str | None, projects: tuple[str, ...], archived: bool, overwrite: bool, module: str | None, check: bool
 ) -> None:
     """Write the live groups to FILE (.yaml or .json), sorted, or to a Python module."""
-    from aiomutex.plan import desired_from, dump_constants, dump_desired, load_desired
     from aiomutex.plan.desired import identity_of
     from aiomutex.plan.dump import same_content
     from aiomutex.plan.formats import FORMATS
@@ -48,23 +50,23 @@ def pull(
     if (file is None) is (module is None):
         raise click.UsageError("pass FILE or --python MODULE")
     path = Path(file or module or "")
-    format_ = "python" if file is None else FORMATS.get(path.suffix.lower())
-    if format_ is None:
+    format_ = FORMATS.get(path.suffix.lower(), "")
+    if file and not format_:
         fail(f"{path}: the name must end in one of {', '.join(FORMATS)}", 2)
     exists = path.exists() and path.stat().st_size > 0
-    existing = load_desired(path) if file and exists else None
+    existing = aiomutex.plan.load_desired(path) if file and exists else None
     known = {group.identity for group in existing.groups} if existing else set[tuple[str, str]]()
     groups = [
         group
-        for group in call(lambda session: session.list_groups().collect())
+        for group in live_groups()
         if (archived or not group.deleted or identity_of(group.project_id, group.key) in known)
         and (not projects or group.project_id in projects)
     ]
     if unnamed := sum(not (group.key and group.project_id) for group in groups):
         echo(f"aiomutex: skipped {counted(unnamed, 'group')} without a key or project", err=True)
-    desired = desired_from(groups, settings=existing)
+    desired = aiomutex.plan.desired_from(groups, settings=existing)
     count = counted(len(desired.groups), "live group")
-    text = dump_desired(desired, format_) if file else dump_constants(groups)
+    text = aiomutex.plan.dump_desired(desired, format_) if file else aiomutex.plan.dump_constants(groups)
     if same_content(existing, desired) if existing else exists and path.read_text("utf-8") == text:
         echo(f"{path} already describes the {count}")
         return
@@ -81,23 +83,21 @@ def pull(
 
 def _look(file: str | None, names: str, listed: bool, running: dict[str, bool]) -> tuple[Any, Plan, Plan, Review]:
     """The live groups, the plan of a file or a saved one, what is left to do of it, and what a reviewer should know."""
-    from aiomutex.plan import Desired, Review, after, load_desired, load_plan, new_findings, read_experiments, remaining
-    from aiomutex.plan import check_running as find_running
-    from aiomutex.plan import plan as make_plan
     from aiomutex.plan.experiments import experiments_in
     from aiomutex.plan.saved import is_saved_plan
 
-    saved = load_plan(file) if file and is_saved_plan(file) else None
-    desired = load_desired(file) if file and saved is None else Desired()
-    live = call(lambda session: session.list_groups().collect())
-    changes = saved or make_plan(desired, live)
-    left = remaining(changes, live) if saved and not changes.errors else changes
+    saved = aiomutex.plan.load_plan(file) if file and is_saved_plan(file) else None
+    desired = aiomutex.plan.load_desired(file) if file and saved is None else aiomutex.plan.Desired()
+    live = live_groups()
+    changes = saved or aiomutex.plan.plan(desired, live)
+    left = aiomutex.plan.remaining(changes, live) if saved and not changes.errors else changes
     affected = left.experiments if running.get("check_running") or names == "affected" else ()
-    wanted = experiments_in(after(left, live)) if names == "all" else affected
-    experiments = call(lambda session: read_experiments(session, wanted)) if wanted else dict[int, Any]()
-    found = find_running(left, experiments) if running.get("check_running") else ()
-    findings = new_findings(left, desired, live)
-    return live, changes, left, Review(experiments, found, running.get("allow_running", False), findings, listed)
+    wanted = experiments_in(aiomutex.plan.after(left, live)) if names == "all" else affected
+    experiments = call(lambda session: aiomutex.plan.read_experiments(session, wanted)) if wanted else dict[int, Any]()
+    found = aiomutex.plan.check_running(left, experiments) if running.get("check_running") else ()
+    findings = aiomutex.plan.new_findings(left, desired, live)
+    allowed = running.get("allow_running", False)
+    return live, changes, left, aiomutex.plan.Review(experiments, found, allowed, findings, listed)
 
 
 @click.command()
@@ -111,14 +111,12 @@ def _look(file: str | None, names: str, listed: bool, running: dict[str, bool]) 
 @_allow_running_option
 def plan(file: str, out: str | None, format_: str, names: bool, listed: bool, **running: bool) -> None:
     """Show how the live groups would change to match FILE. Writes nothing."""
-    from aiomutex.plan import report, save_plan
-
     read = "all" if format_ == "html" else "affected" if names else ""
     live, changes, left, review = _look(file, read, listed or format_ in ("text", "json"), running)
     if out is not None:
-        save_plan(changes, out)
+        aiomutex.plan.save_plan(changes, out)
     if format_ == "html":
-        echo(report(live, left, review))
+        echo(aiomutex.plan.report(live, left, review))
     else:
         _show(left, review, format_)
     sys.exit(_BLOCKED if review.blocked(left) else 0 if left.empty else _CHANGES)
@@ -130,11 +128,9 @@ def plan(file: str, out: str | None, format_: str, names: bool, listed: bool, **
 @_listed_option
 def report(out: str, file: str | None, listed: bool) -> None:
     """Write one HTML page that shows the live groups, their capacity, traffic and findings, and a plan."""
-    from aiomutex.plan import report as render
-
     live, _, left, review = _look(file, "all", listed, {})
     with open_private(out) as opened:
-        opened.write(render(live, left, review))
+        opened.write(aiomutex.plan.report(live, left, review))
     echo(f"Wrote a report on {counted(len(live), 'live group')} to {out}")
 
 
@@ -143,18 +139,16 @@ def report(out: str, file: str | None, listed: bool) -> None:
 @json_option
 def show(file: str, as_json: bool) -> None:
     """Show a saved plan. Sends nothing."""
-    from aiomutex.plan import Review, load_plan
-
-    _show(load_plan(file), Review(), "json" if as_json else "text")
+    _show(aiomutex.plan.load_plan(file), aiomutex.plan.Review(), "json" if as_json else "text")
 
 
 def _show(changes: Plan, review: Review, format_: str = "text") -> None:
-    from aiomutex.plan.render import blocks, markdown, plan_json
+    from aiomutex.plan.render import blocks
 
     if format_ == "json":
-        print_json(plan_json(changes, review))
+        print_json(aiomutex.plan.plan_json(changes, review))
     elif format_ == "markdown":
-        echo(markdown(changes, review).rstrip())
+        echo(aiomutex.plan.markdown(changes, review).rstrip())
     else:
         for line in chain.from_iterable(blocks(changes, review)):
             _print_line(*line)
@@ -175,8 +169,6 @@ def apply(
     """Change the live groups to match a file, or apply a saved plan."""
     from msgspec.structs import replace
 
-    from aiomutex.cli.run import Run
-    from aiomutex.plan import apply as apply_plan
     from aiomutex.plan.edit_order import edit_rounds
 
     _, changes, left, review = _look(file, "", True, running)
@@ -189,9 +181,7 @@ def apply(
         if as_json:
             print_json({"counts": {}, "requests": 0, "stopped_by": None, "interrupted": False})
         return
-    if not yes:
-        confirm("Apply?", without_terminal="no terminal to ask for confirmation; pass --yes to apply the plan")
-
+    confirm("Apply the plan?", yes=yes)
     edits = sum(map(len, edit_rounds(left.changes)))
     others = sum(bool(each.new) + bool(each.fields) + each.action.endswith("archive") for each in left.changes)
     run = Run("steps", edits + others)
@@ -201,7 +191,7 @@ def apply(
         run.record(f"{step.kind} {step.group}{slot}", step)
 
     options: dict[str, Any] = {"force": force, "journal": journal, "verify": not no_verify}
-    run.execute(lambda session: apply_plan(session, changes, on_step=record, **options))
+    run.execute(lambda session: aiomutex.plan.apply(session, changes, on_step=record, **options))
     run.finish("To resume, run the same command again.", as_json=as_json)
 
 
@@ -213,18 +203,15 @@ def apply(
 @click.option("--live", is_flag=True, help="Check the live groups and their experiments, as they will be with FILE.")
 def lint(file: str | None, as_json: bool, strict: bool, check_modes: bool, live: bool) -> None:
     """Check FILE for what is allowed but probably not intended. Without --live, this needs no key and no network."""
-    from aiomutex.plan import Desired, load_desired, read_experiments
-    from aiomutex.plan import lint as check
     from aiomutex.plan.experiments import experiments_in
 
     if file is None and not live:
         raise click.UsageError("pass FILE or --live")
-    desired = Desired() if file is None else load_desired(file)
-
-    groups = call(lambda session: session.list_groups().collect()) if live else None
+    desired = aiomutex.plan.load_desired(file) if file else aiomutex.plan.Desired()
+    groups = live_groups() if live else None
     wanted = experiments_in([*desired.groups, *(groups or ())]) if live or check_modes else ()
-    experiments = call(lambda session: read_experiments(session, wanted)) if wanted else None
-    findings = check(desired, experiments=experiments, live=groups)
+    experiments = call(lambda session: aiomutex.plan.read_experiments(session, wanted)) if wanted else None
+    findings = aiomutex.plan.lint(desired, experiments=experiments, live=groups)
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
         print_json(findings)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+import aiomutex
 from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import FilePath, call, confirm
+
+if TYPE_CHECKING:
+    import aiomutex.probe
 
 
 @click.command()
@@ -17,14 +23,9 @@ from aiomutex.cli.common import FilePath, call, confirm
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def probe(out: str | None, write_scratch: str | None, yes: bool) -> None:
     """Test how the service behaves where its documentation is silent."""
-    if write_scratch is not None and not yes:
-        confirm(
-            f"Create a group in project {write_scratch}, write to it and archive it?",
-            without_terminal="--write-scratch creates a group; without a terminal, confirm with --yes",
-        )
-    from aiomutex.probe import probe as run_probe
-
-    report = call(lambda session: run_probe(session, write_scratch=write_scratch))
+    if write_scratch is not None:
+        confirm(f"Create a group in project {write_scratch}, write to it and archive it?", yes=yes)
+    report = call(lambda session: aiomutex.probe.probe(session, write_scratch=write_scratch))
     if out is None:
         click.echo(report.to_json())
         return

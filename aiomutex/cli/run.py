@@ -12,9 +12,6 @@ from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import echo, open_session, print_json, printable
 from aiomutex.errors import DeadlineExceededError, LimiterUnavailableError
@@ -49,6 +46,9 @@ class Run:
         self._requests = self._writes = 0
         self._stopped_by: object = None
         self._written: set[str] = set()
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         # Names and errors may contain text that rich would read as markup or emoji.
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._started = self._last = time.monotonic()

@@ -11,12 +11,15 @@ from unicodedata import normalize
 
 import click
 
+import aiomutex
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import FilePath, call, call_on, complete_key, echo, fail, json_option, print_json
+from aiomutex.cli.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
+    import aiomutex.bulk
     from aiomutex import MutexSession, OutcomeStream, SlotOutcome
     from aiomutex.bulk import Preview
     from aiomutex.cli.edits_file import BadLine, LineEdit
@@ -38,8 +41,6 @@ def slots() -> None:
 @click.option("--verify", is_flag=True, help="Read the slot afterwards and fail if it differs.")
 def edit(group: str, slot_index: int, verify: bool, **lists: str | None) -> None:
     """Edit one slot of a group, given by its ID or key. Lists that are not given stay unchanged."""
-    from aiomutex import SlotEdit
-
     texts = {name: text for name, text in lists.items() if text is not None}
     given: Any = {name: _items(name, text, numbers=name != "individuals") for name, text in texts.items()}
 
@@ -47,7 +48,7 @@ def edit(group: str, slot_index: int, verify: bool, **lists: str | None) -> None
         if not verify:
             await session.edit_slot(group_id, slot_index, **given)
             return
-        report = await session.edit_slots([SlotEdit(group_id, slot_index, **given)], verify=True)
+        report = await session.edit_slots([aiomutex.SlotEdit(group_id, slot_index, **given)], verify=True)
         if error := report.outcomes[0].error or report.stopped_by:
             raise error
 
@@ -128,7 +129,6 @@ def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, a
     """Print what edits would change, or with ``offline`` only their number. Exit with 1 if one would fail."""
     from msgspec import to_builtins
 
-    from aiomutex.bulk import preview
     from aiomutex.cli.edits_file import BadLine
 
     if offline:
@@ -143,7 +143,9 @@ def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, a
             if isinstance(known, BadLine):
                 fail(f"line {known.line}: {known.problem}", 2)
             edits[place] = known
-        return await preview(session, edits, journal=options["journal"] is not None, verify=options["verify"])
+        return await aiomutex.bulk.preview(
+            session, edits, journal=options["journal"] is not None, verify=options["verify"]
+        )
 
     found = call(work, used_today=options["used_today"])
     if as_json:
@@ -174,7 +176,6 @@ def _run(
 ) -> None:
     from aiomutex.cli.background_reader import read_in_thread
     from aiomutex.cli.edits_file import BadLine, FailuresFile, LineEdit
-    from aiomutex.cli.run import Run
 
     # A pipe can be read only once, so its lines are checked during the run.
     total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None
@@ -214,9 +215,7 @@ def _run(
 
 
 def _undo(journal: str, *, force: bool, as_json: bool) -> None:
-    from aiomutex.bulk import undo
     from aiomutex.bulk.journal import Journal
-    from aiomutex.cli.run import Run
 
     with Journal(journal, must_exist=True) as opened:
         run = Run("slots", len(opened.written_slots()))
@@ -224,5 +223,5 @@ def _undo(journal: str, *, force: bool, as_json: bool) -> None:
     def on_outcome(outcome: SlotOutcome) -> None:
         run.record(f"group {outcome.edit.group_id}, slot {outcome.edit.slot_index}", outcome)
 
-    run.execute(lambda session: undo(session, journal, force=force, on_outcome=on_outcome))
+    run.execute(lambda session: aiomutex.bulk.undo(session, journal, force=force, on_outcome=on_outcome))
     run.finish("To resume, run the same command again.", as_json=as_json)

@@ -7,12 +7,15 @@ from unicodedata import normalize
 
 import click
 
+import aiomutex
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import FilePath, call, echo, fail, json_option, print_json
+from aiomutex.cli.common import FilePath, echo, fail, json_option, live_groups, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    import aiomutex.plan
+    import aiomutex.traffic
     from aiomutex import MutexGroup
 
 _SAMPLE: Final = 20_000
@@ -29,9 +32,7 @@ def traffic() -> None:
 @json_option
 def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: bool) -> None:
     """Show the percentage of all users that EXPERIMENTS get. The default is each experiment in a group."""
-    from aiomutex.traffic import slot_share, traffic_share
-
-    groups = [group for group in call(lambda session: session.list_groups().collect()) if not group.deleted]
+    groups = [group for group in live_groups() if not group.deleted]
     groups_of: dict[int, list[MutexGroup]] = {}
     for group in groups:
         for experiment in {each for slot in group.slots for each in slot.experiments}:
@@ -39,8 +40,11 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
     rows: list[dict[str, Any]] = [
         {
             "experiment": experiment,
-            "share": traffic_share(experiment, groups_of.get(experiment, ()), held_out=held_out),
-            "groups": {each.key or each.id: slot_share(each, experiment) for each in groups_of.get(experiment, ())},
+            "share": aiomutex.traffic.traffic_share(experiment, groups_of.get(experiment, ()), held_out=held_out),
+            "groups": {
+                each.key or each.id: aiomutex.traffic.slot_share(each, experiment)
+                for each in groups_of.get(experiment, ())
+            },
         }
         for experiment in experiments or sorted(groups_of)
     ]
@@ -59,14 +63,12 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
 @json_option
 def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool) -> None:
     """Show the slots that USER lands in. USER is the user's value of the bucketing key."""
-    from aiomutex.traffic import slot_of
-
-    groups = _salted(call(lambda session: session.list_groups().collect()), keys)
+    groups = _salted(live_groups(), keys)
     rows: list[dict[str, Any]] = [
         {"group": group.key or group.id, "bucketingKey": group.bucketing_key}
         | {"slot": slot.index if slot else None, "experiments": slot.experiments if slot else []}
         for group in groups
-        for slot in [slot_of(group, user, ids=ids)]
+        for slot in [aiomutex.traffic.slot_of(group, user, ids=ids)]
     ]
     if as_json:
         print_json(rows)
@@ -90,17 +92,16 @@ def simulate(
     """Count the users in each slot and experiment. USERS is a file with one ID per line; use - for standard input."""
     from msgspec import to_builtins
 
-    from aiomutex.traffic import compare, read_users, sample_users, sampling_error
-    from aiomutex.traffic import simulate as count
+    from aiomutex.traffic import sampling_error
 
-    ids = read_users(0 if users == "-" else users)
-    live = call(lambda session: session.list_groups().collect())
+    ids = aiomutex.traffic.read_users(0 if users == "-" else users)
+    live = live_groups()
     chosen = _salted(live, keys)
-    sample, population = (ids, 0) if all_users else sample_users(ids, _SAMPLE)
+    sample, population = (ids, 0) if all_users else aiomutex.traffic.sample_users(ids, _SAMPLE)
     result: Any = (
-        count(chosen, sample, overlaps=overlaps)
+        aiomutex.traffic.simulate(chosen, sample, overlaps=overlaps)
         if file is None
-        else compare(chosen, _salted(_after(file, live), keys), sample)
+        else aiomutex.traffic.compare(chosen, _salted(_after(file, live), keys), sample)
     )
     is_sample = population > result.users
     if as_json:
@@ -133,12 +134,13 @@ def simulate(
 
 
 def _after(file: str, live: list[MutexGroup]) -> list[MutexGroup]:
-    from aiomutex.plan import after, load_desired, load_plan, remaining
-    from aiomutex.plan import plan as make_plan
     from aiomutex.plan.saved import is_saved_plan
 
-    changes = remaining(load_plan(file), live) if is_saved_plan(file) else make_plan(load_desired(file), live)
-    return after(changes, live)
+    if is_saved_plan(file):
+        changes = aiomutex.plan.remaining(aiomutex.plan.load_plan(file), live)
+    else:
+        changes = aiomutex.plan.plan(aiomutex.plan.load_desired(file), live)
+    return aiomutex.plan.after(changes, live)
 
 
 def _salted(groups: Iterable[MutexGroup], keys: Collection[str]) -> list[MutexGroup]:
