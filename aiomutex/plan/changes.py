@@ -25,6 +25,12 @@ def by_index(group: MutexGroup) -> list[Slot]:
     return sorted(group.slots, key=lambda slot: slot.index)
 
 
+def current_groups(groups: Iterable[MutexGroup]) -> dict[Identity, MutexGroup]:
+    """Groups by their identity; of several with the same one, a live group before an archived one."""
+    ordered = sorted(groups, key=lambda group: not group.deleted)
+    return {identity_of(group.project_id, group.key): group for group in ordered}
+
+
 def member_count(*slots: Slot | NewSlot) -> int:
     """How many members slots have in the lists that can be written."""
     return sum(len(getattr(slot, name) or ()) for slot in slots for name in SLOT_LISTS)

@@ -11,15 +11,13 @@ from unicodedata import normalize
 from msgspec import UNSET, to_builtins
 from msgspec.structs import replace
 
-from aiomutex.models import SLOT_LISTS
-from aiomutex.plan.changes import by_index
-from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Identity, identity_of, project_number, unique
+from aiomutex.models import SLOT_LISTS, EvaluationMode, MutexGroup, Slot
+from aiomutex.plan.changes import by_index, current_groups
+from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, project_number, unique
 from aiomutex.plan.formats import write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from aiomutex.models import EvaluationMode, MutexGroup, Slot
 
 _HEAD: Final = '"""Mutex groups. Written by ``aiomutex pull --python``; do not edit."""\n# fmt: off\n\nimport typing\n'
 _MODES: Final[dict[str, EvaluationMode]] = {"local": "local", "remote": "remote"}
@@ -44,12 +42,8 @@ def desired_from(groups: Iterable[MutexGroup], *, settings: Desired | None = Non
     """
     settings = settings or Desired()
     ignored = {group.identity: group.ignore for group in settings.groups}
-    found: dict[Identity, DesiredGroup] = {}
-    for group in groups:
-        identity = identity_of(group.project_id, group.key)
-        if not all(identity) or (group.deleted and identity in found):
-            continue
-        found[identity] = DesiredGroup(
+    found = [
+        DesiredGroup(
             project_id=group.project_id,
             key=group.key,
             name=group.name or UNSET,
@@ -62,7 +56,10 @@ def desired_from(groups: Iterable[MutexGroup], *, settings: Desired | None = Non
             slots=tuple(map(_slot_from, by_index(group))) or UNSET,
             ignore=ignored.get(identity, ()),
         )
-    return replace(settings, groups=tuple(sorted(found.values(), key=_group_order)))
+        for identity, group in current_groups(groups).items()
+        if all(identity)
+    ]
+    return replace(settings, groups=tuple(sorted(found, key=_group_order)))
 
 
 def _slot_from(slot: Slot) -> DesiredSlot:

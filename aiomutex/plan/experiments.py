@@ -6,7 +6,7 @@ stopped counts as possibly running.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from urllib.parse import quote
 
@@ -16,8 +16,6 @@ from aiomutex._util.tasks import run_workers
 from aiomutex.errors import APIError, AuthenticationError, NotFoundError, UnexpectedResponseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from aiomutex.models import MutexGroup
     from aiomutex.plan.changes import Plan
     from aiomutex.plan.desired import DesiredGroup

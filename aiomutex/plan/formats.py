@@ -1,8 +1,7 @@
 """Reads YAML and JSON as a tree of values with their lines, and writes plain values in both formats.
 
 Reading is strict where leniency could surprise: no YAML tags or aliases, no duplicate keys, and plain words such as
-``on`` and ``no`` stay strings, as in YAML 1.2. The limits on size and depth are for files under review, which may come
-from an untrusted author. This module does not know what the values mean.
+``on`` and ``no`` stay strings, as in YAML 1.2. The limits are for files under review, by authors who are not trusted.
 """
 
 from __future__ import annotations
@@ -78,8 +77,7 @@ class DesiredFileError(MutexError, ValueError):
         if len(problems) > _SHOWN_PROBLEMS:
             shown.append(f"{file}: and {len(problems) - _SHOWN_PROBLEMS:,} more problems")
         super().__init__("\n".join(shown))
-        self.file = file
-        self.problems = tuple(problems)
+        self.file, self.problems = file, tuple(problems)
 
 
 class _InvalidError(Exception):
@@ -99,8 +97,15 @@ def read(data: bytes, *, file: str, format_: str) -> Node:
         ConfigurationError: PyYAML is not installed.
     """
     _check_format(format_)
+    if len(data) > MAX_BYTES:
+        problem = f"the file has {len(data):,} bytes, more than the maximum of {MAX_BYTES:,}"
+        raise DesiredFileError(file, [Problem(0, problem)])
     try:
-        return _read_json(_decode(data)) if format_ == "json" else _read_yaml(_decode(data))
+        text = data.decode("utf-8-sig")
+        return _read_json(text) if format_ == "json" else _read_yaml(text)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DesiredFileError(file, [Problem(line, "the file is not valid UTF-8")]) from None
     except _InvalidError as error:
         raise DesiredFileError(file, [Problem(*error.args)]) from None
 
@@ -111,15 +116,6 @@ def write(tree: dict[str, Any], format_: str) -> str:
     text = _dump(tree, format_, ascii_only=False)
     # An invisible character, such as one that reverses the direction of writing, must show in a review.
     return text if text.replace("\n", "").isprintable() else _dump(tree, format_, ascii_only=True)
-
-
-def _decode(data: bytes) -> str:
-    if len(data) > MAX_BYTES:
-        raise _InvalidError(0, f"the file has {len(data):,} bytes, more than the maximum of {MAX_BYTES:,}")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _InvalidError(data.count(b"\n", 0, error.start) + 1, "the file is not valid UTF-8") from None
 
 
 def _check_string(value: str, line: int) -> str:
@@ -174,13 +170,6 @@ def _import_yaml() -> Any:
     return yaml
 
 
-def _plain_scalar(text: str) -> Scalar:
-    """The value of an unquoted YAML word: YAML 1.2's core schema without octal, hexadecimal, ``1e3`` and ``.inf``."""
-    if _INT.match(text):
-        return int(text)
-    return float(text) if _FLOAT.match(text) else _WORDS.get(text, text)
-
-
 def _read_yaml(text: str) -> Node:
     yaml = _import_yaml()
     if text.count("\n%") > _MAX_DIRECTIVES:  # libyaml compares each one with all others
@@ -215,8 +204,13 @@ def _yaml_node(yaml: Any, events: Iterator[Any], event: Any, depth: int) -> Node
     if event.tag is not None:
         raise _InvalidError(line, f"YAML tags ({event.tag}) are not supported; remove the tag")
     if isinstance(event, yaml.ScalarEvent):
+        word = _check_string(event.value, line)
         # Only a plain scalar may be something else than a string; libyaml reports its style as an empty string.
-        return Node(line, _check_string(event.value, line) if event.style else _plain_scalar(event.value))
+        if event.style:
+            return Node(line, word)
+        # YAML 1.2's core schema without octal, hexadecimal, 1e3 and .inf.
+        number = int if _INT.match(word) else float if _FLOAT.match(word) else None
+        return Node(line, number(word) if number else _WORDS.get(word, word))
     if depth > MAX_DEPTH:
         raise _InvalidError(line, _TOO_DEEP)
     if isinstance(event, yaml.SequenceStartEvent):

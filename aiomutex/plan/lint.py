@@ -16,29 +16,25 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from aiomutex._util.wording import counted
-from aiomutex.errors import NotFoundError
-from aiomutex.plan.changes import after
-from aiomutex.plan.desired import identity_of
+from aiomutex.errors import APIError, NotFoundError
+from aiomutex.plan.changes import Plan, after
+from aiomutex.plan.desired import Desired, DesiredGroup, Identity, identity_of
 from aiomutex.plan.diff import plan
 from aiomutex.plan.dump import desired_from
-from aiomutex.plan.experiments import dependencies_of, describe, is_archived, is_finished
+from aiomutex.plan.experiments import Experiments, dependencies_of, describe, is_archived, is_finished
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from aiomutex.errors import APIError
     from aiomutex.models import MutexGroup
-    from aiomutex.plan.changes import Plan
-    from aiomutex.plan.desired import Desired, DesiredGroup, Identity
-    from aiomutex.plan.experiments import Experiments
 
     _Violations: TypeAlias = Iterator[tuple[DesiredGroup, str, str, int]]
     """The group, code, message and line of each violation."""
 
 Severity = Literal["error", "warning"]
 
-_RULES_FILE: Final = Path(__file__).with_name("rules.json")
-RULES: Final = msgspec.json.decode(_RULES_FILE.read_bytes(), type=dict[str, tuple[Severity, str]])
+_RULES: Final = Path(__file__).with_name("rules.json").read_bytes()
+RULES: Final = msgspec.json.decode(_RULES, type=dict[str, tuple[Severity, str]])
 """By code, the severity of each rule and the reason for it."""
 
 

@@ -15,17 +15,14 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from aiomutex._util.wording import counted
-from aiomutex.models import SLOT_LISTS
-from aiomutex.plan.changes import after
+from aiomutex.models import SLOT_LISTS, MutexGroup
+from aiomutex.plan.changes import GroupPlan, Plan, after
 from aiomutex.plan.desired import Desired
 from aiomutex.plan.experiments import AffectedExperiment, Experiments, describe, is_finished, state_of, state_word
 from aiomutex.plan.lint import Finding, lint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from aiomutex.models import MutexGroup
-    from aiomutex.plan.changes import GroupPlan, Plan
 
 Line = tuple[str, str]
 """A mark and a text. The mark is "+", "-" or "~" for a change, "!" for an error, "?" for a note, or " "."""

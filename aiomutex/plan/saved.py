@@ -1,7 +1,6 @@
 """Saves plans to files, and finds what remains to be done of a plan after an interrupted apply.
 
-A plan has the fingerprint of every group it changes. It is applied only if each group is unchanged, or has some of the
-plan's changes and no others: then the remaining ones are made.
+A plan is applied only if each group still has its fingerprint, or some of the plan's changes and no others.
 """
 
 from __future__ import annotations
@@ -16,16 +15,14 @@ from msgspec.structs import replace
 from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
 from aiomutex.errors import MutexError
-from aiomutex.models import SLOT_LISTS, find_slot
-from aiomutex.plan.changes import ABSENT, GroupPlan, ListChange, Plan, apply_to, by_index, fingerprint
+from aiomutex.models import SLOT_LISTS, MutexGroup, find_slot
+from aiomutex.plan.changes import ABSENT, GroupPlan, ListChange, Plan, apply_to, by_index, current_groups, fingerprint
 from aiomutex.plan.desired import GROUP_FIELDS, identity_of, unique
 from aiomutex.plan.diff import with_affected
 from aiomutex.plan.formats import DesiredFileError, Problem, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from aiomutex.models import MutexGroup
 
 
 class _SavedPlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -89,13 +86,8 @@ def remaining(plan: Plan, live: Iterable[MutexGroup]) -> Plan:
     Raises:
         StalePlanError: A group has changes that are not the plan's.
     """
-    by_id: dict[str, MutexGroup] = {}
-    by_identity: dict[tuple[str, str], MutexGroup] = {}
-    for group in live:
-        by_id[group.id] = group
-        identity = identity_of(group.project_id, group.key)
-        if not group.deleted or identity not in by_identity:
-            by_identity[identity] = group
+    by_identity = current_groups(groups := list(live))
+    by_id = {group.id: group for group in groups}
     left: list[GroupPlan] = []
     stale: list[str] = []
     for change in plan.groups:
@@ -130,9 +122,7 @@ def _remaining_change(change: GroupPlan, live: MutexGroup | None) -> GroupPlan |
         for each in change.lists
         if set(actual := _list_of(live, each) or ()) != set(each.after)
     ]
-    action = change.action
-    if action == "unarchive" and not live.deleted:
-        action = "update"
+    action = "update" if change.action == "unarchive" and not live.deleted else change.action
     if (action == "archive" and live.deleted) or (action == "update" and not fields and not lists):
         action = "none"
     rest = replace(change, action=action, fields=fields, lists=lists, fingerprint=fingerprint(live))
