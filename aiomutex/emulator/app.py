@@ -150,13 +150,13 @@ class Application:
             await asyncio.sleep(self.latency.sample(self.rng))
         if fault is not None:
             response = await self._apply_fault(fault, response, request)
-        if response is None:
-            self._log(record, started, "no response")
-            # The connection is already closed, so aiohttp cannot send this.
-            return web.Response()
-        record.status = response.status
-        self._log(record, started, response.status)
-        return self._to_aiohttp(response)
+        record.status = None if response is None else response.status
+        if self.log:
+            at = self.clock.utc().strftime("%H:%M:%S.%f")[:-3]
+            took = (perf_counter() - started) * 1000
+            _log.info("%s %s %s %s %.1f ms", at, method, target, record.status or "no response", took)
+        # Without a response the connection is already closed, so aiohttp cannot send this one.
+        return web.Response() if response is None else self._to_aiohttp(response)
 
     def _misdirected(self, host: str) -> web.Response:
         message = (
@@ -253,12 +253,6 @@ class Application:
             self._responses += 1
             headers["X-Request-Id"] = f"{self._responses:08x}"
         return web.Response(status=response.status, body=response.body, headers=headers)
-
-    def _log(self, record: RecordedRequest, started: float, result: int | str) -> None:
-        if self.log:
-            at = self.clock.utc().strftime("%H:%M:%S.%f")[:-3]
-            took = (perf_counter() - started) * 1000
-            _log.info("%s %s %s %s %.1f ms", at, record.method, record.target, result, took)
 
 
 _BEFORE_COMMIT = frozenset({"status", "reset-before", "stall", "storm", "maintenance"})

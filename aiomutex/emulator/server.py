@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import AsyncExitStack, ExitStack, closing
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Self
@@ -21,7 +22,7 @@ from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.faults import Fault, Faults, LateChanges, Latency
 from aiomutex.emulator.hosts import allowed_hosts
 from aiomutex.emulator.limits import Limits
-from aiomutex.emulator.listener import Listener
+from aiomutex.emulator.listener import listening
 from aiomutex.emulator.pages import pages_of
 from aiomutex.emulator.seeding import GroupSeed, seeded_store
 from aiomutex.emulator.service import Service
@@ -142,8 +143,9 @@ class MutexEmulator(Controls):
         self.host = host
         self._port: int | None = None
         self._scheme = "https" if ssl_context else "http"
-        self._listener = Listener(
-            app.handle, host=host, port=port, ssl=ssl_context, delay=Latency.parse(handshake_delay), rng=Random(seed)
+        delay = Latency.parse(handshake_delay)
+        self._listen = partial(
+            listening, app.handle, host=host, port=port, ssl=ssl_context, delay=delay, rng=Random(seed)
         )
         self._running: AsyncExitStack | None = None
         self._thread: ExitStack | None = None
@@ -161,8 +163,7 @@ class MutexEmulator(Controls):
                 state.save_all(self.groups)
                 self._state = state
             stack.callback(self._stopped)
-            self._port = await self._listener.open()
-            stack.push_async_callback(self._listener.close)
+            self._port = await stack.enter_async_context(self._listen())
             self._running = stack.pop_all()
         self._service.base_url = self.url
         return self

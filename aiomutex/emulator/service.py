@@ -76,10 +76,7 @@ class Service:
         return self.encoder.dialect
 
     def respond(self, method: str, target: str, body: bytes, content_type: str) -> Response | Callable[[], Response]:
-        """Respond to one request; ``target`` is its path and query.
-
-        For a slot edit under the dialect ``slot_writes="racy"`` this returns a function that makes the change later.
-        """
+        """Respond to one request; for a ``racy`` slot edit, return a function that makes the change later."""
         try:
             return self._route(method, target, body, content_type)
         except Rejection as rejection:

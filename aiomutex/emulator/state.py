@@ -55,10 +55,7 @@ class Group(msgspec.Struct, rename="camel"):
 
 
 def generated_group(number: int | str, slots: int) -> Group:
-    """Return the generated group of that number, which is always the same.
-
-    The number is part of the values unchanged, so that ``responses`` can encode generated groups from a template.
-    """
+    """Return the generated group of that number. It is part of the values, so that ``responses`` can use a template."""
     share, rest = divmod(100, slots)
     return Group(
         id=str(number),
@@ -175,10 +172,7 @@ class GroupStore(MutableMapping[str, Group]):
         return str(int(self._ids[numbers - 1]) + 1) if numbers else "1"
 
     def page(self, offset: int, limit: int, keep: Callable[[Group], bool] | None = None) -> tuple[list[str], int]:
-        """Return the IDs of a page of groups and the number of all groups, without those for which ``keep`` is false.
-
-        Generated groups that are not in memory are always kept.
-        """
+        """Return the IDs of a page and the number of groups, without those in memory for which ``keep`` is false."""
         ids: Sequence[int | str] = self._ids
         if keep is not None:
             skipped = {group_id for group_id, group in self._groups.items() if not keep(group)}

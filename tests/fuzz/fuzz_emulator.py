@@ -113,11 +113,11 @@ def http_wire(data: bytes) -> None:
 
 
 async def _exchange(emulator: MutexEmulator, data: bytes) -> bytes:
-    listener: Any = emulator._listener
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_accepted_socket(listener._web, theirs)
+    server = web.Server(emulator._app.handle, handler_cancellation=True, access_log=None)
+    transport, _ = await loop.connect_accepted_socket(server, theirs)
     received = bytearray()
     with ours, contextlib.suppress(ConnectionError):
         ours.send(data)
