@@ -5,6 +5,7 @@ They need no key, count against no limit and change nothing.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -57,9 +58,10 @@ def pages_of(app: Application) -> dict[str, PageHandler]:
 
 
 def _file(name: str, content_type: str) -> PageHandler:
+    content = functools.cache(Path(__file__).with_name(name).read_bytes)
+
     async def handler(_: web.BaseRequest) -> web.StreamResponse:
-        headers = {**_SECURITY, "Content-Type": f"{content_type}; charset=utf-8"}
-        return web.FileResponse(Path(__file__).with_name(name), headers=headers)
+        return web.Response(body=content(), content_type=content_type, charset="utf-8", headers=_SECURITY)
 
     return handler
 
