@@ -172,7 +172,8 @@ def _detail(response: Response) -> str:
         message = _message(msgspec.json.decode(response.body))
     except UNREADABLE:
         message = None
-    return _quoted(response.redact(message or stripped))
+    clean = " ".join(response.redact(message or stripped).split())
+    return f'"{_printable(clean[:_DETAIL_SHOWN])}{"…" if len(clean) > _DETAIL_SHOWN else ""}"'
 
 
 def _message(decoded: object) -> str | None:
@@ -187,11 +188,6 @@ def _message(decoded: object) -> str | None:
             if isinstance(found, dict) and (inner := _message(cast("object", found))):
                 return inner
     return None
-
-
-def _quoted(text: str) -> str:
-    clean = " ".join(text.split())
-    return f'"{_printable(clean[:_DETAIL_SHOWN])}{"…" if len(clean) > _DETAIL_SHOWN else ""}"'
 
 
 def _printable(text: str) -> str:

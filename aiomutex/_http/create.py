@@ -27,17 +27,10 @@ if TYPE_CHECKING:
 
 
 async def create_once(transport: Transport, group: NewGroup, options: CallOptions, find: Find) -> CreatedGroup:
-    """Create ``group``, and never a second one. Without a key it gets a random one.
+    """Create ``group``, and never a second one; ``max_attempts`` counts creates, not lookups.
 
-    Args:
-        transport: Makes the attempts.
-        group: What to create.
-        options: Timeouts, policy and priority; ``max_attempts`` counts creates, not lookups.
-        find: Finds a group by key before a time on the loop's clock, and adds its numbers of attempts to a list.
-
-    Raises:
-        OutcomeUnknownError: A response was lost, and the lookup cannot tell whether the group was created.
-        MutexError: The service rejected the create, or was never reached.
+    ``find`` finds a group by key before a time on the loop's clock, and adds its numbers of attempts to a list. If a
+    response was lost and the lookup cannot tell whether the group was created, ``OutcomeUnknownError`` is raised.
     """
     request = requests.create_group(requests.with_key(group))
     # What was sent, because the caller may change the lists of ``group`` before a lookup compares it.

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -83,8 +83,11 @@ class MachineBudget:
             try:
                 lease = self._exchange(request)
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                    raise self._error_from(error) from error
+                code = error.sqlite_errorcode & 0xFF  # without the details of extended codes
+                if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+                    raise ConfigurationError(f"{self.path} cannot be opened for writing: {error}") from error
+                if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise LimiterUnavailableError(f"{self.path} cannot be read or written: {error}") from error
                 if time.monotonic() > give_up_at:
                     message = f"{self.path} has been locked by another process for {LOCK_TIMEOUT:g} s"
                     raise LimiterUnavailableError(message) from error
@@ -157,11 +160,6 @@ class MachineBudget:
         except OSError:
             return 0, 0
         return found.st_dev, found.st_ino
-
-    def _error_from(self, error: Any) -> ConfigurationError | LimiterUnavailableError:
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-            return ConfigurationError(f"{self.path} cannot be opened for writing: {error}")
-        return LimiterUnavailableError(f"{self.path} cannot be read or written: {error}")
 
     async def aclose(self) -> None:
         """Close the file."""

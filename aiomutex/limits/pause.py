@@ -52,16 +52,13 @@ class Pause:
         return max(self.until, self._probe_deadline)
 
     def throttled(self, permit: float, retry_after: float | None, now: float, *, window: float, today: int) -> bool:
-        """Record a 429.
+        """Record a 429; return False if the pause covers it already.
 
         The wait is ``retry_after``, or else ``window * 2**failed_probes`` plus up to a quarter of that; the doubling
         stops at 8 windows.
-
-        Returns:
-            False for a request sent before the latest pause began: that pause covers it already. Without this rule the
-            requests in flight when a limit is reached would add up to a long wait.
         """
         if permit <= self._began:
+            # Without this the requests in flight when a limit is reached would add up to a long wait.
             return False
         if self.active:
             self.failed_probes += 1
