@@ -112,9 +112,8 @@ def checked_hooks(on_attempt: Any) -> Hooks | None:
         hooks = tuple(cast("list[Any]", on_attempt))
     for hook in hooks:
         if not callable(hook) and not isinstance(hook, Tracer):
-            raise ConfigurationError(
-                f"on_attempt must be a function, a Tracer or a list of those, not {describe(hook)}"
-            )
+            expected = "a function, a Tracer or a list of those"
+            raise ConfigurationError(f"on_attempt must be {expected}, not {describe(hook)}")
     tracers = tuple(hook for hook in hooks if isinstance(hook, Tracer))
     return (tuple(filter(callable, hooks)), tracers) if hooks else None
 

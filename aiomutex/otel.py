@@ -73,12 +73,8 @@ class OpenTelemetryTracer:
     def attempt(self, attempt: OpenAttempt, /) -> Generator[None]:
         """Open the span of an attempt, and send its context along. Record the metrics at the end."""
         call = attempt.call
-        facts: dict[str, AttributeValue] = {
-            "http.request.method": call.method,
-            "url.template": call.route,
-            "server.address": call.host,
-            "server.port": call.port,
-        }
+        facts: dict[str, AttributeValue] = {"http.request.method": call.method, "url.template": call.route}
+        facts |= {"server.address": call.host, "server.port": call.port}
         # The current span may be one of a generic instrumentation of aiohttp. Ours does not become the current one,
         # because the instrumentation, which began first, also ends first, and contexts must be left in order.
         parent = context.get_value(_CALL)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import random
-from typing import TYPE_CHECKING, Final
+from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,9 +17,6 @@ from aiomutex._util.checks import check_integer, check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_REQUEST_TIMEOUT: Final = 408
-_TOO_EARLY: Final = 425
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +63,7 @@ def is_retryable(error: errors.MutexError) -> bool:
     """
     if isinstance(error, errors.APIError):
         again = isinstance(error, errors.RateLimitedError | errors.ServerError)
-        return again or error.status in (_REQUEST_TIMEOUT, _TOO_EARLY)
+        return again or error.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY)
     if isinstance(error, errors.UnexpectedResponseError):
         return not error.too_large
     return isinstance(error, errors.TransportError)
@@ -76,7 +74,7 @@ def may_have_applied(error: errors.MutexError) -> bool:
     if isinstance(error, errors.TransportError):
         return error.sent
     # Gateways send 408 as well, when they give up waiting for the service's response.
-    timed_out = isinstance(error, errors.APIError) and error.status == _REQUEST_TIMEOUT
+    timed_out = isinstance(error, errors.APIError) and error.status == HTTPStatus.REQUEST_TIMEOUT
     return timed_out or isinstance(error, errors.ServerError | errors.UnexpectedResponseError)
 
 

@@ -88,10 +88,9 @@ def _create(desired: DesiredGroup, left_out: Mapping[tuple[Any, ...], list[str]]
         return replace(change, errors=["does not exist; to create it, the file must have its name and slots"])
     fields: dict[str, Any] = {name: getattr(desired, name) for name in GROUP_FIELDS}
     slots = [_new_slot(slot) for slot in desired.slots]
+    given = NewGroup(project_id=project_number(desired.project_id), key=desired.key, slots=slots, **fields)
     try:
-        new = validation.new_group(
-            NewGroup(project_id=project_number(desired.project_id), key=desired.key, slots=slots, **fields)
-        )
+        new = validation.new_group(given)
     except InvalidRequestError as error:
         return replace(change, errors=[f"cannot be created: {error}"])
     notes = _cohort_notes(desired, None) + _rename_notes(new, left_out)
@@ -141,11 +140,8 @@ def with_affected(change: GroupPlan, live: MutexGroup | None) -> GroupPlan:
 
 
 def _immutable_errors(desired: DesiredGroup, live: MutexGroup) -> list[str]:
-    fields: list[tuple[str, object, object]] = [
-        ("evaluationMode", live.evaluation_mode, desired.evaluation_mode),
-        ("bucketingKey", live.bucketing_key, desired.bucketing_key),
-        ("bucketingSalt", live.bucketing_salt, desired.bucketing_salt),
-    ]
+    names = zip(("evaluationMode", "bucketingKey", "bucketingSalt"), GROUP_FIELDS[2:], strict=True)
+    fields: list[tuple[str, Any, Any]] = [(name, getattr(live, each), getattr(desired, each)) for name, each in names]
     differences = [each for each in fields if each[2] is not UNSET and each[1] != each[2]]
     if desired.slots is not UNSET:
         actual = [slot.percentage for slot in by_index(live)]
@@ -160,10 +156,8 @@ def _immutable_errors(desired: DesiredGroup, live: MutexGroup) -> list[str]:
 
 
 def _list_changes(desired: DesiredGroup, live: MutexGroup) -> list[ListChange]:
-    if desired.slots is UNSET:
-        return []
     changes: list[ListChange] = []
-    for slot, actual in zip(desired.slots, by_index(live), strict=True):
+    for slot, actual in zip(desired.slots or (), by_index(live), strict=False):  # their numbers are equal
         for name in SLOT_LISTS:
             members: Sequence[int | str] | UnsetType = getattr(slot, name)
             if members is UNSET or set(members) == set(getattr(actual, name)):
@@ -174,11 +168,9 @@ def _list_changes(desired: DesiredGroup, live: MutexGroup) -> list[ListChange]:
 
 
 def _cohort_notes(desired: DesiredGroup, live: MutexGroup | None) -> list[str]:
-    if desired.slots is UNSET:
-        return []
     live_slots = by_index(live) if live else []
     notes: list[str] = []
-    for index, slot in enumerate(desired.slots, 1):
+    for index, slot in enumerate(desired.slots or (), 1):
         actual = live_slots[index - 1].cohorts if index <= len(live_slots) else []
         if slot.cohorts is not UNSET and set(map(str, slot.cohorts)) != set(map(str, actual)):
             old, new = (", ".join(map(str, unique(each))) or "none" for each in (actual, slot.cohorts))

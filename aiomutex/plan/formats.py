@@ -90,12 +90,7 @@ def _check_format(format_: str) -> None:
 
 
 def read(data: bytes, *, file: str, format_: str) -> Node:
-    """Read the content of a file: the root of its tree. Values of a JSON file do not know their line.
-
-    Raises:
-        DesiredFileError: The content is not of this format, or exceeds a limit.
-        ConfigurationError: PyYAML is not installed.
-    """
+    """Read the content of a file: the root of its tree. Values of a JSON file do not know their line."""
     _check_format(format_)
     if len(data) > MAX_BYTES:
         problem = f"the file has {len(data):,} bytes, more than the maximum of {MAX_BYTES:,}"

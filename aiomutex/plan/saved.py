@@ -40,10 +40,8 @@ class StalePlanError(MutexError):
     """
 
     def __init__(self, groups: list[str]) -> None:
-        super().__init__(
-            f"{counted(len(groups), 'group')} changed since the plan was made, so nothing was written; "
-            f"make a new plan: {'; '.join(groups)}"
-        )
+        changed = f"{counted(len(groups), 'group')} changed since the plan was made, so nothing was written"
+        super().__init__(f"{changed}; make a new plan: {'; '.join(groups)}")
         self.groups = groups
 
 

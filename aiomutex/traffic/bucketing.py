@@ -13,23 +13,12 @@ from typing import TYPE_CHECKING, Final
 from aiomutex.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from aiomutex.models import MutexGroup, Slot
 
 _BUCKETS: Final = 100
 _DISTRIBUTION_VALUES: Final = 42_949_673
-
-
-def load_hash() -> Callable[[str, int, bool], int]:
-    """Import the murmur3 function."""
-    try:
-        import mmh3  # noqa: PLC0415  # an optional package
-    except ImportError:
-        raise ConfigurationError(
-            "bucketing needs the package 'mmh3', which is not installed: pip install 'aiomutex[traffic]'"
-        ) from None
-    return mmh3.hash
 
 
 class Bucketing:
@@ -56,10 +45,14 @@ class Bucketing:
     def __init__(self, group: MutexGroup) -> None:
         if not group.bucketing_salt:
             raise ConfigurationError(f"group {group.key or group.id} has no bucketingSalt, which bucketing needs")
-        self.group = group
+        try:
+            from mmh3 import hash as murmur3  # noqa: PLC0415  # an optional package
+        except ImportError:
+            problem = "bucketing needs the package 'mmh3', which is not installed: pip install 'aiomutex[traffic]'"
+            raise ConfigurationError(problem) from None
+        self.group, self._hash = group, murmur3
         self.slots: list[Slot] = sorted(group.slots, key=lambda slot: slot.index)
         self.prefix = f"{group.bucketing_salt}/"
-        self._hash = load_hash()
         self.ends: list[int] = []
         self.individuals: dict[str, int] = {}
         total = Fraction(0)
@@ -79,11 +72,8 @@ class Bucketing:
 
     def slot(self, value: str, *, ids: Iterable[str] = ()) -> Slot | None:
         """Return the slot of one user, or ``None``; see ``slot_of``."""
-        for listed in (value, *ids):
-            position = self.individuals.get(listed)
-            if position is not None:
-                return self.slots[position]
-        position = self.positions([value])[0]
+        listed = next((each for each in (value, *ids) if each in self.individuals), value)
+        position = self.positions([listed])[0]
         return self.slots[position] if position < len(self.slots) else None
 
     def positions(self, values: Sequence[str]) -> bytes:
@@ -96,16 +86,15 @@ class Bucketing:
         try:
             "".join((self.prefix, *values)).encode()
         except UnicodeEncodeError as error:
-            raise InvalidRequestError(
-                f"a user ID contains {error.object[error.start]!r}, a lone surrogate, which UTF-8 cannot encode"
-            ) from None
+            found = f"{error.object[error.start]!r}, a lone surrogate, which UTF-8 cannot encode"
+            raise InvalidRequestError(f"a user ID contains {found}") from None
         hash_of, prefix, ends, find = self._hash, self.prefix, self.ends, bisect_right
-        found = bytearray([find(ends, hash_of(prefix + value, 0, False)) for value in values])
+        places = bytearray([find(ends, hash_of(prefix + value, 0, False)) for value in values])
         if self.individuals or "" in values:
             for place, value in enumerate(values):
                 if value in self.individuals or not value:  # the engine does not bucket an empty value
-                    found[place] = self.individuals.get(value, len(self.slots))
-        return bytes(found)
+                    places[place] = self.individuals.get(value, len(self.slots))
+        return bytes(places)
 
 
 def slot_of(group: MutexGroup, value: str, *, ids: Iterable[str] = ()) -> Slot | None:

@@ -200,20 +200,12 @@ def simulate(groups: Iterable[MutexGroup], users: Iterable[str], *, overlaps: in
         for first, second in shared:
             shared[first, second] += (masks[first] & masks[second]).bit_count()
     pairs = (Overlap(*pair, count) for pair, count in shared.items() if count)
-    return Simulation(
-        users=total,
-        groups=[
-            GroupCount(
-                group_id=rule.group.id,
-                key=rule.group.key,
-                slots={slot.index: count for slot, count in zip(rule.slots, counts, strict=False)},
-                unallocated=counts[-1],
-            )
-            for rule, counts in zip(view.rules, slots, strict=True)
-        ],
-        experiments=visible,
-        overlaps=nsmallest(overlaps, pairs, key=lambda each: (-each.users, each)),
-    )
+    largest = nsmallest(overlaps, pairs, key=lambda each: (-each.users, each))
+    found: list[GroupCount] = []
+    for rule, counts in zip(view.rules, slots, strict=True):
+        by_slot = {slot.index: count for slot, count in zip(rule.slots, counts, strict=False)}
+        found.append(GroupCount(group_id=rule.group.id, key=rule.group.key, slots=by_slot, unallocated=counts[-1]))
+    return Simulation(users=total, groups=found, experiments=visible, overlaps=largest)
 
 
 def compare(before: Iterable[MutexGroup], after: Iterable[MutexGroup], users: Iterable[str]) -> Comparison:
@@ -227,12 +219,8 @@ def compare(before: Iterable[MutexGroup], after: Iterable[MutexGroup], users: It
         after: The groups after the change, for example from ``aiomutex.plan.after``.
         users: The bucketing values, as for ``simulate``, which raises the same errors.
     """
-    old, new = (
-        {msgspec.json.encode(group): group for group in groups if not group.deleted} for groups in (before, after)
-    )
-    changed = {
-        experiment for text in old.keys() ^ new.keys() for experiment in _experiments(old.get(text) or new[text])
-    }
+    old, new = ({msgspec.json.encode(each): each for each in groups if not each.deleted} for groups in (before, after))
+    changed = {each for text in old.keys() ^ new.keys() for each in _experiments(old.get(text) or new[text])}
     old_view, new_view = (
         _Visibility(group for group in groups.values() if not changed.isdisjoint(_experiments(group)))
         for groups in (old, new)
@@ -254,12 +242,9 @@ def compare(before: Iterable[MutexGroup], after: Iterable[MutexGroup], users: It
             count[1] += has.bit_count()
             count[2] += (had & ~has).bit_count()
         moved += moved_here.bit_count()
-    return Comparison(
-        users=total,
-        moved=moved,
-        experiments=[
-            ExperimentMove(experiment=experiment, before=had, after=has, gained=has - had + lost, lost=lost)
-            for experiment, (had, has, lost) in counts.items()
-            if lost or has != had
-        ],
-    )
+    moves = [
+        ExperimentMove(experiment=experiment, before=had, after=has, gained=has - had + lost, lost=lost)
+        for experiment, (had, has, lost) in counts.items()
+        if lost or has != had
+    ]
+    return Comparison(users=total, moved=moved, experiments=moves)

@@ -78,7 +78,7 @@ def slot_index_at(distribution: int, split: list[float], monkeypatch: pytest.Mon
     def fixed_hash(key: str, seed: int, signed: bool) -> int:
         return distribution * 100 + 99
 
-    monkeypatch.setattr("aiomutex.traffic.bucketing.load_hash", lambda: fixed_hash)
+    monkeypatch.setattr("mmh3.hash", fixed_hash)
     slot = slot_of(group(split), "anyone")
     return slot.index if slot else None
 
