@@ -1,13 +1,20 @@
-"""Slot edits in files: JSON Lines or CSV to read, each with its line, and JSON Lines of the edits that failed."""
+"""Slot edits in files: JSON Lines or CSV to read, each with its line, and JSON Lines of the edits that failed.
+
+Blocking input, such as a pipe, is read in a thread, so that the event loop can go on meanwhile.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import csv
 import json
 import os
 import stat
+import sys
+import threading
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 from unicodedata import normalize
 
 import msgspec
@@ -20,10 +27,13 @@ from aiomutex.bulk.options import request_of
 from aiomutex.models import SLOT_LISTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping
 
     from aiomutex import SlotOutcome
 
+T = TypeVar("T")
+
+READ_AHEAD: Final = 64  # items that a thread reads before they are needed
 _REQUIRED: Final = ("group_id", "slot_index")
 _FIELDS: Final = (*_REQUIRED, *SLOT_LISTS)
 _KNOWN: Final = (*_REQUIRED, "group_key", *SLOT_LISTS)
@@ -197,3 +207,37 @@ class FailuresFile:
         if self._has_previous:
             self._has_previous = False
             self._file.truncate(0)
+
+
+async def read_in_thread(items: Generator[T]) -> AsyncGenerator[T]:
+    """Iterate over a blocking generator in a daemon thread, which closes it at its next item once this is closed."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
+    capacity = threading.Semaphore(READ_AHEAD)
+    closed = threading.Event()
+
+    def read(_stdin: object) -> None:
+        end: BaseException | None = None
+        try:
+            with contextlib.closing(items):
+                for item in items:
+                    capacity.acquire()
+                    if closed.is_set():
+                        return
+                    loop.call_soon_threadsafe(queue.put_nowait, (item,))
+        except BaseException as error:  # noqa: BLE001  # raised again in the event loop
+            end = error
+        with contextlib.suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(queue.put_nowait, end)
+
+    # The thread keeps a reference to sys.stdin: Python aborts if it finalizes standard input while a thread reads it.
+    threading.Thread(target=read, args=(sys.stdin,), name="aiomutex input", daemon=True).start()
+    try:
+        while isinstance(item := await queue.get(), tuple):
+            capacity.release()
+            yield item[0]
+        if item is not None:
+            raise item
+    finally:
+        closed.set()
+        capacity.release()

@@ -15,8 +15,7 @@ from typing import Any, Final
 import click
 
 from aiomutex.cli.common import fail
-from aiomutex.cli.demo import demo
-from aiomutex.cli.emulator import emulator
+from aiomutex.cli.emulator import demo, emulator
 from aiomutex.cli.groups import groups
 from aiomutex.cli.plan import apply, lint, plan, pull, report, show
 from aiomutex.cli.probe import probe

@@ -174,8 +174,7 @@ def _read(file: str, format_: str) -> Generator[LineEdit | BadLine]:
 def _run(
     file: str, format_: str, *, failures: str | None, used_today: int | None, as_json: bool, **options: Any
 ) -> None:
-    from aiomutex.cli.background_reader import read_in_thread
-    from aiomutex.cli.edits_file import BadLine, FailuresFile, LineEdit
+    from aiomutex.cli.edits_file import BadLine, FailuresFile, LineEdit, read_in_thread
 
     # A pipe can be read only once, so its lines are checked during the run.
     total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support import until
 
-from aiomutex.cli.background_reader import READ_AHEAD, read_in_thread
+from aiomutex.cli.edits_file import READ_AHEAD, read_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
