@@ -13,21 +13,23 @@ import os
 import stat
 import sys
 import threading
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 from unicodedata import normalize
 
+import click
 import msgspec
 
 from aiomutex import UNSET, InvalidRequestError, SlotEdit
 from aiomutex._util.checks import describe
-from aiomutex._util.files import MAX_LINE, LineTooLongError, open_private
+from aiomutex._util.files import MAX_LINE, LineTooLongError, lines_of, open_private
 from aiomutex._util.wording import counted
 from aiomutex.bulk.options import request_of
 from aiomutex.models import SLOT_LISTS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
 
     from aiomutex import SlotOutcome
 
@@ -72,6 +74,12 @@ class BadLine(NamedTuple):
         return json.dumps({**fields, "reason": self.problem}, ensure_ascii="\\ud" in self.text.lower())
 
 
+def read_file(path: str, format_: str) -> Generator[LineEdit | BadLine]:
+    """Read the edits of a file; ``-`` is standard input."""
+    with click.open_file(path, encoding="utf-8", errors="surrogateescape") as file:
+        yield from read_edits(lines_of(file), format_)
+
+
 def read_edits(lines: Iterable[str], format_: str) -> Iterator[LineEdit | BadLine]:
     """Read the edits of a file line by line, without its empty lines. The help of ``slots bulk`` shows the format."""
     rest = iter(lines)
@@ -113,18 +121,17 @@ def _edit_of(value: object, line: int) -> LineEdit:
     return edit
 
 
-def _problem(error: Exception) -> str:
-    return "not valid UTF-8" if isinstance(error, UnicodeError) else str(error)
+def _checked(line: int, text: str, value: Callable[[], object]) -> LineEdit | BadLine:
+    try:
+        return _edit_of(value(), line)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError, InvalidRequestError) as error:
+        return BadLine(line, text, "not valid UTF-8" if isinstance(error, UnicodeError) else str(error))
 
 
 def _from_json(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
     for number, text in enumerate(lines, 1):
-        if not text.strip():
-            continue
-        try:
-            yield _edit_of(msgspec.json.decode(text), number)
-        except (msgspec.MsgspecError, RecursionError, UnicodeError, InvalidRequestError) as error:
-            yield BadLine(number, text.rstrip("\r\n"), _problem(error))
+        if text.strip():
+            yield _checked(number, text.rstrip("\r\n"), partial(msgspec.json.decode, text))
 
 
 def _from_csv(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
@@ -139,9 +146,11 @@ def _from_csv(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
         if problem := _header_problem(columns):
             yield BadLine(1, "", problem)
             return
-        for row in reader:
-            if row:
-                yield _from_row(columns, row, reader.line_num)
+        for row in filter(None, reader):
+            # A row with too many cells is kept as a list, since the extra cells have no column.
+            kept = row if len(row) > len(columns) else dict(zip(columns, row, strict=False))
+            text = json.dumps(kept, ensure_ascii=False)
+            yield _checked(reader.line_num, text, partial(_fields, columns, row))
     except csv.Error as error:
         yield BadLine(reader.line_num, "", f"invalid CSV: {error}")
 
@@ -158,25 +167,18 @@ def _header_problem(columns: list[str]) -> str | None:
     return None
 
 
-def _from_row(columns: list[str], row: list[str], line: int) -> LineEdit | BadLine:
-    cells = dict(zip(columns, row, strict=False))
-    try:
-        if len(row) > len(columns):
-            raise InvalidRequestError(f"{counted(len(row), 'cell')} for {counted(len(columns), 'column')}")  # noqa: TRY301
-        "".join(row).encode()  # raises UnicodeEncodeError where the file is not UTF-8
-        fields: dict[str, Any] = {
-            name: cells[name].strip() for name in _KNOWN if name in cells and name not in SLOT_LISTS
-        }
-        fields["slot_index"] = _integer(fields["slot_index"])
-        for name in SLOT_LISTS:
-            if cell := cells.get(name, "").strip():
-                items = [item.strip() for item in cell.split(";")] if cell != "[]" else []
-                fields[name] = items if name == "individuals" else [_integer(item) for item in items]
-        return _edit_of(fields, line)
-    except (UnicodeError, InvalidRequestError) as error:
-        # A row with too many cells is kept as a list, since the extra cells have no column.
-        kept = row if len(row) > len(columns) else cells
-        return BadLine(line, json.dumps(kept, ensure_ascii=False), _problem(error))
+def _fields(columns: list[str], row: list[str]) -> dict[str, Any]:
+    if len(row) > len(columns):
+        raise InvalidRequestError(f"{counted(len(row), 'cell')} for {counted(len(columns), 'column')}")
+    "".join(row).encode()  # raises UnicodeEncodeError where the file is not UTF-8
+    cells = {name: cell.strip() for name, cell in zip(columns, row, strict=False)}
+    fields: dict[str, Any] = {name: cell for name, cell in cells.items() if name not in SLOT_LISTS}
+    fields["slot_index"] = _integer(fields["slot_index"])
+    for name in SLOT_LISTS:
+        if cell := cells.get(name):
+            items = [item.strip() for item in cell.split(";")] if cell != "[]" else []
+            fields[name] = items if name == "individuals" else [_integer(item) for item in items]
+    return fields
 
 
 def _integer(cell: str) -> int | str:

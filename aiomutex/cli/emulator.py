@@ -1,4 +1,4 @@
-"""``aiomutex emulator``: a local emulator of the service, as its own process; ``aiomutex demo``: edits of such groups."""
+"""``aiomutex emulator``, ``demo``, which edits its groups, and ``probe``, which tests how the service behaves."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import aiomutex
+from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import FilePath, echo, fail, json_option, print_json
+from aiomutex.cli.common import FilePath, call, confirm, echo, fail, json_option, print_json
 from aiomutex.cli.run import Run
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable
 
+    import aiomutex.probe
+
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option(
     "--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="Accept this name in Host headers; repeatable."
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 picks a free port.")
-@click.option("--groups", type=click.IntRange(0), default=0, show_default=True, help="Number of groups at the start.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, help="0 picks a free port.")
+@click.option("--groups", type=click.IntRange(0), default=0, help="Number of groups at the start.")
 @click.option("--key", help="Accept only this API key; by default any.")
 @click.option("--no-limits", is_flag=True, help="Never respond with 429.")
 @click.option("--used-today", type=click.IntRange(0), default=0, help="Requests already counted for today.")
 @click.option("--fault", "faults", multiple=True, metavar="KIND:PERCENT", help="Such as reset-after:2%; repeatable.")
-@click.option("--latency", default="0ms", show_default=True, metavar="TIME", help="Response time, such as 80ms±40ms.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same faults and delays.")
+@click.option("--latency", default="0ms", metavar="TIME", help="Response time, such as 80ms±40ms.")
+@click.option("--seed", type=int, default=0, help="The same seed gives the same faults and delays.")
 @click.option("--state", "state_file", type=FilePath(), help="Keep the groups in this SQLite file.")
 @click.option("--dialect", type=FilePath(exists=True), help="JSON file with dialect settings.")
 @click.option("--cors", "cors_origin", metavar="ORIGIN", help="Allow web pages of this origin; * for any.")
@@ -97,7 +100,7 @@ def _self_signed(names: Iterable[str], ca_file: str) -> ssl.SSLContext:
 
 
 @click.command()
-@click.option("--groups", type=click.IntRange(1, 30_000), default=500, show_default=True, help="Groups to edit.")
+@click.option("--groups", type=click.IntRange(1, 30_000), default=500, help="Groups to edit.")
 @json_option
 def demo(groups: int, as_json: bool) -> None:
     """Edit 1,500 slots of a local emulator at the rate limit of the service."""
@@ -137,3 +140,21 @@ async def _migrate(groups: int) -> dict[str, Any]:
             "read_back_slots": sum(len(group.slots) for group in actual),
             "wrong_slots": wrong,
         }
+
+
+@click.command()
+@click.option("--out", type=FilePath(), help="Write the report to this file.")
+@click.option("--write-scratch", metavar="PROJECT_ID", help="Also create, edit and archive a group in this project.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def probe(out: str | None, write_scratch: str | None, yes: bool) -> None:
+    """Test how the service behaves where its documentation is silent."""
+    if write_scratch is not None:
+        confirm(f"Create a group in project {write_scratch}, write to it and archive it?", yes=yes)
+    report = call(lambda session: aiomutex.probe.probe(session, write_scratch=write_scratch))
+    if out is None:
+        click.echo(report.to_json())
+        return
+    with open_private(out) as file:
+        file.write(report.to_json() + "\n")
+    knobs = counted(len(report.dialect) + len(report.undetermined), "dialect setting")
+    click.echo(f"Wrote {out}: {len(report.dialect)} of {knobs} determined with {counted(report.requests, 'request')}")

@@ -15,14 +15,14 @@ from typing import Any, Final
 import click
 
 from aiomutex.cli.common import fail
-from aiomutex.cli.emulator import demo, emulator
+from aiomutex.cli.emulator import demo, emulator, probe
 from aiomutex.cli.groups import groups
 from aiomutex.cli.plan import apply, lint, plan, pull, report, show
-from aiomutex.cli.probe import probe
 from aiomutex.cli.slots import slots
 from aiomutex.cli.traffic import traffic
 from aiomutex.errors import MutexError
 
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 _PLAIN: Final = str.maketrans("█░…×±−→·", "#.~x+->-")  # noqa: RUF001  # signs of our own output
 
 
@@ -65,7 +65,7 @@ class _Root(click.Group):
             fail("interrupted", 130)
 
 
-@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_Root, context_settings=_SETTINGS)
 @click.version_option(package_name="aiomutex", message="%(prog)s %(version)s")
 def root() -> None:
     """Read and edit mutex groups of Amplitude Experiment."""

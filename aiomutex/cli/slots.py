@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import aiomutex.bulk
     from aiomutex import MutexSession, OutcomeStream, SlotOutcome
     from aiomutex.bulk import Preview
-    from aiomutex.cli.edits_file import BadLine, LineEdit
+    from aiomutex.cli.edits_file import LineEdit
 
 _MAX_SHOWN: Final = 20
 
@@ -32,17 +32,27 @@ def slots() -> None:
     """Edit the slots of mutex groups."""
 
 
+def _texts(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",")] if text.strip() else []
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(item) for item in _texts(text)]
+    except ValueError:
+        raise click.BadParameter(f"must be like 123,456 or empty, not {text!r}") from None
+
+
 @slots.command()
 @click.argument("group", shell_complete=complete_key)
 @click.argument("slot_index", type=int)
-@click.option("--experiments", metavar="ID,…", help="Replace the experiments; '' for none.")
-@click.option("--holdouts", metavar="ID,…", help="Replace the holdouts; '' for none.")
-@click.option("--individuals", metavar="ID,…", help="Replace the user or device IDs; '' for none.")
+@click.option("--experiments", type=_numbers, metavar="ID,…", help="Replace the experiments; '' for none.")
+@click.option("--holdouts", type=_numbers, metavar="ID,…", help="Replace the holdouts; '' for none.")
+@click.option("--individuals", type=_texts, metavar="ID,…", help="Replace the user or device IDs; '' for none.")
 @click.option("--verify", is_flag=True, help="Read the slot afterwards and fail if it differs.")
-def edit(group: str, slot_index: int, verify: bool, **lists: str | None) -> None:
+def edit(group: str, slot_index: int, verify: bool, **lists: list[Any] | None) -> None:
     """Edit one slot of a group, given by its ID or key. Lists that are not given stay unchanged."""
-    texts = {name: text for name, text in lists.items() if text is not None}
-    given: Any = {name: _items(name, text, numbers=name != "individuals") for name, text in texts.items()}
+    given: Any = {name: items for name, items in lists.items() if items is not None}
 
     async def work(session: MutexSession, group_id: str) -> None:
         if not verify:
@@ -54,14 +64,6 @@ def edit(group: str, slot_index: int, verify: bool, **lists: str | None) -> None
 
     call_on(group, work)
     echo(f"Edited slot {slot_index} of group {group}{' and verified it' if verify else ''}.")
-
-
-def _items(name: str, text: str, *, numbers: bool) -> list[Any]:
-    items = [item.strip() for item in text.split(",")] if text.strip() else []
-    try:
-        return [int(item) for item in items] if numbers else items
-    except ValueError:
-        raise click.UsageError(f"--{name} must be like 123,456 or empty, not {text!r}") from None
 
 
 @slots.command()
@@ -77,14 +79,15 @@ def _items(name: str, text: str, *, numbers: bool) -> list[Any]:
 @click.option("--concurrency", type=click.IntRange(1), help="Maximum number of edits in flight.")
 @click.option("--stop-after", type=click.IntRange(1), metavar="N", help="Stop after N failed edits.")
 @click.option(
-    "--on-budget", type=click.Choice(["stop", "wait"]), default="stop", show_default=True,
-    help="What to do when the day's 100,000 requests are used up.",
-)  # fmt: skip
+    "--on-budget",
+    type=click.Choice(["stop", "wait"]),
+    default="stop",
+    help="When the day's 100,000 requests are used up.",
+)
 @click.option("--reserve", type=click.IntRange(0), default=0, metavar="N", help="Leave N of today's requests unused.")
 @click.option(
-    "--used-today", type=click.IntRange(0), metavar="N",
-    help="Requests already sent today, if this machine's own count is wrong.",
-)  # fmt: skip
+    "--used-today", type=click.IntRange(0), metavar="N", help="Requests sent today, if this machine's count is wrong."
+)
 @json_option
 def bulk(
     file: str | None, undo: str | None, force: bool, dry_run: bool, offline: bool, as_json: bool, **options: Any
@@ -109,10 +112,10 @@ def bulk(
 
 def _valid_edits(file: str, format_: str) -> Generator[LineEdit]:
     """Yield the edits of a file. If a line is invalid, report it, and exit at the end."""
-    from aiomutex.cli.edits_file import BadLine
+    from aiomutex.cli.edits_file import BadLine, read_file
 
     total = invalid = 0
-    for item in _read(file, format_):
+    for item in read_file(file, format_):
         total += 1
         if not isinstance(item, BadLine):
             yield item
@@ -163,18 +166,10 @@ async def _ids_by_key(session: MutexSession) -> dict[str, str]:
     return {normalize("NFC", group.key): group.id for group in await session.list_groups().collect()}
 
 
-def _read(file: str, format_: str) -> Generator[LineEdit | BadLine]:
-    from aiomutex._util.files import lines_of
-    from aiomutex.cli.edits_file import read_edits
-
-    with click.open_file(file, encoding="utf-8", errors="surrogateescape") as lines:
-        yield from read_edits(lines_of(lines), format_)
-
-
 def _run(
     file: str, format_: str, *, failures: str | None, used_today: int | None, as_json: bool, **options: Any
 ) -> None:
-    from aiomutex.cli.edits_file import BadLine, FailuresFile, LineEdit, read_in_thread
+    from aiomutex.cli.edits_file import BadLine, FailuresFile, LineEdit, read_file, read_in_thread
 
     # A pipe can be read only once, so its lines are checked during the run.
     total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None
@@ -183,7 +178,7 @@ def _run(
 
         async def edits(session: MutexSession) -> AsyncGenerator[LineEdit]:
             ids: dict[str, str] | None = None
-            async with contextlib.aclosing(read_in_thread(_read(file, format_))) as items:
+            async with contextlib.aclosing(read_in_thread(read_file(file, format_))) as items:
                 async for item in items:
                     if isinstance(item, LineEdit) and item.group_key:
                         ids = await _ids_by_key(session) if ids is None else ids

@@ -84,7 +84,7 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
 @click.option("--plan", "file", type=FilePath(exists=True), help="Desired state or saved plan.")
 @click.option("--group", "keys", multiple=True, help="Only the group with this key; repeatable.")
 @click.option("--all", "all_users", is_flag=True, help=f"Count all users, not a sample of {_SAMPLE:,}.")
-@click.option("--overlaps", type=click.IntRange(0), default=50, show_default=True, help="Pairs of experiments to show.")
+@click.option("--overlaps", type=click.IntRange(0), default=50, help="Pairs of experiments to show.")
 @json_option
 def simulate(
     users: str, file: str | None, keys: tuple[str, ...], all_users: bool, overlaps: int, as_json: bool

@@ -20,7 +20,7 @@ from aiomutex import (
     ServerError,
     UnexpectedResponseError,
 )
-from aiomutex.cli.probe import probe as command
+from aiomutex.cli.emulator import probe as command
 from aiomutex.emulator import Dialect, MutexEmulator
 from aiomutex.probe import MAX_READS, MAX_WRITES, probe
 from aiomutex.probe.findings import REASONS

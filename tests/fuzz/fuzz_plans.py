@@ -17,7 +17,7 @@ from support import CREATE
 from aiomutex import ConfigurationError, InvalidRequestError, MutexError, MutexGroup, Slot
 from aiomutex.cli.groups import _slot as slot_option
 from aiomutex.cli.root import root
-from aiomutex.cli.slots import _items as items_option
+from aiomutex.cli.slots import _numbers, _texts
 from aiomutex.plan import Desired, after, dump_desired, lint, load_plan, parse_desired, plan, render, save_plan
 from aiomutex.plan.dump import same_content
 from aiomutex.plan.formats import DesiredFileError
@@ -107,9 +107,9 @@ def options(data: bytes) -> None:
     text = text_of(data)
     with contextlib.suppress(click.UsageError):
         slot_option(text)
-    for name in ("experiments", "individuals"):
-        with contextlib.suppress(click.UsageError):
-            items_option(name, text, numbers=name == "experiments")
+    _texts(text)
+    with contextlib.suppress(click.UsageError):
+        _numbers(text)
 
 
 def group_file(data: bytes) -> None:
