@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from aiomutex.events import Attempt, Call, OpenAttempt
-    from aiomutex.limits import RateLimiter
+    from aiomutex.events import Call, OpenAttempt
 
 __all__ = ["OpenTelemetryTracer"]
 
@@ -88,15 +87,14 @@ class OpenTelemetryTracer:
             facts["error.type"] = _fail(span, error)
             raise
         finally:
-            if attempt.result is not None:
-                self._record(attempt.result, attempt.rate_limiter, facts, span)
+            self._record(attempt, facts, span)
             resends = {"http.request.resend_count": attempt.number - 1} if attempt.number > 1 else {}
             span.set_attributes({**facts, **resends})
             span.end()
 
-    def _record(
-        self, result: Attempt, limiter: RateLimiter, facts: dict[str, AttributeValue], span: trace.Span
-    ) -> None:
+    def _record(self, attempt: OpenAttempt, facts: dict[str, AttributeValue], span: trace.Span) -> None:
+        if (result := attempt.result) is None:
+            return
         if result.status is not None:
             facts["http.response.status_code"] = result.status
         if result.request_id is not None:
@@ -108,7 +106,7 @@ class OpenTelemetryTracer:
         self._permit_wait.record(result.permit_wait, {"aiomutex.priority": result.priority.name.lower()})
         server = {"server.address": result.host}
         if (now := time.monotonic()) >= self._remaining_due:  # counting the permits may take longer than the rest
-            self._remaining_due, state = now + 1, limiter.state()
+            self._remaining_due, state = now + 1, attempt.rate_limiter.state()
             self._remaining.set(max(0, state.per_day - state.used_today), server)
         if isinstance(result.error, RateLimitedError):
             self._throttled.add(1, server)

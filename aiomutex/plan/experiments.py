@@ -26,7 +26,6 @@ Experiments: TypeAlias = Mapping[int, Mapping[str, Any] | APIError]
 ExperimentState = Literal["running", "stopped", "unknown"]
 
 _PATH: Final = "/api/1/experiments"
-_CONCURRENCY: Final = 8
 _FEW: Final = 20
 """Experiments that are always read one by one."""
 _RUNNING = {"running", "active", "started", "live", "in-progress"}
@@ -119,7 +118,7 @@ async def read_experiments(session: MutexSession, experiments: Iterable[int]) ->
     async def read_one(experiment: int) -> None:
         results[experiment] = await _get(session, f"{_PATH}/{experiment:d}")
 
-    await run_workers(read_one, sorted(wanted - results.keys()), _CONCURRENCY)
+    await run_workers(read_one, sorted(wanted - results.keys()), concurrency=8)
     return results
 
 

@@ -4,8 +4,7 @@ Pure functions of groups: no session and no network. Bucketing needs the ``mmh3`
 (``pip install 'aiomutex[traffic]'``); shares need no extra package.
 """
 
-from aiomutex.traffic.bucketing import Bucketing, slot_of
-from aiomutex.traffic.shares import slot_share, traffic_share
+from aiomutex.traffic.bucketing import Bucketing, slot_of, slot_share, traffic_share
 from aiomutex.traffic.simulation import (
     Comparison,
     ExperimentMove,

@@ -1,4 +1,4 @@
-"""The service's bucketing rule: from a salt and a value to a slot, with one hash and one binary search a value.
+"""The service's bucketing rule: from a salt and a value to a slot, and the shares of traffic that follow from it.
 
 The rule is the one in Amplitude's open-source evaluation engine, and the tests compare the two.
 """
@@ -10,6 +10,7 @@ from fractions import Fraction
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
+from aiomutex._util.checks import describe
 from aiomutex.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -108,3 +109,45 @@ def slot_of(group: MutexGroup, value: str, *, ids: Iterable[str] = ()) -> Slot |
         InvalidRequestError: The value contains a lone surrogate.
     """
     return Bucketing(group).slot(value, ids=ids)
+
+
+def _shares(group: MutexGroup, experiment: int) -> list[Fraction]:
+    return [Fraction(str(slot.percentage)) / 100 for slot in group.slots if experiment in slot.experiments]
+
+
+def slot_share(group: MutexGroup, experiment: int) -> float:
+    """Return the share of users, 0 to 1, that an experiment (its ID) gets in one group: the sum of its slots.
+
+    Several slots of one group are a documented way to give an experiment more traffic. Individuals are not counted.
+    """
+    return float(sum(_shares(group, experiment)))
+
+
+def traffic_share(experiment: int, groups: Iterable[MutexGroup], *, held_out: Iterable[float] = ()) -> float:
+    """Return the share of all users, 0 to 1, that an experiment (its ID) gets: the product over groups and holdouts.
+
+    Groups that do not list the experiment and archived groups do not limit it. The groups' salts are assumed to be
+    independent. ``held_out`` is the percentage of users, 0 to 100, that each holdout of the experiment holds out.
+
+    Raises:
+        InvalidRequestError: A percentage is out of range.
+
+    Example:
+        >>> from aiomutex import MutexGroup, Slot
+        >>> half = [Slot(index=1, percentage=50, experiments=[1]), Slot(index=2, percentage=50)]
+        >>> traffic_share(1, [MutexGroup(id="7", slots=half), MutexGroup(id="8", slots=half)])
+        0.25
+        >>> traffic_share(1, [MutexGroup(id="7", slots=half)], held_out=[5])
+        0.475
+
+    Source: Experiment's help centre, "Mutual exclusion groups" (shares multiply across groups and holdouts).
+    """
+    share = Fraction(1)
+    for group in groups:
+        if not group.deleted and (shares := _shares(group, experiment)):
+            share *= sum(shares)
+    for percentage in held_out:
+        if not 0 <= percentage <= 100:  # noqa: PLR2004  # percent
+            raise InvalidRequestError(f"held_out must be percentages from 0 to 100, not {describe(percentage)}")
+        share *= 1 - Fraction(str(percentage)) / 100
+    return float(share)

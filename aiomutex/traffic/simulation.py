@@ -16,8 +16,7 @@ import msgspec
 
 from aiomutex._util.files import lines_of
 from aiomutex.errors import InvalidRequestError
-from aiomutex.traffic.bucketing import Bucketing
-from aiomutex.traffic.shares import traffic_share
+from aiomutex.traffic.bucketing import Bucketing, traffic_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
