@@ -50,7 +50,7 @@ def emulator(
 ) -> None:
     """Run a local emulator of the service, with its rules and limits."""
     from aiomutex.emulator import Dialect, MutexEmulator, serve
-    from aiomutex.emulator.hosts import allowed_hosts, host_of
+    from aiomutex.emulator.listener import allowed_hosts, host_of
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING if quiet else logging.INFO)
     try:

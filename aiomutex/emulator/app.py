@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiohttp import web
 
-from aiomutex.emulator.hosts import host_of
+from aiomutex.emulator.listener import host_of
 from aiomutex.emulator.responses import HTML, JSON, TEXT, Response
 
 if TYPE_CHECKING:

@@ -132,8 +132,7 @@ class Controls:
 
         By default the response is an error ``status`` (500) and no change is made. With ``after_commit=True`` the
         change is made and the connection is reset, or, if ``status`` is given too, the response has that status. Other
-        faults have a ``kind``; see ``FaultKind``. ``delay`` is how many seconds after its request a ``late`` change is
-        made, or how long a ``storm`` lasts.
+        faults have a ``kind``; see ``FaultKind``. ``delay`` is the seconds until a ``late`` change, or of a ``storm``.
 
         With ``method`` or ``path``, only such requests match; ``*`` stands for anything, as in ``/api/1/mutexes/7*``.
         The ``body`` of the response is bytes, a string, or anything else as JSON; None leaves it to the dialect.

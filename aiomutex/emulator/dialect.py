@@ -28,8 +28,7 @@ class Dialect:
         end_of_list: With ``known`` the last page has no cursor. With ``probed`` every full page has one, so a listing
             whose last page is full ends with an empty page.
         over_limit: Whether a ``limit`` above 1000 is treated as 1000 or rejected with 400.
-        archived: Whether archived groups are ``flagged`` with ``deleted: true``, ``listed`` like any other group, or
-            ``hidden`` from the listing.
+        archived: Archived groups are ``flagged`` (``deleted: true``), ``listed`` like others or ``hidden`` in listings.
         offsets: If archived groups are hidden, whether a cursor counts only ``listed`` groups or ``all`` groups. With
             ``all``, pages may be short, or empty and have a cursor.
         cohorts: Whether slots have a field ``cohorts``.

@@ -1,30 +1,33 @@
-"""A listening socket for one aiohttp handler, which closes all its connections at once when it stops."""
+"""Listen for one aiohttp handler, and check under which name a request addresses it.
+
+Without the check a web page whose host name resolves to this machine (DNS rebinding) could read and change everything.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import re
 from contextlib import asynccontextmanager, suppress
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterable
     from random import Random
     from ssl import SSLContext
 
+    from aiomutex.emulator.app import PageHandler
     from aiomutex.emulator.faults import Latency
 
-GRACE = 0.05
-"""Seconds that handlers have to finish after their connection was closed."""
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+_HEADER = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9_.-]+))(?::[0-9]*)?", re.IGNORECASE)
 
 
 @asynccontextmanager
 async def listening(
-    handler: Handler, *, host: str, port: int, ssl: SSLContext | None, delay: Latency, rng: Random
+    handler: PageHandler, *, host: str, port: int, ssl: SSLContext | None, delay: Latency, rng: Random
 ) -> AsyncGenerator[int]:
     """Serve ``handler`` on ``host`` and the port that is yielded; the first request of each connection is delayed."""
     served: set[web.RequestHandler] = set()
@@ -59,7 +62,7 @@ async def listening(
                     # Its close() would wait for a client that does not read.
                     connection.transport.abort()
         await _run_callbacks()
-        await http.shutdown(GRACE)
+        await http.shutdown(0.05)  # seconds that handlers have to finish
         await server.wait_closed()
 
 
@@ -67,3 +70,35 @@ async def _run_callbacks() -> None:
     """Let the loop run callbacks that are due: connections made or lost, handlers cancelled."""
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+def allowed_hosts(host: str, names: Iterable[str]) -> frozenset[str]:
+    """Return the loopback host, the address ``host`` to listen on, and ``names``, as ``host_of`` returns them."""
+    if isinstance(names, str):
+        raise ValueError(f"allow_hosts must be a list of host names, not {names!r}")  # noqa: TRY004
+    allowed = {"localhost", _host_of_name(host)}
+    for name in names:
+        if not _host_of_name(name):
+            raise ValueError(f"allow_hosts must be host names such as 'emulator', not {name!r}")
+        allowed.add(_host_of_name(name))
+    return frozenset(allowed - {""})
+
+
+def _host_of_name(name: str) -> str:
+    # An IPv6 address has brackets in a Host header only.
+    return host_of(f"[{name}]" if name.count(":") > 1 and name[0] != "[" else name)
+
+
+@lru_cache(64)
+def host_of(header: str) -> str:
+    """Return the host in a Host header, which is ``localhost`` for a loopback address; empty if it is malformed."""
+    match = _HEADER.fullmatch(header)
+    if match is None:
+        return ""
+    try:
+        if match["v6"]:
+            address = IPv6Address(match["v6"])
+            return "localhost" if int(address) == 1 else str(address)
+        return "localhost" if IPv4Address(match["name"]).is_loopback else match["name"]
+    except ValueError:
+        return "" if match["v6"] else match["name"].lower()

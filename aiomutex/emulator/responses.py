@@ -33,13 +33,12 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict[str, str])
 
 
+@dataclass(slots=True)
 class Encoder:
     """Encode responses in one dialect."""
 
-    def __init__(self, dialect: Dialect) -> None:
-        self.dialect = dialect
-        self._json = msgspec.json.Encoder().encode
-        self._template: tuple[int, list[bytes]] = (0, [])
+    dialect: Dialect
+    _template: tuple[int, list[bytes]] = (0, [])
 
     def generated(self, number: int, slots: int) -> bytes:
         """Return a generated group as JSON, from a template, which is much faster than generating the group."""
@@ -57,13 +56,13 @@ class Encoder:
             fields["nextCursor"] = str(next_cursor) if dialect.cursors == "string" else next_cursor
         elif dialect.last_cursor != "absent":
             fields["nextCursor"] = None if dialect.last_cursor == "null" else ""
-        return self._json(fields)
+        return msgspec.json.encode(fields)
 
     def created(self, group: Group, base_url: str) -> Response:
         """Return the response to a create."""
         url = f"{base_url}/api/1/mutexes/{group.id}"
         body = {"id": _id(group.id, as_number=self.dialect.created_id == "number"), "url": url}
-        return Response(200, self._json(body))
+        return Response(200, msgspec.json.encode(body))
 
     def changed(self, group: Group) -> Response:
         """Return the response to a successful PATCH."""
@@ -75,7 +74,8 @@ class Encoder:
         """Return an error response in the dialect's form."""
         form = self.dialect.error_body
         if form in ("object", "string"):
-            return Response(status, self._json(message if form == "string" else {"status": status, "message": message}))
+            content = message if form == "string" else {"status": status, "message": message}
+            return Response(status, msgspec.json.encode(content))
         if form == "html":
             page = f"<html><head><title>{status}</title></head><body><h1>{escape(message)}</h1></body></html>"
             return Response(status, page.encode(), HTML)
@@ -92,7 +92,7 @@ class Encoder:
                 del slot["cohorts"]
         if not (group.deleted and dialect.archived == "flagged"):
             del fields["deleted"]
-        return self._json(fields)
+        return msgspec.json.encode(fields)
 
 
 def _id(text: str, *, as_number: bool) -> int | str:

@@ -27,22 +27,19 @@ def _fields_of(seed: Mapping[str, Any], kind: type[msgspec.Struct], where: str) 
 
 def slots_of(seeds: Iterable[SlotSeed]) -> list[Slot]:
     """Make slots from percentages, from mappings with the service's field names or Python's, or from slots."""
-    slots: list[Slot] = []
-    for index, seed in enumerate(seeds, start=1):
-        if not isinstance(seed, int | Mapping | Slot):  # pyright: ignore[reportUnnecessaryIsInstance]  # files hold anything
-            raise ValueError(f"slots[{index - 1}] must be a percentage or a mapping, not {seed!r}")  # noqa: TRY004
-        if isinstance(seed, Slot):
-            slots.append(seed)
-            continue
-        fields = {"percentage": seed} if isinstance(seed, int) else seed
-        given = _fields_of(fields, Slot, f"slots[{index - 1}]")
-        for name in ("experiments", "holdouts", "individuals", "cohorts"):
-            value = given.get(name)
-            given[name] = value if isinstance(value, str) else list(value or ())
-        given["index"] = int(given.get("index", index))
-        given.setdefault("percentage", 0)
-        slots.append(Slot(**given))
-    return slots
+    return [seed if isinstance(seed, Slot) else _slot_of(seed, place) for place, seed in enumerate(seeds)]
+
+
+def _slot_of(seed: int | Mapping[str, Any], place: int) -> Slot:
+    if not isinstance(seed, int | Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # files hold anything
+        raise ValueError(f"slots[{place}] must be a percentage or a mapping, not {seed!r}")  # noqa: TRY004
+    given: dict[str, Any] = {"index": place + 1, "percentage": 0}
+    given |= _fields_of({"percentage": seed} if isinstance(seed, int) else seed, Slot, f"slots[{place}]")
+    for name in ("experiments", "holdouts", "individuals", "cohorts"):
+        value = given.get(name)
+        given[name] = value if isinstance(value, str) else list(value or ())
+    given["index"] = int(given["index"])
+    return Slot(**given)
 
 
 def group_of(seed: GroupSeed, *, next_id: str) -> Group:
@@ -73,10 +70,9 @@ def seeded_store(groups: int | Iterable[GroupSeed], slots_per_group: int) -> Gro
 
 def document_of(store: GroupStore) -> dict[str, Any]:
     """Return all groups as data for JSON, which ``store_of`` reads."""
-    return {
-        "generated": {"count": store.generated, "slots": store.generated_slots, "removed": store.removed()},
-        "groups": store.materialized(),
-    }
+    removed = sorted(store.removed, key=int)
+    generated = {"count": store.generated, "slots": store.generated_slots, "removed": removed}
+    return {"generated": generated, "groups": store.materialized()}
 
 
 def store_of_json(data: bytes) -> GroupStore:

@@ -20,9 +20,8 @@ from aiomutex.emulator.clock import Clock
 from aiomutex.emulator.controls import Controls
 from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.faults import Fault, Faults, LateChanges, Latency
-from aiomutex.emulator.hosts import allowed_hosts
 from aiomutex.emulator.limits import Limits
-from aiomutex.emulator.listener import listening
+from aiomutex.emulator.listener import allowed_hosts, listening
 from aiomutex.emulator.pages import pages_of
 from aiomutex.emulator.seeding import GroupSeed, seeded_store
 from aiomutex.emulator.service import Service

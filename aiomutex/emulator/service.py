@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from aiomutex.emulator.state import Group, GroupStore, Slot
 
 COLLECTION = "/api/1/mutexes"
-RECORDED_COMMITS = 100_000
 _PATH = re.compile(f"{COLLECTION}(?:/([^/]*)(?:/slots/([^/]*))?)?")
 
 
@@ -64,7 +63,7 @@ class Service:
         self.base_url = ""
         self.taken_keys = set(taken_keys)
         self.local_experiments = set(local_experiments)
-        self.commits: deque[Commit] = deque(maxlen=RECORDED_COMMITS)
+        self.commits: deque[Commit] = deque(maxlen=100_000)
         self.writes: Counter[tuple[str, int | None]] = Counter()
         self.on_commit = on_commit
         self._random = Random(seed)
@@ -80,7 +79,7 @@ class Service:
         try:
             return self._route(method, target, body, content_type)
         except Rejection as rejection:
-            return self.encoder.error(rejection.status, rejection.message)
+            return self.encoder.error(*rejection.args)
 
     def _route(self, method: str, target: str, body: bytes, content_type: str) -> Response | Callable[[], Response]:
         path, _, query = target.partition("?")
@@ -102,7 +101,7 @@ class Service:
             return self._details(group_id)
         group = self.store.get(group_id)
         if group is None:
-            raise _no_group(group_id)
+            raise Rejection(404, f"group {group_id} does not exist")
         if slot_index is None:
             return self._edit(group, _json(body, content_type))
         slot = _slot(group, unquote(slot_index), first=1 if self.dialect.slot_numbers == "from 1" else 0)
@@ -138,7 +137,7 @@ class Service:
         before = self.history.changed_since(lag) if lag else {}
         found = before[group_id] if group_id in before else self.store.peek(group_id)
         if found is None:
-            raise _no_group(group_id)
+            raise Rejection(404, f"group {group_id} does not exist")
         return Response(200, self._encode(found))
 
     def _encode(self, found: Group | int) -> bytes:
@@ -216,10 +215,6 @@ class Service:
         while self.store.id_of_key(key) is not None or key in self.taken_keys:
             key = f"{stem}-{self._random.getrandbits(24):06x}"
         return key
-
-
-def _no_group(group_id: str) -> Rejection:
-    return Rejection(404, f"group {group_id} does not exist")
 
 
 def _slot(group: Group, text: str, *, first: int) -> Slot:

@@ -101,7 +101,7 @@ class GroupStore(MutableMapping[str, Group]):
         self.generated = generated
         self.generated_slots = slots
         self._groups: dict[str, Group] = {}
-        self._removed: set[str] = set()
+        self.removed: set[str] = set()  # IDs of generated groups that were deleted
         self._ids_by_key: dict[str, dict[str, str]] = {}  # the IDs by key and project
         # A range as long as the IDs are 1, 2, 3, …, because a list would take memory.
         self._ids: range | list[str] = range(1, generated + 1)
@@ -137,8 +137,13 @@ class GroupStore(MutableMapping[str, Group]):
             raise ValueError(f"key must be unique; group {owner} has the key {group.key!r}")
         if group_id in self:
             self._forget_key(self[group_id])
+        elif isinstance(self._ids, range) and group_id == str(len(self._ids) + 1):
+            self._ids = range(1, len(self._ids) + 2)
         else:
-            self._insert(group_id)
+            if isinstance(self._ids, range):
+                self._ids = [str(number) for number in self._ids]
+            self.removed.discard(group_id)
+            insort(self._ids, group_id, key=_sort_key)
         self._groups[group_id] = group
         self._ids_by_key.setdefault(group.key, {})[group.project_id] = group_id
 
@@ -150,7 +155,7 @@ class GroupStore(MutableMapping[str, Group]):
         del self._groups[group_id]
         self._forget_key(group)
         if is_number(group_id) and 1 <= int(group_id) <= self.generated:
-            self._removed.add(group_id)
+            self.removed.add(group_id)
 
     def peek(self, group_id: str) -> Group | int | None:
         """Return the group; its number if it is generated and not in memory; None if there is none."""
@@ -173,35 +178,19 @@ class GroupStore(MutableMapping[str, Group]):
 
     def page(self, offset: int, limit: int, keep: Callable[[Group], bool] | None = None) -> tuple[list[str], int]:
         """Return the IDs of a page and the number of groups, without those in memory for which ``keep`` is false."""
-        ids: Sequence[int | str] = self._ids
-        if keep is not None:
-            skipped = {group_id for group_id, group in self._groups.items() if not keep(group)}
-            if skipped:
-                ids = [group_id for group_id in self if group_id not in skipped]
+        skipped = {group.id for group in self._groups.values() if not keep(group)} if keep else None
+        ids: Sequence[int | str] = [group_id for group_id in self if group_id not in skipped] if skipped else self._ids
         return [str(group_id) for group_id in ids[offset : offset + limit]], len(ids)
 
     def materialized(self) -> list[Group]:
         """Return the groups in memory, sorted by ID; all others are as generated."""
         return sorted(self._groups.values(), key=lambda group: _sort_key(group.id))
 
-    def removed(self) -> list[str]:
-        """Return the IDs of generated groups that were deleted from the store."""
-        return sorted(self._removed, key=_sort_key)
-
     def _is_generated(self, group_id: str) -> bool:
-        return is_number(group_id) and 1 <= int(group_id) <= self.generated and group_id not in self._removed
+        return is_number(group_id) and 1 <= int(group_id) <= self.generated and group_id not in self.removed
 
     def _forget_key(self, group: Group) -> None:
         self._ids_by_key.get(group.key, {}).pop(group.project_id, None)
-
-    def _insert(self, group_id: str) -> None:
-        if isinstance(self._ids, range):
-            if group_id == str(len(self._ids) + 1):
-                self._ids = range(1, len(self._ids) + 2)
-                return
-            self._ids = [str(number) for number in self._ids]
-        self._removed.discard(group_id)
-        insort(self._ids, group_id, key=_sort_key)
 
 
 class History:

@@ -85,7 +85,7 @@ class StateFile:
         self._file.execute("BEGIN IMMEDIATE")
         self._file.execute("DELETE FROM groups")
         self._file.execute("DELETE FROM generated")
-        recipe = (store.generated, store.generated_slots, _json(store.removed()))
+        recipe = (store.generated, store.generated_slots, _json(sorted(store.removed, key=int)))
         self._file.execute("INSERT INTO generated VALUES (?, ?, ?)", recipe)
         rows = ((group.id, _json(group)) for group in store.materialized())
         self._file.executemany("INSERT INTO groups VALUES (?, ?)", rows)

@@ -49,12 +49,7 @@ _RULES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
 
 
 class Rejection(Exception):  # noqa: N818  # it is a response, not an error of the emulator
-    """A request is invalid; the response has this status and message."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
+    """A request is invalid; its arguments are the status and the message of the response."""
 
 
 def page(query: Mapping[str, str], dialect: Dialect) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiomutex.emulator import MutexEmulator
-from aiomutex.emulator.hosts import allowed_hosts, host_of
+from aiomutex.emulator.listener import allowed_hosts, host_of
 
 from .helpers import PATH, Api
 
