@@ -91,8 +91,7 @@ class _ResponseError(MutexError):
 
     def __str__(self) -> str:
         facts = [f"request id {self.request_id}"] if self.request_id else []
-        if self.attempts:
-            facts.append(_count(self.attempts, "attempt"))
+        facts += [_count(self.attempts, "attempt")] if self.attempts else []
         tail = f" ({', '.join(facts)})" if facts else ""
         return f"{self.method} {self.path} {self.verb} {self.status}: {self.detail}{tail}"
 

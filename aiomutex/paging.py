@@ -127,8 +127,7 @@ async def _read_concurrently(fetch: Fetch, page_size: int, start: int, step: int
             page = await fetch(page_size, str(offset))
         except MutexError as error:
             # It may be past the end, where an error does not matter. That is known only once all are read.
-            read[offset] = error
-            ended = True
+            read[offset], ended = error, True
             return
         read[offset] = page
         known = len(ids)
@@ -138,8 +137,7 @@ async def _read_concurrently(fetch: Fetch, page_size: int, start: int, step: int
 
     await run_workers(read_at, itertools.takewhile(lambda _: not ended, itertools.count(start, step)), concurrency)
     pages: list[GroupPage] = []
-    for offset in sorted(read):
-        page = read[offset]
+    for offset, page in sorted(read.items()):
         if isinstance(page, MutexError):
             raise page
         pages.append(page)

@@ -184,14 +184,10 @@ def fingerprint(group: MutexGroup | None) -> str:
     """Return the fingerprint of a group, whatever the order of its lists; ``absent`` for ``None``."""
     if group is None:
         return ABSENT
-    slots = [
-        (
-            *(slot.index, float(slot.percentage)),
-            *(unique(getattr(slot, name)) for name in SLOT_LISTS),
-            unique(map(str, slot.cohorts)),
-        )
-        for slot in by_index(group)
-    ]
+    slots: list[tuple[object, ...]] = []
+    for slot in by_index(group):
+        lists: list[Iterable[Any]] = [slot.experiments, slot.holdouts, slot.individuals, map(str, slot.cohorts)]
+        slots.append((slot.index, float(slot.percentage), *map(unique, lists)))
     fields = (
         *(group.id, group.project_id, group.key, group.name, group.description, group.evaluation_mode),
         *(group.bucketing_key, group.bucketing_salt, bool(group.deleted), slots),

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 GROUP_FIELDS: Final = ("name", "description", "evaluation_mode", "bucketing_key", "bucketing_salt")
 """The fields of a group that a file, a group to create and a live group call the same."""
 
-
 Identity = tuple[str, str]
 """The project's ID and the group's key in Unicode normal form C, which identify a group in a file."""
 

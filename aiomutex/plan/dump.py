@@ -112,18 +112,17 @@ def dump_constants(groups: Iterable[MutexGroup]) -> str:
     """Write a Python module with a class for each group that has a key and is not archived."""
     named = sorted((group for group in groups if group.key and not group.deleted), key=lambda each: (each.key, each.id))
     names = Counter(_class_name(group.key) for group in named)
-    parts = [_HEAD]
+    text = _HEAD
     for group in named:
         name = _class_name(group.key)
         unique_name = name if names[name] == 1 else re.sub(r"\W", "_", f"{name}_{group.id}")
-        part = f"\n\nclass {unique_name}:\n"
+        text += f"\n\nclass {unique_name}:\n"
         for field, value in (("KEY", group.key), ("ID", group.id), ("PROJECT_ID", group.project_id)):
-            part += f"    {field}: typing.Final = {value!a}\n"
+            text += f"    {field}: typing.Final = {value!a}\n"
         for slot in by_index(group):
-            part += f"    SLOT_{slot.index}: typing.Final = {slot.variant_key or f'slot-{slot.index}'!a}\n"
-            part += f"    SLOT_{slot.index}_EXPERIMENTS: typing.Final[tuple[int, ...]] = {unique(slot.experiments)}\n"
-        parts.append(part)
-    return "".join(parts)
+            text += f"    SLOT_{slot.index}: typing.Final = {slot.variant_key or f'slot-{slot.index}'!a}\n"
+            text += f"    SLOT_{slot.index}_EXPERIMENTS: typing.Final[tuple[int, ...]] = {unique(slot.experiments)}\n"
+    return text
 
 
 def _class_name(key: str) -> str:
