@@ -109,7 +109,7 @@ def test_an_emulator_leaves_nothing_behind_wherever_it_is_interrupted(way: Way, 
     async def main(loop: Loop) -> set[str]:
         return await stop_everywhere(loop, call, way, after)
 
-    assert run_with_fake_clock(main) >= {"listener.open", "listener._run_callbacks", "headers"}
+    assert run_with_fake_clock(main) >= {"listener.listening", "listener._run_callbacks", "headers"}
 
 
 # ------------------------------------------------------------------ tasks of our own
