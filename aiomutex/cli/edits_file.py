@@ -29,9 +29,9 @@ from aiomutex.bulk.options import request_of
 from aiomutex.models import SLOT_LISTS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 
-    from aiomutex import SlotOutcome
+    from aiomutex import MutexSession, SlotOutcome
 
 T = TypeVar("T")
 
@@ -48,8 +48,12 @@ class LineEdit(SlotEdit, frozen=True, kw_only=True):
     line: int = 0
     group_key: str = ""  # until the group's ID is known
 
-    def with_id(self, ids: Mapping[str, str]) -> LineEdit | BadLine:
-        """Return the edit with the ID that belongs to its key."""
+    async def with_id(self, session: MutexSession, ids: dict[str, str]) -> LineEdit | BadLine:
+        """Return the edit with the ID that belongs to its key; the first one lists all groups, to fill ``ids``."""
+        if not self.group_key:
+            return self
+        if not ids:
+            ids |= {"": ""} | {normalize("NFC", each.key): each.id for each in await session.list_groups().collect()}
         if (group_id := ids.get(normalize("NFC", self.group_key))) is None:
             return BadLine(self.line, to_json_line(self), f"there is no group with the key {self.group_key}")
         return msgspec.structs.replace(self, group_id=group_id, group_key="")
@@ -173,7 +177,8 @@ def _fields(columns: list[str], row: list[str]) -> dict[str, Any]:
     "".join(row).encode()  # raises UnicodeEncodeError where the file is not UTF-8
     cells = {name: cell.strip() for name, cell in zip(columns, row, strict=False)}
     fields: dict[str, Any] = {name: cell for name, cell in cells.items() if name not in SLOT_LISTS}
-    fields["slot_index"] = _integer(fields["slot_index"])
+    if "slot_index" in fields:
+        fields["slot_index"] = _integer(fields["slot_index"])
     for name in SLOT_LISTS:
         if cell := cells.get(name):
             items = [item.strip() for item in cell.split(";")] if cell != "[]" else []

@@ -63,8 +63,6 @@ def emulator(
         fail("--tls-self-signed needs trustme: pip install 'aiomutex[tls]'")
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    except OSError as error:
-        fail(f"{ca_file} cannot be written: {error.strerror}")
 
     def announce(running: MutexEmulator) -> None:
         click.echo(f"The emulator listens on {running.url} (Ctrl-C stops it)")

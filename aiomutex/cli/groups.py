@@ -45,10 +45,11 @@ def groups() -> None:
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N groups.")
 @click.option("--page-size", type=click.IntRange(1, 1000), default=1000, help="Groups per request.")
 @json_option
-def list_(limit: int | None, page_size: int, as_json: bool, **wanted: Any) -> None:
+def list_(
+    projects: list[str], experiments: list[int], archived: bool | None, limit: int | None, page_size: int, as_json: bool
+) -> None:
     """List groups."""
-    projects, experiments, archived = wanted["projects"], wanted["experiments"], wanted["archived"]
-    is_filtered = any(wanted.values()) or archived is False
+    is_filtered = bool(projects or experiments or archived is not None)
 
     def is_chosen(group: MutexGroup) -> bool:
         return (
@@ -58,14 +59,13 @@ def list_(limit: int | None, page_size: int, as_json: bool, **wanted: Any) -> No
         )
 
     async def read(session: MutexSession) -> list[MutexGroup]:
+        listing = session.list_groups(page_size=page_size)
         if limit is None:
-            return [group for group in await session.list_groups(page_size=page_size).collect() if is_chosen(group)]
+            return [group for group in await listing.collect() if is_chosen(group)]
         found: list[MutexGroup] = []
-        async with contextlib.aclosing(aiter(session.list_groups(page_size=page_size))) as listed:
-            async for group in listed:
+        async with contextlib.aclosing(aiter(listing)) as listed:
+            while len(found) < limit and (group := await anext(listed, None)):
                 found += [group] * is_chosen(group)
-                if len(found) == limit:
-                    break
         return found
 
     found = call(read)
@@ -172,11 +172,6 @@ def archive(group: str, undo: bool, yes: bool) -> None:
     echo(f"{'Unarchived' if undo else 'Archived'} group {group}.")
 
 
-def _bar(percentage: float) -> str:
-    full = round(max(0, min(percentage, 100)) / 100 * _BAR_WIDTH)
-    return "█" * full + "░" * (_BAR_WIDTH - full)
-
-
 def _ids(items: Sequence[object]) -> str:
     shown = ", ".join(str(item) for item in items[:_MAX_IDS])
     return f"{shown}, … ({len(items):,} in all)" if len(items) > _MAX_IDS else shown
@@ -189,7 +184,8 @@ def print_groups(groups: Sequence[MutexGroup]) -> None:
         head = [group.id, group.key, group.name + (" (archived)" if group.deleted else ""), group.evaluation_mode]
         for slot in group.slots:
             lists = [_ids(getattr(slot, name)) for name in aiomutex.models.SLOT_LISTS]
-            rows.append([*head, str(slot.index), f"{slot.percentage:g} %", _bar(slot.percentage), *lists])
+            bar = "█" * round(max(0, min(slot.percentage, 100)) / 100 * _BAR_WIDTH)
+            rows.append([*head, str(slot.index), f"{slot.percentage:g} %", f"{bar:░<{_BAR_WIDTH}}", *lists])
             head = [""] * len(head)
         if not group.slots:
             rows.append([*head, *[""] * (len(_COLUMNS) - len(head))])

@@ -162,10 +162,8 @@ class Run:
         stopped_by = str(self._stopped_by) if self._stopped_by and not self.signals else None
         if as_json:
             shown = {status.replace(" ", "_"): count for status, count in counts.items() if count}
-            interrupted = bool(self.signals)
-            print_json(
-                {"counts": shown, "requests": self._requests, "stopped_by": stopped_by, "interrupted": interrupted}
-            )
+            facts = {"requests": self._requests, "stopped_by": stopped_by, "interrupted": bool(self.signals)}
+            print_json({"counts": shown} | facts)
         else:
             parts = [f"{counts[status]:,} {status}" for status in dict.fromkeys((*_STATUSES, *counts))]
             echo(f"{', '.join(parts)}; {counted(self._requests, 'request')}")

@@ -7,7 +7,6 @@ import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from unicodedata import normalize
 
 import click
 
@@ -99,15 +98,13 @@ def bulk(
         raise click.UsageError("--dry-run shows what a FILE would change; it cannot be combined with --undo")
     if offline and not dry_run:
         raise click.UsageError("--offline needs --dry-run")
+    format_ = options.pop("format_") or ("csv" if file and file.endswith(".csv") else "jsonl")
     if undo is not None:
         _undo(undo, force=force, as_json=as_json)
-    if file is None:
-        return
-    format_ = options.pop("format_") or ("csv" if file.endswith(".csv") else "jsonl")
-    if dry_run:
+    elif file and dry_run:
         _preview(list(_valid_edits(file, format_)), options, offline=offline, as_json=as_json)
-        return
-    _run(file, format_, as_json=as_json, **options)
+    elif file:
+        _run(file, format_, as_json=as_json, **options)
 
 
 def _valid_edits(file: str, format_: str) -> Generator[LineEdit]:
@@ -140,9 +137,9 @@ def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, a
         return
 
     async def work(session: MutexSession) -> Preview:
-        ids = await _ids_by_key(session) if any(edit.group_key for edit in edits) else {}
+        ids: dict[str, str] = {}
         for place, edit in enumerate(edits):
-            known = edit.with_id(ids) if edit.group_key else edit
+            known = await edit.with_id(session, ids)
             if isinstance(known, BadLine):
                 fail(f"line {known.line}: {known.problem}", 2)
             edits[place] = known
@@ -162,14 +159,10 @@ def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, a
         sys.exit(1)
 
 
-async def _ids_by_key(session: MutexSession) -> dict[str, str]:
-    return {normalize("NFC", group.key): group.id for group in await session.list_groups().collect()}
-
-
 def _run(
     file: str, format_: str, *, failures: str | None, used_today: int | None, as_json: bool, **options: Any
 ) -> None:
-    from aiomutex.cli.edits_file import BadLine, FailuresFile, LineEdit, read_file, read_in_thread
+    from aiomutex.cli.edits_file import BadLine, FailuresFile, read_file, read_in_thread
 
     # A pipe can be read only once, so its lines are checked during the run.
     total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None
@@ -177,19 +170,17 @@ def _run(
         run = Run("edits", total, failed.keep if failures else None)
 
         async def edits(session: MutexSession) -> AsyncGenerator[LineEdit]:
-            ids: dict[str, str] | None = None
+            ids: dict[str, str] = {}
             async with contextlib.aclosing(read_in_thread(read_file(file, format_))) as items:
                 async for item in items:
-                    if isinstance(item, LineEdit) and item.group_key:
-                        ids = await _ids_by_key(session) if ids is None else ids
-                        item = item.with_id(ids)  # noqa: PLW2901
-                    if not isinstance(item, BadLine):
-                        yield item
+                    edit = item if isinstance(item, BadLine) else await item.with_id(session, ids)
+                    if not isinstance(edit, BadLine):
+                        yield edit
                         continue
-                    run.print_line(f"line {item.line}: {item.problem}")
+                    run.print_line(f"line {edit.line}: {edit.problem}")
                     run.count("failed")
-                    if item.text:
-                        failed.write(item.as_json())
+                    if edit.text:
+                        failed.write(edit.as_json())
 
         def on_outcome(outcome: SlotOutcome) -> None:
             run.record(f"line {getattr(outcome.edit, 'line', '?')}", outcome)
