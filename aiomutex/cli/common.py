@@ -11,6 +11,8 @@ import shutil
 import stat
 import sys
 import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 from unicodedata import normalize
 
@@ -20,9 +22,6 @@ import aiomutex
 from aiomutex._util.files import open_private
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-    from pathlib import Path
-
     from aiomutex import MutexGroup, MutexSession
     from aiomutex.cli.run import Run
 

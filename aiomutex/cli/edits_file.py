@@ -13,6 +13,7 @@ import os
 import stat
 import sys
 import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
@@ -29,8 +30,6 @@ from aiomutex.bulk.options import request_of
 from aiomutex.models import SLOT_LISTS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
-
     from aiomutex import MutexSession, SlotOutcome
 
 T = TypeVar("T")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import ssl
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,6 @@ from aiomutex.cli.common import FilePath, call, confirm, echo, fail, json_option
 from aiomutex.cli.run import Run
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Iterable
-
     import aiomutex.probe
 
 
@@ -57,7 +55,13 @@ def emulator(
         options["dialect"] = Dialect.from_json(Path(dialect).read_bytes()) if dialect else None
         names = allowed_hosts(options["host"], options["allow_hosts"])
         if ca_file:
-            options["ssl_context"] = _self_signed(names, ca_file)
+            import trustme
+
+            authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificate: Any = authority.issue_cert(*names, "127.0.0.1", "::1")
+            certificate.configure_cert(context)  # its key is kept in memory only
+            authority.cert_pem.write_to_path(ca_file)
+            options["ssl_context"] = context
         instance = MutexEmulator(groups=groups, limits=not no_limits, log=not quiet, **options)
     except ModuleNotFoundError:
         fail("--tls-self-signed needs trustme: pip install 'aiomutex[tls]'")
@@ -82,19 +86,6 @@ def emulator(
         fail(str(error), 2)
     except OSError as error:
         fail(f"cannot listen on {options['host']}:{options['port']}: {error.strerror}")
-
-
-def _self_signed(names: Iterable[str], ca_file: str) -> ssl.SSLContext:
-    """Make a certificate, whose key is kept in memory only, and write the CA that clients must trust to a file."""
-    import ssl
-
-    import trustme
-
-    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate: Any = authority.issue_cert(*names, "127.0.0.1", "::1")
-    certificate.configure_cert(context)
-    authority.cert_pem.write_to_path(ca_file)
-    return context
 
 
 @click.command()
@@ -127,7 +118,7 @@ async def _migrate(groups: int) -> dict[str, Any]:
             seconds = time.perf_counter() - started
             requests, busiest_second = emulator.limits.accepted, emulator.busiest_second()
             actual = await session.list_groups().collect()
-        wrong = sum(slot.experiments != expected[group.id, slot.index] for group in actual for slot in group.slots)
+        slots = [(slot.experiments, expected[group.id, slot.index]) for group in actual for slot in group.slots]
         return {
             "edits": len(edits),
             "applied": run.counts["applied"],
@@ -135,8 +126,8 @@ async def _migrate(groups: int) -> dict[str, Any]:
             "answered_429": emulator.limits.rejected,
             "busiest_second": busiest_second,
             "seconds": round(seconds, 2),
-            "read_back_slots": sum(len(group.slots) for group in actual),
-            "wrong_slots": wrong,
+            "read_back_slots": len(slots),
+            "wrong_slots": sum(found != wanted for found, wanted in slots),
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -12,8 +13,6 @@ from aiomutex.cli import common
 from aiomutex.cli.common import Column, FilePath, call, call_on, complete_key, confirm, echo, json_option, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from aiomutex import MutexGroup, MutexSession
 
 _MAX_GROUP: Final = 16 * 2**20
@@ -85,11 +84,8 @@ def list_(
 def get(group: str, as_json: bool) -> None:
     """Show one group, given by its ID or key."""
     found = call_on(group, lambda session, group_id: session.get_group(group_id))
-    if as_json:
-        print_json(found)
-        return
-    print_groups([found])
-    if found.description:
+    print_json(found) if as_json else print_groups([found])
+    if found.description and not as_json:
         echo(f"\n{found.description}")
 
 
@@ -139,10 +135,8 @@ def create(file: str | None, as_json: bool, **fields: Any) -> None:
         hint = "" if file else "; give --project, --name and --slot, or --from"
         raise click.UsageError(f"{error}{hint}") from None
     created = call(lambda session: session.create_group(group))
-    if as_json:
-        print_json(created)
-    else:
-        echo(f"Created group {created.id} with key {created.key}{f' ({created.url})' if created.url else ''}")
+    shown = f"Created group {created.id} with key {created.key}{f' ({created.url})' if created.url else ''}"
+    print_json(created) if as_json else echo(shown)
 
 
 @groups.command()

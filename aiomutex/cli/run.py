@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -17,8 +18,6 @@ from aiomutex.cli.common import echo, open_session, print_json, printable
 from aiomutex.errors import DeadlineExceededError, LimiterUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
-
     from aiomutex import MutexSession, OutcomeStream, Priority, RateLimiter, SlotOutcome
     from aiomutex.events import Call
     from aiomutex.plan import Step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,8 +17,6 @@ from aiomutex.cli.common import FilePath, call, call_on, complete_key, echo, fai
 from aiomutex.cli.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
-
     import aiomutex.bulk
     from aiomutex import MutexSession, OutcomeStream, SlotOutcome
     from aiomutex.bulk import Preview

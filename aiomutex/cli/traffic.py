@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final
 from unicodedata import normalize
 
@@ -9,16 +10,14 @@ import click
 
 import aiomutex
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import FilePath, echo, fail, json_option, live_groups, print_json
+from aiomutex.cli.common import Column, FilePath, call, echo, fail, json_option, live_groups, print_json, print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-
-    import aiomutex.plan
     import aiomutex.traffic
     from aiomutex import MutexGroup
 
 _SAMPLE: Final = 20_000
+_keys_option = click.option("--group", "keys", multiple=True, help="Only the group with this key; repeatable.")
 
 
 @click.group()
@@ -32,22 +31,16 @@ def traffic() -> None:
 @json_option
 def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: bool) -> None:
     """Show the percentage of all users that EXPERIMENTS get. The default is each experiment in a group."""
-    groups = [group for group in live_groups() if not group.deleted]
     groups_of: dict[int, list[MutexGroup]] = {}
-    for group in groups:
+    for group in _chosen(live_groups()):
         for experiment in {each for slot in group.slots for each in slot.experiments}:
             groups_of.setdefault(experiment, []).append(group)
-    rows: list[dict[str, Any]] = [
-        {
-            "experiment": experiment,
-            "share": aiomutex.traffic.traffic_share(experiment, groups_of.get(experiment, ()), held_out=held_out),
-            "groups": {
-                each.key or each.id: aiomutex.traffic.slot_share(each, experiment)
-                for each in groups_of.get(experiment, ())
-            },
-        }
-        for experiment in experiments or sorted(groups_of)
-    ]
+    rows: list[dict[str, Any]] = []
+    for experiment in experiments or sorted(groups_of):
+        members = groups_of.get(experiment, [])
+        share = aiomutex.traffic.traffic_share(experiment, members, held_out=held_out)
+        shares = {each.key or each.id: aiomutex.traffic.slot_share(each, experiment) for each in members}
+        rows.append({"experiment": experiment, "share": share, "groups": shares})
     if as_json:
         print_json(rows)
         return
@@ -57,9 +50,42 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
 
 
 @traffic.command()
+@_keys_option
+@click.option("--states", is_flag=True, help="Read the states of experiments, which costs reads.")
+@json_option
+def capacity(keys: tuple[str, ...], states: bool, as_json: bool) -> None:
+    """Rank groups by the largest share that a new experiment can have without touching a running one."""
+    from aiomutex.plan.experiments import describe, experiments_in, is_finished, read_experiments, state_of
+
+    groups = _chosen(live_groups(), keys)
+    wanted = experiments_in(groups) if states else ()
+    found = call(lambda session: read_experiments(session, wanted)) if wanted else dict[int, Any]()
+    stopped = {experiment for experiment, each in found.items() if state_of(each)[0] == "stopped"}
+    finished = {experiment for experiment, each in found.items() if is_finished(describe(each))}
+    kinds: dict[str, Callable[[set[int]], bool]] = {"largest": stopped.issuperset, "empty": lambda held: not held}
+    if states:
+        kinds["finished"] = lambda held: bool(held) and held <= finished
+    rows: list[dict[str, Any]] = []
+    for group in groups:
+        row: dict[str, Any] = {"group": group.key or group.id}
+        for kind, belongs in kinds.items():
+            slots = [slot for slot in group.slots if belongs(set(slot.experiments))]
+            row[kind] = round(sum(slot.percentage for slot in slots), 6)
+            row[f"{kind}Slots"] = [slot.index for slot in slots]
+        rows.append(row | {"unallocated": max(0, round(100 - sum(slot.percentage for slot in group.slots), 6))})
+    rows.sort(key=lambda row: (-row["largest"], row["group"]))
+    if as_json:
+        print_json(rows)
+        return
+    names = (*kinds, "unallocated")
+    columns = (Column("GROUP", least=8), *(Column(name.upper(), right=True) for name in names))
+    print_table(columns, [[row["group"], *(f"{row[name]:g} %" for name in names)] for row in rows])
+
+
+@traffic.command()
 @click.argument("user")
 @click.option("--id", "ids", multiple=True, help="Another ID of the user, which a slot may list; repeatable.")
-@click.option("--group", "keys", multiple=True, help="Only the group with this key; repeatable.")
+@_keys_option
 @json_option
 def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool) -> None:
     """Show the slots that USER lands in. USER is the user's value of the bucketing key."""
@@ -82,7 +108,7 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
 @traffic.command()
 @click.argument("users", type=FilePath(exists=True, allow_dash=True))
 @click.option("--plan", "file", type=FilePath(exists=True), help="Desired state or saved plan.")
-@click.option("--group", "keys", multiple=True, help="Only the group with this key; repeatable.")
+@_keys_option
 @click.option("--all", "all_users", is_flag=True, help=f"Count all users, not a sample of {_SAMPLE:,}.")
 @click.option("--overlaps", type=click.IntRange(0), default=50, help="Pairs of experiments to show.")
 @json_option
@@ -92,17 +118,21 @@ def simulate(
     """Count the users in each slot and experiment. USERS is a file with one ID per line; use - for standard input."""
     from msgspec import to_builtins
 
+    from aiomutex import plan
+    from aiomutex.plan.saved import is_saved_plan
     from aiomutex.traffic import sampling_error
 
     ids = aiomutex.traffic.read_users(0 if users == "-" else users)
     live = live_groups()
     chosen = _salted(live, keys)
     sample, population = (ids, 0) if all_users else aiomutex.traffic.sample_users(ids, _SAMPLE)
-    result: Any = (
-        aiomutex.traffic.simulate(chosen, sample, overlaps=overlaps)
-        if file is None
-        else aiomutex.traffic.compare(chosen, _salted(_after(file, live), keys), sample)
-    )
+    result: Any
+    if file is None:
+        result = aiomutex.traffic.simulate(chosen, sample, overlaps=overlaps)
+    else:
+        saved = is_saved_plan(file)
+        changes = plan.remaining(plan.load_plan(file), live) if saved else plan.plan(plan.load_desired(file), live)
+        result = aiomutex.traffic.compare(chosen, _salted(plan.after(changes, live), keys), sample)
     is_sample = population > result.users
     if as_json:
         fields = {"population": population, "margin": sampling_error(0.5, result.users, population)}
@@ -133,22 +163,18 @@ def simulate(
         echo(f"experiments {overlap.first} and {overlap.second}: {share(overlap.users)} in both")
 
 
-def _after(file: str, live: list[MutexGroup]) -> list[MutexGroup]:
-    from aiomutex.plan.saved import is_saved_plan
-
-    if is_saved_plan(file):
-        changes = aiomutex.plan.remaining(aiomutex.plan.load_plan(file), live)
-    else:
-        changes = aiomutex.plan.plan(aiomutex.plan.load_desired(file), live)
-    return aiomutex.plan.after(changes, live)
-
-
-def _salted(groups: Iterable[MutexGroup], keys: Collection[str]) -> list[MutexGroup]:
-    """Return the groups with one of the keys, if any, that users can land in; report those without a salt."""
+def _chosen(groups: Iterable[MutexGroup], keys: Collection[str] = ()) -> list[MutexGroup]:
+    """Return the groups that are not archived, with one of the keys, if any."""
     chosen = {normalize("NFC", key) for key in keys}
     live = [group for group in groups if not group.deleted and (not keys or normalize("NFC", group.key) in chosen)]
     if missing := chosen - {normalize("NFC", group.key) for group in live}:
         fail(f"there is no group with the key {' or '.join(sorted(missing))}")
+    return live
+
+
+def _salted(groups: Iterable[MutexGroup], keys: Collection[str]) -> list[MutexGroup]:
+    """Return the chosen groups that users can land in; report those without a salt."""
+    live = _chosen(groups, keys)
     for group in live:
         if not group.bucketing_salt:
             echo(f"aiomutex: skipped group {group.key or group.id}, which has no bucketing salt", err=True)

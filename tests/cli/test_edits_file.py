@@ -46,6 +46,7 @@ def test_an_invalid_field_is_reported_with_line_name_value_and_type(
         ("7,1," + "9" * 5000, ("experiments[0]", "(str)")),
         ("7,1,5,6", ("4 cells for 3 columns",)),
         ("7,1,", ("empty",)),
+        ("7", ("slot_index is missing",)),
     ],
 )
 def test_an_invalid_cell_is_reported_with_line_name_value_and_type(row: str, shown: tuple[str, ...]) -> None:
