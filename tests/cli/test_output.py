@@ -38,6 +38,7 @@ CALLS: dict[str, list[str]] = {
     "lint": ["groups.yaml"],
     "report": ["--out", "groups.html"],
     "traffic show": [],
+    "traffic capacity": ["--states"],
     "traffic where": ["Ж", "--group", "中"],
     "traffic simulate": ["users.txt", "--plan", "groups.yaml"],
     "probe": [],
