@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 from unicodedata import normalize
 
@@ -87,12 +87,11 @@ def read_edits(lines: Iterable[str], format_: str) -> Iterator[LineEdit | BadLin
     """Read the edits of a file line by line, without its empty lines. The help of ``slots bulk`` shows the format."""
     rest = iter(lines)
     try:
-        first = next(rest, "")
-        if first.startswith(_UTF_16):
+        first = list(islice(rest, 1))
+        if first and first[0].startswith(_UTF_16):
             yield BadLine(1, "", "the file is in UTF-16; save it as UTF-8")
-            return
-        lines = chain([first] if first else [], rest)
-        yield from _from_csv(lines) if format_ == "csv" else _from_json(lines)
+        else:
+            yield from (_from_csv if format_ == "csv" else _from_json)(chain(first, rest))
     except LineTooLongError as error:
         yield BadLine(error.line, "", str(error.args[0]))
 
@@ -144,9 +143,7 @@ def _from_csv(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
     reader = csv.reader(lines, strict=True)
     try:
         columns = [name.strip() for name in next(reader, cast("list[str]", []))]
-        if not columns:
-            return  # the file is empty
-        if problem := _header_problem(columns):
+        if columns and (problem := _header_problem(columns)):
             yield BadLine(1, "", problem)
             return
         for row in filter(None, reader):

@@ -94,10 +94,8 @@ def emulator(
 def demo(groups: int, as_json: bool) -> None:
     """Edit 1,500 slots of a local emulator at the rate limit of the service."""
     result = asyncio.run(_migrate(groups))
-    if as_json:
-        print_json(result)
-    for name, value in () if as_json else result.items():
-        echo(f"{name.replace('_', ' '):>22}  {value:,}")
+    text = "\n".join(f"{name.replace('_', ' '):>22}  {value:,}" for name, value in result.items())
+    print_json(result) if as_json else echo(text)
     if result["wrong_slots"] or result["applied"] != result["edits"]:
         fail("some slots do not hold what was written")
 

@@ -115,10 +115,7 @@ def plan(file: str, out: str | None, format_: str, names: bool, listed: bool, **
     live, changes, left, review = _look(file, read, listed or format_ in ("text", "json"), running)
     if out is not None:
         aiomutex.plan.save_plan(changes, out)
-    if format_ == "html":
-        echo(aiomutex.plan.report(live, left, review))
-    else:
-        _show(left, review, format_)
+    echo(aiomutex.plan.report(live, left, review)) if format_ == "html" else _show(left, review, format_)
     sys.exit(_BLOCKED if review.blocked(left) else 0 if left.empty else _CHANGES)
 
 

@@ -93,7 +93,7 @@ def bulk(
     """Edit many slots from FILE, as JSON Lines or CSV. Use - for standard input."""
     if (file is None) == (undo is None):
         raise click.UsageError("give either FILE or --undo JOURNAL")
-    if dry_run and undo is not None:
+    if dry_run and undo:
         raise click.UsageError("--dry-run shows what a FILE would change; it cannot be combined with --undo")
     if offline and not dry_run:
         raise click.UsageError("--offline needs --dry-run")
@@ -147,15 +147,12 @@ def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, a
         )
 
     found = call(work, used_today=options["used_today"])
-    if as_json:
-        fields: dict[str, Any] = to_builtins(found)
-        for name, problems in (("impossible", found.impossible), ("contradictions", found.contradictions)):
-            fields[name] = [{"line": edits[each.position].line, "reason": each.reason} for each in problems]
-        print_json(fields)
-    else:
-        echo(found.describe(lambda problem: f"line {edits[problem.position].line}"))
-    if found.impossible:
-        sys.exit(1)
+    fields: dict[str, Any] = to_builtins(found)
+    for name in ("impossible", "contradictions"):
+        fields[name] = [{"line": edits[each.position].line, "reason": each.reason} for each in getattr(found, name)]
+    text = found.describe(lambda problem: f"line {edits[problem.position].line}")
+    print_json(fields) if as_json else echo(text)
+    sys.exit(bool(found.impossible))
 
 
 def _run(
