@@ -148,8 +148,8 @@ def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, a
 
     found = call(work, used_today=options["used_today"])
     fields: dict[str, Any] = to_builtins(found)
-    for name in ("impossible", "contradictions"):
-        fields[name] = [{"line": edits[each.position].line, "reason": each.reason} for each in getattr(found, name)]
+    for name, problems in (("impossible", found.impossible), ("contradictions", found.contradictions)):
+        fields[name] = [{"line": edits[each.position].line, "reason": each.reason} for each in problems]
     text = found.describe(lambda problem: f"line {edits[problem.position].line}")
     print_json(fields) if as_json else echo(text)
     sys.exit(bool(found.impossible))
