@@ -15,8 +15,12 @@ from aiomutex.cli.common import Column, FilePath, call, echo, fail, json_option,
 if TYPE_CHECKING:
     import aiomutex.traffic
     from aiomutex import MutexGroup
+    from aiomutex.traffic import Bucketing
 
 _SAMPLE: Final = 20_000
+_ids_option = click.option(
+    "--id", "ids", multiple=True, help="Another ID of the user, which a slot may list; repeatable."
+)
 _keys_option = click.option("--group", "keys", multiple=True, help="Only the group with this key; repeatable.")
 
 
@@ -84,18 +88,25 @@ def capacity(keys: tuple[str, ...], states: bool, as_json: bool) -> None:
 
 @traffic.command()
 @click.argument("user")
-@click.option("--id", "ids", multiple=True, help="Another ID of the user, which a slot may list; repeatable.")
+@_ids_option
 @_keys_option
 @json_option
 def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool) -> None:
     """Show the slots that USER lands in. USER is the user's value of the bucketing key."""
-    groups = _salted(live_groups(), keys)
-    rows: list[dict[str, Any]] = [
-        {"group": group.key or group.id, "bucketingKey": group.bucketing_key}
-        | {"slot": slot.index if slot else None, "experiments": slot.experiments if slot else []}
-        for group in groups
-        for slot in [aiomutex.traffic.slot_of(group, user, ids=ids)]
-    ]
+    _print_placements(_placements(user, ids, keys), as_json=as_json)
+
+
+@traffic.command()
+@click.argument("user")
+@_ids_option
+@_keys_option
+@json_option
+def explain(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool) -> None:
+    """Explain step by step why USER is in its slots, and why the user can be seen in two experiments."""
+    _print_placements(_placements(user, ids, keys), as_json=as_json, why=True)
+
+
+def _print_placements(rows: list[dict[str, Any]], *, as_json: bool, why: bool = False) -> None:
     if as_json:
         print_json(rows)
         return
@@ -103,6 +114,52 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
         slot = f"slot {row['slot']}" if row["slot"] else "no slot"
         experiments = ", ".join(f"experiment {experiment}" for experiment in row["experiments"]) or "no experiment"
         echo(f"{row['group']} (by {row['bucketingKey']}): {slot}, {experiments}")
+        for number, step in enumerate(row["steps"] if why else (), 1):
+            echo(f"  {number}. {step}")
+    seen = [f"{', '.join(map(str, row['visible']))} ({row['group']})" for row in rows if row["visible"]]
+    if why and seen[1:]:
+        echo(f"Groups do not exclude each other, so the user can be seen in experiments {', '.join(seen)}.")
+
+
+def _placements(user: str, ids: tuple[str, ...], keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """For each chosen group, the slot of a user, its experiments, those that no other group hides, and why."""
+    live = live_groups()
+    chosen = {group.id for group in _salted(live, keys)}
+    rules = [aiomutex.traffic.Bucketing(group) for group in _chosen(live) if group.bucketing_salt]
+    slots = [rule.slot(user, ids=ids) for rule in rules]
+    hidden = {
+        experiment: rule.group.key or rule.group.id
+        for rule, found in zip(rules, slots, strict=True)
+        for slot in rule.slots
+        for experiment in set(slot.experiments).difference(found.experiments if found else ())
+    }
+    rows: list[dict[str, Any]] = []
+    for rule, slot in zip(rules, slots, strict=True):
+        held = slot.experiments if slot else []
+        visible = [each for each in held if each not in hidden]
+        steps = _steps(rule, user, ids)
+        for each in sorted({*held} - {*visible}):
+            steps += [f"Experiment {each} is not visible: in {hidden[each]} the user is in none of its slots."]
+        if visible[1:]:
+            steps += [f"Experiments {', '.join(map(str, visible))} share the slot, so all of them are visible."]
+        row: dict[str, Any] = {"group": rule.group.key or rule.group.id, "bucketingKey": rule.group.bucketing_key}
+        row |= {"slot": slot.index if slot else None, "experiments": held, "visible": visible, "steps": steps}
+        rows += [row] * (rule.group.id in chosen)
+    return rows
+
+
+def _steps(rule: Bucketing, user: str, ids: tuple[str, ...]) -> list[str]:
+    """Why a user is in a slot: individuals first, then the bucket value and the ranges of the slots."""
+    if listed := [each for each in (user, *ids) if each in rule.individuals]:
+        return [f"The slot lists {listed[0]} as an individual, so the bucket value does not matter."]
+    steps = ["No slot lists the user as an individual."]
+    if not user:
+        return [*steps, "An empty value is in no slot."]
+    ends = [0, *(end // 100 for end in rule.ends)]
+    bounds = zip(rule.slots, ends, ends[1:], strict=False)
+    ranges = [f"slot {each.index} has {start:,} to {end - 1:,}" for each, start, end in bounds if start < end]
+    steps += [f"The bucket value is murmur3_x86_32({rule.prefix + user!r}) // 100 = {rule.value(user):,}."]
+    return [*steps, f"Of 0 to 42,949,672, {', '.join(ranges) or 'no slot has a value'}; no slot has the rest, if any."]
 
 
 @traffic.command()

@@ -77,6 +77,10 @@ class Bucketing:
         position = self.positions([listed])[0]
         return self.slots[position] if position < len(self.slots) else None
 
+    def value(self, value: str) -> int:
+        """Return the distribution value of a user, from 0 to 42,949,672."""
+        return self._hash(self.prefix + value, 0, False) // _BUCKETS
+
     def positions(self, values: Sequence[str]) -> bytes:
         """Return the position in ``slots`` for each value, and ``len(slots)`` for a value in no slot.
 

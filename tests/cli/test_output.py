@@ -39,6 +39,7 @@ CALLS: dict[str, list[str]] = {
     "report": ["--out", "groups.html"],
     "traffic show": [],
     "traffic capacity": ["--states"],
+    "traffic explain": ["Ж"],
     "traffic where": ["Ж", "--group", "中"],
     "traffic simulate": ["users.txt", "--plan", "groups.yaml"],
     "probe": [],
