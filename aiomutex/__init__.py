@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from aiomutex.models import NewGroup as NewGroup
     from aiomutex.models import NewSlot as NewSlot
     from aiomutex.models import Slot as Slot
+    from aiomutex.models import SlotChange as SlotChange
     from aiomutex.models import SlotEdit as SlotEdit
     from aiomutex.models import UnsetType as UnsetType
     from aiomutex.paging import GroupPager as GroupPager
@@ -46,7 +47,7 @@ _HOMES = {
     "bulk.report": "BulkReport SlotOutcome",
     "bulk.stream": "OutcomeStream",
     "limits": "LimiterState LocalRateLimiter Priority RateLimiter",
-    "models": "UNSET CreatedGroup GroupPage MutexGroup NewGroup NewSlot Slot SlotEdit UnsetType",
+    "models": "UNSET CreatedGroup GroupPage MutexGroup NewGroup NewSlot Slot SlotChange SlotEdit UnsetType",
     "paging": "GroupPager",
     "retry": "RetryPolicy",
     "session": "MutexSession",

@@ -7,7 +7,7 @@ place would not equal the lists that users write.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
@@ -170,6 +170,13 @@ class _SlotAddress(Model, frozen=True, gc=False):
             force_setattr(self, "group_id", str(self.group_id))
 
 
+if TYPE_CHECKING:
+    _Lists = Slot | Mapping[str, Sequence[int | str]]
+    _Expected = _Lists | Sequence[_Lists]
+else:
+    _Expected = Any  # msgspec does not decode a union of a struct and a mapping
+
+
 class SlotEdit(_SlotAddress, frozen=True, kw_only=True, gc=False):
     """An edit of one slot: each list that is given replaces the slot's whole list.
 
@@ -183,3 +190,24 @@ class SlotEdit(_SlotAddress, frozen=True, kw_only=True, gc=False):
     experiments: Sequence[int] | UnsetType = UNSET
     holdouts: Sequence[int] | UnsetType = UNSET
     individuals: Sequence[str] | UnsetType = UNSET
+    expected: _Expected | UnsetType = UNSET
+    """In a bulk run: what the slot must hold, else the edit fails with ``StaleSlotError``. A slot, or lists by name
+    (``{"experiments": [1]}``), or a sequence of these: then each list may be any of them. It is not sent."""
+
+
+class SlotChange(_SlotAddress, frozen=True, kw_only=True, gc=False):
+    """A change of one slot in a bulk run: members to add and to remove, computed from what the slot holds.
+
+    The slot is written only if something changes. To change a single slot, use ``MutexSession.change_slot``.
+
+    Example:
+        >>> SlotChange(7, 1, add_experiments=[123], remove_experiments=[45]).remove_experiments
+        [45]
+    """
+
+    add_experiments: Sequence[int] | UnsetType = UNSET
+    remove_experiments: Sequence[int] | UnsetType = UNSET
+    add_holdouts: Sequence[int] | UnsetType = UNSET
+    remove_holdouts: Sequence[int] | UnsetType = UNSET
+    add_individuals: Sequence[str] | UnsetType = UNSET
+    remove_individuals: Sequence[str] | UnsetType = UNSET

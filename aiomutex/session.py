@@ -32,18 +32,20 @@ from aiomutex.bulk.stream import OutcomeStream, collect_report
 from aiomutex.errors import ConfigurationError, PaginationError
 from aiomutex.events import checked_hooks, configure_logging
 from aiomutex.limits import LocalRateLimiter, Priority
+from aiomutex.models import SlotChange
 from aiomutex.paging import GroupPager
 from aiomutex.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from aiomutex._api.requests import Request
     from aiomutex._api.responses import Response
+    from aiomutex.bulk.options import Edits
     from aiomutex.bulk.report import BulkReport, SlotOutcome
     from aiomutex.events import Hook
     from aiomutex.limits import RateLimiter
-    from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup, Slot, SlotEdit
+    from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup, Slot
 
 T = TypeVar("T")
 
@@ -398,11 +400,13 @@ class MutexSession:
 
     async def edit_slots(
         self,
-        edits: Iterable[SlotEdit] | AsyncIterable[SlotEdit],
+        edits: Edits,
         *,
         concurrency: int | None = None,
         journal: str | os.PathLike[str] | None = None,
         verify: bool = False,
+        skip_unchanged: bool = False,
+        reads: Literal["auto", "groups"] = "auto",
         on_outcome: Callable[[SlotOutcome], object] | None = None,
         stop_after: int | None = None,
         on_budget: Literal["stop", "wait"] = "stop",
@@ -421,6 +425,9 @@ class MutexSession:
             journal: A file that records progress and what each slot held before. After a crash, the same call
                 continues where the run stopped, and ``aiomutex.bulk.undo`` undoes the run. Costs one read a group.
             verify: Read each group before and after, and fail an edit whose slot does not hold what was written.
+            skip_unchanged: Do not send an edit whose slot holds it already.
+            reads: ``"auto"`` reads groups one by one or by pages of 1,000, whichever takes fewer requests. ``"groups"``
+                reads each on its own, shortly before and after its edits.
             on_outcome: Called with each outcome as it becomes known. It must not block.
             stop_after: Stop after this many failed edits. A rejected API key always stops the run.
             on_budget: What to do when the daily budget is exhausted: ``"stop"``, to resume later, or ``"wait"`` for
@@ -444,6 +451,8 @@ class MutexSession:
             concurrency=concurrency,
             journal=journal,
             verify=verify,
+            skip_unchanged=skip_unchanged,
+            reads=reads,
             on_outcome=on_outcome,
             stop_after=stop_after,
             on_budget=on_budget,
@@ -453,11 +462,13 @@ class MutexSession:
 
     def stream_slot_edits(
         self,
-        edits: Iterable[SlotEdit] | AsyncIterable[SlotEdit],
+        edits: Edits,
         *,
         concurrency: int | None = None,
         journal: str | os.PathLike[str] | None = None,
         verify: bool = False,
+        skip_unchanged: bool = False,
+        reads: Literal["auto", "groups"] = "auto",
         on_outcome: Callable[[SlotOutcome], object] | None = None,
         stop_after: int | None = None,
         on_budget: Literal["stop", "wait"] = "stop",
@@ -482,6 +493,9 @@ class MutexSession:
             stop_after=stop_after,
             on_budget=on_budget,
             reserve=reserve,
+            verify=verify,
+            skip_unchanged=skip_unchanged,
+            reads=reads,
         )
         patience = Patience(self._options.deadline)
         options = msgspec.structs.replace(self._options, priority=Priority.BULK, patience=patience)
@@ -492,7 +506,6 @@ class MutexSession:
             settings,
             patience.end,
             journal=journal,
-            verify=verify,
             attempt_timeout=options.attempt_timeout,
         )
         return OutcomeStream(engine, edits, on_outcome)
@@ -526,10 +539,17 @@ class MutexSession:
             >>> slot.experiments
             [7]
         """
-        changes: slot_changes.Changes = {"add_experiments": add_experiments, "remove_experiments": remove_experiments}
-        changes |= {"add_holdouts": add_holdouts, "remove_holdouts": remove_holdouts}
-        changes |= {"add_individuals": add_individuals, "remove_individuals": remove_individuals}
-        return await slot_changes.change_slot(self._group_change(), group_id, slot_index, changes)
+        change = SlotChange(
+            group_id,
+            slot_index,
+            add_experiments=add_experiments,
+            remove_experiments=remove_experiments,
+            add_holdouts=add_holdouts,
+            remove_holdouts=remove_holdouts,
+            add_individuals=add_individuals,
+            remove_individuals=remove_individuals,
+        )
+        return await slot_changes.change_slot(self._group_change(), change)
 
     async def move_experiment(self, group_id: str | int, experiment: int, from_slot: int, to_slot: int) -> MutexGroup:
         """Move an experiment to another slot of its group, both counted from 1, and return the group after the move.

@@ -33,6 +33,13 @@ permit_at_connection = pytest.mark.skipif(
     bool(MISSING), reason="without aiohttp's internals, permits are taken before connections"
 )
 
+
+def no_lag(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> None:
+    """Let runs wait less than ten seconds before they read an unexpected slot again."""
+    monkeypatch.setattr("aiomutex.bulk.writer.MAX_LAG", seconds)
+    monkeypatch.setattr("aiomutex.bulk.journal._LATE", 0.0)
+
+
 # The examples of the documentation, byte for byte.
 GROUP: Final = (
     b'{"id":7,"projectId":1,"name":"mutex name","key":"mutex-key","description":null,"evaluationMode":"local",'

@@ -5,6 +5,7 @@ Asks the limiter how much is left; knows nothing of edits.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -14,8 +15,6 @@ import anyio
 from aiomutex.errors import DailyBudgetExhaustedError
 
 if TYPE_CHECKING:
-    import asyncio
-
     from aiomutex.limits import RateLimiter
 
 __all__ = ["DayBudget"]
@@ -45,21 +44,31 @@ class DayBudget:
         self._stopped = stopped
         self.waiting_until: datetime | None = None
         """When a run that waits for the next day's budget continues."""
+        self._looks_at = 0.0
+        """When to ask the limiter again, on the event loop's clock."""
         self._logged: date | None = None
 
-    def check(self) -> None:
+    def check(self, reads: int = 0) -> None:
         """Check that more is left than the reserve.
 
+        Args:
+            reads: The number of reads for which something must be left as well.
+
         Raises:
-            DailyBudgetExhaustedError: The rest is reserved for others.
+            DailyBudgetExhaustedError: The rest is reserved for others, or for these reads.
         """
-        if not self._reserve:
+        now = asyncio.get_running_loop().time()
+        if now < self._looks_at or not (self._reserve or reads):
             return
         state = self._limiter.state()
-        if state.per_day - state.used_today <= self._reserve:
+        spare = state.per_day - state.used_today - self._reserve - reads
+        # Nobody can use more than this in the meantime, whoever shares the limiter. A look may be slow.
+        self._looks_at = now + spare / 4 * state.window / state.per_window
+        if spare <= 0:
             raise DailyBudgetExhaustedError(
                 f"{state.used_today:,} of {state.per_day:,} requests used today, and the last "
-                f"{self._reserve:,} are reserved for others; the budget resets at {state.resets_at:%FT%TZ}",
+                f"{self._reserve + reads:,} are reserved for others and for reading back; the budget resets at "
+                f"{state.resets_at:%FT%TZ}",
                 resets_at=state.resets_at,
                 used=state.used_today,
                 limit=state.per_day,

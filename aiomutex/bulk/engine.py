@@ -7,13 +7,16 @@ from collections.abc import AsyncIterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from aiomutex._api import requests
+from aiomutex._util.tasks import run_workers
 from aiomutex.bulk.budget import DayBudget
 from aiomutex.bulk.late_writes import LateWrites
 from aiomutex.bulk.options import FATAL
+from aiomutex.bulk.reads import MAX_SINGLE, MAX_STRETCH, MIN_STRETCH, GroupReader, Reading
 from aiomutex.bulk.report import SlotOutcome
 from aiomutex.bulk.run import Run
 from aiomutex.bulk.writer import SlotWriter
-from aiomutex.errors import DailyBudgetExhaustedError, InvalidRequestError
+from aiomutex.errors import DailyBudgetExhaustedError, InvalidRequestError, MutexError
 
 if TYPE_CHECKING:
     import os
@@ -25,13 +28,18 @@ if TYPE_CHECKING:
     from aiomutex.bulk.journal import Journal, Progress
     from aiomutex.bulk.options import Edits, Settings
     from aiomutex.bulk.writer import WriteResult
-    from aiomutex.errors import MutexError
     from aiomutex.limits import RateLimiter
+    from aiomutex.models import GroupPage, MutexGroup
 
 __all__ = ["Engine"]
 
 _LOOK_AHEAD: Final = 1000
 """The maximum number of edits pulled and without an outcome. Only groups within it are edited concurrently."""
+_LONG_LOOK_AHEAD: Final = 12_000
+"""The same for a run that reads: two stretches, so that one pass over the pages reads what was written in one and what
+is to be written in the next, and some more to write during the pass."""
+_MAX_STRETCH_TIME: Final = 60.0
+_CHUNK: Final = 100
 
 
 class Engine(Run):
@@ -43,7 +51,6 @@ class Engine(Run):
         on_stop: Called when the run is stopped.
         settings: The settings of the run.
         journal: The file that records progress, if any.
-        verify: Whether to read writes back.
         attempt_timeout: Seconds that the service may take for a request.
 
     Raises:
@@ -57,20 +64,44 @@ class Engine(Run):
         settings: Settings,
         on_stop: Callable[[], None],
         *,
-        journal: str | os.PathLike[str] | None,
-        verify: bool,
+        journal: str | os.PathLike[str] | Journal | None,
         attempt_timeout: float = 30.0,
     ) -> None:
-        super().__init__(settings, _LOOK_AHEAD)
+        reads = settings.verify or settings.skip_unchanged or journal is not None
+        super().__init__(settings, _LONG_LOOK_AHEAD if reads and settings.reads == "auto" else _LOOK_AHEAD)
         if settings.reserve and settings.reserve >= (per_day := limiter.state().per_day):
             raise InvalidRequestError(
                 f"reserve must be below the limiter's {per_day:,} requests a day, not {settings.reserve:,}"
             )
         self._limiter = limiter
         self._on_stop = on_stop
-        self._journal_path = journal
+        self._journal_given = journal
         self._journal: Journal | None = None
-        self._writer = SlotWriter(send, LateWrites(attempt_timeout) if verify else None)
+        self._writer = SlotWriter(
+            send, LateWrites(attempt_timeout) if settings.verify else None, skip_unchanged=settings.skip_unchanged
+        )
+
+        async def get_group(group_id: str) -> MutexGroup:
+            group: MutexGroup = (await send(requests.get_group(group_id))).value
+            return group
+
+        async def list_page(limit: int, cursor: str | None) -> GroupPage:
+            page: GroupPage = (await send(requests.list_page(limit, cursor))).value
+            return page
+
+        self._reader = GroupReader(get_group, list_page, settings.concurrency)
+        self._waiting: dict[str, GroupQueue] = {}
+        """The groups that wait to be read together with others."""
+        self._unread: dict[str, None] = {}
+        """The groups with something written and not read back."""
+        self._read_now = asyncio.Event()
+        self._busy = 0
+        """The number of groups that workers serve now."""
+        self._stretch = 0
+        self._stretch_length = MIN_STRETCH
+        self._writes = 0
+        """The number of writes in this stretch."""
+        self._began = 0.0
         self._budget = DayBudget(limiter, settings.reserve, self.stopped)
 
     def open(self, edits: Edits) -> None:
@@ -79,11 +110,16 @@ class Engine(Run):
         Raises:
             JournalError: It belongs to a different input or another process, or is not a journal.
         """
-        if self._journal_path is None:
+        self._began = asyncio.get_running_loop().time()
+        if self._journal_given is None:
             return
         from aiomutex.bulk.journal import Journal  # noqa: PLC0415  # only runs with a journal import SQLite
 
-        self._journal = self._writer.journal = Journal(self._journal_path)
+        if isinstance(self._journal_given, Journal):
+            self._journal = self._writer.journal = self._journal_given
+            self._writer.expect_lag(self._journal.age)
+            return
+        self._journal = self._writer.journal = Journal(self._journal_given)
         try:
             self._journal.check_not_undone()
             if not isinstance(edits, AsyncIterable | Iterator):
@@ -110,6 +146,14 @@ class Engine(Run):
         if not self.stopped.is_set():
             self._on_stop()
         super().stop(reason)
+        for group in [each for each in self._waiting.values() if each.items and each.is_parked]:
+            group.is_parked = False
+            self._ready.put_nowait(group)  # the workers skip its edits
+        self._read_now.set()
+
+    def _dismiss_workers_if_done(self) -> None:
+        super()._dismiss_workers_if_done()
+        self._read_now.set()
 
     async def run(self, edits: Edits) -> None:
         """Work until the input ends or the run is stopped, and record the end of the input.
@@ -126,34 +170,58 @@ class Engine(Run):
     def _progress_of(self, item: Item) -> Progress:
         return "new" if self._journal is None else self._journal.progress_of(item.position, item.edit)
 
-    # ------------------------------------------------------------------ work
+    # ------------------------------------------------------------------ writes
 
     async def _serve(self, group: GroupQueue) -> None:
-        if self._writer.is_old(group):
-            await self._read_back(group)
-        if group.items:
-            await self._write_next(group)
-        if self.stopped.is_set() or not group.items:
-            await self._read_back(group)
+        self._waiting.pop(group.group_id, None)
+        self._busy += 1
+        try:
+            if group.wants_read and (group.read_again or self.settings.reads == "groups"):
+                await self._read_singly(group)
+            elif group.items and not group.wants_read:
+                # A new stretch begins with a read of what was written in the one before.
+                is_due = bool(group.written) and group.stretch < self._stretch
+                group.needs_before = await self._writer.needs_reading(group)
+                group.wants_read = is_due or group.needs_before
+                if not group.wants_read:
+                    await self._write_next(group)
+                if group.read_again and self._writer.readable_at(group) <= asyncio.get_running_loop().time():
+                    await self._read_singly(group)
+        finally:
+            self._busy -= 1
 
     def _release(self, group: GroupQueue) -> None:
-        if group.items or not group.written:
+        if self.stopped.is_set() and not group.written:
+            group.wants_read = False  # its edits are skipped
+            group.read_again.clear()
+        if group.items and not group.wants_read:
+            self._ready.put_nowait(group)
+        elif group.wants_read or group.written:
+            now = asyncio.get_running_loop().time()
+            if (at := self._writer.readable_at(group)) > now:
+                group.is_parked = True
+                asyncio.get_running_loop().call_at(at, self._wake, group)
+            elif group.read_again or self.settings.reads == "groups":
+                group.wants_read = True
+                self._ready.put_nowait(group)
+            else:
+                group.is_parked = True
+                self._waiting[group.group_id] = group
+        else:
             super()._release(group)
-            return
-        group.is_parked = True
-        asyncio.get_running_loop().call_at(self._writer.readable_at(group), self._wake, group)
+        self._read_now.set()
 
     def _wake(self, group: GroupQueue) -> None:
-        if group.is_parked:
+        if group.is_parked and group.group_id not in self._waiting:
             group.is_parked = False
-            self._ready.put_nowait(group)
+            self._release(group)
 
     async def _write_next(self, group: GroupQueue) -> None:
         batch = group.take()
         self.in_flight.update((item.position, item) for item in batch)
         try:
-            self._budget.check()
-            result = await self._writer.write(group, batch)
+            self._budget.check(self._reads_owed())
+            results = await self._writer.write(group, batch)
         except DailyBudgetExhaustedError as error:
             if error.maybe_applied and self.settings.on_budget == "stop":
                 await self._conclude(self._writer.unsent(group, batch, error))
@@ -166,29 +234,101 @@ class Engine(Run):
             group.items.extendleft(reversed(batch))
             await self._out_of_budget(error)
         else:
-            if result is not None:
-                await self._conclude(result)
-
-    async def _read_back(self, group: GroupQueue) -> None:
-        while self._writer.is_readable(group):
-            try:
-                results = await self._writer.read_back(group)
-            except DailyBudgetExhaustedError as error:
-                await self._out_of_budget(error)
-                results = self._writer.unread(group, error) if self.stopped.is_set() else []
+            self._writes += 1
+            if group.written:
+                self._unread.setdefault(group.group_id)
+                if len(group.written) == 1:
+                    group.stretch = self._stretch
             await self._conclude(*results)
+
+    def _reads_owed(self) -> int:
+        """The number of requests that reading back what was written, and this write, may take."""
+        if not self.settings.verify:
+            return 0
+        groups = len(self._unread) + self._busy
+        return groups if groups <= MAX_SINGLE else min(groups, 2 * (self._reader.pages or groups) + self._busy)
+
+    # ------------------------------------------------------------------ reads
+
+    async def _read_groups(self) -> None:
+        while not self._has_ended:
+            await self._read_now.wait()
+            self._read_now.clear()
+            while self._waiting and self._is_time_to_read():
+                await self._read_waiting()
+
+    def _is_time_to_read(self) -> bool:
+        """Whether to read now all groups that wait: nothing else can be done, or enough was written."""
+        is_idle = self._ready.empty() and not self._busy and not self._is_pulling
+        age = asyncio.get_running_loop().time() - self._began
+        return is_idle or self.stopped.is_set() or self._writes >= self._stretch_length or age > _MAX_STRETCH_TIME
+
+    def _input_waits(self) -> None:
+        self._read_now.set()
+
+    async def _read_waiting(self) -> None:
+        """Read the groups that wait, and begin a new stretch. Others are written meanwhile."""
+        groups = [group for group in self._waiting.values() if group.is_parked]
+        self._waiting.clear()
+        for group in groups:
+            group.is_parked = False
+        self._stretch, self._writes, self._began = self._stretch + 1, 0, asyncio.get_running_loop().time()
+        readings: dict[str, Reading] = {}
+        try:
+            readings = await self._reader.read([group.group_id for group in groups])
+        except DailyBudgetExhaustedError as error:
+            await self._out_of_budget(error)
+            if self.stopped.is_set():
+                readings = {group.group_id: Reading(error, from_page=False) for group in groups}
+        except MutexError as error:
+            readings = {group.group_id: Reading(error, from_page=False) for group in groups}
+        least = max(MIN_STRETCH, 20 * (self._reader.pages or 1))
+        self._stretch_length = min(max(2 * self._stretch_length, least), MAX_STRETCH)
+        results: list[WriteResult] = []
+        for number, group in enumerate(groups):
+            if group.group_id in readings:
+                results += self._judge(group, readings[group.group_id])
+            if number % _CHUNK == 0:
+                await asyncio.sleep(0)
+        await self._conclude(*results)
+        now = asyncio.get_running_loop().time()
+        # Before more is written: what these show may end the run.
+        again = [group for group in groups if group.read_again and self._writer.readable_at(group) <= now]
+        await run_workers(self._read_singly, again, self.settings.concurrency)
+        for group in groups:
+            self._release(group)
+
+    async def _read_singly(self, group: GroupQueue) -> None:
+        try:
+            reading = await self._reader.read_one(group.group_id)
+        except DailyBudgetExhaustedError as error:
+            await self._out_of_budget(error)
+            if not self.stopped.is_set():
+                return
+            reading = Reading(error, from_page=False)
+        except MutexError as error:
+            reading = Reading(error, from_page=False)
+        await self._conclude(*self._judge(group, reading))
+
+    def _judge(self, group: GroupQueue, reading: Reading) -> list[WriteResult]:
+        results = self._writer.judge(group, reading.group, from_page=reading.from_page)
+        if not group.written:
+            self._unread.pop(group.group_id, None)
+        return results
 
     async def _out_of_budget(self, error: DailyBudgetExhaustedError) -> None:
         if self.settings.on_budget == "stop":
             self.stop(error)
         else:
+            self._busy -= 1  # what was written can be read back meanwhile, as that was reserved
             await self._budget.wait_for_reset(error)
+            self._busy += 1
 
     async def _conclude(self, *results: WriteResult) -> None:
-        if self._journal is not None:
+        if self._journal is not None and results:
             # Whatever was reported as applied, a resumed run must know.
             await self._journal.sync()
-        for batch, status, error, attempts in results:
+        for batch, status, error, attempts, note in results:
             if error is not None:
                 # A traceback would keep every frame of the run alive for as long as the outcome is.
                 for each in (error, *error.earlier):
@@ -197,5 +337,12 @@ class Engine(Run):
                     self.stop(error)
             for item in batch:
                 self._report(
-                    SlotOutcome(edit=item.edit, status=status, position=item.position, error=error, attempts=attempts)
+                    SlotOutcome(
+                        edit=item.edit,
+                        status=status,
+                        position=item.position,
+                        error=error,
+                        attempts=item.attempts + attempts,
+                        note=note,
+                    )
                 )

@@ -6,29 +6,40 @@ Pure bookkeeping, without a clock or I/O.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiomutex.bulk.slot_lists import SlotLists
+from aiomutex.models import SlotEdit
 
 if TYPE_CHECKING:
     from aiomutex._api.requests import Request
     from aiomutex.bulk.late_writes import LateWrite
-    from aiomutex.models import MutexGroup, SlotEdit
+    from aiomutex.errors import MutexError
+    from aiomutex.models import MutexGroup, SlotChange
 
-__all__ = ["GroupQueue", "Item", "Queues"]
+__all__ = ["GroupQueue", "Item", "Queues", "Written"]
 
 
 class Item:
     """One edit of a run, with its position and its request."""
 
-    __slots__ = ("_lists", "edit", "position", "request", "was_sent")
+    __slots__ = ("_lists", "attempts", "edit", "is_answered", "is_late", "is_repeat", "position", "request", "was_sent")
 
-    def __init__(self, position: int, edit: SlotEdit, request: Request[None], *, was_sent: bool = False) -> None:
+    def __init__(self, position: int, edit: SlotEdit | SlotChange, request: Request[None] | None) -> None:
         self.position = position
         self.edit = edit
         self.request = request
-        self.was_sent = was_sent
-        """An earlier run sent it, and its outcome is unknown."""
+        """``None`` for a change, whose request depends on what the slot holds."""
+        self.was_sent = False
+        """It was sent before, and its outcome is unknown."""
+        self.is_answered = False
+        """The service confirmed its write, in this run or in an earlier one."""
+        self.is_late = False
+        """An attempt of its write got no response, and may still arrive."""
+        self.is_repeat = False
+        """This run has written it, and writes it again because a late write has overwritten it."""
+        self.attempts = 0
+        """The number of requests of earlier writes by this run."""
         self._lists: SlotLists | None = None
 
     @property
@@ -38,40 +49,81 @@ class Item:
 
     @property
     def lists(self) -> SlotLists:
-        """The lists it gives."""
+        """The lists it writes; those of a change are set before it is written."""
         if self._lists is None:
-            self._lists = SlotLists.of_edit(self.edit)
+            self._lists = SlotLists.of_edit(self.edit) if isinstance(self.edit, SlotEdit) else SlotLists()
         return self._lists
+
+    @lists.setter
+    def lists(self, lists: SlotLists) -> None:
+        self._lists = lists
+
+
+class Written(NamedTuple):
+    """Identical edits that were written with one request, and wait for a read."""
+
+    batch: list[Item]
+    attempts: int
+    at: float
+    """When the last response came, on the event loop's clock."""
+    error: MutexError | None = None
+    """Why it is unknown whether they were written."""
+
+    @property
+    def slot_index(self) -> int:
+        """The slot's index."""
+        return self.batch[0].edit.slot_index
 
 
 class GroupQueue:
     """The waiting edits of one group, and what is known of the group meanwhile."""
 
-    __slots__ = ("before", "group_id", "is_parked", "items", "late", "read_at", "unconfirmed", "written")
+    __slots__ = (
+        "before", "doubtful", "group_id", "is_from_page", "is_parked", "items", "late", "needs_before", "read_again",
+        "read_at", "stretch", "unconfirmed", "wants_read", "written",
+    )  # fmt: skip
 
     def __init__(self, group_id: str) -> None:
         self.group_id = group_id
         self.items: deque[Item] = deque()
         self.before: MutexGroup | None = None
-        """The group as read before the first of these edits, if a journal or the read-back needs it."""
+        """The group as read last, but with the slots in ``written`` as they were before."""
         self.read_at = 0.0
         """When it was read, on the event loop's clock."""
-        self.written: list[tuple[list[Item], int]] = []
-        """Batches written but not read back yet, with the attempts they took."""
+        self.is_from_page = False
+        """Whether it was read from a page of the listing."""
+        self.written: list[Written] = []
+        """What was written but not read back yet."""
+        self.stretch = 0
+        """The stretch of the run in which the first of it was written."""
+        self.doubtful: set[int] = set()
+        """Slots that may hold something else than ``before`` and ``written`` say, because a write failed."""
         self.unconfirmed: dict[int, list[SlotLists]] = {}
         """By slot, the writes with an unknown outcome since the last confirmed one."""
         self.late: dict[int, list[LateWrite]] = {}
         """By slot, the writes that might have arrived after those in ``written``."""
+        self.read_again: dict[int, float] = {}
+        """Slots that did not hold what was expected, and when to read them again, on their own."""
+        self.wants_read = False
+        """Whether nothing more is written before the group is read."""
+        self.needs_before = False
+        """Whether that is because the next edit cannot be made without it."""
         self.is_parked = False
-        """Whether all that is left to do is a read at a later time."""
+        """Whether all that is left to do now is a read."""
 
     def take(self) -> list[Item]:
         """Remove the next edit and the identical ones that follow it directly: one request serves them all."""
         batch = [self.items.popleft()]
         first = batch[0]
-        while self.items and self.items[0].edit == first.edit and self.items[0].was_sent == first.was_sent:
+        while self.items and _share_a_request(first, self.items[0]):
             batch.append(self.items.popleft())
         return batch
+
+
+def _share_a_request(one: Item, other: Item) -> bool:
+    if one.is_repeat or other.is_repeat:
+        return one.is_repeat and other.is_repeat and one.edit.slot_index == other.edit.slot_index
+    return one.edit == other.edit and one.was_sent == other.was_sent
 
 
 class Queues:
@@ -85,9 +137,11 @@ class Queues:
         group_id = item.group_id
         group = self._groups.get(group_id)
         if group is not None:
-            was_parked, group.is_parked = group.is_parked, False
             group.items.append(item)
-            return group if was_parked else None
+            if not group.is_parked or group.wants_read:
+                return None
+            group.is_parked = False
+            return group
         group = self._groups[group_id] = GroupQueue(group_id)
         group.items.append(item)
         return group

@@ -7,6 +7,7 @@ sent, so neither a killed process nor a power failure loses it.
 from __future__ import annotations
 
 import functools
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from aiomutex._util.wording import counted
@@ -20,13 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from aiomutex.bulk.group_queues import Item
+    from aiomutex.bulk.options import AnyEdit
     from aiomutex.bulk.report import Status
-    from aiomutex.models import MutexGroup, Slot, SlotEdit
+    from aiomutex.models import MutexGroup, Slot
 
-__all__ = ["Journal", "Progress", "SlotRecord"]
+__all__ = ["Journal", "Progress", "SlotRecord", "UndoJournal"]
 
 _APPLY_STARTED: Final = 1
 _APPLY_DONE: Final = 2
+_UNDONE: Final = 2
+_LATE: Final = 60.0
+"""Seconds after the last write of a run that was killed, after which none of its requests arrives any more."""
 
 
 class Journal(JournalRows):
@@ -62,7 +67,7 @@ class Journal(JournalRows):
         if "undone" in self._facts:
             raise JournalError(f"journal {self.path} was undone; use a new journal to run the edits again")
 
-    def check_input(self, edits: Iterable[SlotEdit]) -> None:
+    def check_input(self, edits: Iterable[AnyEdit]) -> None:
         """Compare a whole input with what is recorded of the earlier run's input.
 
         Raises:
@@ -84,7 +89,7 @@ class Journal(JournalRows):
         if self._total is not None and count > self._total:
             raise self._too_many()
 
-    def progress_of(self, position: int, edit: SlotEdit) -> Progress:
+    def progress_of(self, position: int, edit: AnyEdit) -> Progress:
         """How far an earlier run got with the edit at ``position``.
 
         The edits of a slot must be applied in the order given. If an edit is to be sent after a later one of its slot
@@ -141,7 +146,7 @@ class Journal(JournalRows):
     def _too_many(self) -> JournalError:
         return self._other_input(f"that one has {counted(self._total or 0, 'edit')}, this one has more")
 
-    def _other_edit(self, position: int, edit: SlotEdit) -> JournalError:
+    def _other_edit(self, position: int, edit: AnyEdit) -> JournalError:
         return self._other_input(
             f"edit {position} (group {edit.group_id}, slot {edit.slot_index}) was a different one; use the same input, "
             "or a new journal"
@@ -167,6 +172,8 @@ class Journal(JournalRows):
             JournalError: They could not be recorded.
         """
         self._sequence += 1
+        if (second := int(time.time()) + 1) != self._facts.get("active"):
+            self._set_fact("active", second)
         found = None if before is None else find_slot(before, items[0].edit.slot_index)
         self._record(functools.partial(self._write_sent, items, found, self._sequence))
         await self.sync()
@@ -182,6 +189,10 @@ class Journal(JournalRows):
             self._put_slot(record)
         self._put_edits(items, "sent")
 
+    def record_answered(self, items: Sequence[Item]) -> None:
+        """Record that the service confirmed a write that is to be read back. It is written with the next commit."""
+        self._record(functools.partial(self._put_edits, items, "written"))
+
     def record_outcome(self, items: Sequence[Item], status: Status, *, confirmed: bool) -> None:
         """Record the outcome of edits that were sent. It is written with the next commit.
 
@@ -193,6 +204,7 @@ class Journal(JournalRows):
         self._record(functools.partial(self._write_outcome, items, status, confirmed=confirmed))
 
     def _write_outcome(self, items: Sequence[Item], status: Any, *, confirmed: bool) -> None:
+        status = "applied" if status == "unchanged" else status
         self._put_edits(items, status)
         record = None if status == "unknown" else self._slot(items[0].group_id, items[0].edit.slot_index)
         if record is None:
@@ -204,6 +216,8 @@ class Journal(JournalRows):
         if confirmed:
             record.after, earlier = record.after.updated(lists), without_overwritten(earlier, lists)
         record.unconfirmed = earlier + later
+        if items[0].is_late:
+            record.late = with_unconfirmed(record.late, lists)
         if status == "applied":
             record.done = items[-1].position
         self._put_slot(record)
@@ -243,16 +257,68 @@ class Journal(JournalRows):
         self._set_fact("apply", _APPLY_DONE)
         self.flush()
 
-    # An undo
+    # What an undo does otherwise
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last write was recorded."""
+        return max(0.0, time.time() - self._facts.get("active", 0))
+
+    def unsettled(self, position: int) -> Sequence[SlotLists]:  # noqa: ARG002  # for an undo
+        """The writes of another process that may still arrive in the slot of an edit."""
+        return ()
 
     def written_slots(self) -> list[SlotRecord]:
         """The slots the run wrote, or may have written, the latest first."""
         with self._translating():
             return [record for record in self._records() if record.is_written]
 
-    def record_undo(self, record: SlotRecord, *, done: bool) -> None:
-        """Record that a slot's earlier content is being written back, or has been; written with the next commit."""
-        record.undo = 2 if done else 1
+
+class UndoJournal(Journal):
+    """A journal whose run is undone: its edits are those that write back what the slots held before."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path, must_exist=True)
+        slots = dict(enumerate(self.written_slots()))
+        self.damaged = {position: record for position, record in slots.items() if record.is_damaged}
+        """Entries of which only the slot is known, by position among the slots written."""
+        self.records = {position: record for position, record in slots.items() if not record.is_damaged}
+        """The slots that can be undone, by position."""
+        self._in_order = list(self.records.values())
+
+    def unsettled(self, position: int) -> Sequence[SlotLists]:
+        """The writes of the run that may still arrive."""
+        record = self._in_order[position]
+        return [*record.unconfirmed, *record.late] if self.age < _LATE else ()
+
+    def progress_of(self, position: int, edit: AnyEdit) -> Progress:  # noqa: ARG002  # the order is this journal's own
+        """How far an earlier undo got. A slot is written again even if it was: a read may show what it held before."""
+        return "applied" if self._in_order[position].undo == _UNDONE else "new"
+
+    async def has_before(self, group_id: str, slots: Collection[int]) -> bool:  # noqa: ARG002
+        """An undo records nothing that a slot held."""
+        return True
+
+    async def record_sent(self, items: Sequence[Item], before: MutexGroup | None) -> None:  # noqa: ARG002
+        """Record that a slot's earlier content is being written back."""
         if "undone" not in self._facts:
             self._set_fact("undone", 1)
-        self._record(functools.partial(self._put_slot, record))
+        self._record_undo(items, 1)
+        await self.sync()
+
+    def record_answered(self, items: Sequence[Item]) -> None:
+        """Nothing is recorded before the slot is read back."""
+
+    def record_outcome(self, items: Sequence[Item], status: Status, *, confirmed: bool) -> None:  # noqa: ARG002
+        """Record that a slot's earlier content has been written back."""
+        if status == "applied":
+            self._record_undo(items, _UNDONE)
+
+    def _record_undo(self, items: Sequence[Item], undo: int) -> None:
+        for item in items:
+            record = self._in_order[item.position]
+            record.undo = undo
+            self._record(functools.partial(self._put_slot, record))
+
+    def record_end(self, total: int) -> None:
+        """An undo has no end of its own."""

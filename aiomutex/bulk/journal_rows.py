@@ -10,18 +10,19 @@ import msgspec
 from aiomutex.bulk.journal_file import JournalFile, checksum
 from aiomutex.bulk.slot_lists import SlotLists
 from aiomutex.errors import JournalError
+from aiomutex.models import SlotEdit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from aiomutex.bulk.group_queues import Item
-    from aiomutex.models import SlotEdit
+    from aiomutex.models import SlotChange
 
 __all__ = ["JournalRows", "Progress", "SlotRecord", "digest_of"]
 
-Progress = Literal["new", "sent", "applied", "failed", "unknown"]
+Progress = Literal["new", "sent", "applied", "failed", "unknown", "written"]
 
-_PROGRESS: Final[tuple[Progress, ...]] = ("new", "sent", "applied", "failed", "unknown")
+_PROGRESS: Final[tuple[Progress, ...]] = ("new", "sent", "applied", "failed", "unknown", "written")
 _DAMAGED: Final = -1
 _SELECT_SLOT: Final = "SELECT CAST(group_id AS BLOB), slot, last, CAST(data AS BLOB), sum FROM slots"
 
@@ -43,6 +44,8 @@ class SlotRecord(msgspec.Struct, array_like=True):
     """The position of the last edit that was applied."""
     undo: int = 0
     """0: not started, 1: sent, 2: done."""
+    late: list[SlotLists] = []
+    """Writes of which an attempt got no response. It may arrive after later writes, and after the run."""
 
     @property
     def is_written(self) -> bool:
@@ -58,9 +61,10 @@ class SlotRecord(msgspec.Struct, array_like=True):
 _decoder = msgspec.json.Decoder(SlotRecord)
 
 
-def digest_of(edit: SlotEdit) -> int:
+def digest_of(edit: SlotEdit | SlotChange) -> int:
     """A number of 64 bits that identifies an edit."""
-    data = msgspec.json.encode((edit.group_id, edit.slot_index, SlotLists.of_edit(edit)))
+    lists: Any = SlotLists.of_edit(edit) if isinstance(edit, SlotEdit) else edit
+    data = msgspec.json.encode((edit.group_id, edit.slot_index, lists))
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
 
 

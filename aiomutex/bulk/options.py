@@ -7,9 +7,11 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
+from msgspec import UNSET
 
 from aiomutex._api import requests
 from aiomutex._util.checks import check_integer, describe
+from aiomutex.bulk.slot_lists import check_change, check_expected
 from aiomutex.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -18,15 +20,17 @@ from aiomutex.errors import (
     LimiterUnavailableError,
     SessionClosedError,
 )
-from aiomutex.models import SLOT_LISTS, SlotEdit
+from aiomutex.models import SLOT_LISTS, SlotChange, SlotEdit
 
 if TYPE_CHECKING:
     from aiomutex._api.requests import Request
 
-__all__ = ["FATAL", "Edits", "OnBudget", "Settings", "check_all", "freeze", "request_of"]
+__all__ = ["FATAL", "AnyEdit", "Edits", "OnBudget", "Reads", "Settings", "check_all", "freeze", "request_of"]
 
-Edits = Iterable[SlotEdit] | AsyncIterable[SlotEdit]
+AnyEdit = SlotEdit | SlotChange
+Edits = Iterable[AnyEdit] | AsyncIterable[AnyEdit]
 OnBudget = Literal["stop", "wait"]
+Reads = Literal["auto", "groups"]
 
 FATAL: Final = (
     AuthenticationError,
@@ -49,6 +53,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stop_after: int | None = None
     on_budget: OnBudget = "stop"
     reserve: int = 0
+    verify: bool = False
+    skip_unchanged: bool = False
+    reads: Reads = "auto"
 
     def __post_init__(self) -> None:
         check_integer("concurrency", self.concurrency, least=1)
@@ -57,16 +64,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         check_integer("reserve", self.reserve, least=0)
         if self.on_budget not in ("stop", "wait"):
             raise InvalidRequestError(f"on_budget must be 'stop' or 'wait', not {describe(self.on_budget)}")
+        if self.reads not in ("auto", "groups"):
+            raise InvalidRequestError(f"reads must be 'auto' or 'groups', not {describe(self.reads)}")
 
 
-def freeze(edit: SlotEdit) -> SlotEdit:
+def freeze(edit: AnyEdit) -> AnyEdit:
     """A copy of an edit with lists of its own: the input may reuse the lists it passed for its next edit.
 
     Raises:
-        InvalidRequestError: It is not a ``SlotEdit``.
+        InvalidRequestError: It is not an edit, or a change or an expectation that breaks a rule.
     """
+    if isinstance(edit, SlotChange):
+        return check_change(edit)
     if not isinstance(edit, SlotEdit):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
-        raise InvalidRequestError(f"an edit must be a SlotEdit, not {describe(edit)}")
+        raise InvalidRequestError(f"an edit must be a SlotEdit or a SlotChange, not {describe(edit)}")
     copies: dict[str, Any] = {}
     for name in SLOT_LISTS:
         items: Any = getattr(edit, name)
@@ -74,19 +85,23 @@ def freeze(edit: SlotEdit) -> SlotEdit:
         is_list = isinstance(items, Sequence) and not isinstance(items, str | bytes | bytearray | memoryview | tuple)
         if is_list or isinstance(items, AbstractSet):
             copies[name] = copy(items)
+    if edit.expected is not UNSET:
+        copies["expected"] = check_expected(edit.expected)
     return msgspec.structs.replace(edit, **copies)
 
 
-def request_of(edit: SlotEdit) -> Request[None]:
-    """The request that makes an edit.
+def request_of(edit: AnyEdit) -> Request[None] | None:
+    """The request that makes an edit; ``None`` for a change, whose request depends on what the slot holds.
 
     Raises:
         InvalidRequestError: It breaks a rule.
     """
+    if isinstance(edit, SlotChange):
+        return None
     return requests.edit_slot(edit.group_id, edit.slot_index, edit.experiments, edit.holdouts, edit.individuals)
 
 
-def check_all(edits: Iterable[SlotEdit]) -> Iterable[SlotEdit]:
+def check_all(edits: Iterable[AnyEdit]) -> Iterable[AnyEdit]:
     """Check each edit of a collection, so that an invalid one stops the run before it begins.
 
     Returns:
@@ -95,7 +110,7 @@ def check_all(edits: Iterable[SlotEdit]) -> Iterable[SlotEdit]:
     Raises:
         InvalidRequestError: An edit is invalid. The message names the first one.
     """
-    copies: list[SlotEdit] = []
+    copies: list[AnyEdit] = []
     is_sequence = isinstance(edits, list | tuple)
     for position, edit in enumerate(edits):
         try:

@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import msgspec
+from msgspec import UNSET
 
 from aiomutex._util.wording import counted
-from aiomutex.bulk.options import freeze, request_of
-from aiomutex.bulk.reads import GroupReader
-from aiomutex.bulk.slot_lists import SlotLists, same_items
-from aiomutex.errors import InvalidRequestError
+from aiomutex.bulk.options import AnyEdit, freeze, request_of
+from aiomutex.bulk.reads import MAX_STRETCH, MIN_STRETCH, GroupReader
+from aiomutex.bulk.slot_lists import SlotLists, changed_lists, find_stale, same_items
+from aiomutex.errors import InvalidRequestError, MutexError, NotFoundError
 from aiomutex.limits import Priority
-from aiomutex.models import SLOT_LISTS, SlotEdit, find_slot
+from aiomutex.models import SLOT_LISTS, SlotChange, find_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiomutex.bulk.options import Edits
-    from aiomutex.bulk.reads import ReadingSession
-    from aiomutex.models import MutexGroup
+    from aiomutex.limits import RateLimiter
+    from aiomutex.models import GroupPage, MutexGroup
 
 __all__ = ["Preview", "SlotDifference", "preview"]
 
 _CONCURRENCY: Final = 8
 _SHOWN: Final = 20
+
+
+class ReadingSession(Protocol):
+    """What a preview needs of a session."""
+
+    @property
+    def rate_limiter(self) -> RateLimiter:
+        """The limiter of its requests."""
+        ...
+
+    def with_options(self, *, priority: Priority) -> Self:
+        """A view of the session with another priority."""
+        ...
+
+    async def get_group(self, group_id: str) -> MutexGroup:
+        """Fetch one group."""
+        ...
+
+    async def list_page(self, *, limit: int, cursor: str | None) -> GroupPage:
+        """Fetch one page of the listing."""
+        ...
 
 
 class SlotDifference(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +75,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
     position: int
     """Its position in the input, counted from 0."""
-    edit: SlotEdit
+    edit: AnyEdit
     reason: str
 
 
@@ -124,17 +146,17 @@ async def preview(session: ReadingSession, edits: Edits, *, journal: bool = Fals
         edit 1: group 9 does not exist
         group 1 (group-1), slot 1: experiments +5; experiments -101
     """
-    valid: list[tuple[int, SlotEdit]] = []
+    valid: list[tuple[int, AnyEdit]] = []
     impossible: list[Problem] = []
     total = 0
 
-    def take(edit: SlotEdit) -> None:
+    def take(edit: AnyEdit) -> None:
         nonlocal total
         try:
             edit = freeze(edit)
             request_of(edit)
         except InvalidRequestError as error:
-            if not isinstance(edit, SlotEdit):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
+            if not isinstance(edit, AnyEdit):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
                 raise
             impossible.append(Problem(position=total, edit=edit, reason=str(error)))
         else:
@@ -147,14 +169,22 @@ async def preview(session: ReadingSession, edits: Edits, *, journal: bool = Fals
     else:
         for edit in edits:
             take(edit)
-    reader = GroupReader(session.with_options(priority=Priority.BULK), _CONCURRENCY)
-    groups = await reader.read({str(edit.group_id) for _, edit in valid})
+    view = session.with_options(priority=Priority.BULK)
+    reader = GroupReader(view.get_group, lambda limit, cursor: view.list_page(limit=limit, cursor=cursor), _CONCURRENCY)
+    groups: dict[str, MutexGroup] = {}
+    for group_id, reading in (await reader.read({str(edit.group_id) for _, edit in valid})).items():
+        if not isinstance(reading.group, MutexError):
+            groups[group_id] = reading.group
+        elif not isinstance(reading.group, NotFoundError):
+            raise reading.group
     simulation = _Simulation(groups)
     for position, edit in valid:
         if (problem := simulation.apply(position, edit)) is not None:
             impossible.append(problem)
     touched = len({group_id for group_id, _ in simulation.content})
-    requests = simulation.applied + touched * (2 if verify else int(journal))
+    passes = (1 + _stretches(simulation.applied, reader.pages or 1)) if verify else int(journal)
+    singly = touched * (2 if verify else int(journal))
+    requests = simulation.applied + (min(singly, passes * reader.pages) if reader.pages else singly)
     state = session.rate_limiter.state()
     return Preview(
         edits=total,
@@ -168,6 +198,14 @@ async def preview(session: ReadingSession, edits: Edits, *, journal: bool = Fals
     )
 
 
+def _stretches(writes: int, pages: int) -> int:
+    """The number of times that a run reads back what it wrote."""
+    count, length = 0, max(MIN_STRETCH, 20 * pages)
+    while writes > 0:
+        count, writes, length = count + 1, writes - length, min(2 * length, MAX_STRETCH)
+    return count
+
+
 class _Simulation:
     """The slots as the edits would leave them."""
 
@@ -179,19 +217,24 @@ class _Simulation:
         self.applied = 0
         self.unchanged = 0
 
-    def apply(self, position: int, edit: SlotEdit) -> Problem | None:
+    def apply(self, position: int, edit: AnyEdit) -> Problem | None:
         """Make an edit, or say why it is impossible."""
         at = (str(edit.group_id), edit.slot_index)
         if (group := self._groups.get(at[0])) is None:
             return Problem(position=position, edit=edit, reason=f"group {at[0]} does not exist")
         if (slot := find_slot(group, at[1])) is None:
             return Problem(position=position, edit=edit, reason=f"group {at[0]} has no slot {at[1]}")
-        lists = SlotLists.of_edit(edit)
+        content = self.content.get(at, SlotLists.of_slot(slot))
+        if isinstance(edit, SlotChange):
+            lists = changed_lists(edit, content)
+        elif edit.expected is not UNSET and (stale := find_stale(edit, group, content)) is not None:
+            return Problem(position=position, edit=edit, reason=str(stale))
+        else:
+            lists = SlotLists.of_edit(edit)
         earlier = self._written.get(at, SlotLists())
         if any(map(_contradicts, earlier, lists)):
             reason = f"group {at[0]}, slot {at[1]}: an earlier edit writes other content"
             self.contradictions.append(Problem(position=position, edit=edit, reason=reason))
-        content = self.content.get(at, SlotLists.of_slot(slot))
         updated = content.updated(lists)
         self.unchanged += all(map(same_items, content, updated))
         self.applied += 1

@@ -11,21 +11,22 @@ import msgspec
 from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
 from aiomutex.errors import MutexError
-from aiomutex.models import SLOT_LISTS, SlotEdit
+from aiomutex.models import SLOT_LISTS, SlotChange, SlotEdit
 
 if TYPE_CHECKING:
     import os
 
-Status = Literal["applied", "failed", "skipped", "unknown"]
+Status = Literal["applied", "unchanged", "failed", "skipped", "unknown"]
 
 
 class SlotOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one edit."""
 
-    edit: SlotEdit
+    edit: SlotEdit | SlotChange
     """The edit, as it was when the run pulled it. Its lists are copies."""
     status: Status
-    """``applied``: the service confirmed it. ``failed``: it is known not to be in effect. ``skipped``: it was not sent,
+    """``applied``: the service confirmed it. ``unchanged``: it was not sent, because its slot holds it.
+    ``failed``: it is known not to be in effect. ``skipped``: it was not sent,
     because it is applied according to the journal, or because the run stopped. ``unknown``: it was sent, and whether it
     was applied is unknown."""
     position: int
@@ -35,7 +36,7 @@ class SlotOutcome(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     """The number of requests started for it."""
     note: str = ""
-    """Why it was skipped, or why there is no error although its outcome is unknown."""
+    """Why it was skipped, why there is no error although its outcome is unknown, or what else changed in its slot."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the outcome as values that JSON can hold. Lists that the edit does not give are left out."""
@@ -55,6 +56,11 @@ class BulkReport(msgspec.Struct, frozen=True, kw_only=True):
     def applied(self) -> list[SlotOutcome]:
         """Edits the service confirmed."""
         return self._of("applied")
+
+    @property
+    def unchanged(self) -> list[SlotOutcome]:
+        """Edits that were not sent, because their slot holds them."""
+        return self._of("unchanged")
 
     @property
     def failed(self) -> list[SlotOutcome]:
@@ -89,14 +95,15 @@ class BulkReport(msgspec.Struct, frozen=True, kw_only=True):
         Example:
             >>> BulkReport(outcomes=[]).write_csv("outcomes.csv")
         """
-        names: list[str] = ["position", "group_id", "slot_index", *SLOT_LISTS, "status", "attempts", "error", "note"]
+        rows = [outcome.to_dict() | {"error": str(outcome.error or "")} for outcome in self.outcomes]
+        lists = dict.fromkeys([*SLOT_LISTS, *(name for row in rows for name in row if isinstance(row[name], list))])
         with open_private(path) as file:
-            rows = csv.DictWriter(file, names, lineterminator="\n")
-            rows.writeheader()
-            for outcome in self.outcomes:
-                row = outcome.to_dict() | {"error": str(outcome.error or "")}
-                lists = {name: msgspec.json.encode(row[name]).decode() for name in SLOT_LISTS if name in row}
-                rows.writerow(row | lists)
+            names = ["position", "group_id", "slot_index", *lists, "status", "attempts", "error", "note"]
+            writer = csv.DictWriter(file, names, lineterminator="\n")
+            writer.writeheader()
+            for row in rows:
+                encoded = {name: msgspec.json.encode(row[name]).decode() for name in lists if name in row}
+                writer.writerow(row | encoded)
 
     def raise_for_failures(self) -> None:
         """Do nothing if no edit failed and nothing stopped the run.
@@ -119,7 +126,7 @@ class BulkReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         counts = Counter(outcome.status for outcome in self.outcomes)
-        order: tuple[Status, ...] = ("applied", "failed", "unknown", "skipped")
+        order: tuple[Status, ...] = ("applied", "unchanged", "failed", "unknown", "skipped")
         parts = [f"{counts[status]:,} {status}" for status in order if counts[status] or status == "applied"]
         ending = f"; stopped: {self.stopped_by}" if self.stopped_by is not None else ""
         return f"{counted(len(self.outcomes), 'edit')}: {', '.join(parts)}{ending}"

@@ -17,7 +17,7 @@ import anyio
 from aiomutex._util.tasks import collapse_exception_group, run_to_completion
 from aiomutex._util.wording import counted
 from aiomutex.bulk.group_queues import Item, Queues
-from aiomutex.bulk.options import freeze, request_of
+from aiomutex.bulk.options import AnyEdit, freeze, request_of
 from aiomutex.bulk.report import SlotOutcome
 from aiomutex.errors import InvalidRequestError, MutexError, TooManyFailuresError
 
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from aiomutex.bulk.group_queues import GroupQueue
     from aiomutex.bulk.journal import Progress
     from aiomutex.bulk.options import Edits, Settings
-    from aiomutex.models import SlotEdit
 
-__all__ = ["ABANDONED", "NOT_SENT", "Run"]
+__all__ = ["ABANDONED", "ALREADY_APPLIED", "NOT_SENT", "Run"]
 
 logger = logging.getLogger("aiomutex.bulk")
 
@@ -38,8 +37,11 @@ ABANDONED: Final = "the input of the run did not end when it was cancelled; it w
 
 NOT_SENT: Final = "not sent: the run was stopped before"
 """The note of an edit that a stopped run skips."""
+ALREADY_APPLIED: Final = "already applied, according to the journal"
+"""The note of an edit that a resumed run skips."""
 _MAX_UNCONSUMED: Final = 64
 """Outcomes waiting to be consumed, from which on nothing more is started."""
+_CHUNK: Final = 500
 _CANCELLATIONS: Final = 5
 _PATIENCE: Final = 2.0
 """Seconds for the clean-up code of an input before it is cancelled again."""
@@ -75,7 +77,7 @@ class Run(abc.ABC):
         self._pending = 0
         self._failures = 0
         self._feeder: asyncio.Task[None] | None = None
-        self._is_closing = self._is_fed = False
+        self._is_closing = self._is_fed = self._is_pulling = False
         self._has_ended = False
         self.has_abandoned_input = False
         """Whether the input went on after it was cancelled several times."""
@@ -103,6 +105,7 @@ class Run(abc.ABC):
         try:
             with collapse_exception_group():
                 async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._read_groups)
                     for _ in range(self.settings.concurrency):
                         tasks.start_soon(self._work)
         finally:
@@ -135,7 +138,7 @@ class Run(abc.ABC):
     # ------------------------------------------------------------------ input
 
     async def _feed(self, edits: Edits) -> None:
-        source: AsyncIterator[SlotEdit] | Iterator[SlotEdit] | None = None
+        source: AsyncIterator[AnyEdit] | Iterator[AnyEdit] | None = None
         try:
             source = aiter(edits) if isinstance(edits, AsyncIterable) else iter(edits)
             while not self.stopped.is_set():
@@ -146,6 +149,12 @@ class Run(abc.ABC):
                     break
                 self._take_in(edit)
                 await self._consumed.wait()
+                if self.pulled % _CHUNK == 0:
+                    # A fast input would keep the event loop from everything else.
+                    self._is_pulling = True
+                    await asyncio.sleep(0)
+                    self._is_pulling = False
+                    self._input_waits()
         except BaseException as error:  # noqa: BLE001  # run raises it once every edit has its outcome
             if not (isinstance(error, asyncio.CancelledError) and self.stopped.is_set()):
                 self._source_error = error
@@ -163,6 +172,7 @@ class Run(abc.ABC):
             finally:
                 self._is_fed = True
                 self._dismiss_workers_if_done()
+                self._input_waits()
 
     async def _end_input(self, feeder: asyncio.Task[None]) -> None:
         """Cancel the input until it ends. One that never does is abandoned, because leaving a run must not hang."""
@@ -174,26 +184,35 @@ class Run(abc.ABC):
         self.has_abandoned_input = True
         logger.warning(ABANDONED)
 
-    def _take_in(self, edit: SlotEdit) -> None:
-        edit = freeze(edit)
+    def _take_in(self, edit: AnyEdit) -> None:
         try:
+            edit = freeze(edit)
             item = Item(self.pulled, edit, request_of(edit))
         except InvalidRequestError as error:
+            if not isinstance(edit, AnyEdit):
+                raise
             self._count()
             self._report(SlotOutcome(edit=edit, status="failed", position=self.pulled - 1, error=error))
             return
         progress = self._progress_of(item)
         self._count()
         if progress == "applied":
-            self._skip(item, "already applied, according to the journal")
+            self._skip(item, ALREADY_APPLIED)
             return
-        item.was_sent = progress in ("sent", "unknown")
+        item.is_answered = progress == "written"
+        item.was_sent = progress in ("sent", "written", "unknown")
         if (group := self._queues.add(item)) is not None:
             self._ready.put_nowait(group)
 
     def _count(self) -> None:
         self.pulled += 1
         self._pending += 1
+
+    def _input_waits(self) -> None:  # noqa: B027  # optional for subclasses
+        """Called when the input has offered all that it can for now."""
+
+    async def _read_groups(self) -> None:  # noqa: B027  # as above
+        """Read groups for the workers until the run ends."""
 
     def _progress_of(self, item: Item) -> Progress:  # noqa: ARG002  # for subclasses with a journal
         """How far an earlier run got with this edit."""
@@ -203,7 +222,7 @@ class Run(abc.ABC):
 
     async def _work(self) -> None:
         while (group := await self._ready.get()) is not None:
-            while self.stopped.is_set() and group.items:
+            while self.stopped.is_set() and group.items and not group.items[0].is_repeat:
                 self._skip(group.items.popleft())
             await self._serve(group)
             self._release(group)
@@ -230,7 +249,7 @@ class Run(abc.ABC):
     def _skip(self, item: Item, note: str = NOT_SENT) -> None:
         status: Any = "skipped"
         if item.position in self.in_flight:
-            status, note = "unknown", "sent before the daily budget was exhausted; its outcome is unknown"
+            status, note = "unknown", "sent before the run was stopped; its outcome is unknown"
         self._report(SlotOutcome(edit=item.edit, status=status, position=item.position, note=note))
 
     def _report(self, outcome: SlotOutcome) -> None:

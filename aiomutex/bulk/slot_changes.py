@@ -10,28 +10,25 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from aiomutex._api import requests, validation
-from aiomutex.bulk.slot_lists import SlotLists, find_difference
+from aiomutex.bulk.slot_lists import SlotLists, changed_lists, check_change, find_difference, no_slot
 from aiomutex.errors import DeadlineExceededError, InvalidRequestError, MutexError
-from aiomutex.models import SLOT_LISTS, find_slot
+from aiomutex.models import find_slot
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from aiomutex._api.requests import Request
     from aiomutex._http.call import CallResult
     from aiomutex._util.keyed_lock import KeyedLock
-    from aiomutex.models import MutexGroup, Slot
+    from aiomutex.models import MutexGroup, Slot, SlotChange
 
-__all__ = ["Changes", "GroupChange", "change_slot", "move_experiment"]
+__all__ = ["GroupChange", "change_slot", "move_experiment"]
 
 if TYPE_CHECKING:
     Send = Callable[[Request[Any]], Awaitable[CallResult[Any]]]
-
-Changes = dict[str, "Sequence[Any] | UnsetType"]
-"""By ``add_`` or ``remove_`` and the name of a list, the ids to add or remove."""
 
 
 class GroupChange:
@@ -79,18 +76,13 @@ class GroupChange:
             self._locks.release(group_id)
 
 
-async def change_slot(
-    change: GroupChange,
-    group_id: str | int,
-    slot_index: int,
-    changes: Changes,
-) -> Slot:
+async def change_slot(change: GroupChange, slot_change: SlotChange) -> Slot:
     """Add items to and remove items from the lists of a slot; return the slot after the change."""
-    segment, index = validation.group_segment(group_id), validation.slot_number(slot_index)
-    checked = _checked(changes)
+    slot_change = check_change(slot_change)  # the caller may change its lists while this call waits
+    segment = validation.group_segment(slot_change.group_id)
     async with change.locking(segment):
-        before = _existing(await _read(change, segment), index)
-        desired = _desired(before, checked)
+        before = _existing(await _read(change, segment), slot_change.slot_index)
+        desired = changed_lists(slot_change, SlotLists.of_slot(before))
         if desired.is_empty:
             return before
         return await _write(change, segment, before, desired)
@@ -147,36 +139,6 @@ async def _write(change: GroupChange, segment: str, before: Slot, desired: SlotL
 
 
 def _existing(group: MutexGroup, index: int) -> Slot:
-    slot = find_slot(group, index)
-    if slot is None:
-        slots = ", ".join(str(slot.index) for slot in group.slots)
-        raise InvalidRequestError(f"slot_index must be a slot of group {group.id} ({slots}), not {index}")
+    if (slot := find_slot(group, index)) is None:
+        raise no_slot(group, index)
     return slot
-
-
-def _checked(changes: Changes) -> dict[str, Sequence[Any]]:
-    checked: dict[str, Sequence[Any]] = {}
-    for name, items in changes.items():
-        check_list = validation.individual_list if name.endswith("individuals") else validation.id_list
-        given = check_list(name, items)
-        if not isinstance(given, UnsetType):
-            checked[name] = tuple(given)  # the caller may change its list while this call waits
-    if not checked:
-        raise InvalidRequestError(f"the change is empty; pass at least one of {', '.join(changes)}")
-    for field in SLOT_LISTS:
-        both = set(checked.get(f"add_{field}", ())) & set(checked.get(f"remove_{field}", ()))
-        if both:
-            raise InvalidRequestError(f"add_{field} and remove_{field} both contain {sorted(both)!r}")
-    return checked
-
-
-def _desired(before: Slot, checked: dict[str, Sequence[Any]]) -> SlotLists:
-    """The lists after the change; those that stay as they are, are not given."""
-    desired: list[Any] = []
-    for name, old in zip(SLOT_LISTS, SlotLists.of_slot(before), strict=True):
-        items: list[Any] = list(old or ())
-        removed = set(checked.get(f"remove_{name}", ()))
-        kept = [item for item in items if item not in removed]
-        new = kept + [item for item in dict.fromkeys(checked.get(f"add_{name}", ())) if item not in kept]
-        desired.append(None if new == items else new)
-    return SlotLists(*desired)

@@ -5,30 +5,38 @@ Pure. The service documents no order inside a list, so two lists are equal when 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
+import msgspec
 from msgspec import UNSET
 
-from aiomutex.errors import StaleSlotError, VerificationError
-from aiomutex.models import SLOT_LISTS, SlotEdit, find_slot
+from aiomutex._api import validation
+from aiomutex._util.checks import describe
+from aiomutex.errors import InvalidRequestError, StaleSlotError, VerificationError
+from aiomutex.models import SLOT_LISTS, Slot, SlotEdit, find_slot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiomutex.models import MutexGroup, Slot
+    from aiomutex.models import MutexGroup, SlotChange
 
 __all__ = [
-    "GuardedEdit",
     "SlotLists",
+    "changed_lists",
+    "check_change",
+    "check_expected",
     "find_difference",
     "find_stale",
+    "no_slot",
     "same_items",
     "slot_holds",
     "with_unconfirmed",
     "without_overwritten",
 ]
 
+_CHANGES: Final = tuple(f"{verb}_{name}" for name in SLOT_LISTS for verb in ("add", "remove"))
 _MAX_UNCONFIRMED: Final = 20
 """Unconfirmed writes of one slot that are kept, the latest ones. An outage may leave any number of them."""
 
@@ -81,24 +89,22 @@ class SlotLists(NamedTuple):
         return SlotEdit(group_id, slot_index, **given)
 
 
-class GuardedEdit(SlotEdit, frozen=True, kw_only=True):
-    """An edit that is made only if its slot still holds what the edit is based on."""
-
-    based_on: tuple[SlotLists, ...] = ()
-    """What the lists to be written may hold: what they held, and what earlier edits of the caller made of them."""
-
-
 def same_items(one: list[Any] | None, other: list[Any] | None) -> bool:
     """Whether two lists hold the same items, in any order."""
     return one == other or (one is not None and other is not None and set(one) == set(other))
 
 
-def slot_holds(slot: Slot | None, desired: SlotLists) -> bool:
+def slot_holds(slot: Slot | SlotLists | None, desired: SlotLists) -> bool:
     """Whether a slot holds the desired lists. Lists that are not given do not count."""
     return slot is not None and all(
-        items is None or same_items(items, actual)
-        for items, actual in zip(desired, SlotLists.of_slot(slot), strict=True)
+        items is None or same_items(items, getattr(slot, name)) for name, items in zip(SLOT_LISTS, desired, strict=True)
     )
+
+
+def no_slot(group: MutexGroup, index: int) -> InvalidRequestError:
+    """The error of an edit of a slot that its group does not have."""
+    slots = ", ".join(str(slot.index) for slot in group.slots)
+    return InvalidRequestError(f"slot_index must be a slot of group {group.id} ({slots}), not {index}")
 
 
 def find_difference(
@@ -140,23 +146,88 @@ def find_difference(
     )
 
 
-def find_stale(edit: SlotEdit, group: MutexGroup | None) -> StaleSlotError | None:
-    """Whether the slot of a guarded edit was changed by somebody else: the error to report then."""
-    if not isinstance(edit, GuardedEdit) or group is None:
-        return None
-    slot, desired = find_slot(group, edit.slot_index), SlotLists.of_edit(edit)
-    names = [name for name, items in zip(SLOT_LISTS, desired, strict=True) if items is not None]
-    allowed = (*edit.based_on, desired)
-    if slot is not None and all(
-        any(same_items(getattr(each, name), getattr(slot, name)) for each in allowed) for name in names
+def check_expected(expected: Any) -> tuple[SlotLists, ...]:
+    """The contents that an edit expects, as copies.
+
+    Raises:
+        InvalidRequestError: It is neither a slot nor lists by name, nor a tuple of these.
+    """
+    if isinstance(expected, list | tuple) and expected and not isinstance(expected, SlotLists):
+        return tuple(lists for each in expected for lists in check_expected(each))
+    if isinstance(expected, SlotLists):
+        return (expected,)
+    if isinstance(expected, Slot):
+        return check_expected({name: getattr(expected, name) for name in SLOT_LISTS})
+    if not isinstance(expected, Mapping) or not expected or not set(expected) <= set(SLOT_LISTS):
+        raise InvalidRequestError(
+            f"expected must be a Slot, or lists by name ({', '.join(SLOT_LISTS)}), not {describe(expected)}"
+        )
+    return (SlotLists(**{name: list(_checked_list(name, items)) for name, items in expected.items()}),)
+
+
+def find_stale(edit: SlotEdit, group: MutexGroup, content: SlotLists | None) -> StaleSlotError | None:
+    """Whether a slot holds neither what its edit expects nor what the edit writes: the error to report then.
+
+    Args:
+        edit: The edit, with its expectation checked.
+        group: The slot's group.
+        content: What the slot holds; ``None`` if the group has no such slot.
+    """
+    expected: tuple[SlotLists, ...] = () if edit.expected is UNSET else edit.expected  # type: ignore[assignment]
+    desired = SlotLists.of_edit(edit)
+    names = [name for name in SLOT_LISTS if any(getattr(each, name) is not None for each in expected)]
+    if content is not None and all(
+        any(same_items(getattr(each, name), getattr(content, name)) for each in (*expected, desired)) for name in names
     ):
         return None
+    wanted: dict[str, list[Any]] = {}
+    for lists in expected:
+        wanted |= {name: items for name, items in lists._asdict().items() if items is not None}
     return StaleSlotError(
         group_id=group.id,
         slot_index=edit.slot_index,
-        expected={name: _sorted(getattr(edit.based_on[-1], name) or []) for name in names},
-        actual={} if slot is None else {name: _sorted(getattr(slot, name)) for name in names},
+        expected={name: _sorted(items) for name, items in wanted.items()},
+        actual={} if content is None else {name: _sorted(getattr(content, name) or []) for name in names},
     )
+
+
+def check_change(change: SlotChange) -> SlotChange:
+    """A copy of a change with lists of its own.
+
+    Raises:
+        InvalidRequestError: It breaks a rule.
+    """
+    copies: dict[str, Any] = {}
+    for name in _CHANGES:
+        items = getattr(change, name)
+        if items is not UNSET:
+            copies[name] = list(_checked_list(name, items))
+    validation.group_segment(change.group_id)
+    validation.slot_number(change.slot_index)
+    if not copies:
+        raise InvalidRequestError(f"the change is empty; pass at least one of {', '.join(_CHANGES)}")
+    for name in SLOT_LISTS:
+        if both := set(copies.get(f"add_{name}", ())) & set(copies.get(f"remove_{name}", ())):
+            raise InvalidRequestError(f"add_{name} and remove_{name} both contain {sorted(both)!r}")
+    return msgspec.structs.replace(change, **copies)
+
+
+def _checked_list(name: str, items: object) -> Sequence[Any]:
+    check: Any = validation.individual_list if name.endswith("individuals") else validation.id_list
+    checked: Sequence[Any] = check(name, items)
+    return checked
+
+
+def changed_lists(change: SlotChange, content: SlotLists) -> SlotLists:
+    """The lists that a change makes different, in full; those that stay as they are, are not given."""
+    changed: list[Any] = []
+    for name, old in zip(SLOT_LISTS, content, strict=True):
+        removed: Any = getattr(change, f"remove_{name}") or ()
+        added: Any = getattr(change, f"add_{name}") or ()
+        kept = [item for item in old or () if item not in set(removed)]
+        new = kept + [item for item in dict.fromkeys(added) if item not in kept]
+        changed.append(None if new == list(old or ()) else new)
+    return SlotLists(*changed)
 
 
 def _sorted(items: list[Any]) -> list[Any]:

@@ -142,8 +142,9 @@ class OutcomeStream:
         while not self._run.outcomes.empty():
             if (outcome := self._run.outcomes.get_nowait()) is not None:
                 self.unfinished.append(outcome)
-        note = "in flight when the run was left"
         for item in self._run.in_flight.values():
+            note = "written, but not read back" if item.is_answered else "in flight"
+            note += " when the run was left"
             self.unfinished.append(SlotOutcome(edit=item.edit, status="unknown", position=item.position, note=note))
         failure: Exception | None = None
         for outcome in self.unfinished:

@@ -5,30 +5,26 @@ An undo can be resumed from the same journal, like the run itself. Slots changed
 
 from __future__ import annotations
 
-import asyncio
 import functools
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from aiomutex._util.checks import check_integer
-from aiomutex._util.tasks import run_workers
-from aiomutex.bulk.options import FATAL
-from aiomutex.bulk.reads import MAX_LAG
 from aiomutex.bulk.report import BulkReport, SlotOutcome
-from aiomutex.bulk.slot_lists import SlotLists, find_difference, same_items, slot_holds
-from aiomutex.errors import JournalError, MutexError
-from aiomutex.limits import Priority
-from aiomutex.models import find_slot
+from aiomutex.bulk.run import ALREADY_APPLIED, NOT_SENT
+from aiomutex.bulk.slot_lists import SlotLists
+from aiomutex.errors import JournalError, StaleSlotError
+from aiomutex.models import SlotEdit
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from aiomutex.bulk.journal import Journal, SlotRecord
-    from aiomutex.bulk.report import Status
-    from aiomutex.models import MutexGroup, Slot
+    from aiomutex.bulk.journal import SlotRecord
+    from aiomutex.bulk.options import Edits
+    from aiomutex.bulk.stream import OutcomeStream
 
 __all__ = ["CHANGED_SINCE", "undo"]
 
@@ -36,37 +32,25 @@ CHANGED_SINCE: Final = (
     "changed since the run, or the service merges lists instead of replacing them; force overwrites the slot"
 )
 """The note of a slot that no longer holds what the run wrote."""
-_UNDONE: Final = 2
+_NOTES: Final = {
+    ALREADY_APPLIED: "already undone, according to the journal",
+    NOT_SENT: "not sent: the undo was stopped before",
+}
+_DAMAGED: Final = "the slot's entry in the journal is damaged; its earlier content is unknown"
 
-_Groups = dict[str, "list[tuple[int, SlotRecord]]"]
 
-
-class GroupSession(Protocol):
+class StreamingSession(Protocol):
     """What an undo needs of a session."""
 
-    def with_options(self, *, priority: Priority) -> Self:
-        """A view of the session with another priority."""
-        ...
-
-    async def get_group(self, group_id: str | int) -> MutexGroup:
-        """Fetch one mutex group."""
-        ...
-
-    async def edit_slot(
-        self,
-        group_id: str | int,
-        slot_index: int,
-        *,
-        experiments: Sequence[int] | UnsetType = UNSET,
-        holdouts: Sequence[int] | UnsetType = UNSET,
-        individuals: Sequence[str] | UnsetType = UNSET,
-    ) -> None:
-        """Write the lists of one slot."""
+    def stream_slot_edits(
+        self, edits: Edits, *, concurrency: int | None = None, journal: Any = None, verify: bool = False
+    ) -> OutcomeStream:
+        """Write many slots."""
         ...
 
 
 async def undo(
-    session: GroupSession,
+    session: StreamingSession,
     journal: str | os.PathLike[str],
     *,
     force: bool = False,
@@ -76,9 +60,8 @@ async def undo(
     """Write back what each slot held before a journaled run, as it was read shortly before the first write to it.
 
     Only the lists that the run wrote are written back, so changes of other lists stay. A slot that no longer holds what
-    the run wrote is ``skipped`` with a note, unless ``force`` is true. Each group is read before and after, and again
-    ten seconds later if a slot is not as expected, because reads may lag behind writes. Only slot edits are undone: an
-    archive, for example, detaches experiments for good.
+    the run wrote is ``skipped`` with a note, unless ``force`` is true. The groups are read before and after, as in a
+    verified run. Only slot edits are undone: an archive, for example, detaches experiments for good.
 
     Args:
         session: An open session.
@@ -103,133 +86,44 @@ async def undo(
         1 edit: 1 applied
     """
     check_integer("concurrency", concurrency, least=1)
-    from aiomutex.bulk.journal import Journal  # noqa: PLC0415  # only runs with a journal import SQLite
+    from aiomutex.bulk.journal import UndoJournal  # noqa: PLC0415  # only runs with a journal import SQLite
 
-    with Journal(journal, must_exist=True) as opened:
-        groups: _Groups = {}
-        for position, record in enumerate(opened.written_slots()):
-            groups.setdefault(record.group_id, []).append((position, record))
-        run = _Undo(session.with_options(priority=Priority.BULK), opened, on_outcome, force=force)
-        while groups:
-            await run_workers(run.restore_group, groups.values(), concurrency)
-            groups, run.doubtful = run.doubtful, {}
-            if groups:
-                await asyncio.sleep(MAX_LAG)
-                run.is_late = True
-        await opened.sync()
-    return BulkReport(outcomes=run.outcomes, stopped_by=run.stopped_by)
+    outcomes: list[SlotOutcome] = []
 
+    def report(outcome: SlotOutcome) -> None:
+        outcomes.append(outcome)
+        if on_outcome is not None:
+            on_outcome(outcome)
 
-class _Undo:
-    """One undo, with its outcomes so far and what stopped it."""
-
-    def __init__(
-        self,
-        session: GroupSession,
-        journal: Journal,
-        on_outcome: Callable[[SlotOutcome], object] | None,
-        *,
-        force: bool,
-    ) -> None:
-        self._session = session
-        self._journal = journal
-        self._on_outcome = on_outcome
-        self._force = force
-        self._written: set[int] = set()
-        """The positions that this undo wrote, and the service confirmed."""
-        self.doubtful: _Groups = {}
-        """Slots whose content may be an old one, to be read again later."""
-        self.is_late = False
-        """Whether reads show all writes of the run and the first writes of this undo."""
-        self.outcomes: list[SlotOutcome] = []
-        self.stopped_by: MutexError | None = None
-
-    async def restore_group(self, records: list[tuple[int, SlotRecord]]) -> None:
-        """Read the group once, write each slot that needs it, and read the group again."""
-        sent: list[tuple[int, SlotRecord]] = []
-        group: MutexGroup | None = None
-        for position, record in records:
-            if record.is_damaged:
-                error = JournalError("the slot's entry in the journal is damaged; its earlier content is unknown")
-                self._report(position, record, "failed", error)
-                continue
-            if record.undo == _UNDONE:
-                self._report(position, record, "skipped", note="already undone, according to the journal")
-                continue
-            was_written = position in self._written
-            if self.stopped_by is not None and not was_written:
-                self._report(position, record, "skipped", note="not sent: the undo was stopped before")
-                continue
-            try:
-                group = group or await self._session.get_group(record.group_id)
-                slot = find_slot(group, record.slot_index)
-                is_restored = slot_holds(slot, _earlier(record))
-                if was_written or (is_restored and self.is_late):
-                    self._conclude(group, position, record)
-                elif self._force or is_restored or _is_unchanged(slot, record):
-                    # Written even if it seems to be restored: an early read may show what it held before the run.
-                    self._journal.record_undo(record, done=False)
-                    await self._journal.sync()
-                    edit = _earlier(record).edit_of(record.group_id, record.slot_index)
-                    await self._session.edit_slot(**msgspec.structs.asdict(edit))
-                    self._written.add(position)
-                    sent.append((position, record))
-                elif self.is_late:
-                    self._report(position, record, "skipped", note=CHANGED_SINCE)
-                else:
-                    self.doubtful.setdefault(record.group_id, []).append((position, record))
-            except JournalError:
-                raise
-            except MutexError as error:
-                self._report(position, record, "unknown" if was_written or error.maybe_applied else "failed", error)
-        if sent:
-            await self._read_back(sent)
-
-    async def _read_back(self, sent: list[tuple[int, SlotRecord]]) -> None:
-        try:
-            group = await self._session.get_group(sent[0][1].group_id)
-        except MutexError as error:
-            for position, record in sent:
-                self._report(position, record, "unknown", error)
-            return
-        for position, record in sent:
-            if slot_holds(find_slot(group, record.slot_index), _earlier(record)):
-                self._conclude(group, position, record)
-            else:
-                self.doubtful.setdefault(record.group_id, []).append((position, record))
-
-    def _conclude(self, group: MutexGroup, position: int, record: SlotRecord) -> None:
-        """Report whether a slot is restored, according to a read that shows the write."""
-        difference = find_difference(group, record.slot_index, _earlier(record), None)
-        if difference is None:
-            self._journal.record_undo(record, done=True)
-        self._report(position, record, "failed" if difference else "applied", difference)
-
-    def _report(
-        self, position: int, record: SlotRecord, status: Status, error: MutexError | None = None, note: str = ""
-    ) -> None:
-        if isinstance(error, FATAL):
-            self.stopped_by = error
-        edit = _earlier(record).edit_of(record.group_id, record.slot_index)
-        outcome = SlotOutcome(edit=edit, status=status, position=position, error=error, note=note)
-        self.outcomes.append(outcome)
-        if self._on_outcome is not None:
-            self._on_outcome(outcome)
+    with UndoJournal(journal) as opened:
+        for position, record in opened.damaged.items():
+            edit = SlotEdit(record.group_id, record.slot_index)
+            report(SlotOutcome(edit=edit, status="failed", position=position, error=JournalError(_DAMAGED)))
+        positions = list(opened.records)
+        edits = [_edit_of(record, force=force) for record in opened.records.values()]
+        async with session.stream_slot_edits(
+            iter(edits), journal=opened, verify=True, concurrency=concurrency
+        ) as stream:
+            async for outcome in stream:
+                report(_of_undo(outcome, positions[outcome.position]))
+            for number in range(stream.pulled, len(edits)):
+                skipped = SlotOutcome(edit=edits[number], status="skipped", position=number, note=NOT_SENT)
+                report(_of_undo(skipped, positions[number]))
+    return BulkReport(outcomes=outcomes, stopped_by=stream.stopped_by)
 
 
-def _earlier(record: SlotRecord) -> SlotLists:
-    """What a slot held before, of the lists that the run wrote."""
-    return record.before.only(functools.reduce(SlotLists.updated, record.unconfirmed, record.after))
+def _edit_of(record: SlotRecord, *, force: bool) -> SlotEdit:
+    """The edit that writes back what a slot held before, of the lists that the run wrote, if it holds what they say."""
+    given = functools.reduce(SlotLists.updated, record.unconfirmed, record.after)
+    edit = record.before.only(given).edit_of(record.group_id, record.slot_index)
+    left = record.before.updated(record.after).only(given)
+    return edit if force else msgspec.structs.replace(edit, expected=(left, *record.unconfirmed, *record.late))
 
 
-def _is_unchanged(slot: Slot | None, record: SlotRecord) -> bool:
-    """Whether each list the run wrote is as the run left it. Unconfirmed writes make several contents possible."""
-    if slot is None:
-        return False
-    lists = zip(SlotLists.of_slot(slot), record.before, record.after, *record.unconfirmed, strict=True)
-    return all(
-        all(each is None for each in (after, *unconfirmed))
-        or same_items(actual, before if after is None else after)
-        or any(same_items(actual, each) for each in unconfirmed)
-        for actual, before, after, *unconfirmed in lists
-    )
+def _of_undo(outcome: SlotOutcome, position: int) -> SlotOutcome:
+    status, error, note = outcome.status, outcome.error, outcome.note
+    if isinstance(error, StaleSlotError):
+        status, error, note = "skipped", None, CHANGED_SINCE
+    edit = msgspec.structs.replace(outcome.edit, expected=UNSET) if isinstance(outcome.edit, SlotEdit) else outcome.edit
+    note = _NOTES.get(note, note)
+    return msgspec.structs.replace(outcome, edit=edit, status=status, error=error, note=note, position=position)

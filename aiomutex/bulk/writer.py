@@ -1,37 +1,46 @@
 """One write and its result: what the slot held before, whether it holds the write, and what a lost response means.
 
-Knows the requests and the journal, but neither the order of edits nor the end of a run.
+Knows the requests and the journal, but neither the order of edits nor the end of a run, nor how groups are read.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET
 
 from aiomutex._api import requests
+from aiomutex.bulk.group_queues import Item, Written
 from aiomutex.bulk.late_writes import is_unanswered
 from aiomutex.bulk.reads import MAX_LAG
 from aiomutex.bulk.slot_lists import (
-    GuardedEdit,
     SlotLists,
+    changed_lists,
     find_difference,
     find_stale,
+    no_slot,
     slot_holds,
     with_unconfirmed,
     without_overwritten,
 )
-from aiomutex.errors import DailyBudgetExhaustedError, JournalError, MutexError, VerificationError
-from aiomutex.models import find_slot
+from aiomutex.errors import (
+    DailyBudgetExhaustedError,
+    JournalError,
+    MutexError,
+    NotFoundError,
+    VerificationError,
+)
+from aiomutex.models import SlotChange, find_slot
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Container
+    from collections.abc import Awaitable, Callable, Sequence
 
     from aiomutex._api.requests import Request
     from aiomutex._http.call import CallResult
-    from aiomutex.bulk.group_queues import GroupQueue, Item
+    from aiomutex.bulk.group_queues import GroupQueue
     from aiomutex.bulk.journal import Journal
     from aiomutex.bulk.late_writes import LateWrites
     from aiomutex.bulk.report import Status
@@ -39,9 +48,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SlotWriter", "WriteResult"]
 
-_NEVER: Final = float("inf")
 _MAX_AGE: Final = 60.0
 """Seconds after which a group is read again. Its next edit may wait much longer, for a permit or the next day."""
+_LONG: Final = 10.0
+"""Seconds after which a change of other lists than those written is more likely somebody else's than the service's."""
+_CHANGED: Final = "written, but other lists of the slot have changed since they were read, perhaps by someone else"
 
 
 class WriteResult(NamedTuple):
@@ -51,6 +62,14 @@ class WriteResult(NamedTuple):
     status: Status
     error: MutexError | None
     attempts: int
+    note: str = ""
+
+
+class _Recent(NamedTuple):
+    """A write of this run that reads may not show yet."""
+
+    at: float
+    lists: SlotLists
 
 
 def _slot_before(group: GroupQueue, index: int) -> Slot | None:
@@ -60,17 +79,17 @@ def _slot_before(group: GroupQueue, index: int) -> Slot | None:
 def _desired(group: GroupQueue) -> dict[int, SlotLists]:
     """By slot, what was written and is not read back yet."""
     desired: dict[int, SlotLists] = {}
-    for batch, _ in group.written:
-        index = batch[0].edit.slot_index
-        desired[index] = desired.get(index, SlotLists()).updated(batch[0].lists)
+    for written in group.written:
+        index = written.slot_index
+        desired[index] = desired.get(index, SlotLists()).updated(written.batch[0].lists)
     return desired
 
 
-def _take_written(group: GroupQueue, slots: Container[int]) -> list[tuple[list[Item], int]]:
-    """Remove what was written to some slots."""
-    taken = [each for each in group.written if each[0][0].edit.slot_index in slots]
-    group.written = [each for each in group.written if each[0][0].edit.slot_index not in slots]
-    group.late = {index: late for index, late in group.late.items() if index not in slots}
+def _take_written(group: GroupQueue, index: int) -> list[Written]:
+    """Remove what was written to a slot."""
+    taken = [each for each in group.written if each.slot_index == index]
+    group.written = [each for each in group.written if each.slot_index != index]
+    group.late.pop(index, None)
     return taken
 
 
@@ -80,21 +99,53 @@ class SlotWriter:
     Args:
         send: Sends a request with the run's options.
         late: The run's writes that may still arrive, if writes are read back.
+        skip_unchanged: Whether edits of slots that hold them already are not sent.
     """
 
-    def __init__(self, send: Callable[[Request[Any]], Awaitable[CallResult[Any]]], late: LateWrites | None) -> None:
+    def __init__(
+        self,
+        send: Callable[[Request[Any]], Awaitable[CallResult[Any]]],
+        late: LateWrites | None,
+        *,
+        skip_unchanged: bool = False,
+    ) -> None:
         self._send = send
         self.journal: Journal | None = None
         """Where each write is recorded before and after, if anywhere."""
         self._late = late
-        self._written_at: dict[tuple[str, int], float] = {}
-        """When this run last wrote a slot, for the slots of which a read may still show what they held before."""
+        self._skips = skip_unchanged
+        self._recent: dict[tuple[str, int], _Recent] = {}
+        """What this run last wrote to slots of which a read may still show what they held before."""
+        self._settled_at = 0.0
+        """From when on reads show the writes of the run that is undone, on the event loop's clock."""
 
-    async def write(self, group: GroupQueue, batch: list[Item]) -> WriteResult | None:
-        """Send the one request of a batch.
+    def expect_lag(self, age: float) -> None:
+        """Expect that reads do not show yet what another run wrote ``age`` seconds ago."""
+        self._settled_at = _now() + MAX_LAG - age
+
+    # ------------------------------------------------------------------ before a write
+
+    async def needs_reading(self, group: GroupQueue) -> bool:
+        """Whether the group must be read before its next edit."""
+        item = group.items[0]
+        is_bound = item.was_sent or isinstance(item.edit, SlotChange) or item.edit.expected is not UNSET
+        if group.before is not None and not self._is_old(group):
+            return is_bound and item.edit.slot_index in group.doubtful
+        if is_bound or group.written or self._late is not None or self._skips:
+            return True
+        slots = {item.edit.slot_index for item in group.items}
+        return self.journal is not None and not await self.journal.has_before(group.group_id, slots)
+
+    def _is_old(self, group: GroupQueue) -> bool:
+        """Whether the group was read too long ago to distinguish our changes from those of others."""
+        return group.before is not None and asyncio.get_running_loop().time() - group.read_at > _MAX_AGE
+
+    async def write(self, group: GroupQueue, batch: list[Item]) -> list[WriteResult]:
+        """Send the one request of a batch, if it is to be sent.
 
         Returns:
-            Its outcome; ``None`` if ``read_back`` will find it.
+            Its outcome, and those of later edits that an earlier run made as well; nothing if a read will find it, or
+            if ``group.wants_read`` says that it must be read first.
 
         Raises:
             DailyBudgetExhaustedError: The daily budget is exhausted. If its ``maybe_applied`` is true, the request was
@@ -102,205 +153,315 @@ class SlotWriter:
             JournalError: The write could not be recorded. If that was before the write, nothing was sent.
         """
         item = batch[0]
+        index = item.edit.slot_index
+        if group.before is not None and not item.is_repeat:
+            known = self._known(group, group.before, batch)
+            if known or group.wants_read:
+                return known
         try:
-            if item.was_sent and self._late is not None:
-                await self._late.add(group.group_id, item.edit.slot_index, item.lists)
-            if item.was_sent and not self._was_written(item) and await self._slot_holds(item):
-                return self._recorded(WriteResult(batch, "applied", None, 0))
-            await self._read_before(group, batch)
-            if (stale := find_stale(item.edit, group.before)) is not None:
-                return WriteResult(batch, "failed", stale, 0)
+            if self._late is not None:
+                earlier = () if self.journal is None else self.journal.unsettled(item.position)
+                for lists in (*earlier, item.lists) if item.was_sent and not item.is_answered else earlier:
+                    await self._late.add(group.group_id, index, lists)
             if self.journal is not None:
                 await self.journal.record_sent(batch, group.before)
             self._note_write(item)
-            result = await self._send(item.request)
+            request = item.request or requests.edit_slot(group.group_id, index, *_given(item.lists))
+            result = await self._send(request)
         except (DailyBudgetExhaustedError, JournalError):
             raise
         except MutexError as error:
             failure = error
         else:
-            await self._expect_late(group, item.edit.slot_index, item.lists, result.earlier)
+            await self._expect_late(group, item, result.earlier)
             return self._written(group, batch, result.attempts)
-        await self._expect_late(group, item.edit.slot_index, item.lists, (failure, *failure.earlier))
-        return await self._resolve(group, batch, failure)
+        await self._expect_late(group, item, (failure, *failure.earlier))
+        return self._failed(group, batch, failure)
+
+    def _known(self, group: GroupQueue, before: MutexGroup, batch: list[Item]) -> list[WriteResult]:
+        """The outcomes that follow from what the slot holds; nothing if the batch is to be written."""
+        item = batch[0]
+        edit, index = item.edit, item.edit.slot_index
+        slot, written = find_slot(before, index), _desired(group).get(index)
+        if item.was_sent and not written and not self._was_written(item) and (settled := _settle(group, batch, slot)):
+            self._note_write(item)  # a read that lags may show the slot as it was between these and the next one
+            return [self._recorded(WriteResult([each], "applied", None, 0)) for each in settled]
+        content = None if slot is None else SlotLists.of_slot(slot).updated(written or SlotLists())
+        if isinstance(edit, SlotChange):
+            if content is None:
+                return [self._recorded(WriteResult(batch, "failed", no_slot(before, index), 0))]
+            for each in batch:
+                each.lists = changed_lists(edit, content)
+            is_unchanged = item.lists.is_empty
+        else:
+            if edit.expected is not UNSET and (stale := find_stale(edit, before, content)) is not None:
+                if not group.is_from_page and group.read_at >= self._settled_at:
+                    return [self._recorded(WriteResult(batch, "failed", stale, 0))]
+                group.read_again[index] = self._settled_at
+                group.wants_read = group.needs_before = True
+                group.items.extendleft(reversed(batch))
+                return []
+            is_certain = not group.unconfirmed.get(index) and (written is not None or not self._was_written(item))
+            is_unchanged = self._skips and is_certain and slot_holds(content, item.lists)
+        if not is_unchanged:
+            return []
+        return [self._recorded(WriteResult(batch, "applied" if item.was_sent else "unchanged", None, 0))]
 
     def _note_write(self, item: Item) -> None:
         now, at = asyncio.get_running_loop().time(), (item.group_id, item.edit.slot_index)
-        self._written_at.pop(at, None)
-        self._written_at[at] = now
-        while self._written_at[oldest := next(iter(self._written_at))] < now - MAX_LAG:
-            del self._written_at[oldest]
+        recent = self._recent.pop(at, None)
+        self._recent[at] = _Recent(now, item.lists if recent is None else recent.lists.updated(item.lists))
+        while self._recent[oldest := next(iter(self._recent))].at < now - MAX_LAG:
+            del self._recent[oldest]
 
     def _was_written(self, item: Item) -> bool:
         """Whether this run wrote the slot, so that a read that lags may show an earlier write of another run."""
-        at = self._written_at.get((item.group_id, item.edit.slot_index), -_NEVER)
-        return at > asyncio.get_running_loop().time() - MAX_LAG
+        recent = self._recent.get((item.group_id, item.edit.slot_index))
+        return recent is not None and recent.at > asyncio.get_running_loop().time() - MAX_LAG
 
     def expect_again(self, group: GroupQueue, batch: list[Item]) -> None:
         """Note that a batch was sent, has no outcome, and will be written again later."""
-        index = batch[0].edit.slot_index
-        group.unconfirmed[index] = with_unconfirmed(group.unconfirmed.get(index, []), batch[0].lists)
+        self._doubt(group, batch[0])
         for item in batch:
             item.was_sent = True
 
-    async def _expect_late(
-        self, group: GroupQueue, slot_index: int, lists: SlotLists, errors: tuple[MutexError, ...]
-    ) -> None:
-        """After these errors of its attempts, a write may arrive late and overwrite later ones."""
-        if self._late is not None and any(map(is_unanswered, errors)):
-            await self._late.add(group.group_id, slot_index, lists)
+    def _doubt(self, group: GroupQueue, item: Item) -> None:
+        """Note a write that may or may not have been made."""
+        index = item.edit.slot_index
+        group.doubtful.add(index)
+        group.unconfirmed[index] = with_unconfirmed(group.unconfirmed.get(index, []), item.lists)
 
-    def _written(self, group: GroupQueue, batch: list[Item], attempts: int) -> WriteResult | None:
-        index, lists = batch[0].edit.slot_index, batch[0].lists
+    async def _expect_late(self, group: GroupQueue, item: Item, errors: tuple[MutexError, ...]) -> None:
+        """After these errors of its attempts, a write may arrive late and overwrite later ones."""
+        item.is_late = item.is_late or any(map(is_unanswered, errors))
+        if self._late is not None and item.is_late:
+            await self._late.add(group.group_id, item.edit.slot_index, item.lists)
+
+    # ------------------------------------------------------------------ after a write
+
+    def _written(self, group: GroupQueue, batch: list[Item], attempts: int) -> list[WriteResult]:
+        item = batch[0]
+        index, lists = item.edit.slot_index, item.lists
         group.unconfirmed[index] = without_overwritten(group.unconfirmed.get(index, []), lists)
+        if self._late is None:
+            if (slot := _slot_before(group, index)) is not None and group.before is not None:
+                after = SlotLists.of_slot(slot).updated(lists)
+                group.before = _with_slots(group.before, [msgspec.structs.replace(slot, **after._asdict())])
+            return [self._recorded(WriteResult(batch, "applied", None, attempts))]
+        if self.journal is not None:
+            self.journal.record_answered(batch)
+        for each in batch:
+            each.is_answered = True
+        self._wait_for_read(group, Written(batch, attempts, _now()))
+        return []
+
+    def _failed(self, group: GroupQueue, batch: list[Item], error: MutexError) -> list[WriteResult]:
+        """Decide that a write failed, or let a read decide, if the service may have made it."""
+        item = batch[0]
+        if not (error.maybe_applied or item.was_sent or item.is_repeat):
+            return [self._recorded(WriteResult(batch, "failed", error, error.attempts))]
+        group.doubtful.add(item.edit.slot_index)
+        group.read_again[item.edit.slot_index] = 0.0
+        group.wants_read = True
+        self._wait_for_read(group, Written(batch, error.attempts, _now(), error))
+        return []
+
+    def _wait_for_read(self, group: GroupQueue, written: Written) -> None:
+        group.written.append(written)
         if self._late is not None:
-            group.written.append((batch, attempts))
+            index = written.slot_index
             known = group.late.get(index, [])
             if late := [*known, *(each for each in self._late.of(group.group_id, index) if each not in known)]:
                 group.late[index] = late
-            return None
-        return self._recorded(WriteResult(batch, "applied", None, attempts))
-
-    def is_old(self, group: GroupQueue) -> bool:
-        """Whether the group was read too long ago to distinguish our changes from those of others."""
-        return group.before is not None and asyncio.get_running_loop().time() - group.read_at > _MAX_AGE
 
     def readable_at(self, group: GroupQueue) -> float:
-        """When something that was written can be read back, on the event loop's clock; infinity if nothing was."""
-        if group.written and not group.late:
+        """When a read is of use, on the event loop's clock."""
+        if group.wants_read and not group.read_again:
             return 0.0
-        return min((self._slot_readable_at(group, *each) for each in _desired(group).items()), default=_NEVER)
+        slots = {*group.read_again, *(each.slot_index for each in group.written)}
+        return min((self._slot_readable_at(group, index) for index in slots), default=0.0)
 
-    def is_readable(self, group: GroupQueue) -> bool:
-        """Whether something that was written can be read back now."""
-        return self.readable_at(group) <= asyncio.get_running_loop().time()
+    def _slot_readable_at(self, group: GroupQueue, index: int) -> float:
+        """When a read of the slot is of use, and no late write can change it any more."""
+        again = group.read_again.get(index, 0.0)
+        if (written := _of_slot(group, index)) and written[-1].error is not None:
+            return again
+        lists, before = _desired(group).get(index, SlotLists()), _slot_before(group, index)
+        late = (each.until for each in group.late.get(index, ()) if each.would_change(lists, before))
+        return max(again, *late, 0.0)
 
-    def _slot_readable_at(self, group: GroupQueue, index: int, lists: SlotLists) -> float:
-        """When no late write can change the slot any more."""
-        before = _slot_before(group, index)
-        return max((late.until for late in group.late.get(index, ()) if late.would_change(lists, before)), default=0.0)
+    def judge(self, group: GroupQueue, actual: MutexGroup | MutexError, *, from_page: bool) -> list[WriteResult]:
+        """Compare a group that was just read with what was written to it, and keep it for the edits to come.
 
-    def _readable(self, group: GroupQueue) -> dict[int, SlotLists]:
-        """By slot, what was written and can be read back now."""
-        now = asyncio.get_running_loop().time()
-        return {
-            index: lists
-            for index, lists in _desired(group).items()
-            if self._slot_readable_at(group, index, lists) <= now
-        }
+        A slot that does not hold what was written is left for a later read, because a page may be old, and so may a
+        single read within ``MAX_LAG`` seconds of the write. Edits that a late write has overwritten are queued again.
 
-    async def read_back(self, group: GroupQueue) -> list[WriteResult]:
-        """Read the group once, and compare each slot with what was written to it since the last read.
-
-        A slot that a late write may still change is left for a later call. One that it did change is written again.
-
-        Raises:
-            DailyBudgetExhaustedError: The daily budget is exhausted; the same call continues later.
+        Args:
+            group: The group, of which nothing was written since the read began.
+            actual: The group as read, or why it could not be read.
+            from_page: Whether it was read from a page of the listing.
         """
-        readable = self._readable(group)
-        findings: dict[int, tuple[MutexError | None, int]] = {}
-        try:
-            actual = await self._read(group.group_id)
-            for index, lists in readable.items():
-                before, unconfirmed = _slot_before(group, index), group.unconfirmed.get(index, ())
-                difference = find_difference(actual, index, lists, before, unconfirmed)
-                findings[index] = difference, 0
-                left_by_late = (lists.updated(late.lists) for late in group.late.get(index, ()))
-                if difference and any(find_difference(actual, index, each, before) is None for each in left_by_late):
-                    findings[index] = await self._write_again(group, index, lists, find_slot(actual, index))
-        except DailyBudgetExhaustedError:
-            raise
-        except MutexError as error:
-            return self.unread(group, error)
-        written = _take_written(group, readable)
-        self._keep(group, actual)
+        now = _now()
+        readable = [index for index in _desired(group) if self._slot_readable_at(group, index) <= now]
+        if isinstance(actual, MutexError):
+            return self._unread(group, readable, actual)
+        group.read_again = {index: at for index, at in group.read_again.items() if at > now}
+        group.needs_before = group.needs_before and bool(group.read_again)
         results: list[WriteResult] = []
-        for batch, attempts in written:
-            finding, more = findings[batch[0].edit.slot_index]
-            if finding is None or isinstance(finding, VerificationError):
-                status: Status = "failed" if finding else "applied"
-                results.append(self._recorded(WriteResult(batch, status, finding, attempts + more)))
-            else:
-                results.append(self._unknown(group, batch, finding, attempts + more))
+        for index in readable:
+            certain_at = max(each.at for each in _of_slot(group, index)) + MAX_LAG
+            is_certain = now >= certain_at and not from_page
+            results += self._judge_doubt(group, actual, index, is_certain=is_certain, from_page=from_page)
+            is_open = index not in group.read_again and bool(_of_slot(group, index))
+            if is_open and self._slot_readable_at(group, index) <= now:
+                results += self._judge_slot(group, actual, index, is_certain=is_certain)
+            if index in group.read_again and not from_page:
+                group.read_again[index] = certain_at
+        waiting = {index: _slot_before(group, index) for index in _desired(group)}
+        for slot in actual.slots if group.items else ():
+            recent = self._recent.get((group.group_id, slot.index))
+            if (
+                recent
+                and slot.index not in waiting
+                and now < recent.at + MAX_LAG
+                and not slot_holds(slot, recent.lists)
+            ):
+                group.read_again[slot.index] = recent.at + MAX_LAG  # the read is older than this run's own write
+                group.needs_before = True
+        group.before = _with_slots(actual, [slot for slot in waiting.values() if slot is not None])
+        group.read_at, group.is_from_page = now, from_page
+        group.doubtful &= {*waiting, *group.read_again}
+        group.wants_read = bool(group.read_again)
         return results
 
-    async def _write_again(
-        self, group: GroupQueue, index: int, lists: SlotLists, before: Slot | None
-    ) -> tuple[MutexError | None, int]:
-        """Write what a late write overwrote; return what is wrong afterwards, and the attempts."""
-        given: list[Any] = [UNSET if items is None else items for items in lists]
-        attempts = 0
-        try:
-            result = await self._send(requests.edit_slot(group.group_id, index, *given))
-            attempts = result.attempts
-            await self._expect_late(group, index, lists, result.earlier)
-            return find_difference(await self._read(group.group_id), index, lists, before), attempts
-        except DailyBudgetExhaustedError:
-            raise
-        except MutexError as error:
-            return error, attempts or error.attempts
+    def _judge_doubt(
+        self, group: GroupQueue, actual: MutexGroup, index: int, *, is_certain: bool, from_page: bool
+    ) -> list[WriteResult]:
+        """Decide about the last write of a slot, if it failed, unless the slot holds it."""
+        batch, attempts, _, error = last = _of_slot(group, index)[-1]
+        if error is None:
+            return []
+        if slot_holds(find_slot(actual, index), batch[0].lists):
+            group.written[group.written.index(last)] = last._replace(error=None)
+            return []
+        # An attempt without a response may still arrive after this read, as one of an earlier run; others cannot.
+        may_arrive = batch[0].was_sent or batch[0].is_repeat or any(map(is_unanswered, (error, *error.earlier)))
+        if from_page or not (may_arrive or is_certain):
+            group.read_again[index] = 0.0
+            return []
+        group.written.remove(last)
+        self._forget(batch[0])
+        if may_arrive:
+            return [self._unknown(group, batch, error, attempts)]
+        return [self._recorded(WriteResult(batch, "failed", error, attempts))]
 
-    def unread(self, group: GroupQueue, error: MutexError) -> list[WriteResult]:
-        """The results of writes that cannot be read back: their outcome is unknown."""
-        written = _take_written(group, self._readable(group))
-        return [self._unknown(group, batch, error, attempts) for batch, attempts in written]
+    def _judge_slot(self, group: GroupQueue, actual: MutexGroup, index: int, *, is_certain: bool) -> list[WriteResult]:
+        """Decide about the writes of a slot."""
+        lists, before = _desired(group)[index], _slot_before(group, index)
+        note, difference = "", None
+        if self._late is not None:
+            difference = find_difference(actual, index, lists, before, group.unconfirmed.get(index, ()))
+        if difference is not None:
+            left_by_late = (lists.updated(late.lists) for late in group.late.get(index, ()))
+            if any(find_difference(actual, index, each, before) is None for each in left_by_late):
+                for batch, attempts, _, _ in reversed(_take_written(group, index)):
+                    for item in batch:
+                        item.lists, item.request, item.is_repeat = lists, None, True
+                        item.attempts += attempts
+                    group.items.extendleft(reversed(batch))
+                return []
+            slot = find_slot(actual, index)
+            is_long_ago = _now() > group.read_at + _LONG
+            if is_long_ago and slot and before and slot_holds(slot, lists) and slot.cohorts == before.cohorts:
+                note, difference = _CHANGED, None
+            elif not is_certain:
+                group.read_again[index] = 0.0
+                return []
+        return [
+            self._recorded(WriteResult(batch, "failed" if difference else "applied", difference, attempts, note))
+            for batch, attempts, _, _ in _take_written(group, index)
+        ]
+
+    def _unread(self, group: GroupQueue, readable: list[int], error: MutexError) -> list[WriteResult]:
+        """The results if a group cannot be read: writes are unknown, and an edit that needs the read fails."""
+        results = [
+            self._unknown(group, batch, cause or error, attempts)
+            for index in readable
+            for batch, attempts, _, cause in _take_written(group, index)
+        ]
+        group.read_again.clear()
+        group.wants_read = False
+        if group.items and group.needs_before and not isinstance(error, DailyBudgetExhaustedError):
+            results.append(self._not_read(group, group.take(), error))
+            while group.items and isinstance(error, NotFoundError):
+                results.append(self._not_read(group, group.take(), error))
+        return results
+
+    def _not_read(self, group: GroupQueue, batch: list[Item], error: MutexError) -> WriteResult:
+        if batch[0].was_sent:
+            return self._unknown(group, batch, error, error.attempts)
+        return self._recorded(WriteResult(batch, "failed", error, error.attempts))
 
     def unsent(self, group: GroupQueue, batch: list[Item], error: MutexError) -> WriteResult:
         """The result of a write that was sent without a response and cannot be sent again."""
         return self._unknown(group, batch, error, error.attempts)
 
     def _unknown(self, group: GroupQueue, batch: list[Item], error: MutexError, attempts: int) -> WriteResult:
-        index = batch[0].edit.slot_index
-        group.unconfirmed[index] = with_unconfirmed(group.unconfirmed.get(index, []), batch[0].lists)
+        self._doubt(group, batch[0])
+        self._forget(batch[0])
         return self._recorded(WriteResult(batch, "unknown", error, attempts))
 
-    async def _read_before(self, group: GroupQueue, batch: list[Item]) -> None:
-        """Read the group once before its first edit, if the journal or the read-back needs that."""
-        if group.before is not None and (self.is_readable(group) or not self.is_old(group)):
-            return
-        slots = {item.edit.slot_index for item in (*batch, *group.items)}
-        if (
-            self._late is not None
-            or isinstance(batch[0].edit, GuardedEdit)
-            or (self.journal is not None and not await self.journal.has_before(group.group_id, slots))
-        ):
-            self._keep(group, await self._read(group.group_id))
-
-    def _keep(self, group: GroupQueue, actual: MutexGroup) -> None:
-        """Keep a group as read, but with the slots that are not read back yet as they were before."""
-        before = {index: _slot_before(group, index) for index in _desired(group)}
-        slots = [before.get(slot.index) or slot for slot in actual.slots]
-        group.before = msgspec.structs.replace(actual, slots=slots) if before else actual
-        group.read_at = asyncio.get_running_loop().time()
-
-    async def _resolve(self, group: GroupQueue, batch: list[Item], error: MutexError) -> WriteResult | None:
-        """Decide between failed, applied and unknown after a request failed, with a read if that can help."""
-        was_sent = batch[0].was_sent
-        if not error.maybe_applied and not was_sent:
-            return self._recorded(WriteResult(batch, "failed", error, error.attempts))
-        try:
-            actual = await self._read(group.group_id)
-        except MutexError:
-            return self._unknown(group, batch, error, error.attempts)
-        if slot_holds(find_slot(actual, batch[0].edit.slot_index), batch[0].lists):
-            # Keeping ``actual`` as ``group.before`` would hide the effect of earlier edits that are not read back yet.
-            return self._written(group, batch, error.attempts)
-        # An attempt without a response may still arrive after this read, as one of an earlier run; others cannot.
-        if was_sent or any(map(is_unanswered, (error, *error.earlier))):
-            return self._unknown(group, batch, error, error.attempts)
-        return self._recorded(WriteResult(batch, "failed", error, error.attempts))
-
-    async def _slot_holds(self, item: Item) -> bool:
-        return slot_holds(find_slot(await self._read(item.group_id), item.edit.slot_index), item.lists)
-
-    async def _read(self, group_id: str) -> MutexGroup:
-        result = await self._send(requests.get_group(group_id))
-        group: MutexGroup = result.value
-        return group
+    def _forget(self, item: Item) -> None:
+        """Forget what this run wrote to a slot, because reads may never show it."""
+        at = item.group_id, item.edit.slot_index
+        if at in self._recent:
+            self._recent[at] = _Recent(self._recent[at].at, SlotLists())
 
     def _recorded(self, result: WriteResult) -> WriteResult:
         if self.journal is not None:
-            batch, status, error, _ = result
+            batch, status, error, *_ = result
             confirmed = status == "applied" or isinstance(error, VerificationError)
             self.journal.record_outcome(batch, status, confirmed=confirmed)
         return result
+
+
+def _settle(group: GroupQueue, batch: list[Item], slot: Slot | None) -> list[Item]:
+    """The edits, ``batch`` first, that an earlier run sent and that the slot shows together.
+
+    The fewest that it shows: a read that lags may show what the slot held before a later one of them. Those before the
+    last one must have been confirmed, as the slot does not show them any more.
+    """
+    merged, found = SlotLists(), list[Item]()
+    index = batch[0].edit.slot_index
+    for item in (*batch, *(each for each in group.items if each.edit.slot_index == index)):
+        if not item.was_sent or isinstance(item.edit, SlotChange):
+            break
+        merged = merged.updated(item.lists)
+        found.append(item)
+        if len(found) >= len(batch):
+            if slot_holds(slot, merged):
+                group.items = deque(each for each in group.items if each not in found)
+                return found
+            if not item.is_answered:
+                break
+    return []
+
+
+def _of_slot(group: GroupQueue, index: int) -> list[Written]:
+    return [each for each in group.written if each.slot_index == index]
+
+
+def _with_slots(group: MutexGroup, slots: Sequence[Slot]) -> MutexGroup:
+    """A group with other slots in place of those with the same index."""
+    if not slots:
+        return group
+    others = {slot.index: slot for slot in slots}
+    return msgspec.structs.replace(group, slots=[others.get(slot.index, slot) for slot in group.slots])
+
+
+def _given(lists: SlotLists) -> list[Any]:
+    return [UNSET if items is None else items for items in lists]
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -203,7 +203,7 @@ class FailuresFile:
 
     def keep(self, outcome: SlotOutcome) -> None:
         """Add the edit of an outcome."""
-        self.write(to_json_line(outcome.edit, str(outcome.error or outcome.note)))
+        self.write(to_json_line(cast("SlotEdit", outcome.edit), str(outcome.error or outcome.note)))
 
     def discard_previous(self) -> None:
         """Remove the failures of an earlier run, unless that was done already."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec import Raw
-
 from aiomutex._util.tasks import wait_done
 from aiomutex.bulk.options import FATAL
 from aiomutex.bulk.report import SlotOutcome
@@ -95,7 +93,7 @@ class FleetRun(Run):
         settings = self.settings
         places = [(item.position, item.edit) for item in items]
         job = Job(
-            edits=[JobEdit(item.group_id, item.edit.slot_index, Raw(item.request.body or b"")) for item in items],
+            edits=[JobEdit.of_item(item) for item in items],
             verify=self._verify,
             stop_after=settings.stop_after,
             on_budget=settings.on_budget,

@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import contextlib
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
+from msgspec import UNSET
 
 from aiomutex import errors
-from aiomutex.bulk.options import OnBudget
+from aiomutex.bulk.options import AnyEdit, OnBudget
 from aiomutex.bulk.report import BulkReport, SlotOutcome, Status
+from aiomutex.bulk.slot_lists import SlotLists
 from aiomutex.errors import MutexError
-from aiomutex.models import SlotEdit
+from aiomutex.models import SlotChange, SlotEdit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aiomutex.bulk.group_queues import Item
+
 __all__ = ["Job", "JobEdit", "PackedError", "Place", "decode_outcomes", "encode_report", "pack_error", "unpack_error"]
 
+_EDIT_FIELDS: Final = frozenset(SlotEdit.__struct_fields__)
 
-Place = tuple[int, SlotEdit]
+Place = tuple[int, AnyEdit]
 """An edit and its position in the input."""
 
 
@@ -35,10 +40,22 @@ class JobEdit(msgspec.Struct, frozen=True, array_like=True):
     slot_index: int
     body: msgspec.Raw
 
-    def to_edit(self) -> SlotEdit:
-        """The edit for the worker's own run, or a ``MsgspecError`` if the body is not one of a slot edit."""
-        lists = msgspec.json.decode(self.body, type=dict[str, Any])
-        return msgspec.convert(lists | {"group_id": self.group_id, "slot_index": self.slot_index}, SlotEdit)
+    @classmethod
+    def of_item(cls, item: Item) -> Self:
+        """The edit of an item."""
+        edit = item.edit
+        is_plain = item.request is not None and isinstance(edit, SlotEdit) and edit.expected is UNSET
+        body = item.request.body if item.request is not None and is_plain else msgspec.json.encode(edit)
+        return cls(item.group_id, edit.slot_index, msgspec.Raw(body or b""))
+
+    def to_edit(self) -> AnyEdit:
+        """The edit for the worker's own run, or a ``MsgspecError`` if the body is not one of an edit."""
+        fields = msgspec.json.decode(self.body, type=dict[str, Any])
+        fields |= {"group_id": self.group_id, "slot_index": self.slot_index}
+        expected = tuple(SlotLists(*each) for each in fields.pop("expected", ()))
+        is_edit = fields.keys() <= _EDIT_FIELDS
+        edit: AnyEdit = msgspec.convert(fields, SlotEdit) if is_edit else msgspec.convert(fields, SlotChange)
+        return msgspec.structs.replace(edit, expected=expected) if expected else edit
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from aiomutex.bulk.journal import Journal
+    from aiomutex.bulk.options import AnyEdit
     from aiomutex.bulk.report import SlotOutcome
     from aiomutex.models import SlotEdit
     from aiomutex.plan.changes import GroupPlan
@@ -242,15 +243,16 @@ class _Run:
         """Send the slot edits in rounds. If an edit fails, its group gets no more edits in later rounds."""
         names = {change.group_id: change.name for change in changes}
 
-        def record(edit: SlotEdit, status: StepStatus, *, error: MutexError | None = None, note: str = "") -> None:
+        def record(edit: AnyEdit, status: StepStatus, *, error: MutexError | None = None, note: str = "") -> None:
             group, slot_index = names[str(edit.group_id)], edit.slot_index
             self.record(Step(kind="slot", group=group, slot_index=slot_index, status=status, error=error, note=note))
 
         def record_outcome(outcome: SlotOutcome) -> None:
-            if outcome.status != "applied":
+            status = "applied" if outcome.status == "unchanged" else outcome.status
+            if status != "applied":
                 # A later edit may remove a member that this one was to add to another slot.
                 self.blocked[str(outcome.edit.group_id)] = "not sent: an earlier edit of the group failed"
-            record(outcome.edit, outcome.status, error=outcome.error, note=outcome.note)
+            record(outcome.edit, status, error=outcome.error, note=outcome.note)
 
         for edits in edit_rounds(changes):
             ready: list[SlotEdit] = []

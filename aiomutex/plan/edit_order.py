@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aiomutex.bulk.slot_lists import GuardedEdit, SlotLists
+from aiomutex.models import SlotEdit
 from aiomutex.plan.desired import unique
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _Members = set[tuple[str, int | str]]
 """Members of a slot, each with the name of its list."""
 
 
-def edit_rounds(changes: Iterable[GroupPlan]) -> list[list[GuardedEdit]]:
+def edit_rounds(changes: Iterable[GroupPlan]) -> list[list[SlotEdit]]:
     """Return the slot edits of a plan, in rounds to be sent one after another.
 
     No edit removes a member that another edit of the same round adds. So a member that moves enters its new slot in an
@@ -29,7 +29,7 @@ def edit_rounds(changes: Iterable[GroupPlan]) -> list[list[GuardedEdit]]:
     Args:
         changes: The plan's changes of groups.
     """
-    rounds: list[list[GuardedEdit]] = []
+    rounds: list[list[SlotEdit]] = []
     for change in changes:
         number = 0
         entered: _Members = set()
@@ -44,7 +44,7 @@ def edit_rounds(changes: Iterable[GroupPlan]) -> list[list[GuardedEdit]]:
     return rounds
 
 
-def _ordered(group: GroupPlan) -> Iterator[tuple[GuardedEdit, _Members, _Members]]:
+def _ordered(group: GroupPlan) -> Iterator[tuple[SlotEdit, _Members, _Members]]:
     """Yield the edits of one group in order, each with the members that enter its slot and those that leave it."""
     targets: dict[int, dict[str, Any]] = {}
     known: dict[int, list[dict[str, Any]]] = {}
@@ -60,10 +60,10 @@ def _ordered(group: GroupPlan) -> Iterator[tuple[GuardedEdit, _Members, _Members
         """A slot that is yet to gain a member that this one loses."""
         return next((other for other in targets if other != index and gains[other] & losses[index]), None)
 
-    def edit(index: int, lists: dict[str, Any]) -> GuardedEdit:
-        based_on = tuple(SlotLists(**each) for each in known[index])
+    def edit(index: int, lists: dict[str, Any]) -> SlotEdit:
+        expected = tuple(known[index])
         known[index].append(lists)
-        return GuardedEdit(group.group_id or "", index, based_on=based_on, **lists)
+        return SlotEdit(group.group_id or "", index, expected=expected, **lists)
 
     while targets:
         path: list[int] = []

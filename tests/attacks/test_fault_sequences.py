@@ -13,7 +13,7 @@ import pytest
 from bulk_support import after, assert_holds, assert_true, commit_inline, held
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support import ONCE, idle, session_for
+from support import ONCE, idle, no_lag, session_for
 
 from aiomutex import RetryPolicy, SlotEdit
 from aiomutex.bulk import undo
@@ -94,6 +94,7 @@ MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 def world() -> Iterator[World]:
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder, pytest.MonkeyPatch.context() as patch:
         commit_inline(patch)
+        no_lag(patch)
         world = World(Path(folder))
         yield world
         world.close()
@@ -104,6 +105,7 @@ def forgetful() -> Iterator[World]:
     """An emulator that drops a slot's cohorts with each write."""
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder, pytest.MonkeyPatch.context() as patch:
         commit_inline(patch)
+        no_lag(patch)
         world = World(Path(folder), dialect=Dialect(cohorts_on_edit="dropped"))
         yield world
         world.close()

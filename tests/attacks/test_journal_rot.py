@@ -59,7 +59,7 @@ async def test_an_undo_with_a_flipped_bit_writes_nothing_else_and_reports_what_i
         after = Service(GROUPS)
         after.contents = {place: dict(lists) for place, lists in service.contents.items()}
         try:
-            report = await undo(after, path, force=rng.random() < 0.5)  # type: ignore[arg-type]
+            report = await undo(after, path, force=rng.random() < 0.5)
         except JournalError:
             assert not after.writes, where
             rejected += 1

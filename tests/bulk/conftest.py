@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import pytest
 from bulk_support import left_over, session_for
-from support import until
+from support import no_lag, until
 
 from aiomutex.testing import MutexEmulator
 
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _reads_do_not_lag(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
-    """An undo does not wait ten seconds before it reads an unexpected slot again."""
-    monkeypatch.setattr(import_module("aiomutex.bulk.undo"), "MAX_LAG", 0.0)
+    """Runs do not wait ten seconds before they read an unexpected slot again."""
+    no_lag(monkeypatch)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import contextlib
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from bulk_support import InlineExecutor
 
@@ -60,17 +60,6 @@ class Service:
         await self._write(path[4], int(path[6]), json.loads(request.body or b"{}"))
         return CallResult(None, 1)
 
-    def with_options(self, **_: object) -> Self:
-        return self
-
-    async def get_group(self, group_id: str) -> MutexGroup:
-        await self._pass("before a request")
-        return self._group(group_id)
-
-    async def edit_slot(self, group_id: str, slot_index: int, **lists: Any) -> None:
-        await self._pass("before a request")
-        await self._write(group_id, slot_index, {name: lists[name] for name in LISTS if isinstance(lists[name], list)})
-
     async def _write(self, group: str, slot: int, lists: dict[str, list[Any]]) -> None:
         write = group, slot, lists
         self.unfinished.append(write)
@@ -86,6 +75,21 @@ class Service:
     def _group(self, group: str) -> MutexGroup:
         held: Any = {slot: self.contents[group, slot] for slot in (1, 2, 3)}
         return MutexGroup(id=group, slots=[Slot(index=slot, percentage=33, **held[slot]) for slot in held])
+
+    def stream_slot_edits(
+        self,
+        edits: Any,
+        *,
+        concurrency: int | None = 3,
+        journal: Any = None,
+        verify: bool = False,
+        on_outcome: Callable[[SlotOutcome], object] | None = None,
+    ) -> OutcomeStream:
+        """Run edits as a session does."""
+        settings = Settings(concurrency=concurrency or 3, verify=verify)
+        limiter = LocalRateLimiter()
+        engine = Engine(self.send, limiter, settings, lambda: None, journal=journal, attempt_timeout=0.0)
+        return OutcomeStream(engine, edits, on_outcome)
 
     async def _pass(self, event: str) -> None:
         if self.is_alive:
@@ -104,17 +108,7 @@ async def edit_slots(
     report: Callable[[SlotOutcome], object] | None = None,
 ) -> BulkReport:
     """Run edits as a session does."""
-    settings = Settings(concurrency=3)
-    engine = Engine(
-        service.send,
-        LocalRateLimiter(),
-        settings,
-        lambda: None,
-        journal=journal,
-        verify=verify,
-        attempt_timeout=0.0,
-    )
-    return await collect_report(OutcomeStream(engine, edits, report))
+    return await collect_report(service.stream_slot_edits(edits, journal=journal, verify=verify, on_outcome=report))
 
 
 @contextlib.contextmanager
@@ -177,7 +171,7 @@ class Machine:
             self.reported.add(outcome.position)
 
     async def undo(self) -> BulkReport | None:
-        return await self._until_cut(undo(self.service, self.path, concurrency=3))  # type: ignore[arg-type]
+        return await self._until_cut(undo(self.service, self.path, concurrency=3))
 
     async def _until_cut(self, work: Coroutine[Any, Any, BulkReport]) -> BulkReport | None:
         self._work = task = asyncio.create_task(work)

@@ -172,7 +172,7 @@ async def test_an_edit_sent_before_the_budget_was_exhausted_is_unknown_if_the_wa
             await asyncio.sleep(0.005)
         outcomes.stop()
         (reported,) = [outcome async for outcome in outcomes]
-    note = "sent before the daily budget was exhausted; its outcome is unknown"
+    note = "sent before the run was stopped; its outcome is unknown"
     assert (reported.status, reported.position, reported.edit.slot_index, reported.note) == ("unknown", 0, 1, note)
 
 

@@ -84,7 +84,7 @@ async def test_an_edit_in_doubt_that_a_resumed_run_cannot_look_up_stays_in_doubt
 ) -> None:
     before = list(experiments(emulator))
     await leave_in_doubt(emulator, [EDIT], tmp_path / "run.db", LOST)
-    script(emulator, GET=[FORBIDDEN] * 2)
+    script(emulator, GET=[FORBIDDEN])
     report = await run(emulator, [EDIT], tmp_path / "run.db")
     assert [outcome.status for outcome in report.outcomes] == ["unknown"]
     assert experiments(emulator) == [7]

@@ -42,7 +42,7 @@ async def test_a_generator_may_reuse_one_list_for_all_its_edits(
     source = edits_with_one_list(60)
     report = await editor.edit_slots(asynchronously(source) if is_async else source)
     assert len(report.applied) == 60
-    assert all(list(outcome.edit.experiments) == [outcome.position] for outcome in report.outcomes)  # type: ignore[arg-type]
+    assert all(list(outcome.edit.experiments) == [outcome.position] for outcome in report.outcomes)  # type: ignore[union-attr,arg-type]
     assert_holds(emulator, {(str(1 + n % 20), 1 + n // 20): {"experiments": [n]} for n in range(60)})
 
 

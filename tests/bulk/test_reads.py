@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from support import ONCE, fast_limiter, session_for
 
-from aiomutex import MutexSession, ServerError
-from aiomutex.bulk.reads import GroupReader
+from aiomutex import AuthenticationError, MutexGroup, MutexSession, ServerError
+from aiomutex.bulk.reads import GroupReader, Reading
 from aiomutex.emulator import Dialect
 from aiomutex.testing import MutexEmulator
 
@@ -22,15 +22,23 @@ async def many() -> AsyncIterator[MutexEmulator]:
         yield emulator
 
 
+def reader_for(session: MutexSession) -> GroupReader:
+    return GroupReader(session.get_group, lambda limit, cursor: session.list_page(limit=limit, cursor=cursor), 8)
+
+
+def found_in(readings: dict[str, Reading]) -> set[str]:
+    """The groups that were found, each under its id."""
+    groups = {group_id: each.group for group_id, each in readings.items() if isinstance(each.group, MutexGroup)}
+    assert all(group.id == group_id for group_id, group in groups.items())
+    return set(groups)
+
+
 async def read(emulator: MutexEmulator, ids: list[str], **options: object) -> tuple[set[str], int]:
     async with session_for(emulator.url, rate_limiter=fast_limiter(), **options) as session:
-        reader = GroupReader(session, 8)
-        found = await reader.read(ids)
-        assert all(group.id == group_id for group_id, group in found.items())
-        assert reader.requests == len(emulator.requests)
+        found = found_in(await reader_for(session).read(ids))
     requests = len(emulator.requests)
     emulator.clear_history()
-    return set(found), requests
+    return found, requests
 
 
 @pytest.mark.parametrize(
@@ -68,7 +76,7 @@ async def test_cursors_that_are_not_offsets_are_followed(many: MutexEmulator) ->
 async def test_pages_that_fail_are_asked_for_smaller(many: MutexEmulator) -> None:
     many.fail_next(2, status=500, method="GET")
     async with session_for(many.url, rate_limiter=fast_limiter(), retry=ONCE) as session:
-        found = await GroupReader(session, 8).read([str(number) for number in range(1, 100)])
+        found = found_in(await reader_for(session).read([str(number) for number in range(1, 100)]))
     assert len(found) == 99
     limits = [request.query["limit"] for request in many.requests if "limit" in request.query]
     assert limits[:3] == ["1000", "500", "250"]
@@ -76,17 +84,23 @@ async def test_pages_that_fail_are_asked_for_smaller(many: MutexEmulator) -> Non
 
 async def test_a_group_that_cannot_be_read_is_an_error(emulator: MutexEmulator, session: MutexSession) -> None:
     emulator.fail_next(100, status=503)
-    with pytest.raises(ServerError):
-        await GroupReader(session, 8).read(["1"])
+    assert isinstance((await reader_for(session).read(["1"]))["1"].group, ServerError)
+
+
+async def test_a_key_that_is_rejected_ends_the_reading(emulator: MutexEmulator, session: MutexSession) -> None:
+    emulator.fail_next(100, status=401)
+    with pytest.raises(AuthenticationError):
+        await reader_for(session).read([str(number) for number in range(1, 100)])
+    assert len(emulator.requests) == 1
 
 
 async def test_the_second_read_knows_how_many_pages_there_are(many: MutexEmulator) -> None:
     async with session_for(many.url, rate_limiter=fast_limiter()) as session:
-        reader = GroupReader(session, 8)
+        reader = reader_for(session)
         await reader.read([str(number) for number in range(1, 6_001)])
-        before = reader.requests
+        before = len(many.requests)
         await reader.read([str(number) for number in range(1, 6_001)])
-        assert reader.requests - before <= 6 + 7
-        before = reader.requests
+        assert len(many.requests) - before <= 6 + 7
+        before = len(many.requests)
         await reader.read(["1", "2", "3"])
-        assert reader.requests - before == 3
+        assert len(many.requests) - before == 3

@@ -107,7 +107,8 @@ async def test_a_read_after_a_lost_response_does_not_fail_the_next_edit_of_the_s
 async def test_a_group_is_read_again_before_a_write_if_its_last_read_is_old(
     emulator: MutexEmulator, session: MutexSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiomutex.bulk.writer._MAX_AGE", -1.0)
+    monkeypatch.setattr("aiomutex.bulk.writer._MAX_AGE", 0.015)
+    emulator.latency = 0.02
     report = await session.edit_slots([SlotEdit(1, slot, experiments=[slot]) for slot in (1, 2, 3)], verify=True)
     assert len(report.applied) == 3
     methods = "".join(request.method[0] for request in emulator.requests)

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import command_line
 import pytest
+from support import no_lag
 
 from aiomutex.testing import MutexEmulator
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _reads_do_not_lag(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
-    """An undo does not wait ten seconds before it reads an unexpected slot again."""
-    monkeypatch.setattr(import_module("aiomutex.bulk.undo"), "MAX_LAG", 0.0)
+    """Runs do not wait ten seconds before they read an unexpected slot again."""
+    no_lag(monkeypatch)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from aiomutex._api.requests import Request, create_group, edit_group, edit_slot,
 from aiomutex._api.responses import read_group
 from aiomutex._http.config import check_api_key, service_url
 from aiomutex._http.transport import Transport
+from aiomutex.bulk.options import freeze, request_of
 from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.responses import JSON
 from aiomutex.emulator.responses import Response as EmulatorResponse
@@ -171,7 +172,7 @@ def fleet_job(data: bytes) -> None:
     with only(msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidRequestError):
         for packed in msgspec.json.decode(data.decode(), type=Job).edits:
             edit = packed.to_edit()
-            edit_slot(edit.group_id, edit.slot_index, edit.experiments, edit.holdouts, edit.individuals)
+            request_of(freeze(edit))
 
 
 _LEASE: Final = (

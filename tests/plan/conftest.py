@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import pytest
+from support import no_lag
 
 from aiomutex import MutexGroup, MutexSession, Slot
 from aiomutex.emulator import MutexEmulator
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _reads_do_not_lag(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
-    """An undo does not wait ten seconds before it reads an unexpected slot again."""
-    monkeypatch.setattr(import_module("aiomutex.bulk.undo"), "MAX_LAG", 0.0)
+    """Runs do not wait ten seconds before they read an unexpected slot again."""
+    no_lag(monkeypatch)
 
 
 @pytest.fixture

@@ -10,11 +10,7 @@ from .scenario import Call, Edit, Event, Fault, Options, Phase, Scenario, Servic
 
 __all__ = ["KINDS", "KNOWN", "draw"]
 
-KNOWN: Final[dict[str, str]] = {
-    "lag": "an edit reported as failed after a 5xx, because a read showed the past",
-    "repeat": "an edit found applied while an earlier one of its slot is written again",
-    "quick restart": "a restart while requests of the dead process are still on their way",
-}
+KNOWN: Final[dict[str, str]] = {}
 """Kinds of trouble that the library is known not to survive. They are drawn only on demand."""
 
 _FAULTS: Final = (
@@ -53,6 +49,7 @@ class _Drawing:
             max_attempts=rng.choice([1, 2, 3, 6, 6]),
             max_connections=rng.choice([1, 2, 8, 64]),
         )
+        self.options.max_single = 0 if self.chance(0.5) else 20
         if self.chance(0.15):
             self.options.deadline = 5.0
             self.service.per_second = 2
@@ -240,7 +237,7 @@ class _Drawing:
             or any(call.cancel is not None or call.leave is not None for call in calls)
             or any(fault.kind == "late" for fault in phase.faults)
         )
-        if self.wants("quick restart") or not is_cut:
+        if self.chance(0.5) or not is_cut:
             phase.gap = rng.choice([0.01, 0.5, 3.0])
         return phase
 

@@ -139,6 +139,8 @@ class Options(msgspec.Struct, omit_defaults=True):
     deadline: float = 60.0
     max_attempts: int = 6
     max_connections: int = 64
+    max_single: int = 20
+    """The number of groups that a run reads one by one; it reads more of them by pages."""
 
 
 class Scenario(msgspec.Struct, omit_defaults=True):

@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from unittest import mock
 
 from aiomutex import (
     LocalRateLimiter,
@@ -421,7 +422,8 @@ def simulate(scenario: Scenario, *, tracing: bool = False) -> World:
         directory.mkdir()
         disk = Disk(directory)
         world = World(scenario, loop, disk, tracing=tracing)
-        with quiet(), simulated_time(loop, scenario.seed), world.network.connected(), disk.watched():
+        pages = mock.patch("aiomutex.bulk.reads.MAX_SINGLE", scenario.options.max_single)
+        with quiet(), simulated_time(loop, scenario.seed), world.network.connected(), disk.watched(), pages:
             main = loop.create_task(world.run(), name="simulation")
             try:
                 loop.run_until_complete(main)

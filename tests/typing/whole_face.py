@@ -41,6 +41,7 @@ from aiomutex import (
     RetryPolicy,
     ServerError,
     Slot,
+    SlotChange,
     SlotEdit,
     SlotOutcome,
     StaleSlotError,
@@ -170,7 +171,7 @@ async def bulk(session: MutexSession) -> None:
     except* MutexError as group:
         print(group.exceptions)
     outcome = report.outcomes[0]
-    assert_type(outcome.edit, SlotEdit)
+    assert_type(outcome.edit, SlotEdit | SlotChange)
     assert_type(outcome.attempts, int)
     assert_type(outcome.error, MutexError | None)
     print(outcome.status, outcome.position, outcome.note)
