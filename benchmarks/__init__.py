@@ -13,6 +13,7 @@ NAMES = (
     "listing",
     "memory",
     "journal",
+    "economy",
     "streams",
     "limiters",
     "strict",

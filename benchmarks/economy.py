@@ -56,9 +56,9 @@ class Bench:
         path = self._folder / f"run{self._runs}.db"
         limiter = self._limiter or LocalRateLimiter(UNLIMITED, 10**9)
         async with MutexSession("key", base_url=self._emulator.url, rate_limiter=limiter) as session:
-            options = _OPTIONS.get(variant, {"journal": path, "verify": True})
+            options: dict[str, Any] = dict(_OPTIONS.get(variant, {"journal": path, "verify": True}))
             if "journal" in options:
-                options = options | {"journal": path}
+                options["journal"] = path
             count = len(edits)
             if variant == "resume":
                 async with session.stream_slot_edits(edits, **options) as outcomes:

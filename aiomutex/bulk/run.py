@@ -189,7 +189,7 @@ class Run(abc.ABC):
             edit = freeze(edit)
             item = Item(self.pulled, edit, request_of(edit))
         except InvalidRequestError as error:
-            if not isinstance(edit, AnyEdit):
+            if not isinstance(edit, AnyEdit):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
                 raise
             self._count()
             self._report(SlotOutcome(edit=edit, status="failed", position=self.pulled - 1, error=error))

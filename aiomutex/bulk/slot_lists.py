@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
 
 import msgspec
 from msgspec import UNSET
@@ -153,16 +153,17 @@ def check_expected(expected: Any) -> tuple[SlotLists, ...]:
         InvalidRequestError: It is neither a slot nor lists by name, nor a tuple of these.
     """
     if isinstance(expected, list | tuple) and expected and not isinstance(expected, SlotLists):
-        return tuple(lists for each in expected for lists in check_expected(each))
+        return tuple(lists for each in cast("Sequence[Any]", expected) for lists in check_expected(each))
     if isinstance(expected, SlotLists):
         return (expected,)
     if isinstance(expected, Slot):
-        return check_expected({name: getattr(expected, name) for name in SLOT_LISTS})
-    if not isinstance(expected, Mapping) or not expected or not set(expected) <= set(SLOT_LISTS):
+        expected = {name: getattr(expected, name) for name in SLOT_LISTS}
+    given = cast("Mapping[str, Any]", expected)
+    if not isinstance(expected, Mapping) or not given or not set(given) <= set(SLOT_LISTS):
         raise InvalidRequestError(
-            f"expected must be a Slot, or lists by name ({', '.join(SLOT_LISTS)}), not {describe(expected)}"
+            f"expected must be a Slot, or lists by name ({', '.join(SLOT_LISTS)}), not {describe(given)}"
         )
-    return (SlotLists(**{name: list(_checked_list(name, items)) for name, items in expected.items()}),)
+    return (SlotLists(**{name: list(_checked_list(name, items)) for name, items in given.items()}),)
 
 
 def find_stale(edit: SlotEdit, group: MutexGroup, content: SlotLists | None) -> StaleSlotError | None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from aiomutex.cli.emulator import emulator
+from aiomutex.cli.root import root
 
 ROOT = Path(__file__).parents[2]
 UNSHARE = ["unshare", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -85,15 +85,15 @@ def test_another_container_reaches_the_emulator_by_its_name_only(tmp_path: Path,
 def test_a_certificate_that_cannot_be_made_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     nowhere = tmp_path / "nowhere" / "ca.pem"
-    result = CliRunner().invoke(emulator, [f"--tls-self-signed={nowhere}"])
+    result = CliRunner().invoke(root, ["emulator", f"--tls-self-signed={nowhere}"])
     assert (result.exit_code, result.stderr) == (
         1,
-        f"aiomutex: {nowhere} cannot be written: No such file or directory\n",
+        f"aiomutex: {nowhere}: No such file or directory\n",
     )
-    result = CliRunner().invoke(emulator, ["--tls-self-signed", "--allow-host", "not_a_dns_name"])
+    result = CliRunner().invoke(root, ["emulator", "--tls-self-signed", "--allow-host", "not_a_dns_name"])
     assert result.exit_code == 2
     monkeypatch.setitem(sys.modules, "trustme", None)
-    result = CliRunner().invoke(emulator, ["--tls-self-signed"])
+    result = CliRunner().invoke(root, ["emulator", "--tls-self-signed"])
     assert (result.exit_code, result.stderr) == (
         1,
         "aiomutex: --tls-self-signed needs trustme: pip install 'aiomutex[tls]'\n",
