@@ -423,7 +423,8 @@ class MutexSession:
             concurrency: The maximum number of edits in flight. Default: three quarters of ``max_connections``, which
                 is also the number of connections that bulk calls may use.
             journal: A file that records progress and what each slot held before. After a crash, the same call
-                continues where the run stopped, and ``aiomutex.bulk.undo`` undoes the run. Costs one read a group.
+                continues where the run stopped, and ``aiomutex.bulk.undo`` undoes the run. The groups are read
+                once.
             verify: Read each group before and after, and fail an edit whose slot does not hold what was written.
             skip_unchanged: Do not send an edit whose slot holds it already.
             reads: ``"auto"`` reads groups one by one or by pages of 1,000, whichever takes fewer requests. ``"groups"``

@@ -16,7 +16,7 @@ from aiomutex.bulk.reads import MAX_SINGLE, MAX_STRETCH, MIN_STRETCH, GroupReade
 from aiomutex.bulk.report import SlotOutcome
 from aiomutex.bulk.run import Run
 from aiomutex.bulk.writer import SlotWriter
-from aiomutex.errors import DailyBudgetExhaustedError, InvalidRequestError, MutexError
+from aiomutex.errors import DailyBudgetExhaustedError, DeadlineExceededError, InvalidRequestError, MutexError
 
 if TYPE_CHECKING:
     import os
@@ -329,6 +329,12 @@ class Engine(Run):
             # Whatever was reported as applied, a resumed run must know.
             await self._journal.sync()
         for batch, status, error, attempts, note in results:
+            is_unsent = status == "failed" and isinstance(error, DeadlineExceededError) and not attempts
+            if is_unsent and self.stopped.is_set():
+                for item in batch:
+                    self.in_flight.pop(item.position, None)
+                    self._skip(item)  # it waited for a permit when the run was stopped
+                continue
             if error is not None:
                 # A traceback would keep every frame of the run alive for as long as the outcome is.
                 for each in (error, *error.earlier):

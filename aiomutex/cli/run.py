@@ -186,7 +186,7 @@ class Run:
             self._show()
 
     def _show(self) -> None:
-        done = self.counts["applied"] + self.counts["done earlier"]
+        done = sum(self.counts[status] for status in ("applied", "unchanged", "done earlier"))
         if not self.bar.disable:
             self.bar.update(self.bar.task_ids[0], completed=done, facts=self._facts())
         elif time.monotonic() - self._last >= _INTERVAL:

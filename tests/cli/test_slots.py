@@ -57,6 +57,9 @@ def test_bulk_applies_a_file_and_undo_reverts_it(service: MutexEmulator, aiomute
     assert [slot.experiments for slot in service.groups["2"].slots] == [[1], [2], [3]]
     again = aiomutex("slots", "bulk", file, "--journal", "run.db", "--verify")
     assert again.stdout.startswith("0 applied, 0 failed, 0 unknown, 3 done earlier, 0 never tried; 0 requests")
+    unchanged = aiomutex("slots", "bulk", file, "--skip-unchanged")
+    assert unchanged.stdout.endswith("0 never tried, 3 unchanged; 1 request\n")
+    assert unchanged.exit_code == 0
     undone = aiomutex("slots", "bulk", "--undo", "run.db")
     assert undone.stdout == "3 applied, 0 failed, 0 unknown, 0 done earlier, 0 never tried; 5 requests\n"
     assert [slot.experiments for slot in service.groups["2"].slots] == before
