@@ -209,7 +209,8 @@ class MutexSession:
         values = {"attempt_timeout": attempt_timeout, "deadline": deadline, "retry": retry, "priority": priority}
         given: dict[str, Any] = {name: value for name, value in values.items() if value is not UNSET}
         view = copy.copy(self)
-        view._options = msgspec.structs.replace(self._options, **given)  # noqa: SLF001  # of our own type
+        # Not structs.replace, which checks nothing in older releases of msgspec.
+        view._options = CallOptions(**msgspec.structs.asdict(self._options) | given)  # noqa: SLF001  # of our own type
         return view
 
     # ------------------------------------------------------------------ the endpoints

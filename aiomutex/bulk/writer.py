@@ -128,7 +128,7 @@ class SlotWriter:
     async def needs_reading(self, group: GroupQueue) -> bool:
         """Whether the group must be read before its next edit."""
         item = group.items[0]
-        is_bound = item.was_sent or isinstance(item.edit, SlotChange) or item.edit.expected is not UNSET
+        is_bound = _is_bound(item)
         if group.before is not None and not self._is_old(group):
             return is_bound and item.edit.slot_index in group.doubtful
         if is_bound or group.written or self._late is not None or self._skips:
@@ -154,7 +154,7 @@ class SlotWriter:
         """
         item = batch[0]
         index = item.edit.slot_index
-        if group.before is not None and not item.is_repeat:
+        if group.before is not None and not item.is_repeat and (self._skips or _is_bound(item)):
             known = self._known(group, group.before, batch)
             if known or group.wants_read:
                 return known
@@ -423,6 +423,11 @@ class SlotWriter:
             confirmed = status == "applied" or isinstance(error, VerificationError)
             self.journal.record_outcome(batch, status, confirmed=confirmed)
         return result
+
+
+def _is_bound(item: Item) -> bool:
+    """Whether what is written, and whether it is, depends on what the slot holds."""
+    return item.was_sent or isinstance(item.edit, SlotChange) or item.edit.expected is not UNSET
 
 
 def _settle(group: GroupQueue, batch: list[Item], slot: Slot | None) -> list[Item]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from support import GROUP, KEY, ONCE, ROOT, connector_of, http, say_nothing, session_for, until
+from support import GROUP, KEY, ONCE, ROOT, connector_of, http, permit_at_connection, say_nothing, session_for, until
 
 from aiomutex import (
     ConnectionFailedError,
@@ -121,6 +121,7 @@ async def test_a_cancelled_call_leaves_its_contexts(raw: RawServer) -> None:
     assert tracer.attempts[0].result is None
 
 
+@permit_at_connection
 async def test_an_attempt_without_a_permit_is_entered_and_left_when_it_ends() -> None:
     tracer = Recorder()
     async with session_for("http://127.0.0.1:1", on_attempt=tracer, retry=ONCE) as session:
@@ -210,6 +211,7 @@ async def test_the_headers_of_one_attempt_are_not_those_of_the_next_call(emulato
     assert KEY not in repr(tracer.attempts + tracer.calls)
 
 
+@permit_at_connection
 async def test_a_request_that_aiohttp_traces_is_written_at_once_too(
     raw: RawServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
