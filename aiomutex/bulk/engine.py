@@ -39,6 +39,8 @@ _LONG_LOOK_AHEAD: Final = 12_000
 """The same for a run that reads: two stretches, so that one pass over the pages reads what was written in one and what
 is to be written in the next, and some more to write during the pass."""
 _MAX_STRETCH_TIME: Final = 60.0
+_PATIENCE: Final = 1.0
+"""Seconds for which a run with nothing else to do waits for requests in flight before it reads without them."""
 _CHUNK: Final = 100
 
 
@@ -101,7 +103,7 @@ class Engine(Run):
         self._stretch_length = MIN_STRETCH
         self._writes = 0
         """The number of writes in this stretch."""
-        self._began = 0.0
+        self._began = self._moved_at = 0.0
         self._budget = DayBudget(limiter, settings.reserve, self.stopped)
 
     def open(self, edits: Edits) -> None:
@@ -210,6 +212,10 @@ class Engine(Run):
         else:
             super()._release(group)
         self._read_now.set()
+        loop = asyncio.get_running_loop()
+        self._moved_at = loop.time()
+        if self._waiting and self._busy and self._ready.empty():
+            loop.call_later(_PATIENCE, self._read_now.set)
 
     def _wake(self, group: GroupQueue) -> None:
         if group.is_parked and group.group_id not in self._waiting:
@@ -259,8 +265,10 @@ class Engine(Run):
 
     def _is_time_to_read(self) -> bool:
         """Whether to read now all groups that wait: nothing else can be done, or enough was written."""
-        is_idle = self._ready.empty() and not self._busy and not self._is_pulling
-        age = asyncio.get_running_loop().time() - self._began
+        now = asyncio.get_running_loop().time()
+        is_patient = self._busy and now < self._moved_at + _PATIENCE
+        is_idle = self._ready.empty() and not self._is_pulling and not is_patient
+        age = now - self._began
         return is_idle or self.stopped.is_set() or self._writes >= self._stretch_length or age > _MAX_STRETCH_TIME
 
     def _input_waits(self) -> None:

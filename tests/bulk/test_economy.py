@@ -119,6 +119,23 @@ async def test_outcomes_come_while_the_input_waits(many: MutexEmulator, session:
         assert [each.status async for each in outcomes] == ["applied"]
 
 
+async def test_a_request_that_hangs_does_not_delay_the_reads_of_others(
+    many: MutexEmulator, session: MutexSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiomutex.bulk.engine._PATIENCE", 0.05)
+    many.fail_next(1, kind="stall", method="PATCH")
+    hanging, *others = one_each()[:3]
+
+    async def edits() -> AsyncIterator[SlotEdit]:
+        yield hanging
+        await until(lambda: any(request.method == "PATCH" for request in many.requests))
+        for edit in others:
+            yield edit
+
+    async with session.stream_slot_edits(edits(), verify=True) as outcomes, asyncio.timeout(3):
+        assert [(await anext(outcomes)).position for _ in others] == [1, 2]
+
+
 async def test_a_run_that_stops_after_the_first_failure_writes_one_stretch(
     many: MutexEmulator, session: MutexSession
 ) -> None:
