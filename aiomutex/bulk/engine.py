@@ -7,6 +7,8 @@ from collections.abc import AsyncIterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio
+
 from aiomutex._api import requests
 from aiomutex._util.tasks import run_workers
 from aiomutex.bulk.budget import DayBudget
@@ -212,10 +214,7 @@ class Engine(Run):
         else:
             super()._release(group)
         self._read_now.set()
-        loop = asyncio.get_running_loop()
-        self._moved_at = loop.time()
-        if self._waiting and self._busy and self._ready.empty():
-            loop.call_later(_PATIENCE, self._read_now.set)
+        self._moved_at = asyncio.get_running_loop().time()
 
     def _wake(self, group: GroupQueue) -> None:
         if group.is_parked and group.group_id not in self._waiting:
@@ -258,7 +257,8 @@ class Engine(Run):
 
     async def _read_groups(self) -> None:
         while not self._has_ended:
-            await self._read_now.wait()
+            with anyio.move_on_after(_PATIENCE if self._waiting else None):
+                await self._read_now.wait()
             self._read_now.clear()
             while self._waiting and self._is_time_to_read():
                 await self._read_waiting()

@@ -119,16 +119,18 @@ async def test_outcomes_come_while_the_input_waits(many: MutexEmulator, session:
         assert [each.status async for each in outcomes] == ["applied"]
 
 
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
 async def test_a_request_that_hangs_does_not_delay_the_reads_of_others(
-    many: MutexEmulator, session: MutexSession, monkeypatch: pytest.MonkeyPatch
+    many: MutexEmulator, session: MutexSession, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     monkeypatch.setattr("aiomutex.bulk.engine._PATIENCE", 0.05)
     many.fail_next(1, kind="stall", method="PATCH")
+    many.latency = 0.05
     hanging, *others = one_each()[:3]
 
     async def edits() -> AsyncIterator[SlotEdit]:
         yield hanging
-        await until(lambda: any(request.method == "PATCH" for request in many.requests))
+        await until(lambda: any(request.method == method for request in many.requests))
         for edit in others:
             yield edit
 
