@@ -54,8 +54,8 @@ _HOMES = {
 }
 _HOME_OF = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names.split()}
 
-# Built from what there is, so that no name is written a third time.
-__all__ = sorted({*(name for name in vars(errors) if name[0] != "_" and name.endswith("Error")), *_HOME_OF})  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
+# Built from the table, so that no name is written a third time.
+__all__ = sorted({*errors.__all__, *_HOME_OF})  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

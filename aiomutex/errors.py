@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+__all__ = [
+    "APIError", "AttemptTimeoutError", "AuthenticationError", "BadRequestError", "ConfigurationError",
+    "ConflictError", "ConnectionFailedError", "DailyBudgetExhaustedError", "DeadlineExceededError",
+    "InvalidRequestError", "JournalError", "LimiterUnavailableError", "MutexError", "NotFoundError",
+    "OutcomeUnknownError", "PaginationError", "PermissionDeniedError", "RateLimitedError", "ServerError",
+    "SessionClosedError", "StaleSlotError", "TooManyFailuresError", "TransportError", "UnexpectedResponseError",
+    "VerificationError",
+]  # fmt: skip
+
 _LIST_SHOWN: Final = 200
 """Characters of a list that a message shows, so that it stays readable."""
 

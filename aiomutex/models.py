@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET as UNSET  # noqa: PLC0414  # re-exported
-from msgspec import UnsetType as UnsetType  # noqa: PLC0414
+from msgspec import UnsetType as UnsetType  # noqa: PLC0414  # re-exported
 from msgspec.structs import force_setattr
 
 EvaluationMode = Literal["local", "remote"]

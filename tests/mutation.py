@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[1]
 LEFT_OUT: Final = ("aiomutex/cli/", "aiomutex/bulk/report.py", "aiomutex/__main__.py", "aiomutex/testing.py")
-"""Texts and commands, and what is imported before coverage starts."""
+"""The command line, and what is imported before coverage starts."""
 MOST_TESTS: Final = 150
 """The most tests that run for one change."""
 OTHER: Final[dict[type, type]] = {

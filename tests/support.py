@@ -36,7 +36,8 @@ permit_at_connection = pytest.mark.skipif(
 
 def no_lag(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> None:
     """Let runs wait less than ten seconds before they read an unexpected slot again."""
-    monkeypatch.setattr("aiomutex.bulk.writer.MAX_LAG", seconds)
+    for module in ("writer", "recent_writes"):
+        monkeypatch.setattr(f"aiomutex.bulk.{module}.MAX_LAG", seconds)
     monkeypatch.setattr("aiomutex.bulk.journal._LATE", 0.0)
 
 

@@ -171,3 +171,13 @@ def test_an_error_can_be_encoded_with_its_facts() -> None:
     at = datetime(2026, 11, 24, tzinfo=UTC)
     spent = DailyBudgetExhaustedError("none left", resets_at=at, used=5, limit=5).to_dict()
     assert (spent["resets_at"], spent["maybe_applied"]) == ("2026-11-24T00:00:00+00:00", False)
+
+
+def test_a_star_import_of_the_errors_brings_errors_only() -> None:
+    names: dict[str, object] = {}
+    exec("from aiomutex.errors import *", names)  # the only way inside a function
+    del names["__builtins__"]
+    found: dict[str, Any] = vars(aiomutex.errors)
+    classes = {name for name, value in found.items() if isinstance(value, type) and issubclass(value, MutexError)}
+    assert names.keys() == {name for name in classes if name[0] != "_"}
+    assert names.keys() <= {*aiomutex.__all__}

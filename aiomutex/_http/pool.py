@@ -37,7 +37,7 @@ def create_http(headers: Mapping[str, str], max_connections: int) -> aiohttp.Cli
     """
     if MISSING:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=max_connections),  # pyright: ignore[reportUnknownMemberType]
+            connector=aiohttp.TCPConnector(limit=max_connections),  # pyright: ignore[reportUnknownMemberType]  # partly typed
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=headers,
             middlewares=(_permit_before_connection(max_connections),),

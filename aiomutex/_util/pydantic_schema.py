@@ -24,7 +24,7 @@ def schema_of(struct: type[msgspec.Struct], handler: GetCoreSchemaHandler) -> co
     descriptions = _descriptions(struct)
     for field in msgspec.structs.fields(struct):
         given = [each for each in get_args(field.type) if each is not msgspec.UnsetType]
-        kind = Union[tuple(given)] if len(given) < len(get_args(field.type)) else field.type  # noqa: UP007
+        kind = Union[tuple(given)] if len(given) < len(get_args(field.type)) else field.type  # noqa: UP007  # its members are a list
         default: dict[str, Any] = {} if field.required else {"default_factory": lambda: None}  # is never used
         description = descriptions.get(field.name)
         fields[field.name] = (kind, Field(alias=field.encode_name, description=description, **default))

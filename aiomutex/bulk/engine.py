@@ -14,9 +14,10 @@ from aiomutex._util.tasks import run_workers
 from aiomutex.bulk.budget import DayBudget
 from aiomutex.bulk.late_writes import LateWrites
 from aiomutex.bulk.options import FATAL
-from aiomutex.bulk.reads import MAX_SINGLE, MAX_STRETCH, MIN_STRETCH, GroupReader, Reading
+from aiomutex.bulk.reads import MAX_SINGLE, GroupReader, Reading
 from aiomutex.bulk.report import SlotOutcome
 from aiomutex.bulk.run import Run
+from aiomutex.bulk.stretches import Stretch
 from aiomutex.bulk.writer import SlotWriter
 from aiomutex.errors import DailyBudgetExhaustedError, DeadlineExceededError, InvalidRequestError, MutexError
 
@@ -40,7 +41,6 @@ _LOOK_AHEAD: Final = 1000
 _LONG_LOOK_AHEAD: Final = 12_000
 """The same for a run that reads: two stretches, so that one pass over the pages reads what was written in one and what
 is to be written in the next, and some more to write during the pass."""
-_MAX_STRETCH_TIME: Final = 60.0
 _PATIENCE: Final = 1.0
 """Seconds for which a run with nothing else to do waits for requests in flight before it reads without them."""
 _CHUNK: Final = 100
@@ -94,18 +94,12 @@ class Engine(Run):
             return page
 
         self._reader = GroupReader(get_group, list_page, settings.concurrency)
-        self._waiting: dict[str, GroupQueue] = {}
-        """The groups that wait to be read together with others."""
-        self._unread: dict[str, None] = {}
-        """The groups with something written and not read back."""
+        self._waiting: dict[str, GroupQueue] = {}  # the groups that wait to be read together with others
+        self._unread: dict[str, None] = {}  # the groups with something written and not read back
         self._read_now = asyncio.Event()
-        self._busy = 0
-        """The number of groups that workers serve now."""
-        self._stretch = 0
-        self._stretch_length = MIN_STRETCH
-        self._writes = 0
-        """The number of writes in this stretch."""
-        self._began = self._moved_at = 0.0
+        self._busy = 0  # the number of groups that workers serve now
+        self._stretch = Stretch()
+        self._moved_at = 0.0  # when a worker last finished with a group, on the event loop's clock
         self._budget = DayBudget(limiter, settings.reserve, self.stopped)
 
     def open(self, edits: Edits) -> None:
@@ -114,7 +108,7 @@ class Engine(Run):
         Raises:
             JournalError: It belongs to a different input or another process, or is not a journal.
         """
-        self._began = asyncio.get_running_loop().time()
+        self._stretch.begin(asyncio.get_running_loop().time())
         if self._journal_given is None:
             return
         from aiomutex.bulk.journal import Journal  # noqa: PLC0415  # only runs with a journal import SQLite
@@ -184,7 +178,7 @@ class Engine(Run):
                 await self._read_singly(group)
             elif group.items and not group.wants_read:
                 # A new stretch begins with a read of what was written in the one before.
-                is_due = bool(group.written) and group.stretch < self._stretch
+                is_due = bool(group.written) and group.stretch < self._stretch.number
                 group.needs_before = await self._writer.needs_reading(group)
                 group.wants_read = is_due or group.needs_before
                 if not group.wants_read:
@@ -239,11 +233,11 @@ class Engine(Run):
             group.items.extendleft(reversed(batch))
             await self._out_of_budget(error)
         else:
-            self._writes += 1
+            self._stretch.writes += 1
             if group.written:
                 self._unread.setdefault(group.group_id)
                 if len(group.written) == 1:
-                    group.stretch = self._stretch
+                    group.stretch = self._stretch.number
             await self._conclude(*results)
 
     def _reads_owed(self) -> int:
@@ -268,8 +262,7 @@ class Engine(Run):
         now = asyncio.get_running_loop().time()
         is_patient = self._busy and now < self._moved_at + _PATIENCE
         is_idle = self._ready.empty() and not self._is_pulling and not is_patient
-        age = now - self._began
-        return is_idle or self.stopped.is_set() or self._writes >= self._stretch_length or age > _MAX_STRETCH_TIME
+        return is_idle or self.stopped.is_set() or self._stretch.is_over(now)
 
     def _input_waits(self) -> None:
         self._read_now.set()
@@ -280,18 +273,14 @@ class Engine(Run):
         self._waiting.clear()
         for group in groups:
             group.is_parked = False
-        self._stretch, self._writes, self._began = self._stretch + 1, 0, asyncio.get_running_loop().time()
-        readings: dict[str, Reading] = {}
+        self._stretch.begin(asyncio.get_running_loop().time())
+        ids = [group.group_id for group in groups]
         try:
-            readings = await self._reader.read([group.group_id for group in groups])
-        except DailyBudgetExhaustedError as error:
-            await self._out_of_budget(error)
-            if self.stopped.is_set():
-                readings = {group.group_id: Reading(error, from_page=False) for group in groups}
+            readings = await self._reader.read(ids)
         except MutexError as error:
-            readings = {group.group_id: Reading(error, from_page=False) for group in groups}
-        least = max(MIN_STRETCH, 20 * (self._reader.pages or 1))
-        self._stretch_length = min(max(2 * self._stretch_length, least), MAX_STRETCH)
+            failed = await self._failed_reading(error)
+            readings = dict.fromkeys(ids, failed) if failed else {}
+        self._stretch.resize(self._reader.pages or 1)
         results: list[WriteResult] = []
         for number, group in enumerate(groups):
             if group.group_id in readings:
@@ -308,15 +297,19 @@ class Engine(Run):
 
     async def _read_singly(self, group: GroupQueue) -> None:
         try:
-            reading = await self._reader.read_one(group.group_id)
-        except DailyBudgetExhaustedError as error:
+            reading: Reading | None = await self._reader.read_one(group.group_id)
+        except MutexError as error:
+            reading = await self._failed_reading(error)
+        if reading is not None:
+            await self._conclude(*self._judge(group, reading))
+
+    async def _failed_reading(self, error: MutexError) -> Reading | None:
+        """What a read comes to that failed as any further one would; ``None`` if it is to be tried on the next day."""
+        if isinstance(error, DailyBudgetExhaustedError):
             await self._out_of_budget(error)
             if not self.stopped.is_set():
-                return
-            reading = Reading(error, from_page=False)
-        except MutexError as error:
-            reading = Reading(error, from_page=False)
-        await self._conclude(*self._judge(group, reading))
+                return None
+        return Reading(error, from_page=False)
 
     def _judge(self, group: GroupQueue, reading: Reading) -> list[WriteResult]:
         results = self._writer.judge(group, reading.group, from_page=reading.from_page)

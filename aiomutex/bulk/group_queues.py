@@ -9,13 +9,13 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiomutex.bulk.slot_lists import SlotLists
-from aiomutex.models import SlotEdit
+from aiomutex.models import SlotEdit, find_slot
 
 if TYPE_CHECKING:
     from aiomutex._api.requests import Request
     from aiomutex.bulk.late_writes import LateWrite
     from aiomutex.errors import MutexError
-    from aiomutex.models import MutexGroup, SlotChange
+    from aiomutex.models import MutexGroup, Slot, SlotChange
 
 __all__ = ["GroupQueue", "Item", "Queues", "Written"]
 
@@ -28,18 +28,12 @@ class Item:
     def __init__(self, position: int, edit: SlotEdit | SlotChange, request: Request[None] | None) -> None:
         self.position = position
         self.edit = edit
-        self.request = request
-        """``None`` for a change, whose request depends on what the slot holds."""
-        self.was_sent = False
-        """It was sent before, and its outcome is unknown."""
-        self.is_answered = False
-        """The service confirmed its write, in this run or in an earlier one."""
-        self.is_late = False
-        """An attempt of its write got no response, and may still arrive."""
-        self.is_repeat = False
-        """This run has written it, and writes it again because a late write has overwritten it."""
-        self.attempts = 0
-        """The number of requests of earlier writes by this run."""
+        self.request = request  # ``None`` for a change, whose request depends on what the slot holds
+        self.was_sent = False  # it was sent before, and its outcome is unknown
+        self.is_answered = False  # the service confirmed its write, in this run or in an earlier one
+        self.is_late = False  # an attempt of its write got no response, and may still arrive
+        self.is_repeat = False  # this run has written it, and writes it again because a late write has overwritten it
+        self.attempts = 0  # the number of requests of earlier writes by this run
         self._lists: SlotLists | None = None
 
     @property
@@ -88,14 +82,10 @@ class GroupQueue:
         self.items: deque[Item] = deque()
         self.before: MutexGroup | None = None
         """The group as read last, but with the slots in ``written`` as they were before."""
-        self.read_at = 0.0
-        """When it was read, on the event loop's clock."""
-        self.is_from_page = False
-        """Whether it was read from a page of the listing."""
-        self.written: list[Written] = []
-        """What was written but not read back yet."""
-        self.stretch = 0
-        """The stretch of the run in which the first of it was written."""
+        self.read_at = 0.0  # when it was read, on the event loop's clock
+        self.is_from_page = False  # whether it was read from a page of the listing
+        self.written: list[Written] = []  # what was written but not read back yet
+        self.stretch = 0  # the stretch of the run in which the first of it was written
         self.doubtful: set[int] = set()
         """Slots that may hold something else than ``before`` and ``written`` say, because a write failed."""
         self.unconfirmed: dict[int, list[SlotLists]] = {}
@@ -104,12 +94,31 @@ class GroupQueue:
         """By slot, the writes that might have arrived after those in ``written``."""
         self.read_again: dict[int, float] = {}
         """Slots that did not hold what was expected, and when to read them again, on their own."""
-        self.wants_read = False
-        """Whether nothing more is written before the group is read."""
-        self.needs_before = False
-        """Whether that is because the next edit cannot be made without it."""
-        self.is_parked = False
-        """Whether all that is left to do now is a read."""
+        self.wants_read = False  # whether nothing more is written before the group is read
+        self.needs_before = False  # whether that is because the next edit cannot be made without it
+        self.is_parked = False  # whether all that is left to do now is a read
+
+    def slot_before(self, index: int) -> Slot | None:
+        """The slot in ``before``."""
+        return None if self.before is None else find_slot(self.before, index)
+
+    def desired(self) -> dict[int, SlotLists]:
+        """By slot, what was written and is not read back yet."""
+        desired: dict[int, SlotLists] = {}
+        for each in self.written:
+            desired[each.slot_index] = desired.get(each.slot_index, SlotLists()).updated(each.batch[0].lists)
+        return desired
+
+    def written_to(self, index: int) -> list[Written]:
+        """What was written to a slot and is not read back yet."""
+        return [each for each in self.written if each.slot_index == index]
+
+    def take_written(self, index: int) -> list[Written]:
+        """Remove what was written to a slot."""
+        taken = self.written_to(index)
+        self.written = [each for each in self.written if each.slot_index != index]
+        self.late.pop(index, None)
+        return taken
 
     def take(self) -> list[Item]:
         """Remove the next edit and the identical ones that follow it directly: one request serves them all."""

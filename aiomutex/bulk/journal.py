@@ -295,11 +295,11 @@ class UndoJournal(Journal):
         """How far an earlier undo got. A slot is written again even if it was: a read may show what it held before."""
         return "applied" if self._in_order[position].undo == _UNDONE else "new"
 
-    async def has_before(self, group_id: str, slots: Collection[int]) -> bool:  # noqa: ARG002
+    async def has_before(self, group_id: str, slots: Collection[int]) -> bool:  # noqa: ARG002  # a run needs them
         """An undo records nothing that a slot held."""
         return True
 
-    async def record_sent(self, items: Sequence[Item], before: MutexGroup | None) -> None:  # noqa: ARG002
+    async def record_sent(self, items: Sequence[Item], before: MutexGroup | None) -> None:  # noqa: ARG002  # as above
         """Record that a slot's earlier content is being written back."""
         if "undone" not in self._facts:
             self._set_fact("undone", 1)
@@ -309,7 +309,7 @@ class UndoJournal(Journal):
     def record_answered(self, items: Sequence[Item]) -> None:
         """Nothing is recorded before the slot is read back."""
 
-    def record_outcome(self, items: Sequence[Item], status: Status, *, confirmed: bool) -> None:  # noqa: ARG002
+    def record_outcome(self, items: Sequence[Item], status: Status, *, confirmed: bool) -> None:  # noqa: ARG002  # as above
         """Record that a slot's earlier content has been written back."""
         if status == "applied":
             self._record_undo(items, _UNDONE)

@@ -10,8 +10,9 @@ from msgspec import UNSET
 
 from aiomutex._util.wording import counted
 from aiomutex.bulk.options import AnyEdit, freeze, request_of
-from aiomutex.bulk.reads import MAX_STRETCH, MIN_STRETCH, GroupReader
+from aiomutex.bulk.reads import GroupReader
 from aiomutex.bulk.slot_lists import SlotLists, changed_lists, find_stale, same_items
+from aiomutex.bulk.stretches import count_stretches
 from aiomutex.errors import InvalidRequestError, MutexError, NotFoundError
 from aiomutex.limits import Priority
 from aiomutex.models import SLOT_LISTS, SlotChange, find_slot
@@ -182,7 +183,7 @@ async def preview(session: ReadingSession, edits: Edits, *, journal: bool = Fals
         if (problem := simulation.apply(position, edit)) is not None:
             impossible.append(problem)
     touched = len({group_id for group_id, _ in simulation.content})
-    passes = (1 + _stretches(simulation.applied, reader.pages or 1)) if verify else int(journal)
+    passes = (1 + count_stretches(simulation.applied, reader.pages or 1)) if verify else int(journal)
     singly = touched * (2 if verify else int(journal))
     requests = simulation.applied + (min(singly, passes * reader.pages) if reader.pages else singly)
     state = session.rate_limiter.state()
@@ -196,14 +197,6 @@ async def preview(session: ReadingSession, edits: Edits, *, journal: bool = Fals
         seconds=requests * state.window / state.per_window,
         share_of_day=requests / state.per_day,
     )
-
-
-def _stretches(writes: int, pages: int) -> int:
-    """The number of times that a run reads back what it wrote."""
-    count, length = 0, max(MIN_STRETCH, 20 * pages)
-    while writes > 0:
-        count, writes, length = count + 1, writes - length, min(2 * length, MAX_STRETCH)
-    return count
 
 
 class _Simulation:

@@ -17,14 +17,10 @@ if TYPE_CHECKING:
 
     from aiomutex.models import GroupPage, MutexGroup
 
-__all__ = ["MAX_LAG", "MAX_SINGLE", "MAX_STRETCH", "MIN_STRETCH", "GroupReader", "Reading"]
+__all__ = ["MAX_LAG", "MAX_SINGLE", "GroupReader", "Reading"]
 
 MAX_LAG: Final = 10.0
 """Seconds after which a read is assumed to show a write."""
-
-MIN_STRETCH: Final = 100
-MAX_STRETCH: Final = 5_000
-"""The number of writes after which a run reads what it wrote: at first the one, at most the other."""
 
 MAX_SINGLE: Final = 20
 """Up to this number of groups, pages are not considered: the listing may have many."""

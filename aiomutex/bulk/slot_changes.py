@@ -10,8 +10,6 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET
-
 from aiomutex._api import requests, validation
 from aiomutex.bulk.slot_lists import SlotLists, changed_lists, check_change, find_difference, no_slot
 from aiomutex.errors import DeadlineExceededError, InvalidRequestError, MutexError
@@ -128,9 +126,8 @@ async def _write(change: GroupChange, segment: str, before: Slot, desired: SlotL
     Raises:
         VerificationError: It does not hold what was written, or something else of it changed.
     """
-    lists: list[Any] = [UNSET if items is None else items for items in desired]
     # Without a group, the attempt does not wait for the lock that this change holds.
-    await change.send(requests.edit_slot(segment, before.index, *lists)._replace(group=None))
+    await change.send(requests.edit_slot(segment, before.index, *desired.arguments)._replace(group=None))
     change.has_written = True
     group = await _read(change, segment)
     if (difference := find_difference(group, before.index, desired, before)) is not None:

@@ -83,6 +83,11 @@ class SlotLists(NamedTuple):
         pairs: Any = zip(self, other, strict=True)
         return SlotLists(*(items if given is None else None for items, given in pairs))
 
+    @property
+    def arguments(self) -> list[Any]:
+        """The lists as arguments of a slot edit: ``UNSET`` for one that is not given."""
+        return [UNSET if items is None else items for items in self]
+
     def edit_of(self, group_id: str, slot_index: int) -> SlotEdit:
         """The edit that writes these lists to a slot."""
         given: dict[str, Any] = {name: items for name, items in self._asdict().items() if items is not None}
@@ -174,7 +179,7 @@ def find_stale(edit: SlotEdit, group: MutexGroup, content: SlotLists | None) -> 
         group: The slot's group.
         content: What the slot holds; ``None`` if the group has no such slot.
     """
-    expected: tuple[SlotLists, ...] = () if edit.expected is UNSET else edit.expected  # type: ignore[assignment]
+    expected: tuple[SlotLists, ...] = () if edit.expected is UNSET else edit.expected  # type: ignore[assignment]  # as frozen
     desired = SlotLists.of_edit(edit)
     names = [name for name in SLOT_LISTS if any(getattr(each, name) is not None for each in expected)]
     if content is not None and all(

@@ -16,6 +16,7 @@ from aiomutex._api import requests
 from aiomutex.bulk.group_queues import Item, Written
 from aiomutex.bulk.late_writes import is_unanswered
 from aiomutex.bulk.reads import MAX_LAG
+from aiomutex.bulk.recent_writes import RecentWrites
 from aiomutex.bulk.slot_lists import (
     SlotLists,
     changed_lists,
@@ -26,13 +27,7 @@ from aiomutex.bulk.slot_lists import (
     with_unconfirmed,
     without_overwritten,
 )
-from aiomutex.errors import (
-    DailyBudgetExhaustedError,
-    JournalError,
-    MutexError,
-    NotFoundError,
-    VerificationError,
-)
+from aiomutex.errors import DailyBudgetExhaustedError, JournalError, MutexError, NotFoundError, VerificationError
 from aiomutex.models import SlotChange, find_slot
 
 if TYPE_CHECKING:
@@ -65,34 +60,6 @@ class WriteResult(NamedTuple):
     note: str = ""
 
 
-class _Recent(NamedTuple):
-    """A write of this run that reads may not show yet."""
-
-    at: float
-    lists: SlotLists
-
-
-def _slot_before(group: GroupQueue, index: int) -> Slot | None:
-    return None if group.before is None else find_slot(group.before, index)
-
-
-def _desired(group: GroupQueue) -> dict[int, SlotLists]:
-    """By slot, what was written and is not read back yet."""
-    desired: dict[int, SlotLists] = {}
-    for written in group.written:
-        index = written.slot_index
-        desired[index] = desired.get(index, SlotLists()).updated(written.batch[0].lists)
-    return desired
-
-
-def _take_written(group: GroupQueue, index: int) -> list[Written]:
-    """Remove what was written to a slot."""
-    taken = [each for each in group.written if each.slot_index == index]
-    group.written = [each for each in group.written if each.slot_index != index]
-    group.late.pop(index, None)
-    return taken
-
-
 class SlotWriter:
     """Writes slots for a run.
 
@@ -110,12 +77,10 @@ class SlotWriter:
         skip_unchanged: bool = False,
     ) -> None:
         self._send = send
-        self.journal: Journal | None = None
-        """Where each write is recorded before and after, if anywhere."""
+        self.journal: Journal | None = None  # where each write is recorded before and after, if anywhere
         self._late = late
         self._skips = skip_unchanged
-        self._recent: dict[tuple[str, int], _Recent] = {}
-        """What this run last wrote to slots of which a read may still show what they held before."""
+        self._recent = RecentWrites()
         self._settled_at = 0.0
         """From when on reads show the writes of the run that is undone, on the event loop's clock."""
 
@@ -138,7 +103,7 @@ class SlotWriter:
 
     def _is_old(self, group: GroupQueue) -> bool:
         """Whether the group was read too long ago to distinguish our changes from those of others."""
-        return group.before is not None and asyncio.get_running_loop().time() - group.read_at > _MAX_AGE
+        return group.before is not None and _now() - group.read_at > _MAX_AGE
 
     async def write(self, group: GroupQueue, batch: list[Item]) -> list[WriteResult]:
         """Send the one request of a batch, if it is to be sent.
@@ -165,8 +130,8 @@ class SlotWriter:
                     await self._late.add(group.group_id, index, lists)
             if self.journal is not None:
                 await self.journal.record_sent(batch, group.before)
-            self._note_write(item)
-            request = item.request or requests.edit_slot(group.group_id, index, *_given(item.lists))
+            self._recent.note(item)
+            request = item.request or requests.edit_slot(group.group_id, index, *item.lists.arguments)
             result = await self._send(request)
         except (DailyBudgetExhaustedError, JournalError):
             raise
@@ -182,9 +147,9 @@ class SlotWriter:
         """The outcomes that follow from what the slot holds; nothing if the batch is to be written."""
         item = batch[0]
         edit, index = item.edit, item.edit.slot_index
-        slot, written = find_slot(before, index), _desired(group).get(index)
-        if item.was_sent and not written and not self._was_written(item) and (settled := _settle(group, batch, slot)):
-            self._note_write(item)  # a read that lags may show the slot as it was between these and the next one
+        slot, written = find_slot(before, index), group.desired().get(index)
+        if item.was_sent and not written and not self._recent.has(item) and (settled := _settle(group, batch, slot)):
+            self._recent.note(item)  # a read that lags may show the slot as it was between these and the next one
             return [self._recorded(WriteResult([each], "applied", None, 0)) for each in settled]
         content = None if slot is None else SlotLists.of_slot(slot).updated(written or SlotLists())
         if isinstance(edit, SlotChange):
@@ -201,23 +166,11 @@ class SlotWriter:
                 group.wants_read = group.needs_before = True
                 group.items.extendleft(reversed(batch))
                 return []
-            is_certain = not group.unconfirmed.get(index) and (written is not None or not self._was_written(item))
+            is_certain = not group.unconfirmed.get(index) and (written is not None or not self._recent.has(item))
             is_unchanged = self._skips and is_certain and slot_holds(content, item.lists)
         if not is_unchanged:
             return []
         return [self._recorded(WriteResult(batch, "applied" if item.was_sent else "unchanged", None, 0))]
-
-    def _note_write(self, item: Item) -> None:
-        now, at = asyncio.get_running_loop().time(), (item.group_id, item.edit.slot_index)
-        recent = self._recent.pop(at, None)
-        self._recent[at] = _Recent(now, item.lists if recent is None else recent.lists.updated(item.lists))
-        while self._recent[oldest := next(iter(self._recent))].at < now - MAX_LAG:
-            del self._recent[oldest]
-
-    def _was_written(self, item: Item) -> bool:
-        """Whether this run wrote the slot, so that a read that lags may show an earlier write of another run."""
-        recent = self._recent.get((item.group_id, item.edit.slot_index))
-        return recent is not None and recent.at > asyncio.get_running_loop().time() - MAX_LAG
 
     def expect_again(self, group: GroupQueue, batch: list[Item]) -> None:
         """Note that a batch was sent, has no outcome, and will be written again later."""
@@ -244,7 +197,7 @@ class SlotWriter:
         index, lists = item.edit.slot_index, item.lists
         group.unconfirmed[index] = without_overwritten(group.unconfirmed.get(index, []), lists)
         if self._late is None:
-            if (slot := _slot_before(group, index)) is not None and group.before is not None:
+            if (slot := group.slot_before(index)) is not None and group.before is not None:
                 after = SlotLists.of_slot(slot).updated(lists)
                 group.before = _with_slots(group.before, [msgspec.structs.replace(slot, **after._asdict())])
             return [self._recorded(WriteResult(batch, "applied", None, attempts))]
@@ -284,9 +237,9 @@ class SlotWriter:
     def _slot_readable_at(self, group: GroupQueue, index: int) -> float:
         """When a read of the slot is of use, and no late write can change it any more."""
         again = group.read_again.get(index, 0.0)
-        if (written := _of_slot(group, index)) and written[-1].error is not None:
+        if (written := group.written_to(index)) and written[-1].error is not None:
             return again
-        lists, before = _desired(group).get(index, SlotLists()), _slot_before(group, index)
+        lists, before = group.desired().get(index, SlotLists()), group.slot_before(index)
         late = (each.until for each in group.late.get(index, ()) if each.would_change(lists, before))
         return max(again, *late, 0.0)
 
@@ -302,31 +255,26 @@ class SlotWriter:
             from_page: Whether it was read from a page of the listing.
         """
         now = _now()
-        readable = [index for index in _desired(group) if self._slot_readable_at(group, index) <= now]
+        readable = [index for index in group.desired() if self._slot_readable_at(group, index) <= now]
         if isinstance(actual, MutexError):
             return self._unread(group, readable, actual)
         group.read_again = {index: at for index, at in group.read_again.items() if at > now}
         group.needs_before = group.needs_before and bool(group.read_again)
         results: list[WriteResult] = []
         for index in readable:
-            certain_at = max(each.at for each in _of_slot(group, index)) + MAX_LAG
+            certain_at = max(each.at for each in group.written_to(index)) + MAX_LAG
             is_certain = now >= certain_at and not from_page
             results += self._judge_doubt(group, actual, index, is_certain=is_certain, from_page=from_page)
-            is_open = index not in group.read_again and bool(_of_slot(group, index))
+            is_open = index not in group.read_again and bool(group.written_to(index))
             if is_open and self._slot_readable_at(group, index) <= now:
                 results += self._judge_slot(group, actual, index, is_certain=is_certain)
             if index in group.read_again and not from_page:
                 group.read_again[index] = certain_at
-        waiting = {index: _slot_before(group, index) for index in _desired(group)}
+        waiting = {index: group.slot_before(index) for index in group.desired()}
         for slot in actual.slots if group.items else ():
-            recent = self._recent.get((group.group_id, slot.index))
-            if (
-                recent
-                and slot.index not in waiting
-                and now < recent.at + MAX_LAG
-                and not slot_holds(slot, recent.lists)
-            ):
-                group.read_again[slot.index] = recent.at + MAX_LAG  # the read is older than this run's own write
+            shown_at = self._recent.shown_at(group.group_id, slot, now)
+            if shown_at is not None and slot.index not in waiting:
+                group.read_again[slot.index] = shown_at
                 group.needs_before = True
         group.before = _with_slots(actual, [slot for slot in waiting.values() if slot is not None])
         group.read_at, group.is_from_page = now, from_page
@@ -338,7 +286,7 @@ class SlotWriter:
         self, group: GroupQueue, actual: MutexGroup, index: int, *, is_certain: bool, from_page: bool
     ) -> list[WriteResult]:
         """Decide about the last write of a slot, if it failed, unless the slot holds it."""
-        batch, attempts, _, error = last = _of_slot(group, index)[-1]
+        batch, attempts, _, error = last = group.written_to(index)[-1]
         if error is None:
             return []
         if slot_holds(find_slot(actual, index), batch[0].lists):
@@ -350,21 +298,21 @@ class SlotWriter:
             group.read_again[index] = 0.0
             return []
         group.written.remove(last)
-        self._forget(batch[0])
+        self._recent.forget_content(batch[0])
         if may_arrive:
             return [self._unknown(group, batch, error, attempts)]
         return [self._recorded(WriteResult(batch, "failed", error, attempts))]
 
     def _judge_slot(self, group: GroupQueue, actual: MutexGroup, index: int, *, is_certain: bool) -> list[WriteResult]:
         """Decide about the writes of a slot."""
-        lists, before = _desired(group)[index], _slot_before(group, index)
+        lists, before = group.desired()[index], group.slot_before(index)
         note, difference = "", None
         if self._late is not None:
             difference = find_difference(actual, index, lists, before, group.unconfirmed.get(index, ()))
         if difference is not None:
             left_by_late = (lists.updated(late.lists) for late in group.late.get(index, ()))
             if any(find_difference(actual, index, each, before) is None for each in left_by_late):
-                for batch, attempts, _, _ in reversed(_take_written(group, index)):
+                for batch, attempts, _, _ in reversed(group.take_written(index)):
                     for item in batch:
                         item.lists, item.request, item.is_repeat = lists, None, True
                         item.attempts += attempts
@@ -379,7 +327,7 @@ class SlotWriter:
                 return []
         return [
             self._recorded(WriteResult(batch, "failed" if difference else "applied", difference, attempts, note))
-            for batch, attempts, _, _ in _take_written(group, index)
+            for batch, attempts, _, _ in group.take_written(index)
         ]
 
     def _unread(self, group: GroupQueue, readable: list[int], error: MutexError) -> list[WriteResult]:
@@ -387,35 +335,28 @@ class SlotWriter:
         results = [
             self._unknown(group, batch, cause or error, attempts)
             for index in readable
-            for batch, attempts, _, cause in _take_written(group, index)
+            for batch, attempts, _, cause in group.take_written(index)
         ]
         group.read_again.clear()
         group.wants_read = False
         if group.items and group.needs_before and not isinstance(error, DailyBudgetExhaustedError):
-            results.append(self._not_read(group, group.take(), error))
+            # If there is no such group, none of its edits can be made.
+            batches = [group.take()]
             while group.items and isinstance(error, NotFoundError):
-                results.append(self._not_read(group, group.take(), error))
+                batches.append(group.take())
+            for batch in batches:
+                failed = WriteResult(batch, "failed", error, error.attempts)
+                results.append(self.unsent(group, batch, error) if batch[0].was_sent else self._recorded(failed))
         return results
 
-    def _not_read(self, group: GroupQueue, batch: list[Item], error: MutexError) -> WriteResult:
-        if batch[0].was_sent:
-            return self._unknown(group, batch, error, error.attempts)
-        return self._recorded(WriteResult(batch, "failed", error, error.attempts))
-
     def unsent(self, group: GroupQueue, batch: list[Item], error: MutexError) -> WriteResult:
-        """The result of a write that was sent without a response and cannot be sent again."""
+        """The result of a write that was sent without a response, and is not sent again or looked up."""
         return self._unknown(group, batch, error, error.attempts)
 
     def _unknown(self, group: GroupQueue, batch: list[Item], error: MutexError, attempts: int) -> WriteResult:
         self._doubt(group, batch[0])
-        self._forget(batch[0])
+        self._recent.forget_content(batch[0])
         return self._recorded(WriteResult(batch, "unknown", error, attempts))
-
-    def _forget(self, item: Item) -> None:
-        """Forget what this run wrote to a slot, because reads may never show it."""
-        at = item.group_id, item.edit.slot_index
-        if at in self._recent:
-            self._recent[at] = _Recent(self._recent[at].at, SlotLists())
 
     def _recorded(self, result: WriteResult) -> WriteResult:
         if self.journal is not None:
@@ -452,20 +393,12 @@ def _settle(group: GroupQueue, batch: list[Item], slot: Slot | None) -> list[Ite
     return []
 
 
-def _of_slot(group: GroupQueue, index: int) -> list[Written]:
-    return [each for each in group.written if each.slot_index == index]
-
-
 def _with_slots(group: MutexGroup, slots: Sequence[Slot]) -> MutexGroup:
     """A group with other slots in place of those with the same index."""
     if not slots:
         return group
     others = {slot.index: slot for slot in slots}
     return msgspec.structs.replace(group, slots=[others.get(slot.index, slot) for slot in group.slots])
-
-
-def _given(lists: SlotLists) -> list[Any]:
-    return [UNSET if items is None else items for items in lists]
 
 
 def _now() -> float:

@@ -55,7 +55,7 @@ class FilePath(click.Path):
 def _is_same_file(path: str, other: str) -> bool:
     """Whether both are the same regular file, through links too; ``-`` is standard input."""
     try:
-        status, other_status = (os.stat(0 if each == "-" else each) for each in (path, other))  # noqa: PTH116
+        status, other_status = (os.stat(0 if each == "-" else each) for each in (path, other))  # noqa: PTH116  # a path has no number
     except OSError:  # one of them does not exist yet
         return os.path.realpath(path) == os.path.realpath(other)
     # A terminal may be input and output at once.

@@ -45,7 +45,7 @@ class _Root(click.Group):
             stream = getattr(sys, name)
             if stream is None:
                 # This also takes the free descriptor, which the next file to be opened would get otherwise.
-                setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
+                setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123  # stays open
             elif mode == "w" and isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors=_replace_unencodable.__name__)
         return super().main(*args, **options)

@@ -75,7 +75,7 @@ async def _run_callbacks() -> None:
 def allowed_hosts(host: str, names: Iterable[str]) -> frozenset[str]:
     """Return the loopback host, the address ``host`` to listen on, and ``names``, as ``host_of`` returns them."""
     if isinstance(names, str):
-        raise ValueError(f"allow_hosts must be a list of host names, not {names!r}")  # noqa: TRY004
+        raise ValueError(f"allow_hosts must be a list of host names, not {names!r}")  # noqa: TRY004  # of its argument's value
     allowed = {"localhost", _host_of_name(host)}
     for name in names:
         if not _host_of_name(name):

@@ -32,7 +32,7 @@ def slots_of(seeds: Iterable[SlotSeed]) -> list[Slot]:
 
 def _slot_of(seed: int | Mapping[str, Any], place: int) -> Slot:
     if not isinstance(seed, int | Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # files hold anything
-        raise ValueError(f"slots[{place}] must be a percentage or a mapping, not {seed!r}")  # noqa: TRY004
+        raise ValueError(f"slots[{place}] must be a percentage or a mapping, not {seed!r}")  # noqa: TRY004  # of a file
     given: dict[str, Any] = {"index": place + 1, "percentage": 0}
     given |= _fields_of({"percentage": seed} if isinstance(seed, int) else seed, Slot, f"slots[{place}]")
     for name in ("experiments", "holdouts", "individuals", "cohorts"):
@@ -92,7 +92,7 @@ def store_of(document: object) -> GroupStore:
         recipe = msgspec.convert(fields.get("generated") or {}, _Generated)
         seeds = fields.get("groups", fields.get("mutexes"))
     if not isinstance(seeds, list):
-        raise ValueError(  # noqa: TRY004  # the content of a file is a value
+        raise ValueError(  # noqa: TRY004  # of a file  # the content of a file is a value
             'the groups must be a list, or an object with such a list as "groups" or "mutexes"'
         )
     store = GroupStore(recipe.count, slots=recipe.slots)
@@ -102,7 +102,7 @@ def store_of(document: object) -> GroupStore:
         del store[group_id]
     for place, seed in enumerate(cast("list[object]", seeds)):
         if not isinstance(seed, dict):
-            raise ValueError(f"groups[{place}] must be an object, not {seed!r}")  # noqa: TRY004
+            raise ValueError(f"groups[{place}] must be an object, not {seed!r}")  # noqa: TRY004  # of a file
         try:
             group = group_of(cast("dict[str, Any]", seed), next_id=store.next_id())
             msgspec.convert(msgspec.to_builtins(group), Group)

@@ -120,7 +120,7 @@ class RedisBudget:
             lease = msgspec.json.decode(response[0], type=Lease)
             server_now, *server_times = [(float(lease.now) + offset) / 1e6 for offset in (0, *response[1:])]
             if not math.isfinite(sum(server_times, server_now)):
-                raise ValueError("not a finite time")  # noqa: TRY301
+                raise ValueError("not a finite time")  # noqa: TRY301  # as the line above may
         except (ValueError, TypeError, LookupError) as error:
             message = f"Redis at {self.address} sent an invalid response: {type(error).__name__}"
             raise LimiterUnavailableError(message) from None

@@ -7,22 +7,19 @@ from typing import TYPE_CHECKING
 import command_line
 import pytest
 
-from aiomutex.emulator import MutexEmulator
-
 from .experiments_listing import ExperimentPages
+from .serving import serve_groups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from aiomutex.emulator import MutexEmulator
+
 
 @pytest.fixture
 def emulator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MutexEmulator]:
-    with MutexEmulator(groups=1000, slots_per_group=3, limits=False) as running:
-        monkeypatch.setenv("AIOMUTEX_BASE_URL", running.url)
-        monkeypatch.setenv("AMPLITUDE_MANAGEMENT_API_KEY", "a-key-of-some-length")
-        monkeypatch.chdir(tmp_path)
-        yield running
+    yield from serve_groups(1000, monkeypatch, tmp_path)
 
 
 @pytest.fixture

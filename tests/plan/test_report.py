@@ -16,14 +16,16 @@ from emulator.test_page_in_browser import browser
 from msgspec.structs import replace
 
 from aiomutex import MutexGroup, Slot
-from aiomutex.emulator import MutexEmulator
 from aiomutex.plan import Plan, Review, parse_desired, plan, report
 
 from .experiments_listing import LISTING, ExperimentPages
+from .serving import serve_groups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from aiomutex.emulator import MutexEmulator
 
 EVIL = '</script><script>document.title = "injected"</script><!--<img src=x onerror="document.title=`injected`">'
 
@@ -37,11 +39,7 @@ def data_of(page: str) -> Any:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MutexEmulator]:
     """3,000 groups with 9,000 experiments."""
-    with MutexEmulator(groups=3000, slots_per_group=3, limits=False) as emulator:
-        monkeypatch.setenv("AIOMUTEX_BASE_URL", emulator.url)
-        monkeypatch.setenv("AMPLITUDE_MANAGEMENT_API_KEY", "a-key-of-some-length")
-        monkeypatch.chdir(tmp_path)
-        yield emulator
+    yield from serve_groups(3000, monkeypatch, tmp_path)
 
 
 def experiments_of(emulator: MutexEmulator) -> dict[int, dict[str, Any]]:
