@@ -177,7 +177,7 @@ def test_a_star_import_of_the_errors_brings_errors_only() -> None:
     names: dict[str, object] = {}
     exec("from aiomutex.errors import *", names)  # the only way inside a function
     del names["__builtins__"]
-    found: dict[str, Any] = vars(aiomutex.errors)
+    found: dict[str, Any] = dict(vars(aiomutex.errors))
     classes = {name for name, value in found.items() if isinstance(value, type) and issubclass(value, MutexError)}
     assert names.keys() == {name for name in classes if name[0] != "_"}
     assert names.keys() <= {*aiomutex.__all__}
