@@ -10,7 +10,7 @@ import logging
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
 from math import ceil
@@ -39,7 +39,7 @@ PageHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 RACE_WINDOW = 0.005
 """Seconds between the read and the write of a slot edit if the dialect's ``slot_writes`` is ``racy``."""
 
-_log = logging.getLogger("aiomutex.emulator")
+_logger = logging.getLogger("aiomutex.emulator")
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -88,37 +88,36 @@ class RecordedRequest:
         return msgspec.json.decode(self.body) if self.body else None
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class Application:
-    """The request handler and the state it needs."""
+    """The request handler. ``MutexEmulator`` inherits it and sets its attributes."""
 
-    service: Service
     clock: Clock
-    limits: Limits
     faults: Faults
-    latency: Latency
-    late: LateChanges
-    hosts: frozenset[str]
-    rng: Random
-    key: str | None
-    forbidden_keys: frozenset[str]
-    cors_origin: str | None
-    log: bool
+    limits: Limits
+    pages: dict[str, PageHandler]
     requests: deque[RecordedRequest]
-    pages: dict[str, PageHandler] = field(default_factory=dict[str, "PageHandler"])
-    _responses: int = 0
+    _cors_origin: str | None
+    _forbidden_keys: frozenset[str]
+    _hosts: frozenset[str]
+    _key: str | None
+    _late: LateChanges
+    _latency: Latency
+    _log: bool
+    _rng: Random
+    _service: Service
+    _responses = 0
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Handle one request."""
-        if host_of(host := request.headers.get("Host", "")) not in self.hosts:
+        if host_of(host := request.headers.get("Host", "")) not in self._hosts:
             return self._misdirected(host)
-        self.late.make_due()
+        self._late.make_due()
         now = self.clock.now()
         method = request.method
         target = request.raw_path
         path = target.partition("?")[0]
-        if self.cors_origin is not None and method == "OPTIONS":
-            return web.Response(status=204, headers={"Access-Control-Allow-Origin": self.cors_origin, **_PREFLIGHT})
+        if self._cors_origin is not None and method == "OPTIONS":
+            return web.Response(status=204, headers={"Access-Control-Allow-Origin": self._cors_origin, **_PREFLIGHT})
         page = self.pages.get(path)
         if page is not None and method == "GET":
             return await page(request)
@@ -133,28 +132,28 @@ class Application:
             if request.body_exists:
                 record.body = await request.read()
         except web.HTTPRequestEntityTooLarge:
-            response = response or self.service.encoder.error(413, "the body must not be larger than 1 MiB")
+            response = response or self._service.encoder.error(413, "the body must not be larger than 1 MiB")
         except web.RequestPayloadError:
-            response = response or self.service.encoder.error(400, "the body does not match its Content-Encoding")
+            response = response or self._service.encoder.error(400, "the body does not match its Content-Encoding")
         if response is None:
             fault = self.faults.next_fault(method, path)
             content_type = request.headers.get("Content-Type", "")
-            respond = partial(self.service.respond, method, target, record.body, content_type)
+            respond = partial(self._service.respond, method, target, record.body, content_type)
             if fault is not None and fault.kind == "late":
-                await self.late.make_in(fault.seconds, lambda: _written(respond()))
+                await self._late.make_in(fault.seconds, lambda: _written(respond()))
             elif fault is None or fault.kind not in _BEFORE_COMMIT or fault.after_commit:
                 result = respond()
                 # A client that disconnects does not undo the change, as on a real server.
                 response = result if isinstance(result, Response) else await asyncio.shield(_race(result))
-        if self.latency.base:
-            await asyncio.sleep(self.latency.sample(self.rng))
+        if self._latency.base:
+            await asyncio.sleep(self._latency.sample(self._rng))
         if fault is not None:
             response = await self._apply_fault(fault, response, request)
         record.status = None if response is None else response.status
-        if self.log:
+        if self._log:
             at = self.clock.utc().strftime("%H:%M:%S.%f")[:-3]
             took = (perf_counter() - started) * 1000
-            _log.info("%s %s %s %s %.1f ms", at, method, target, record.status or "no response", took)
+            _logger.info("%s %s %s %s %.1f ms", at, method, target, record.status or "no response", took)
         # Without a response the connection is already closed, so aiohttp cannot send this one.
         return web.Response() if response is None else self._to_aiohttp(response)
 
@@ -163,37 +162,37 @@ class Application:
             f"the emulator is not addressed as {host!r}: the Host header must be localhost, a loopback address, the "
             "address it listens on, or allowed by --allow-host (in Python: MutexEmulator(allow_hosts=...))"
         )
-        if self.log:
-            _log.info("rejected: %s", message)
+        if self._log:
+            _logger.info("rejected: %s", message)
         body = msgspec.json.encode({"status": 421, "message": message})
         return web.Response(status=421, body=body, headers={"Content-Type": JSON})
 
     def _rejection(self, now: float, headers: Mapping[str, str]) -> Response | None:
-        error = self.service.encoder.error
+        error = self._service.encoder.error
         scheme, _, key = headers.get("Authorization", "").partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
             return error(401, "the header Authorization must be: Bearer <management-api-key>")
-        if key in self.forbidden_keys:
+        if key in self._forbidden_keys:
             return error(403, "the key has no access to this project")
-        if self.key is not None and key != self.key:
+        if self._key is not None and key != self._key:
             return error(401, "the key is invalid or revoked")
         if now < self.faults.storm_until:
             return self._too_many_requests(now, self.faults.storm_until - now, "too many requests")
         exceeded = self.limits.admit(now)
         if exceeded is None:
             return None
-        if exceeded == "day" and self.service.dialect.daily_hint:
+        if exceeded == "day" and self._service.dialect.daily_hint:
             used = f"{self.limits.per_day:,} of {self.limits.per_day:,}"
             wait = self.clock.until_midnight()
             return self._too_many_requests(now, wait, f"daily limit exceeded: {used} requests used until midnight UTC")
         return self._too_many_requests(now, self.limits.wait(now), "too many requests")
 
     def _too_many_requests(self, now: float, wait: float, message: str) -> Response:
-        response = self.service.encoder.error(429, message)
-        if self.service.dialect.retry_after == "seconds":
+        response = self._service.encoder.error(429, message)
+        if self._service.dialect.retry_after == "seconds":
             response.headers["Retry-After"] = str(max(1, ceil(wait)))
-        elif self.service.dialect.retry_after == "date":
+        elif self._service.dialect.retry_after == "date":
             response.headers["Retry-After"] = formatdate(ceil(now + wait), usegmt=True)
         return response
 
@@ -233,7 +232,7 @@ class Application:
         if fault.status == 429:  # noqa: PLR2004 - too many requests
             response = self._too_many_requests(self.clock.now(), 1.0, "too many requests")
         else:
-            response = self.service.encoder.error(fault.status, f"injected fault with status {fault.status}")
+            response = self._service.encoder.error(fault.status, f"injected fault with status {fault.status}")
         if fault.body is not None:
             response.body = fault.body_or(b"")
             start = response.body[:1]
@@ -247,9 +246,9 @@ class Application:
 
     def _to_aiohttp(self, response: Response) -> web.Response:
         headers = {"Content-Type": response.content_type, **response.headers}
-        if self.cors_origin is not None:
-            headers["Access-Control-Allow-Origin"] = self.cors_origin
-        if self.service.dialect.request_ids == "present":
+        if self._cors_origin is not None:
+            headers["Access-Control-Allow-Origin"] = self._cors_origin
+        if self._service.dialect.request_ids == "present":
             self._responses += 1
             headers["X-Request-Id"] = f"{self._responses:08x}"
         return web.Response(status=response.status, body=response.body, headers=headers)

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from aiomutex.emulator.app import Application
 from aiomutex.emulator.faults import Fault, FaultKind, Latency
 from aiomutex.emulator.responses import Encoder
 from aiomutex.emulator.seeding import SlotSeed, document_of, group_of, store_of_json
 from aiomutex.emulator.state_file import StateFile, open_private
 
 if TYPE_CHECKING:
+    from collections import Counter, deque
     from collections.abc import Iterable, Mapping
     from os import PathLike
 
-    from aiomutex.emulator.app import Application
     from aiomutex.emulator.dialect import Dialect
+    from aiomutex.emulator.service import Commit
     from aiomutex.emulator.state import Group, GroupStore
 
 
@@ -33,7 +35,7 @@ class Snapshot:
         return f"<Snapshot of {len(self.store)} groups>"
 
 
-class Controls:
+class Controls(Application):
     """Attributes and methods of ``MutexEmulator`` to observe it and to change how it behaves.
 
     Attributes:
@@ -46,17 +48,9 @@ class Controls:
         writes: How often each slot was written, as ``writes["7", 1]``; ``writes["7", None]`` counts edits of the group.
     """
 
-    def __init__(self, app: Application) -> None:
-        self._app = app
-        self._service = app.service
-        self._state: StateFile | None = None
-        self.clock = app.clock
-        self.commits = app.service.commits
-        self.faults = app.faults
-        self.limits = app.limits
-        self.pages = app.pages
-        self.requests = app.requests
-        self.writes = app.service.writes
+    commits: deque[Commit]
+    writes: Counter[tuple[str, int | None]]
+    _state: StateFile | None = None
 
     @property
     def groups(self) -> GroupStore:
@@ -88,16 +82,16 @@ class Controls:
     @property
     def latency(self) -> Latency:
         """How long responses take. Set it to seconds, a string such as ``"80ms±40ms"`` or a ``Latency``."""
-        return self._app.latency
+        return self._latency
 
     @latency.setter
     def latency(self, latency: float | str | Latency) -> None:
-        self._app.latency = Latency.parse(latency)
+        self._latency = Latency.parse(latency)
 
     @property
     def pending_changes(self) -> int:
         """How many changes of ``late`` faults were not made yet. They are made while the emulator runs."""
-        return len(self._app.late.waiting)
+        return len(self._late.waiting)
 
     def busiest_second(self) -> int:
         """Return the most requests that arrived within any one second, including rejected ones."""
@@ -236,7 +230,7 @@ class Controls:
     def _replace(self, store: GroupStore) -> None:
         self._service.store = store
         self._service.history.changes.clear()
-        self._app.late.waiting.clear()
+        self._late.waiting.clear()
         if self._state is not None:
             self._state.save_all(store)
 

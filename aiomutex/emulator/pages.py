@@ -15,10 +15,11 @@ import msgspec
 from aiohttp import web
 
 from aiomutex.emulator.dialect import Dialect
-from aiomutex.emulator.state import Group, generated_group
+from aiomutex.emulator.state import Group, GroupStore, generated_group
 
 if TYPE_CHECKING:
-    from aiomutex.emulator.app import Application, PageHandler
+    from aiomutex.emulator.app import PageHandler
+    from aiomutex.emulator.controls import Controls
 
 MAX_GROUPS: Final = 100
 """The most groups in one response."""
@@ -39,14 +40,14 @@ _SECURITY: Final = {
 _DEFAULT_DIALECT: Final = asdict(Dialect())
 
 
-def pages_of(app: Application) -> dict[str, PageHandler]:
+def pages_of(emulator: Controls) -> dict[str, PageHandler]:
     """Return the handlers of all pages by path."""
 
     async def status(request: web.BaseRequest) -> web.StreamResponse:
         query = request.query
         search = query.get("q", "").strip()
         start, limit = _integer(query.get("start"), 0), min(_integer(query.get("limit"), 25), MAX_GROUPS)
-        body = msgspec.json.encode({**_counts(app), **_groups(app, search, start, limit)})
+        body = msgspec.json.encode({**_counts(emulator), **_groups(emulator.groups, search, start, limit)})
         return web.Response(body=body, content_type="application/json", headers=_SECURITY)
 
     return {
@@ -70,8 +71,8 @@ def _integer(text: str | None, default: int) -> int:
     return int(text) if text is not None and re.fullmatch("[0-9]{1,15}", text) else default
 
 
-def _counts(app: Application) -> dict[str, Any]:
-    limits, clock, dialect = app.limits, app.clock, asdict(app.service.dialect)
+def _counts(emulator: Controls) -> dict[str, Any]:
+    limits, clock, dialect = emulator.limits, emulator.clock, asdict(emulator.dialect)
     now = clock.now()
     return {
         "now": clock.utc().strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -80,19 +81,18 @@ def _counts(app: Application) -> dict[str, Any]:
         "used_today": limits.used_today(now),
         "resets_in": round(clock.until_midnight()),
         "busiest_second": limits.busiest_second(),
-        "storm": now < app.faults.storm_until,
+        "storm": now < emulator.faults.storm_until,
         "dialect": dialect,
         "dialect_changes": {name: value for name, value in dialect.items() if value != _DEFAULT_DIALECT[name]},
         "requests": [
             {"seconds_ago": round(max(0.0, now - request.at), 1), "target": request.target[:200]}
             | {"method": request.method, "status": request.status}
-            for request in list(app.requests)[-8:][::-1]
+            for request in list(emulator.requests)[-8:][::-1]
         ],
     }
 
 
-def _groups(app: Application, search: str, start: int, limit: int) -> dict[str, Any]:
-    store = app.service.store
+def _groups(store: GroupStore, search: str, start: int, limit: int) -> dict[str, Any]:
     if search:
         searched, _ = store.page(0, MAX_SEARCHED)
         ids = [group_id for group_id in searched if _matches(store.peek(group_id), search.casefold())]

@@ -17,29 +17,27 @@ SlotSeed = int | Mapping[str, Any] | Slot
 GroupSeed = Mapping[str, Any] | Group
 
 
+class _Generated(msgspec.Struct):
+    count: int = 0
+    slots: int = 3
+    removed: list[str] = []
+
+
 def _fields_of(seed: Mapping[str, Any], kind: type[msgspec.Struct], where: str) -> dict[str, Any]:
-    """Return the fields of a seed under Python's names."""
-    given = {re.sub("(?<=[a-z])[A-Z]", lambda match: f"_{match[0].lower()}", name): seed[name] for name in seed}
-    if unknown := given.keys() - set(kind.__struct_fields__):
+    """Return the fields of a seed under the service's names, without those that are None."""
+    given = {re.sub("_([a-z])", lambda match: match[1].upper(), name): seed[name] for name in seed}
+    if unknown := given.keys() - set(kind.__struct_encode_fields__):
         raise ValueError(f"{where} has an unknown field {min(unknown)!r}")
-    return given
+    return {name: value for name, value in given.items() if value is not None}
 
 
-def slots_of(seeds: Iterable[SlotSeed]) -> list[Slot]:
-    """Make slots from percentages, from mappings with the service's field names or Python's, or from slots."""
-    return [seed if isinstance(seed, Slot) else _slot_of(seed, place) for place, seed in enumerate(seeds)]
-
-
-def _slot_of(seed: int | Mapping[str, Any], place: int) -> Slot:
+def _slot_of(seed: SlotSeed, place: int) -> Slot | dict[str, Any]:
+    if isinstance(seed, Slot):
+        return seed
     if not isinstance(seed, int | Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # files hold anything
         raise ValueError(f"slots[{place}] must be a percentage or a mapping, not {seed!r}")  # noqa: TRY004  # of a file
-    given: dict[str, Any] = {"index": place + 1, "percentage": 0}
-    given |= _fields_of({"percentage": seed} if isinstance(seed, int) else seed, Slot, f"slots[{place}]")
-    for name in ("experiments", "holdouts", "individuals", "cohorts"):
-        value = given.get(name)
-        given[name] = value if isinstance(value, str) else list(value or ())
-    given["index"] = int(given["index"])
-    return Slot(**given)
+    fields = {"percentage": seed} if isinstance(seed, int) else _fields_of(seed, Slot, f"slots[{place}]")
+    return {"index": place + 1, "percentage": 0, **fields}
 
 
 def group_of(seed: GroupSeed, *, next_id: str) -> Group:
@@ -47,14 +45,16 @@ def group_of(seed: GroupSeed, *, next_id: str) -> Group:
     if isinstance(seed, Group):
         return seed
     group_id = next_id if seed.get("id") is None else str(seed["id"])
-    given = _fields_of(seed, Group, f"group {group_id}")
-    given["id"] = group_id
-    given["project_id"] = str(given.get("project_id", 1))
-    given["slots"] = slots_of(given.get("slots", (50, 50)) or ())
-    for name, default in (("name", "Group "), ("key", "group-"), ("bucketing_salt", "salt-")):
-        if given.get(name) is None:
-            given[name] = default + group_id
-    return Group(**given)
+    defaults = {"name": f"Group {group_id}", "key": f"group-{group_id}", "bucketingSalt": f"salt-{group_id}"}
+    given: dict[str, Any] = {
+        "projectId": 1,
+        "slots": (50, 50),
+        **defaults,
+        **_fields_of(seed, Group, f"group {group_id}"),
+    }
+    slots = [_slot_of(slot, place) for place, slot in enumerate(given["slots"])]
+    fields = {**given, "id": group_id, "projectId": str(given["projectId"]), "slots": slots}
+    return msgspec.convert(fields, Group, strict=False)
 
 
 def seeded_store(groups: int | Iterable[GroupSeed], slots_per_group: int) -> GroupStore:
@@ -70,9 +70,8 @@ def seeded_store(groups: int | Iterable[GroupSeed], slots_per_group: int) -> Gro
 
 def document_of(store: GroupStore) -> dict[str, Any]:
     """Return all groups as data for JSON, which ``store_of`` reads."""
-    removed = sorted(store.removed, key=int)
-    generated = {"count": store.generated, "slots": store.generated_slots, "removed": removed}
-    return {"generated": generated, "groups": store.materialized()}
+    recipe = _Generated(store.generated, store.generated_slots, sorted(store.removed, key=int))
+    return {"generated": recipe, "groups": store.materialized()}
 
 
 def store_of_json(data: bytes) -> GroupStore:
@@ -85,14 +84,11 @@ def store_of_json(data: bytes) -> GroupStore:
 
 def store_of(document: object) -> GroupStore:
     """Read groups from a dump, a page of the real service (``{"mutexes": [...]}``) or a list of groups."""
-    seeds: Any = document
-    recipe = _Generated()
-    if isinstance(document, dict):
-        fields = cast("dict[str, Any]", document)
-        recipe = msgspec.convert(fields.get("generated") or {}, _Generated)
-        seeds = fields.get("groups", fields.get("mutexes"))
+    fields = cast("dict[str, Any]", document) if isinstance(document, dict) else {"groups": document}
+    recipe = msgspec.convert(fields.get("generated") or {}, _Generated)
+    seeds = fields.get("groups", fields.get("mutexes"))
     if not isinstance(seeds, list):
-        raise ValueError(  # noqa: TRY004  # of a file  # the content of a file is a value
+        raise ValueError(  # noqa: TRY004  # the content of a file is a value
             'the groups must be a list, or an object with such a list as "groups" or "mutexes"'
         )
     store = GroupStore(recipe.count, slots=recipe.slots)
@@ -105,14 +101,7 @@ def store_of(document: object) -> GroupStore:
             raise ValueError(f"groups[{place}] must be an object, not {seed!r}")  # noqa: TRY004  # of a file
         try:
             group = group_of(cast("dict[str, Any]", seed), next_id=store.next_id())
-            msgspec.convert(msgspec.to_builtins(group), Group)
         except (TypeError, ValueError) as error:
             raise ValueError(f"groups[{place}] is not a group: {error}") from None
         store[group.id] = group
     return store
-
-
-class _Generated(msgspec.Struct):
-    count: int = 0
-    slots: int = 3
-    removed: list[str] = []

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Self
 
 from anyio.from_thread import start_blocking_portal
 
-from aiomutex.emulator.app import Application
 from aiomutex.emulator.clock import Clock
 from aiomutex.emulator.controls import Controls
 from aiomutex.emulator.dialect import Dialect
@@ -108,43 +107,35 @@ class MutexEmulator(Controls):
         log: bool = False,
         keep_requests: int = 10_000,
     ) -> None:
-        dialect = dialect or Dialect()
         path = self._state_path = None if state_file is None else Path(state_file)
-        clock = Clock()
-        service = Service(
+        self.clock = Clock()
+        self._service = Service(
             (read_state(path) if path else None) or seeded_store(groups, slots_per_group),
-            dialect,
+            dialect or Dialect(),
             seed=seed,
             taken_keys=taken_keys,
             local_experiments=local_experiments,
-            clock=clock,
+            clock=self.clock,
             on_commit=self._save,
         )
-        app = Application(
-            service=service,
-            clock=clock,
-            limits=Limits(per_second, per_day, enforced=limits),
-            faults=Faults(faults, seed=seed),
-            latency=Latency.parse(latency),
-            late=LateChanges(clock),
-            hosts=allowed_hosts(host, allow_hosts),
-            key=key,
-            forbidden_keys=frozenset(forbidden_keys),
-            cors_origin=cors_origin,
-            log=log,
-            requests=deque(maxlen=keep_requests),
-            rng=Random(seed),
-        )
-        super().__init__(app)
-        app.pages.update(pages_of(app))
-        self.dialect = dialect
+        self.commits, self.writes = self._service.commits, self._service.writes
+        self.faults = Faults(faults, seed=seed)
+        self.limits = Limits(per_second, per_day, enforced=limits)
+        self.requests = deque(maxlen=keep_requests)
+        self.pages = pages_of(self)
+        self.dialect = self._service.dialect  # tells the limits, too
+        self.latency = latency
         self.used_today = used_today
+        self._late = LateChanges(self.clock)
+        self._hosts = allowed_hosts(host, allow_hosts)
+        self._key, self._forbidden_keys = key, frozenset(forbidden_keys)
+        self._cors_origin, self._log, self._rng = cors_origin, log, Random(seed)
         self.host = host
         self._port: int | None = None
         self._scheme = "https" if ssl_context else "http"
         delay = Latency.parse(handshake_delay)
         self._listen = partial(
-            listening, app.handle, host=host, port=port, ssl=ssl_context, delay=delay, rng=Random(seed)
+            listening, self._handle, host=host, port=port, ssl=ssl_context, delay=delay, rng=Random(seed)
         )
         self._running: AsyncExitStack | None = None
         self._thread: ExitStack | None = None
@@ -186,7 +177,7 @@ class MutexEmulator(Controls):
 
     def _stopped(self) -> None:
         state, self._state, self._port = self._state, None, None
-        self._app.late.waiting.clear()
+        self._late.waiting.clear()
         if state is not None:
             # Tests may have changed groups directly, which does not save them.
             state.save_all(self.groups)

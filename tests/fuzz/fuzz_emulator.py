@@ -116,7 +116,7 @@ async def _exchange(emulator: MutexEmulator, data: bytes) -> bytes:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     loop = asyncio.get_running_loop()
-    server = web.Server(emulator._app.handle, handler_cancellation=True, access_log=None)
+    server = web.Server(emulator._handle, handler_cancellation=True, access_log=None)
     transport, _ = await loop.connect_accepted_socket(server, theirs)
     received = bytearray()
     with ours, contextlib.suppress(ConnectionError):
