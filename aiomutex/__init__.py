@@ -19,7 +19,11 @@ from aiomutex.errors import *  # noqa: F403  # cheap to import, and every public
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    # The same names as in _HOMES, in the form that type checkers read as a re-export.
+    # The same names as in _HOMES, and submodules, in the form that type checkers read as a re-export.
+    from aiomutex import bulk as bulk
+    from aiomutex import models as models
+    from aiomutex import plan as plan
+    from aiomutex import traffic as traffic
     from aiomutex._api.responses import Response as Response
     from aiomutex.bulk.report import BulkReport as BulkReport
     from aiomutex.bulk.report import SlotOutcome as SlotOutcome

@@ -168,7 +168,7 @@ def check_expected(expected: Any) -> tuple[SlotLists, ...]:
         raise InvalidRequestError(
             f"expected must be a Slot, or lists by name ({', '.join(SLOT_LISTS)}), not {describe(given)}"
         )
-    return (SlotLists(**{name: list(_checked_list(name, items)) for name, items in given.items()}),)
+    return (SlotLists(**{name: list(_checked_list(f"expected.{name}", items)) for name, items in given.items()}),)
 
 
 def find_stale(edit: SlotEdit, group: MutexGroup, content: SlotLists | None) -> StaleSlotError | None:

@@ -1,4 +1,4 @@
-"""Slot edits in files: JSON Lines or CSV to read, each with its line, and JSON Lines of the edits that failed.
+"""Edits of slots in files: JSON Lines or CSV to read, each with its line, and JSON Lines of the edits that failed.
 
 Blocking input, such as a pipe, is read in a thread, so that the event loop can go on meanwhile.
 """
@@ -16,52 +16,55 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 from unicodedata import normalize
 
 import click
 import msgspec
 
-from aiomutex import UNSET, InvalidRequestError, SlotEdit
+import aiomutex
+from aiomutex import InvalidRequestError, SlotChange, SlotEdit
 from aiomutex._util.checks import describe
 from aiomutex._util.files import MAX_LINE, LineTooLongError, lines_of, open_private
 from aiomutex._util.wording import counted
-from aiomutex.bulk.options import request_of
+from aiomutex.bulk.options import AnyEdit, freeze, request_of
 from aiomutex.models import SLOT_LISTS
-
-if TYPE_CHECKING:
-    from aiomutex import MutexSession, SlotOutcome
 
 T = TypeVar("T")
 
 READ_AHEAD: Final = 64  # items that a thread reads before they are needed
-_REQUIRED: Final = ("group_id", "slot_index")
-_FIELDS: Final = (*_REQUIRED, *SLOT_LISTS)
-_KNOWN: Final = (*_REQUIRED, "group_key", *SLOT_LISTS)
+_GROUP: Final = ("group_id", "group_key")
+_WHOLE: Final = SlotEdit.__struct_fields__[2:]
+_PARTS: Final = SlotChange.__struct_fields__[2:]
+_FIELDS: Final = (*_GROUP, "slot_index", *_WHOLE, *_PARTS)
+_COLUMNS: Final = (*_GROUP, "slot_index", *SLOT_LISTS, *_PARTS, *(f"expected_{name}" for name in SLOT_LISTS))
 _UTF_16: Final = ("\udcff\udcfe", "\udcfe\udcff")
 
 
-class LineEdit(SlotEdit, frozen=True, kw_only=True):
-    """An edit and the number of its line, from 1."""
+class Line(NamedTuple):
+    """A valid edit and the number of its line, from 1."""
 
-    line: int = 0
-    group_key: str = ""  # until the group's ID is known
+    number: int
+    edit: AnyEdit
+    group_key: str = ""
+    """Its group, until the ID is known."""
 
-    async def with_id(self, session: MutexSession, ids: dict[str, str]) -> LineEdit | BadLine:
-        """Return the edit with the ID that belongs to its key; the first one lists all groups, to fill ``ids``."""
+    async def with_id(self, session: aiomutex.MutexSession, ids: dict[str, str]) -> Line | BadLine:
+        """Return the line with the ID that belongs to its key; the first one lists all groups, to fill ``ids``."""
         if not self.group_key:
             return self
         if not ids:
             ids |= {"": ""} | {normalize("NFC", each.key): each.id for each in await session.list_groups().collect()}
         if (group_id := ids.get(normalize("NFC", self.group_key))) is None:
-            return BadLine(self.line, to_json_line(self), f"there is no group with the key {self.group_key}")
-        return msgspec.structs.replace(self, group_id=group_id, group_key="")
+            text = to_json_line(self.edit, group_key=self.group_key)
+            return BadLine(self.number, text, f"there is no group with the key {self.group_key}")
+        return Line(self.number, msgspec.structs.replace(self.edit, group_id=group_id))
 
 
 class BadLine(NamedTuple):
     """A line that is not a valid edit, and why."""
 
-    line: int
+    number: int
     text: str
     """The line as JSON, to be corrected and run again; empty if it could not be read."""
     problem: str
@@ -77,13 +80,13 @@ class BadLine(NamedTuple):
         return json.dumps({**fields, "reason": self.problem}, ensure_ascii="\\ud" in self.text.lower())
 
 
-def read_file(path: str, format_: str) -> Generator[LineEdit | BadLine]:
+def read_file(path: str, format_: str) -> Generator[Line | BadLine]:
     """Read the edits of a file; ``-`` is standard input."""
     with click.open_file(path, encoding="utf-8", errors="surrogateescape") as file:
         yield from read_edits(lines_of(file), format_)
 
 
-def read_edits(lines: Iterable[str], format_: str) -> Iterator[LineEdit | BadLine]:
+def read_edits(lines: Iterable[str], format_: str) -> Iterator[Line | BadLine]:
     """Read the edits of a file line by line, without its empty lines. The help of ``slots bulk`` shows the format."""
     rest = iter(lines)
     try:
@@ -96,47 +99,58 @@ def read_edits(lines: Iterable[str], format_: str) -> Iterator[LineEdit | BadLin
         yield BadLine(error.line, "", str(error.args[0]))
 
 
-def to_json_line(edit: SlotEdit, reason: str = "") -> str:
-    """Return the edit, and why it failed, as a line of JSON that ``read_edits`` can read."""
-    names = ("group_key", *_FIELDS[1:]) if getattr(edit, "group_key", "") else _FIELDS
-    fields = {name: value for name in names if (value := getattr(edit, name)) is not UNSET}
-    return msgspec.json.encode(fields | ({"reason": reason} if reason else {})).decode()
+def to_json_line(edit: AnyEdit, **extra: str) -> str:
+    """Return an edit as a line of JSON that ``read_edits`` can read, with its key or why it failed, for example."""
+    fields: dict[str, Any] = msgspec.to_builtins(edit)
+    if "expected" in fields:
+        guards = [
+            {name: items for name, items in zip(SLOT_LISTS, each, strict=True) if items is not None}
+            for each in fields["expected"]
+        ]
+        fields["expected"] = guards if guards[1:] else guards[0]
+    if "group_key" in extra:
+        del fields["group_id"]
+    return msgspec.json.encode(fields | extra).decode()
 
 
-def _edit_of(value: object, line: int) -> LineEdit:
+def _line_of(value: object, number: int) -> Line:
     """Build an edit, or raise ``InvalidRequestError`` if a field is unknown, missing or invalid."""
     if not isinstance(value, dict):
         raise InvalidRequestError(f"an edit must be an object, not {describe(value)}")
     given = cast("dict[str, Any]", value)
     given.pop("reason", None)
-    has_key = "group_key" in given
-    required = _REQUIRED[has_key:]
-    if unknown := given.keys() - {*_KNOWN}:
-        raise InvalidRequestError(f"unknown field {min(unknown)!r}; an edit has {', '.join(_KNOWN)}")
+    required = (_GROUP["group_key" in given], "slot_index")
+    if unknown := given.keys() - {*_FIELDS}:
+        raise InvalidRequestError(f"unknown field {min(unknown)!r}; an edit has {', '.join(_FIELDS)}")
     if missing := [name for name in required if name not in given]:
         raise InvalidRequestError(f"{missing[0]} is missing; an edit must have {' and '.join(required)}")
-    if has_key and ("group_id" in given or not given["group_key"] or not isinstance(given["group_key"], str)):
+    key = given.pop("group_key", None)
+    if required[0] == "group_key" and ("group_id" in given or not key or not isinstance(key, str)):
         raise InvalidRequestError("group_key must be a non-empty string, and the only name of the group")
-    given.setdefault("group_id", 0)
-    edit = LineEdit(**given, line=line)
+    whole, parts = ([name for name in given if name in names] for names in (_WHOLE, _PARTS))
+    if whole and parts:
+        problem = f"an edit replaces whole lists or adds and removes items; it has both {whole[0]} and {parts[0]}"
+        raise InvalidRequestError(f"{problem}. Use a line for each")
+    kind: Any = SlotChange if parts else SlotEdit
+    edit = freeze(kind(**({"group_id": 0} | given)))
     request_of(edit)
-    return edit
+    return Line(number, edit, key or "")
 
 
-def _checked(line: int, text: str, value: Callable[[], object]) -> LineEdit | BadLine:
+def _checked(line: int, text: str, value: Callable[[], object]) -> Line | BadLine:
     try:
-        return _edit_of(value(), line)
+        return _line_of(value(), line)
     except (msgspec.MsgspecError, RecursionError, UnicodeError, InvalidRequestError) as error:
         return BadLine(line, text, "not valid UTF-8" if isinstance(error, UnicodeError) else str(error))
 
 
-def _from_json(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
+def _from_json(lines: Iterable[str]) -> Iterator[Line | BadLine]:
     for number, text in enumerate(lines, 1):
         if text.strip():
             yield _checked(number, text.rstrip("\r\n"), partial(msgspec.json.decode, text))
 
 
-def _from_csv(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
+def _from_csv(lines: Iterable[str]) -> Iterator[Line | BadLine]:
     # Python's default limit of 131,072 characters is too short for a long list of users.
     csv.field_size_limit(MAX_LINE)
     # Without strict mode, a quote that is never closed would turn the rest of the file into one cell.
@@ -158,11 +172,11 @@ def _from_csv(lines: Iterable[str]) -> Iterator[LineEdit | BadLine]:
 def _header_problem(columns: list[str]) -> str | None:
     if len(columns) == 1 and (found := [separator for separator in (";", "\t") if separator in columns[0]]):
         return f"the columns are separated by {found[0]!r}; separate them by commas"
-    if unknown := [name for name in columns if name not in _KNOWN]:
-        return f"unknown columns in the header: {', '.join(unknown)}; an edit has {', '.join(_KNOWN)}"
-    if repeated := [name for name in _KNOWN if columns.count(name) > 1]:
+    if unknown := [name for name in columns if name not in _COLUMNS]:
+        return f"unknown columns in the header: {', '.join(unknown)}; an edit has {', '.join(_COLUMNS)}"
+    if repeated := [name for name in _COLUMNS if columns.count(name) > 1]:
         return f"repeated columns in the header: {', '.join(repeated)}"
-    if missing := [name for name in _REQUIRED if name not in columns and name.replace("id", "key") not in columns]:
+    if missing := [names[0] for names in (_GROUP, ("slot_index",)) if not {*names} & {*columns}]:
         return f"columns missing from the header: {', '.join(missing)}"
     return None
 
@@ -172,13 +186,19 @@ def _fields(columns: list[str], row: list[str]) -> dict[str, Any]:
         raise InvalidRequestError(f"{counted(len(row), 'cell')} for {counted(len(columns), 'column')}")
     "".join(row).encode()  # raises UnicodeEncodeError where the file is not UTF-8
     cells = {name: cell.strip() for name, cell in zip(columns, row, strict=False)}
-    fields: dict[str, Any] = {name: cell for name, cell in cells.items() if name not in SLOT_LISTS}
-    if "slot_index" in fields:
-        fields["slot_index"] = _integer(fields["slot_index"])
-    for name in SLOT_LISTS:
-        if cell := cells.get(name):
+    fields: dict[str, Any] = {}
+    for name, cell in cells.items():
+        if name in _GROUP:
+            fields[name] = cell
+        elif name == "slot_index":
+            fields[name] = _integer(cell)
+        elif cell:
             items = [item.strip() for item in cell.split(";")] if cell != "[]" else []
-            fields[name] = items if name == "individuals" else [_integer(item) for item in items]
+            content = items if name.endswith("individuals") else [_integer(item) for item in items]
+            if name.startswith("expected_"):
+                fields.setdefault("expected", {})[name.removeprefix("expected_")] = content
+            else:
+                fields[name] = content
     return fields
 
 
@@ -201,9 +221,9 @@ class FailuresFile:
         self.discard_previous()
         self._file.write(line + "\n")
 
-    def keep(self, outcome: SlotOutcome) -> None:
+    def keep(self, outcome: aiomutex.SlotOutcome) -> None:
         """Add the edit of an outcome."""
-        self.write(to_json_line(cast("SlotEdit", outcome.edit), str(outcome.error or outcome.note)))
+        self.write(to_json_line(outcome.edit, reason=str(outcome.error or outcome.note)))
 
     def discard_previous(self) -> None:
         """Remove the failures of an earlier run, unless that was done already."""

@@ -6,7 +6,7 @@ import re
 import sys
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,10 +15,6 @@ from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import FilePath, call, confirm, echo, fail, json_option, live_groups, print_json, printable
 from aiomutex.cli.run import Run
-
-if TYPE_CHECKING:
-    import aiomutex.plan
-    from aiomutex.plan import Plan, Review, Step
 
 _BLOCKED, _CHANGES = 3, 4  # exit codes
 _COLOURS = {"+": "green", "-": "red", "~": "yellow", "!": "bright_red", "?": "cyan", " ": None}
@@ -81,7 +77,9 @@ def pull(
     echo(f"Wrote {count} to {path}")
 
 
-def _look(file: str | None, names: str, listed: bool, running: dict[str, bool]) -> tuple[Any, Plan, Plan, Review]:
+def _look(
+    file: str | None, names: str, listed: bool, running: dict[str, bool]
+) -> tuple[Any, aiomutex.plan.Plan, aiomutex.plan.Plan, aiomutex.plan.Review]:
     """The live groups, the plan of a file or a saved one, what is left to do of it, and what a reviewer should know."""
     from aiomutex.plan.experiments import experiments_in
     from aiomutex.plan.saved import is_saved_plan
@@ -139,7 +137,7 @@ def show(file: str, as_json: bool) -> None:
     _show(aiomutex.plan.load_plan(file), aiomutex.plan.Review(), "json" if as_json else "text")
 
 
-def _show(changes: Plan, review: Review, format_: str = "text") -> None:
+def _show(changes: aiomutex.plan.Plan, review: aiomutex.plan.Review, format_: str = "text") -> None:
     from aiomutex.plan.render import blocks
 
     if format_ == "json":
@@ -183,7 +181,7 @@ def apply(
     others = sum(bool(each.new) + bool(each.fields) + each.action.endswith("archive") for each in left.changes)
     run = Run("steps", edits + others)
 
-    def record(step: Step) -> None:
+    def record(step: aiomutex.plan.Step) -> None:
         slot = f", slot {step.slot_index}" if step.slot_index is not None else ""
         run.record(f"{step.kind} {step.group}{slot}", step)
 

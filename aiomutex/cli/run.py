@@ -140,8 +140,15 @@ class Run:
             status = "unknown" if outcome.error.maybe_applied else "never tried"
         if status in _UNSUCCESSFUL and self._failures is not None:
             self._failures(outcome)
-        if status in _UNSUCCESSFUL and (self._failures is None or not self.signals[1:]):  # the second ends it at once
-            self.print_line(f"{where}: {status}: {outcome.error or outcome.note}")
+        if status in _UNSUCCESSFUL:
+            self.reject(where, status, outcome.error or outcome.note)
+        else:
+            self.count(status)
+
+    def reject(self, where: str, status: str, reason: object) -> None:
+        """Count a failure and print it."""
+        if self._failures is None or not self.signals[1:]:  # the second ends it at once
+            self.print_line(f"{where}: {status}: {reason}")
         self.count(status)
 
     def count(self, status: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 import aiomutex
 from aiomutex._util.wording import counted
@@ -17,12 +18,10 @@ from aiomutex.cli.common import FilePath, call, call_on, complete_key, echo, fai
 from aiomutex.cli.run import Run
 
 if TYPE_CHECKING:
-    import aiomutex.bulk
-    from aiomutex import MutexSession, OutcomeStream, SlotOutcome
-    from aiomutex.bulk import Preview
-    from aiomutex.cli.edits_file import LineEdit
+    from aiomutex.cli.edits_file import Line
 
 _MAX_SHOWN: Final = 20
+_OF_UNDO: Final = ("undo", "force", "as_json")
 
 
 @click.group()
@@ -52,7 +51,7 @@ def edit(group: str, slot_index: int, verify: bool, **lists: list[Any] | None) -
     """Edit one slot of a group, given by its ID or key. Lists that are not given stay unchanged."""
     given: Any = {name: items for name, items in lists.items() if items is not None}
 
-    async def work(session: MutexSession, group_id: str) -> None:
+    async def work(session: aiomutex.MutexSession, group_id: str) -> None:
         if not verify:
             await session.edit_slot(group_id, slot_index, **given)
             return
@@ -78,15 +77,10 @@ def edit(group: str, slot_index: int, verify: bool, **lists: list[Any] | None) -
 @click.option("--concurrency", type=click.IntRange(1), help="Maximum number of edits in flight.")
 @click.option("--stop-after", type=click.IntRange(1), metavar="N", help="Stop after N failed edits.")
 @click.option(
-    "--on-budget",
-    type=click.Choice(["stop", "wait"]),
-    default="stop",
-    help="When the day's 100,000 requests are used up.",
+    "--on-budget", type=click.Choice(["stop", "wait"]), default="stop", help="When the day's budget is used up."
 )
 @click.option("--reserve", type=click.IntRange(0), default=0, metavar="N", help="Leave N of today's requests unused.")
-@click.option(
-    "--used-today", type=click.IntRange(0), metavar="N", help="Requests sent today, if this machine's count is wrong."
-)
+@click.option("--used-today", type=click.IntRange(0), metavar="N", help="Requests sent today, to correct the count.")
 @json_option
 def bulk(
     file: str | None, undo: str | None, force: bool, dry_run: bool, offline: bool, as_json: bool, **options: Any
@@ -94,8 +88,13 @@ def bulk(
     """Edit many slots from FILE, as JSON Lines or CSV. Use - for standard input."""
     if (file is None) == (undo is None):
         raise click.UsageError("give either FILE or --undo JOURNAL")
-    if dry_run and undo:
-        raise click.UsageError("--dry-run shows what a FILE would change; it cannot be combined with --undo")
+    context = click.get_current_context()
+    for option in context.command.params if undo else ():
+        is_given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if is_given and option.name not in _OF_UNDO:
+            raise click.UsageError(f"{option.opts[0]} needs a FILE; it cannot be combined with --undo")
+    if force and not undo:
+        raise click.UsageError("--force needs --undo")
     if offline and not dry_run:
         raise click.UsageError("--offline needs --dry-run")
     format_ = options.pop("format_") or ("csv" if file and file.endswith(".csv") else "jsonl")
@@ -107,42 +106,43 @@ def bulk(
         _run(file, format_, as_json=as_json, **options)
 
 
-def _valid_edits(file: str, format_: str) -> Generator[LineEdit]:
+def _valid_edits(file: str, format_: str) -> Generator[Line]:
     """Yield the edits of a file. If a line is invalid, report it, and exit at the end."""
-    from aiomutex.cli.edits_file import BadLine, read_file
+    from aiomutex.cli.edits_file import Line, read_file
 
     total = invalid = 0
     for item in read_file(file, format_):
         total += 1
-        if not isinstance(item, BadLine):
+        if isinstance(item, Line):
             yield item
             continue
         invalid += 1
         if invalid <= _MAX_SHOWN:
-            echo(f"line {item.line}: {item.problem}", err=True)
+            echo(f"line {item.number}: {item.problem}", err=True)
     if invalid:
         shown = f" (the first {_MAX_SHOWN} are shown)" if invalid > _MAX_SHOWN else ""
         fail(f"invalid lines: {invalid:,} of {total:,}{shown}; nothing was sent", 2)
 
 
-def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, as_json: bool) -> None:
+def _preview(lines: list[Line], options: dict[str, Any], *, offline: bool, as_json: bool) -> None:
     """Print what edits would change, or with ``offline`` only their number. Exit with 1 if one would fail."""
     from msgspec import to_builtins
 
-    from aiomutex.cli.edits_file import BadLine
+    from aiomutex.cli.edits_file import Line
 
     if offline:
-        count = counted(len(edits), "edit is", "edits are")
-        print_json({"edits": len(edits)}) if as_json else echo(f"{count} valid. Nothing was sent.")
+        count = counted(len(lines), "edit is", "edits are")
+        print_json({"edits": len(lines)}) if as_json else echo(f"{count} valid. Nothing was sent.")
         return
 
-    async def work(session: MutexSession) -> Preview:
+    async def work(session: aiomutex.MutexSession) -> aiomutex.bulk.Preview:
         ids: dict[str, str] = {}
-        for place, edit in enumerate(edits):
-            known = await edit.with_id(session, ids)
-            if isinstance(known, BadLine):
-                fail(f"line {known.line}: {known.problem}", 2)
-            edits[place] = known
+        edits: list[Any] = []
+        for line in lines:
+            known = await line.with_id(session, ids)
+            if not isinstance(known, Line):
+                fail(f"line {known.number}: {known.problem}", 2)
+            edits.append(known.edit)
         return await aiomutex.bulk.preview(
             session, edits, journal=options["journal"] is not None, verify=options["verify"]
         )
@@ -150,8 +150,8 @@ def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, a
     found = call(work, used_today=options["used_today"])
     fields: dict[str, Any] = to_builtins(found)
     for name, problems in (("impossible", found.impossible), ("contradictions", found.contradictions)):
-        fields[name] = [{"line": edits[each.position].line, "reason": each.reason} for each in problems]
-    text = found.describe(lambda problem: f"line {edits[problem.position].line}")
+        fields[name] = [{"line": lines[each.position].number, "reason": each.reason} for each in problems]
+    text = found.describe(lambda problem: f"line {lines[problem.position].number}")
     print_json(fields) if as_json else echo(text)
     sys.exit(bool(found.impossible))
 
@@ -159,30 +159,33 @@ def _preview(edits: list[LineEdit], options: dict[str, Any], *, offline: bool, a
 def _run(
     file: str, format_: str, *, failures: str | None, used_today: int | None, as_json: bool, **options: Any
 ) -> None:
-    from aiomutex.cli.edits_file import BadLine, FailuresFile, read_file, read_in_thread
+    from aiomutex.cli.edits_file import FailuresFile, Line, read_file, read_in_thread
 
     # A pipe can be read only once, so its lines are checked during the run.
     total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None
     with contextlib.closing(FailuresFile(failures or os.devnull)) as failed:
         run = Run("edits", total, failed.keep if failures else None)
+        numbers: dict[int, int] = {}  # of the lines, by the positions of their edits; only of those without an outcome
 
-        async def edits(session: MutexSession) -> AsyncGenerator[LineEdit]:
+        async def edits(session: aiomutex.MutexSession) -> AsyncGenerator[Any]:
             ids: dict[str, str] = {}
+            position = 0
             async with contextlib.aclosing(read_in_thread(read_file(file, format_))) as items:
                 async for item in items:
-                    edit = item if isinstance(item, BadLine) else await item.with_id(session, ids)
-                    if not isinstance(edit, BadLine):
-                        yield edit
+                    line = await item.with_id(session, ids) if isinstance(item, Line) else item
+                    if isinstance(line, Line):
+                        numbers[position] = line.number
+                        position += 1
+                        yield line.edit
                         continue
-                    run.print_line(f"line {edit.line}: {edit.problem}")
-                    run.count("failed")
-                    if edit.text:
-                        failed.write(edit.as_json())
+                    run.reject(f"line {line.number}", "failed", line.problem)
+                    if line.text:
+                        failed.write(line.as_json())
 
-        def on_outcome(outcome: SlotOutcome) -> None:
-            run.record(f"line {getattr(outcome.edit, 'line', '?')}", outcome)
+        def on_outcome(outcome: aiomutex.SlotOutcome) -> None:
+            run.record(f"line {numbers.pop(outcome.position)}", outcome)
 
-        async def work(session: MutexSession) -> OutcomeStream:
+        async def work(session: aiomutex.MutexSession) -> aiomutex.OutcomeStream:
             async with session.stream_slot_edits(edits(session), on_outcome=on_outcome, **options) as run.stream:
                 async for _ in run.stream:
                     pass
@@ -190,10 +193,10 @@ def _run(
 
         run.execute(work, used_today=used_today)
         failed.discard_previous()
-    if not run.counts and not run.signals:
-        echo(f"{file} has no edits.", err=True)
-    resume = f"To resume, run the same command again: {options['journal']} holds the progress."
-    run.finish(resume if options["journal"] else "Not resumable: run with --journal next time.", as_json=as_json)
+        if not run.counts and not run.signals:
+            echo(f"{file} has no edits.", err=True)
+        resume = f"To resume, run the same command again: {options['journal']} holds the progress."
+        run.finish(resume if options["journal"] else "Not resumable: run with --journal next time.", as_json=as_json)
 
 
 def _undo(journal: str, *, force: bool, as_json: bool) -> None:
@@ -202,7 +205,7 @@ def _undo(journal: str, *, force: bool, as_json: bool) -> None:
     with Journal(journal, must_exist=True) as opened:
         run = Run("slots", len(opened.written_slots()))
 
-    def on_outcome(outcome: SlotOutcome) -> None:
+    def on_outcome(outcome: aiomutex.SlotOutcome) -> None:
         run.record(f"group {outcome.edit.group_id}, slot {outcome.edit.slot_index}", outcome)
 
     run.execute(lambda session: aiomutex.bulk.undo(session, journal, force=force, on_outcome=on_outcome))

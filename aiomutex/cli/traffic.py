@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from unicodedata import normalize
 
 import click
@@ -11,11 +11,6 @@ import click
 import aiomutex
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import Column, FilePath, call, echo, fail, json_option, live_groups, print_json, print_table
-
-if TYPE_CHECKING:
-    import aiomutex.traffic
-    from aiomutex import MutexGroup
-    from aiomutex.traffic import Bucketing
 
 _SAMPLE: Final = 20_000
 _ids_option = click.option(
@@ -35,7 +30,7 @@ def traffic() -> None:
 @json_option
 def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: bool) -> None:
     """Show the percentage of all users that EXPERIMENTS get. The default is each experiment in a group."""
-    groups_of: dict[int, list[MutexGroup]] = {}
+    groups_of: dict[int, list[aiomutex.MutexGroup]] = {}
     for group in _chosen(live_groups()):
         for experiment in {each for slot in group.slots for each in slot.experiments}:
             groups_of.setdefault(experiment, []).append(group)
@@ -148,7 +143,7 @@ def _placements(user: str, ids: tuple[str, ...], keys: tuple[str, ...]) -> list[
     return rows
 
 
-def _steps(rule: Bucketing, user: str, ids: tuple[str, ...]) -> list[str]:
+def _steps(rule: aiomutex.traffic.Bucketing, user: str, ids: tuple[str, ...]) -> list[str]:
     """Why a user is in a slot: individuals first, then the bucket value and the ranges of the slots."""
     if listed := [each for each in (user, *ids) if each in rule.individuals]:
         return [f"The slot lists {listed[0]} as an individual, so the bucket value does not matter."]
@@ -220,7 +215,7 @@ def simulate(
         echo(f"experiments {overlap.first} and {overlap.second}: {share(overlap.users)} in both")
 
 
-def _chosen(groups: Iterable[MutexGroup], keys: Collection[str] = ()) -> list[MutexGroup]:
+def _chosen(groups: Iterable[aiomutex.MutexGroup], keys: Collection[str] = ()) -> list[aiomutex.MutexGroup]:
     """Return the groups that are not archived, with one of the keys, if any."""
     chosen = {normalize("NFC", key) for key in keys}
     live = [group for group in groups if not group.deleted and (not keys or normalize("NFC", group.key) in chosen)]
@@ -229,7 +224,7 @@ def _chosen(groups: Iterable[MutexGroup], keys: Collection[str] = ()) -> list[Mu
     return live
 
 
-def _salted(groups: Iterable[MutexGroup], keys: Collection[str]) -> list[MutexGroup]:
+def _salted(groups: Iterable[aiomutex.MutexGroup], keys: Collection[str]) -> list[aiomutex.MutexGroup]:
     """Return the chosen groups that users can land in; report those without a salt."""
     live = _chosen(groups, keys)
     for group in live:

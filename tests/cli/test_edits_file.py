@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from aiomutex.cli.edits_file import BadLine, LineEdit, read_edits, to_json_line
+from aiomutex.cli.edits_file import BadLine, Line, read_edits, to_json_line
 
 
 def problems(text: str, format_: str) -> list[str]:
     items = list(read_edits(text.splitlines(keepends=True), format_))
-    return [f"line {item.line}: {item.problem}" for item in items if isinstance(item, BadLine)]
+    return [f"line {item.number}: {item.problem}" for item in items if isinstance(item, BadLine)]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,6 @@ def test_a_line_that_is_not_an_edit_is_reported(text: str, problem: str) -> None
 
 def test_a_valid_line_is_read_again_from_its_json() -> None:
     text = '{"group_id":"7","slot_index":1,"experiments":[1],"individuals":[]}'
-    (edit,) = read_edits([text], "jsonl")
-    assert isinstance(edit, LineEdit)
-    assert to_json_line(edit) == text
+    (line,) = read_edits([text], "jsonl")
+    assert isinstance(line, Line)
+    assert to_json_line(line.edit) == text

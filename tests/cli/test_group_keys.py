@@ -52,7 +52,7 @@ def test_a_bulk_file_takes_keys_and_reads_one_listing(
     done = aiomutex("slots", "bulk", name, "--journal", "run.db", "--failures", "failed.jsonl")
     assert done.exit_code == 1
     assert done.stdout.startswith("3 applied, 1 failed")
-    assert f"line {3 if name == 'e.csv' else 2}: there is no group with the key nope" in done.stderr
+    assert f"line {3 if name == 'e.csv' else 2}: failed: there is no group with the key nope" in done.stderr
     assert json.loads((tmp_path / "failed.jsonl").read_text()) == {
         "group_key": "nope", "slot_index": 1, "experiments": [5], "reason": "there is no group with the key nope",
     }  # fmt: skip
