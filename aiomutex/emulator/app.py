@@ -55,6 +55,8 @@ class RecordedRequest:
     body: bytes = b""
     status: int | None = None
     """None if no response was sent (yet)."""
+    seconds: float | None = None
+    """How long it took until the response or the end of the connection; None if it still takes."""
 
     def __repr__(self) -> str:
         return f"<RecordedRequest {self.method} {self.target} · {self.status or 'no response'}>"
@@ -112,21 +114,28 @@ class Application:
         if host_of(host := request.headers.get("Host", "")) not in self._hosts:
             return self._misdirected(host)
         self._late.make_due()
-        now = self.clock.now()
-        method = request.method
-        target = request.raw_path
-        path = target.partition("?")[0]
-        if self._cors_origin is not None and method == "OPTIONS":
+        record = RecordedRequest(self.clock.now(), request.method, request.raw_path, request.headers)
+        if self._cors_origin is not None and record.method == "OPTIONS":
             return web.Response(status=204, headers={"Access-Control-Allow-Origin": self._cors_origin, **_PREFLIGHT})
-        page = self.pages.get(path)
-        if page is not None and method == "GET":
+        if record.method == "GET" and (page := self.pages.get(record.path)):
             return await page(request)
-
         started = perf_counter()
-        record = RecordedRequest(now, method, target, request.headers)
         self.requests.append(record)
-        self.limits.arrive(now)
-        response = self._rejection(now, request.headers)
+        self.limits.arrive(record.at)
+        try:
+            response = await self._respond(request, record)
+            record.status = None if response is None else response.status
+        finally:
+            record.seconds = perf_counter() - started
+            if self._log:
+                at, status = self.clock.utc().strftime("%H:%M:%S.%f")[:-3], record.status or "no response"
+                _logger.info("%s %s %s %s %.1f ms", at, record.method, record.target, status, record.seconds * 1000)
+        # Without a response the connection is already closed, so aiohttp cannot send this one.
+        return web.Response() if response is None else self._to_aiohttp(response)
+
+    async def _respond(self, request: web.BaseRequest, record: RecordedRequest) -> Response | None:
+        """Return the response to send, or None if there is none and the connection is closed."""
+        response = self._rejection(record.at, request.headers)
         fault: Fault | None = None
         try:
             if request.body_exists:
@@ -136,9 +145,9 @@ class Application:
         except web.RequestPayloadError:
             response = response or self._service.encoder.error(400, "the body does not match its Content-Encoding")
         if response is None:
-            fault = self.faults.next_fault(method, path)
+            fault = self.faults.next_fault(record.method, record.path)
             content_type = request.headers.get("Content-Type", "")
-            respond = partial(self._service.respond, method, target, record.body, content_type)
+            respond = partial(self._service.respond, record.method, record.target, record.body, content_type)
             if fault is not None and fault.kind == "late":
                 await self._late.make_in(fault.seconds, lambda: _written(respond()))
             elif fault is None or fault.kind not in _BEFORE_COMMIT or fault.after_commit:
@@ -147,15 +156,7 @@ class Application:
                 response = result if isinstance(result, Response) else await asyncio.shield(_race(result))
         if self._latency.base:
             await asyncio.sleep(self._latency.sample(self._rng))
-        if fault is not None:
-            response = await self._apply_fault(fault, response, request)
-        record.status = None if response is None else response.status
-        if self._log:
-            at = self.clock.utc().strftime("%H:%M:%S.%f")[:-3]
-            took = (perf_counter() - started) * 1000
-            _logger.info("%s %s %s %s %.1f ms", at, method, target, record.status or "no response", took)
-        # Without a response the connection is already closed, so aiohttp cannot send this one.
-        return web.Response() if response is None else self._to_aiohttp(response)
+        return response if fault is None else await self._apply_fault(fault, response, request)
 
     def _misdirected(self, host: str) -> web.Response:
         message = (
@@ -178,36 +179,33 @@ class Application:
         if self._key is not None and key != self._key:
             return error(401, "the key is invalid or revoked")
         if now < self.faults.storm_until:
-            return self._too_many_requests(now, self.faults.storm_until - now, "too many requests")
+            return self._too_many_requests(self.faults.storm_until - now)
         exceeded = self.limits.admit(now)
         if exceeded is None:
             return None
         if exceeded == "day" and self._service.dialect.daily_hint:
             used = f"{self.limits.per_day:,} of {self.limits.per_day:,}"
-            wait = self.clock.until_midnight()
-            return self._too_many_requests(now, wait, f"daily limit exceeded: {used} requests used until midnight UTC")
-        return self._too_many_requests(now, self.limits.wait(now), "too many requests")
+            message = f"daily limit exceeded: {used} requests used until midnight UTC"
+            return self._too_many_requests(self.clock.until_midnight(), message)
+        return self._too_many_requests(self.limits.wait(now))
 
-    def _too_many_requests(self, now: float, wait: float, message: str) -> Response:
+    def _too_many_requests(self, wait: float, message: str = "too many requests") -> Response:
         response = self._service.encoder.error(429, message)
         if self._service.dialect.retry_after == "seconds":
             response.headers["Retry-After"] = str(max(1, ceil(wait)))
         elif self._service.dialect.retry_after == "date":
-            response.headers["Retry-After"] = formatdate(ceil(now + wait), usegmt=True)
+            response.headers["Retry-After"] = formatdate(ceil(self.clock.now() + wait), usegmt=True)
         return response
 
     async def _apply_fault(self, fault: Fault, response: Response | None, request: web.BaseRequest) -> Response | None:
-        """Return the response to send, or None if there is none and the connection is closed."""
         if fault.kind == "status":
             return self._error(fault)
         if fault.kind == "storm":
-            now = self.clock.now()
-            self.faults.storm_until = now + fault.seconds
-            return self._too_many_requests(now, fault.seconds, "too many requests")
-        if fault.kind == "garbage":
-            return Response(200, fault.body_or(b"\x00\xff{[<garbage>"), JSON)
-        if fault.kind == "maintenance":
-            return Response(200, fault.body_or(_MAINTENANCE), HTML)
+            self.faults.storm_until = self.clock.now() + fault.seconds
+            return self._too_many_requests(fault.seconds)
+        if fault.kind in _BODIES:
+            body, content_type = _BODIES[fault.kind]
+            return Response(200, fault.body_or(body), content_type)
         if fault.kind == "stall":
             # Never done: aiohttp cancels the handler when the connection closes.
             await asyncio.get_running_loop().create_future()
@@ -230,7 +228,7 @@ class Application:
 
     def _error(self, fault: Fault) -> Response:
         if fault.status == 429:  # noqa: PLR2004 - too many requests
-            response = self._too_many_requests(self.clock.now(), 1.0, "too many requests")
+            response = self._too_many_requests(1.0)
         else:
             response = self._service.encoder.error(fault.status, f"injected fault with status {fault.status}")
         if fault.body is not None:
@@ -255,7 +253,10 @@ class Application:
 
 
 _BEFORE_COMMIT = frozenset({"status", "reset-before", "stall", "storm", "maintenance"})
-_MAINTENANCE = b"<!doctype html><title>Maintenance</title><h1>We will be back soon</h1>"
+_BODIES = {
+    "garbage": (b"\x00\xff{[<garbage>", JSON),
+    "maintenance": (b"<!doctype html><title>Maintenance</title><h1>We will be back soon</h1>", HTML),
+}
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, PATCH",
     "Access-Control-Allow-Headers": "Authorization, Content-Type",

@@ -25,6 +25,10 @@ MAX_GROUPS: Final = 100
 """The most groups in one response."""
 MAX_SEARCHED: Final = 20_000
 """The most groups that a search looks through, so that it does not delay the requests under test."""
+MAX_REQUESTS: Final = 12
+"""How many of the latest requests the status has."""
+MAX_FOUND: Final = 3
+"""How many of the individuals that match a search the status names in each slot."""
 
 _SECURITY: Final = {
     "Content-Security-Policy": (
@@ -44,10 +48,9 @@ def pages_of(emulator: Controls) -> dict[str, PageHandler]:
     """Return the handlers of all pages by path."""
 
     async def status(request: web.BaseRequest) -> web.StreamResponse:
-        query = request.query
-        search = query.get("q", "").strip()
-        start, limit = _integer(query.get("start"), 0), min(_integer(query.get("limit"), 25), MAX_GROUPS)
-        body = msgspec.json.encode({**_counts(emulator), **_groups(emulator.groups, search, start, limit)})
+        start, limit = _integer(request.query.get("start"), 0), _integer(request.query.get("limit"), 25)
+        groups = _groups(emulator.groups, request.query.get("q", "").strip(), start, min(limit, MAX_GROUPS))
+        body = msgspec.json.encode({**_counts(emulator), **groups})
         return web.Response(body=body, content_type="application/json", headers=_SECURITY)
 
     return {
@@ -72,59 +75,62 @@ def _integer(text: str | None, default: int) -> int:
 
 
 def _counts(emulator: Controls) -> dict[str, Any]:
-    limits, clock, dialect = emulator.limits, emulator.clock, asdict(emulator.dialect)
-    now = clock.now()
+    limits, now, dialect = emulator.limits, emulator.clock.now(), asdict(emulator.dialect)
     return {
-        "now": clock.utc().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "now": emulator.clock.utc().strftime("%Y-%m-%dT%H:%M:%SZ"),
         "rate": limits.rate(now),
         **{name: getattr(limits, name) for name in ("per_second", "per_day", "enforced", "accepted", "rejected")},
-        "used_today": limits.used_today(now),
-        "resets_in": round(clock.until_midnight()),
+        "used_today": emulator.used_today,
+        "resets_in": round(emulator.clock.until_midnight()),
         "busiest_second": limits.busiest_second(),
         "storm": now < emulator.faults.storm_until,
         "dialect": dialect,
         "dialect_changes": {name: value for name, value in dialect.items() if value != _DEFAULT_DIALECT[name]},
         "requests": [
-            {"seconds_ago": round(max(0.0, now - request.at), 1), "target": request.target[:200]}
-            | {"method": request.method, "status": request.status}
-            for request in list(emulator.requests)[-8:][::-1]
+            {"target": request.target[:200]}
+            | {name: getattr(request, name) for name in ("at", "method", "status", "seconds")}
+            for request in list(emulator.requests)[-MAX_REQUESTS:][::-1]
         ],
     }
 
 
 def _groups(store: GroupStore, search: str, start: int, limit: int) -> dict[str, Any]:
+    text, slots = search.casefold(), store.generated_slots
+    ids, matching = store.page(0, MAX_SEARCHED) if search else store.page(start, limit)
     if search:
-        searched, _ = store.page(0, MAX_SEARCHED)
-        ids = [group_id for group_id in searched if _matches(store.peek(group_id), search.casefold())]
-        matching = len(ids)
-        ids = ids[start : start + limit]
-    else:
-        ids, matching = store.page(start, limit)
+        ids = [group_id for group_id in ids if _matches(store.peek(group_id), text, slots)]
+        ids, matching = ids[start : start + limit], len(ids)
+    # The store does not keep a group that is generated here: browsing must not use memory.
+    found = (store.peek(group_id) for group_id in ids)
+    groups = [generated_group(group, slots) if isinstance(group, int) else group for group in found]
     return {
         "groups_total": len(store),
         "groups_matching": matching,
         "start": start,
         "search_truncated": bool(search) and len(store) > MAX_SEARCHED,
-        "groups": [_to_json(group, store.generated_slots) for group in map(store.peek, ids) if group is not None],
+        "groups": [_to_json(group, text) for group in groups if group is not None],
     }
 
 
-def _matches(found: Group | int | None, text: str) -> bool:
-    # The key and name of a generated group follow from its number. Generating the group would be slow.
-    fields = (found.id, found.key, found.name) if isinstance(found, Group) else (f"group-{found}", f"group {found}")
-    return any(text in field.casefold() for field in fields)
+def _matches(found: Group | int | None, text: str, slots: int) -> bool:
+    if isinstance(found, Group):
+        # Typing a part of a key or a user's ID finds it. Experiments have numbers, whose parts mean nothing.
+        texts = [found.id, found.key, found.name, *(user for slot in found.slots for user in slot.individuals)]
+        numbers = (number for slot in found.slots for number in (*slot.experiments, *slot.holdouts))
+        return any(text in each.casefold() for each in texts) or text in map(str, numbers)
+    # The key, name and experiments of a generated group follow from its number. Generating the group would be slow.
+    experiments = (f"{found}{index:02}" for index in range(1, slots + 1))
+    return text in f"group-{found}" or text in f"group {found}" or text in experiments
 
 
-def _to_json(group: Group | int, slots: int) -> dict[str, Any]:
-    if isinstance(group, int):
-        # The store does not keep it: browsing must not use memory.
-        group = generated_group(group, slots)
+def _to_json(group: Group, text: str) -> dict[str, Any]:
     return {
         **{name: getattr(group, name) for name in ("id", "key", "name", "deleted")},
         "mode": group.evaluation_mode,
         "slots": [
             {name: getattr(slot, name) for name in ("index", "percentage", "experiments", "holdouts")}
             | {"individuals": len(slot.individuals), "cohorts": len(slot.cohorts)}
+            | {"found": [user for user in slot.individuals if text and text in user.casefold()][:MAX_FOUND]}
             for slot in group.slots
         ],
     }

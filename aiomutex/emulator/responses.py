@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aiomutex.emulator.state import Group, generated_group, is_number
+from aiomutex.emulator.state import Group, generated_group, json_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,8 +61,8 @@ class Encoder:
     def created(self, group: Group, base_url: str) -> Response:
         """Return the response to a create."""
         url = f"{base_url}/api/1/mutexes/{group.id}"
-        body = {"id": _id(group.id, as_number=self.dialect.created_id == "number"), "url": url}
-        return Response(200, msgspec.json.encode(body))
+        group_id = json_id(group.id) if self.dialect.created_id == "number" else group.id
+        return Response(200, msgspec.json.encode({"id": group_id, "url": url}))
 
     def changed(self, group: Group) -> Response:
         """Return the response to a successful PATCH."""
@@ -85,15 +85,11 @@ class Encoder:
         """Return a group as JSON."""
         dialect = self.dialect
         fields = msgspec.to_builtins(group)
-        fields["id"] = _id(group.id, as_number=dialect.ids == "number")
-        fields["projectId"] = _id(group.project_id, as_number=dialect.project_ids == "number")
+        for name, form in (("id", dialect.ids), ("projectId", dialect.project_ids)):
+            fields[name] = json_id(fields[name]) if form == "number" else fields[name]
         if dialect.cohorts == "absent":
             for slot in fields["slots"]:
                 del slot["cohorts"]
         if not (group.deleted and dialect.archived == "flagged"):
             del fields["deleted"]
         return msgspec.json.encode(fields)
-
-
-def _id(text: str, *, as_number: bool) -> int | str:
-    return int(text) if as_number and is_number(text) else text

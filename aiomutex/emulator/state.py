@@ -5,9 +5,10 @@ Generated groups are created when first accessed, so that half a million of them
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ import msgspec
 if TYPE_CHECKING:
     from aiomutex.emulator.clock import Clock
 
+_INTEGER = re.compile("0|[1-9][0-9]{0,17}")
 KEY_PREFIX = "group-"
 MAX_GENERATED = 1_000_000
 """The most generated groups; the list of their IDs must fit into memory."""
@@ -71,15 +73,14 @@ def generated_group(number: int | str, slots: int) -> Group:
     )
 
 
-def _sort_key(group_id: str) -> tuple[int, int, str]:
-    return (0, int(group_id), "") if is_number(group_id) else (1, 0, group_id)
-
-
-def is_number(group_id: str) -> bool:
-    """Whether an ID is sorted and sent as an integer, which 007 is not."""
+def json_id(group_id: str) -> int | str:
+    """Return an ID as it is sorted and sent: an integer if it reads like one, which 007 does not."""
     # A longer one is a string: Python cannot convert thousands of digits, and JSON readers may round beyond 64 bits.
-    short = len(group_id) <= 18  # noqa: PLR2004  # fits into 64 bits
-    return short and group_id.isascii() and group_id.isdigit() and (group_id == "0" or group_id[0] != "0")
+    return int(group_id) if _INTEGER.fullmatch(group_id) else group_id
+
+
+def _order(group_id: int | str) -> tuple[bool, int | str]:
+    return isinstance(group_id, str), group_id
 
 
 class GroupStore(MutableMapping[str, Group]):
@@ -103,8 +104,7 @@ class GroupStore(MutableMapping[str, Group]):
         self._groups: dict[str, Group] = {}
         self.removed: set[str] = set()  # IDs of generated groups that were deleted
         self._ids_by_key: dict[str, dict[str, str]] = {}  # the IDs by key and project
-        # A range as long as the IDs are 1, 2, 3, …, because a list would take memory.
-        self._ids: range | list[str] = range(1, generated + 1)
+        self._ids: list[int | str] = list(range(1, generated + 1))
 
     def __repr__(self) -> str:
         return f"<GroupStore {len(self)} groups, {len(self._groups)} in memory>"
@@ -137,24 +137,19 @@ class GroupStore(MutableMapping[str, Group]):
             raise ValueError(f"key must be unique; group {owner} has the key {group.key!r}")
         if group_id in self:
             self._forget_key(self[group_id])
-        elif isinstance(self._ids, range) and group_id == str(len(self._ids) + 1):
-            self._ids = range(1, len(self._ids) + 2)
         else:
-            if isinstance(self._ids, range):
-                self._ids = [str(number) for number in self._ids]
             self.removed.discard(group_id)
-            insort(self._ids, group_id, key=_sort_key)
+            insort(self._ids, json_id(group_id), key=_order)
         self._groups[group_id] = group
         self._ids_by_key.setdefault(group.key, {})[group.project_id] = group_id
 
     def __delitem__(self, group_id: str) -> None:
         group_id = str(group_id)
         group = self[group_id]
-        ids = self._ids = [str(number) for number in self._ids]
-        del ids[bisect_left(ids, _sort_key(group_id), key=_sort_key)]
+        self._ids.remove(json_id(group_id))
         del self._groups[group_id]
         self._forget_key(group)
-        if is_number(group_id) and 1 <= int(group_id) <= self.generated:
+        if self._is_generated(group_id):
             self.removed.add(group_id)
 
     def peek(self, group_id: str) -> Group | int | None:
@@ -171,23 +166,22 @@ class GroupStore(MutableMapping[str, Group]):
 
     def next_id(self) -> str:
         """Return the ID for a new group: one above the highest integer."""
-        if isinstance(self._ids, range):
-            return str(len(self._ids) + 1)
-        numbers = bisect_left(self._ids, (1, 0, ""), key=_sort_key)
+        numbers = bisect_left(self._ids, _order(""), key=_order)
         return str(int(self._ids[numbers - 1]) + 1) if numbers else "1"
 
     def page(self, offset: int, limit: int, keep: Callable[[Group], bool] | None = None) -> tuple[list[str], int]:
         """Return the IDs of a page and the number of groups, without those in memory for which ``keep`` is false."""
-        skipped = {group.id for group in self._groups.values() if not keep(group)} if keep else None
-        ids: Sequence[int | str] = [group_id for group_id in self if group_id not in skipped] if skipped else self._ids
+        skipped = {json_id(group.id) for group in self._groups.values() if not keep(group)} if keep else None
+        ids = [group_id for group_id in self._ids if group_id not in skipped] if skipped else self._ids
         return [str(group_id) for group_id in ids[offset : offset + limit]], len(ids)
 
     def materialized(self) -> list[Group]:
         """Return the groups in memory, sorted by ID; all others are as generated."""
-        return sorted(self._groups.values(), key=lambda group: _sort_key(group.id))
+        return sorted(self._groups.values(), key=lambda group: _order(json_id(group.id)))
 
     def _is_generated(self, group_id: str) -> bool:
-        return is_number(group_id) and 1 <= int(group_id) <= self.generated and group_id not in self.removed
+        number = json_id(group_id)
+        return isinstance(number, int) and 1 <= number <= self.generated and group_id not in self.removed
 
     def _forget_key(self, group: Group) -> None:
         self._ids_by_key.get(group.key, {}).pop(group.project_id, None)

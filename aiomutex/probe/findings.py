@@ -58,10 +58,10 @@ class Findings:
     """What is known so far."""
 
     def __init__(self) -> None:
+        self.notes: dict[str, str] = {}  # observations that no knob stands for
         self._readings: defaultdict[str, set[Value]] = defaultdict(set)
         self._statuses: dict[str, int] = {}
         self._names: defaultdict[str, set[str]] = defaultdict(set)
-        self._notes: dict[str, Any] = {}
 
     def add(self, knob: str, value: Value | None) -> None:
         """Add one reading of a knob; ``None`` is no reading."""
@@ -72,10 +72,6 @@ class Findings:
         """Add the reading ``accepted`` if the request succeeded, and ``rejected`` if it was rejected as invalid."""
         self.add(knob, accepted if succeeded(response) else "rejected" if response.status in (400, 422) else None)
 
-    def note(self, name: str, value: Any) -> None:
-        """Add an observation that no knob stands for."""
-        self._notes[name] = value
-
     def add_response(self, call: str, response: ResponseOrError) -> None:
         """Add what any response shows."""
         status = response.status
@@ -84,32 +80,29 @@ class Findings:
         content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if re.fullmatch(r"[a-z]+/[a-z0-9.+-]{1,60}", content_type):
             self._names["content_types"].add(f"{status // 100}xx {content_type}")
-        if response.request_id is not None:
-            self.add("request_ids", "present")
-        elif status != 429:  # noqa: PLR2004  # a gateway may send a 429 on its own
-            self.add("request_ids", "absent")
+        if response.request_id is not None or status != 429:  # noqa: PLR2004  # a gateway may send a 429 on its own
+            self.add("request_ids", "absent" if response.request_id is None else "present")
         if status == 429:  # noqa: PLR2004  # too many requests
             wait = response.headers.get("retry-after", "").strip()
             self.add("retry_after", "none" if not wait else "seconds" if re.fullmatch("[0-9.]+", wait) else "date")
         elif 400 <= status <= 499:  # noqa: PLR2004  # HTTP's
             self.add("error_body", _form_of_error(response))
-            self._add_names("error_fields", object_of(response) or {})
+            self._add_names("error_fields", object_of(response))
 
     def add_page(self, response: ResponseOrError) -> list[dict[str, Any]]:
         """Add what a page of the listing shows, and return its groups; an error response has none."""
-        page = (object_of(response) if succeeded(response) else None) or {}
-        listed = page.get("mutexes")
-        groups = objects(listed)
+        page = object_of(response) if succeeded(response) else {}
+        groups = objects(page.get("mutexes"))
         self._add_names("page_fields", page)
         for group in groups:
             self.add_group(group)
-        if isinstance(listed, list):
-            cursor = next_cursor_of(response)
-            if cursor is None:
-                absent = "nextCursor" not in page
-                self.add("last_cursor", "absent" if absent else "null" if page["nextCursor"] is None else "empty")
-            else:
+        if isinstance(page.get("mutexes"), list):
+            if (cursor := next_cursor_of(response)) is not None:
                 self.add("cursors", "string" if isinstance(cursor, str) else "number")
+            elif page.get("nextCursor") is not None:
+                self.add("last_cursor", "empty")
+            else:
+                self.add("last_cursor", "null" if "nextCursor" in page else "absent")
         return groups
 
     def add_group(self, group: dict[str, Any]) -> None:
@@ -136,7 +129,7 @@ class Findings:
             else:
                 undetermined[knob] = f"seen as {' and as '.join(sorted(map(str, values)))}" if values else reason
         names = {category: sorted(seen) for category, seen in self._names.items()}
-        observed = {"statuses": self._statuses, **names, **self._notes}
+        observed = {"statuses": self._statuses, **names, **self.notes}
         return ProbeReport(
             requests=requests, wrote=wrote, dialect=dialect, undetermined=undetermined, observed=observed
         )
@@ -151,10 +144,10 @@ def succeeded(response: ResponseOrError) -> bool:
     return 200 <= response.status <= 299  # noqa: PLR2004  # HTTP's
 
 
-def object_of(response: ResponseOrError) -> dict[str, Any] | None:
-    """The body as a JSON object; ``None`` if it is not one."""
+def object_of(response: ResponseOrError) -> dict[str, Any]:
+    """The body as a JSON object; an empty one if it is something else."""
     document = _document_of(response)
-    return cast("dict[str, Any]", document) if isinstance(document, dict) else None
+    return cast("dict[str, Any]", document) if isinstance(document, dict) else {}
 
 
 def objects(value: object) -> list[dict[str, Any]]:
@@ -165,7 +158,7 @@ def objects(value: object) -> list[dict[str, Any]]:
 
 def next_cursor_of(response: ResponseOrError) -> str | int | None:
     """The cursor of the next page; ``None`` at the end, in whatever form."""
-    cursor = (object_of(response) or {}).get("nextCursor")
+    cursor = object_of(response).get("nextCursor")
     return cursor if isinstance(cursor, str | int) and cursor != "" else None
 
 

@@ -56,14 +56,14 @@ async def probe_reads(prober: Prober) -> None:
     if isinstance(response, APIError):
         raise response
     first = findings.add_page(response)
-    if object_of(response) is None:
+    if not object_of(response):
         raise UnexpectedResponseError(
             "the body is not a page of groups", status=response.status, method="GET", path=listing_path(1)
         )
     response = await prober.send("list 1000", "GET", listing_path(_PAGE_SIZE))
     groups = findings.add_page(response)
     if succeeded(response):
-        findings.note("groups", "none" if not groups else "one" if len(groups) == 1 else "several")
+        findings.notes["groups"] = "none" if not groups else "one" if len(groups) == 1 else "several"
     if next_cursor_of(response) is not None:
         path = listing_path(_PAGE_SIZE, _OFFSET_BEYOND_THE_END)
         findings.add_page(await prober.send("list beyond the end", "GET", path))
@@ -77,7 +77,7 @@ async def probe_reads(prober: Prober) -> None:
     if re.fullmatch("[A-Za-z0-9_-]{1,100}", group_id):
         response = await prober.send("one group", "GET", f"{ROOT}/{group_id}")
         if succeeded(response):
-            findings.add_group(object_of(response) or {})
+            findings.add_group(object_of(response))
     await prober.send("an absent group", "GET", f"{ROOT}/0")
 
 

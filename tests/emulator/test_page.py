@@ -101,6 +101,7 @@ async def test_the_status_has_the_fields_of_a_group(api: Api, shown: str) -> Non
     slot = {"percentage": 60, "experiments": [5], "holdouts": [6], "individuals": ["a", "b"], "cohorts": ["c"]}
     api.emulator.add_group("77", slots=[slot], deleted=True, evaluation_mode="local")
     expected = {"index": 1, "percentage": 60, "experiments": [5], "holdouts": [6], "individuals": 2, "cohorts": 1}
+    expected["found"] = []
     result = (await status(api, q="77"))["groups"][0]
     assert result[shown] == {"deleted": True, "mode": "local", "slots": [expected]}[shown]
 
