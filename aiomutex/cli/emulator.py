@@ -7,6 +7,7 @@ import logging
 import signal
 import ssl
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from aiomutex.cli.run import Run
 
 if TYPE_CHECKING:
     import aiomutex.probe
+    from aiomutex.emulator import MutexEmulator
 
 
 @click.command()
@@ -88,42 +90,48 @@ def emulator(
 
 @click.command()
 @click.option("--groups", type=click.IntRange(1, 30_000), default=500, help="Groups to edit.")
+@click.option("--keep", is_flag=True, help="Leave the emulator and its page open until Ctrl-C.")
 @json_option
-def demo(groups: int, as_json: bool) -> None:
+def demo(groups: int, keep: bool, as_json: bool) -> None:
     """Edit 1,500 slots of a local emulator at the rate limit of the service."""
-    result = asyncio.run(_migrate(groups))
-    text = "\n".join(f"{name.replace('_', ' '):>22}  {value:,}" for name, value in result.items())
-    print_json(result) if as_json else echo(text)
+    from aiomutex.emulator import MutexEmulator
+
+    # With a plain ``with``, the emulator runs in its own thread and does not slow down the event loop of the client.
+    with MutexEmulator(groups=groups, slots_per_group=3) as instance:
+        listens = f"The emulator listens on {instance.url} with {counted(groups, 'group')}"
+        click.echo(f"{listens}; a browser shows its page there.", err=True)
+        result = asyncio.run(_migrate(instance))
+        text = "\n".join(f"{name.replace('_', ' '):>22}  {value:,}" for name, value in result.items())
+        print_json(result) if as_json else echo(text)
+        if keep:
+            click.echo(f"The page on {instance.url} stays open (Ctrl-C ends it)", err=True)
+            with suppress(KeyboardInterrupt):
+                asyncio.run(asyncio.Event().wait())
     if result["wrong_slots"] or result["applied"] != result["edits"]:
         fail("some slots do not hold what was written")
 
 
-async def _migrate(groups: int) -> dict[str, Any]:
-    from aiomutex.emulator import MutexEmulator
-
-    # With a plain ``with``, the emulator runs in its own thread and does not slow down the event loop of the client.
-    with MutexEmulator(groups=groups, slots_per_group=3) as emulator:
-        click.echo(f"The emulator listens on {emulator.url} with {counted(groups, 'group')}.", err=True)
-        slots = [(group, index) for group in emulator.groups for index in (1, 2, 3)]
-        edits = [aiomutex.SlotEdit(*slot, experiments=[1000 + slot[1]]) for slot in slots]
-        async with aiomutex.MutexSession("demo-key", base_url=emulator.url) as session:
-            started = time.perf_counter()
-            run = Run("edits", len(edits)).watch(session.rate_limiter)
-            with run.bar:
-                await session.edit_slots(edits, on_outcome=lambda outcome: run.count(outcome.status))
-            seconds = time.perf_counter() - started
-            requests, busiest_second = emulator.limits.accepted, emulator.busiest_second()
-            held = [slot for group in await session.list_groups().collect() for slot in group.slots]
-        return {
-            "edits": len(edits),
-            "applied": run.counts["applied"],
-            "requests": requests,
-            "answered_429": emulator.limits.rejected,
-            "busiest_second": busiest_second,
-            "seconds": round(seconds, 2),
-            "read_back_slots": len(held),
-            "wrong_slots": sum(slot.experiments != [1000 + slot.index] for slot in held),
-        }
+async def _migrate(emulator: MutexEmulator) -> dict[str, Any]:
+    slots = [(group, index) for group in emulator.groups for index in (1, 2, 3)]
+    edits = [aiomutex.SlotEdit(*slot, experiments=[1000 + slot[1]]) for slot in slots]
+    async with aiomutex.MutexSession("demo-key", base_url=emulator.url) as session:
+        started = time.perf_counter()
+        run = Run("edits", len(edits)).watch(session.rate_limiter)
+        with run.bar:
+            await session.edit_slots(edits, on_outcome=lambda outcome: run.count(outcome.status))
+        seconds = time.perf_counter() - started
+        requests, busiest_second = emulator.limits.accepted, emulator.busiest_second()
+        held = [slot for group in await session.list_groups().collect() for slot in group.slots]
+    return {
+        "edits": len(edits),
+        "applied": run.counts["applied"],
+        "requests": requests,
+        "answered_429": emulator.limits.rejected,
+        "busiest_second": busiest_second,
+        "seconds": round(seconds, 2),
+        "read_back_slots": len(held),
+        "wrong_slots": sum(slot.experiments != [1000 + slot.index] for slot in held),
+    }
 
 
 @click.command()

@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import web
 
 from aiomutex.emulator.dialect import Dialect
-from aiomutex.emulator.state import Group, GroupStore, generated_group
+from aiomutex.emulator.state import Group, GroupStore, generated_group, json_id
 
 if TYPE_CHECKING:
     from aiomutex.emulator.app import PageHandler
@@ -114,13 +114,15 @@ def _groups(store: GroupStore, search: str, start: int, limit: int) -> dict[str,
 
 def _matches(found: Group | int | None, text: str, slots: int) -> bool:
     if isinstance(found, Group):
-        # Typing a part of a key or a user's ID finds it. Experiments have numbers, whose parts mean nothing.
-        texts = [found.id, found.key, found.name, *(user for slot in found.slots for user in slot.individuals)]
-        numbers = (number for slot in found.slots for number in (*slot.experiments, *slot.holdouts))
-        return any(text in each.casefold() for each in texts) or text in map(str, numbers)
+        # Any part of a key or a user's ID finds it. Experiments have numbers, whose parts mean nothing.
+        texts, number = [found.id, found.key, found.name], json_id(text)
+        for slot in found.slots:
+            texts += slot.individuals
+        in_slot = any(number in slot.experiments or number in slot.holdouts for slot in found.slots)
+        return in_slot or text in "\n".join(texts).casefold()
     # The key, name and experiments of a generated group follow from its number. Generating the group would be slow.
-    experiments = (f"{found}{index:02}" for index in range(1, slots + 1))
-    return text in f"group-{found}" or text in f"group {found}" or text in experiments
+    in_slot = text[:-2] == str(found) and text[-2:] in {f"{index:02}" for index in range(1, slots + 1)}
+    return in_slot or text in f"group-{found}" or text in f"group {found}"
 
 
 def _to_json(group: Group, text: str) -> dict[str, Any]:

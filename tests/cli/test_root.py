@@ -120,6 +120,25 @@ def test_the_demo_prints_a_summary(aiomutex: Aiomutex) -> None:
     assert "  answered 429  0\n" in done.stdout
 
 
+def test_the_demo_keeps_its_page_open_until_ctrl_c() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aiomutex", "demo", "--groups", "2", "--keep"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    url = re.search(r"http://[0-9.:]+", process.stderr.readline())
+    assert url is not None
+    assert any("stays open" in line for line in process.stderr)
+    with urllib.request.urlopen(url[0]) as page:
+        assert b"aiomutex emulator" in page.read()
+    with urllib.request.urlopen(f"{url[0]}/status.json") as response:
+        assert json.load(response)["groups_total"] == 2
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, err) == (0, "")
+    assert "  applied  6\n" in out
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_emulator_serves_until_a_signal_stops_it(number: int, tmp_path: Path) -> None:
     words = ["-m", "aiomutex", "emulator", "--port", "0", "--groups", "2", "--key", "k", "--state", "s.db"]

@@ -189,12 +189,18 @@ async def test_requests_are_logged_if_log_is_true(start: Start, caplog: pytest.L
         api.emulator.fail_next(kind="reset-before")
         with pytest.raises(aiohttp.ClientError):
             await api.edit("1", {"name": "x"})
-    logged, lost = [record.getMessage() for record in caplog.records]
+        api.emulator.fail_next(kind="stall")
+        with pytest.raises(TimeoutError):
+            await api.send("GET", f"{PATH}/stalled", timeout=0.05)
+        while len(caplog.records) < 3:  # noqa: ASYNC110  # the emulator sees later that the client left
+            await asyncio.sleep(0.01)
+    logged, lost, stalled = [record.getMessage() for record in caplog.records]
     time, *words, duration, unit = logged.split()
     assert (words, unit) == (["GET", f"{PATH}/9", "404"], "ms")
     assert len(time) == len("12:34:56.789")
     assert float(duration) >= 0
     assert "no response" in lost
+    assert f"{PATH}/stalled no response" in stalled
     assert "s3cret" not in caplog.text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,38 @@ async def test_the_status_searches_groups_by_id_key_and_name(api: Api) -> None:
     assert [group["id"] for group in (await status(api, q="group-2"))["groups"]] == ["2"]
     result = await status(api, q="nothing of that name")
     assert (result["groups"], result["groups_matching"], result["groups_total"]) == ([], 0, 4)
+
+
+async def test_the_status_searches_groups_by_experiment_and_individual(api: Api) -> None:
+    slot = {"percentage": 60, "experiments": [98765, 5], "holdouts": [444], "individuals": ["Ann@example.com", "bob"]}
+    api.emulator.add_group("77", slots=[40, slot])
+    for text in ("98765", "444", "ann@EXAMPLE.com", "Ann@", "bob"):
+        assert [group["id"] for group in (await status(api, q=text))["groups"]] == ["77"]
+    assert (await status(api, q="ann"))["groups"][0]["slots"][1]["found"] == ["Ann@example.com"]
+    assert (await status(api, q="9876"))["groups"] == [], "a part of an experiment's ID means nothing"
+    # Generated groups are searched without generating them: group 2 has the experiments 201, 202 and 203.
+    assert [group["id"] for group in (await status(api, q="203"))["groups"]] == ["2"]
+    for text in ("204", "200", "20\u00b2"):
+        assert (await status(api, q=text))["groups"] == []
+    assert ", 1 in memory" in repr(api.emulator.groups)
+
+
+async def test_the_status_has_the_time_and_duration_of_each_request(start: Start) -> None:
+    api = await start(groups=1, latency="50ms")
+    api.emulator.clock.freeze()
+    await api.get("1")
+    api.emulator.fail_next(kind="stall")
+    stalled = asyncio.create_task(api.get("1"))
+    while len(api.emulator.requests) < 2:  # noqa: ASYNC110  # the emulator sends no notifications
+        await asyncio.sleep(0.01)
+    waiting, answered = (await status(api))["requests"]
+    assert (waiting["seconds"], waiting["status"], answered["status"]) == (None, None, 200)
+    assert answered["at"] == api.emulator.clock.now()
+    assert 0.05 <= answered["seconds"] < 1
+    stalled.cancel()
+    async with asyncio.timeout(5):
+        while (await status(api))["requests"][0]["seconds"] is None:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.01)
 
 
 async def test_the_status_keeps_no_generated_group_in_memory(start: Start) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import itertools
 import os
+import re
 import shutil
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -200,6 +201,12 @@ async def test_the_page_updates_while_requests_arrive(tmp_path: Path) -> None:
         await page.until(f"{left} < {before}")
         await page.until("rates.length > 6")
 
+        # Each request has its time in UTC and its duration.
+        first = await page.run("document.querySelector('.requests li').innerText.split('\\n')")
+        assert first[0] == "GET"
+        assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d\d\d", first[-2])
+        assert re.fullmatch(r"[0-9.]+ ms", first[-1])
+
         light = await page.screenshot("page-light")
         await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
         assert await page.run("getComputedStyle(document.body).backgroundColor") == "rgb(15, 19, 28)"
@@ -218,6 +225,7 @@ async def test_the_page_updates_while_requests_arrive(tmp_path: Path) -> None:
 
 async def test_many_groups_can_be_paged_and_searched(tmp_path: Path) -> None:
     async with MutexEmulator(groups=seeds(), limits=False) as emulator, browser(tmp_path) as page:
+        emulator.groups["7"].slots[0].individuals += [*map(str, range(50)), "grace@example.com"]
         await page.open(emulator.url)
         await page.until("document.querySelectorAll('.group').length === 25")
         assert await page.run("document.getElementById('previous').disabled") is True
@@ -226,6 +234,14 @@ async def test_many_groups_can_be_paged_and_searched(tmp_path: Path) -> None:
         await page.run("search.value = 'pricing'; search.dispatchEvent(new Event('input'))")
         await page.until("document.querySelectorAll('.group').length === 1")
         assert await page.run("document.querySelector('.group .mono').textContent") == "pricing-page"
+        for text, group, pill in (
+            ("1202", "Archive of experiments 12", "1202"),
+            ("Grace", "Home feed", "grace@example.com"),
+        ):
+            await page.run(f"search.value = '{text}'; search.dispatchEvent(new Event('input'))")
+            await page.until("document.querySelectorAll('.group').length === 1")
+            await page.until(f"document.querySelector('.group h3').textContent === '{group}'")
+            assert await page.run("[...document.querySelectorAll('.found')].map(each => each.textContent)") == [pill]
         await page.run("search.value = 'no such group'; search.dispatchEvent(new Event('input'))")
         await page.until("document.getElementById('groups').textContent === 'No group matches.'")
 
