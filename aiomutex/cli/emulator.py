@@ -104,9 +104,10 @@ def demo(groups: int, keep: bool, as_json: bool) -> None:
         text = "\n".join(f"{name.replace('_', ' '):>22}  {value:,}" for name, value in result.items())
         print_json(result) if as_json else echo(text)
         if keep:
-            click.echo(f"The page on {instance.url} stays open (Ctrl-C ends it)", err=True)
             with suppress(KeyboardInterrupt):
-                asyncio.run(asyncio.Event().wait())
+                click.echo(f"The page on {instance.url} stays open (Ctrl-C ends it)", err=True)
+                while True:
+                    time.sleep(1)
     if result["wrong_slots"] or result["applied"] != result["edits"]:
         fail("some slots do not hold what was written")
 
