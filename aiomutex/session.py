@@ -37,10 +37,11 @@ from aiomutex.paging import GroupPager
 from aiomutex.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from aiomutex._api.requests import Request
     from aiomutex._api.responses import Response
+    from aiomutex._http.call import CallResult
     from aiomutex.bulk.options import Edits
     from aiomutex.bulk.report import BulkReport, SlotOutcome
     from aiomutex.events import Hook
@@ -499,18 +500,16 @@ class MutexSession:
             skip_unchanged=skip_unchanged,
             reads=reads,
         )
+        bulk, end_patience = self._bulk_calls()
+        timeout = self._options.attempt_timeout
+        engine = Engine(bulk, self.rate_limiter, settings, end_patience, journal=journal, attempt_timeout=timeout)
+        return OutcomeStream(engine, edits, on_outcome)
+
+    def _bulk_calls(self) -> tuple[Callable[[Request[T]], Coroutine[Any, Any, CallResult[T]]], Callable[[], None]]:
+        """How a run sends its requests, and how it ends their waits for permits within the deadline."""
         patience = Patience(self._options.deadline)
         options = msgspec.structs.replace(self._options, priority=Priority.BULK, patience=patience)
-        bulk = functools.partial(send, self._transport, options=options)
-        engine = Engine(
-            bulk,
-            self.rate_limiter,
-            settings,
-            patience.end,
-            journal=journal,
-            attempt_timeout=options.attempt_timeout,
-        )
-        return OutcomeStream(engine, edits, on_outcome)
+        return functools.partial(send, self._transport, options=options), patience.end
 
     async def change_slot(
         self,

@@ -47,7 +47,7 @@ _CHUNK: Final = 100
 
 
 class Engine(Run):
-    """A run that writes slots through a session.
+    """A run that writes slots through a session: ``open`` it, await ``run``, then ``close`` it.
 
     Args:
         send: Sends a request with the session's options.
@@ -330,11 +330,11 @@ class Engine(Run):
             # Whatever was reported as applied, a resumed run must know.
             await self._journal.sync()
         for batch, status, error, attempts, note in results:
-            is_unsent = status == "failed" and isinstance(error, DeadlineExceededError) and not attempts
+            is_unsent = status == "failed" and isinstance(error, (DeadlineExceededError, *FATAL)) and not attempts
             if is_unsent and self.stopped.is_set():
                 for item in batch:
                     self.in_flight.pop(item.position, None)
-                    self._skip(item)  # it waited for a permit when the run was stopped
+                    self._skip(item)  # it waited to be sent when the run was stopped
                 continue
             if error is not None:
                 # A traceback would keep every frame of the run alive for as long as the outcome is.

@@ -22,8 +22,6 @@ from aiomutex.bulk.report import SlotOutcome
 from aiomutex.errors import InvalidRequestError, MutexError, TooManyFailuresError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from aiomutex.bulk.group_queues import GroupQueue
     from aiomutex.bulk.journal import Progress
     from aiomutex.bulk.options import Edits, Settings
@@ -49,7 +47,7 @@ _END: Final = object()
 
 
 class Run(abc.ABC):
-    """One run, used once: ``open`` it, await ``run``, then ``close`` it.
+    """One run, used once.
 
     Args:
         settings: The settings of the run.
@@ -82,17 +80,6 @@ class Run(abc.ABC):
         self.has_abandoned_input = False
         """Whether the input went on after it was cancelled several times."""
         self._source_error: BaseException | None = None
-
-    def open(self, edits: Edits) -> None:  # noqa: B027  # optional for subclasses
-        """Acquire what the run needs, before its task is created."""
-
-    def close(self) -> None:  # noqa: B027  # as above
-        """Release what ``open`` acquired, when the task has ended."""
-
-    @property
-    def waiting_until(self) -> datetime | None:
-        """When a run that waits for the next day's budget continues."""
-        return None
 
     async def run(self, edits: Edits) -> None:
         """Work until the input ends or the run is stopped, and every edit pulled has its outcome.

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from aiomutex.bulk.engine import Engine
     from aiomutex.bulk.options import Edits
     from aiomutex.bulk.report import Status
-    from aiomutex.bulk.run import Run
     from aiomutex.errors import MutexError
 
 __all__ = ["OutcomeStream", "collect_report"]
@@ -41,7 +41,7 @@ class OutcomeStream:
     ``MutexSession.stream_slot_edits`` and ``Fleet.stream_slot_edits`` return it and describe their arguments.
     """
 
-    def __init__(self, run: Run, edits: Edits, on_outcome: Callable[[SlotOutcome], object] | None) -> None:
+    def __init__(self, run: Engine, edits: Edits, on_outcome: Callable[[SlotOutcome], object] | None) -> None:
         if not isinstance(edits, AsyncIterable | Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
             raise InvalidRequestError(f"edits must be an iterable of SlotEdit, not {type_name(edits)}")
         if on_outcome is not None and not callable(on_outcome):

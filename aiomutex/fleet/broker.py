@@ -9,39 +9,64 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from contextvars import ContextVar
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from taskiq.message import TaskiqMessage
 from taskiq_redis import RedisStreamBroker
 
 from aiomutex._util.tasks import run_in_task, wait_done
-from aiomutex.fleet.lease import current_job
+from aiomutex.errors import LimiterUnavailableError
+from aiomutex.limits import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Iterable
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
-__all__ = ["REDIS_ERRORS", "FleetBroker", "NotQueuedError"]
+    from aiomutex.limits import RateLimiter
+
+__all__ = ["REDIS_ERRORS", "TASK", "FleetBroker", "LeasedLimiter"]
 
 logger = logging.getLogger("aiomutex.fleet")
 
 REDIS_ERRORS: Final = (RedisError, OSError)
 """What redis-py raises when Redis is unreachable or rejects a command."""
+TASK: Final = "aiomutex.edit_slots"
 _SCRIPT: Final = resources.files("aiomutex.fleet").joinpath("queue.lua").read_text("utf-8")
+_current_job: ContextVar[str] = ContextVar("current_job", default="")  # the job that the current task works on
 _KEYS: Final = ("jobs", "unfinished", "leases", "runs", "results")
 
 
-class NotQueuedError(Exception):
-    """The job was certainly not queued: it was not sent, or Redis rejected it."""
+class LeasedLimiter:
+    """The limiter of a worker's session, whose permits are void once the worker has lost the job.
+
+    A request waits for its permit last, possibly for seconds. A worker that was frozen meanwhile would otherwise send
+    it before the cancellation of its job arrives.
+    """
+
+    def __init__(self, limiter: RateLimiter, time_left: Callable[[str], float]) -> None:
+        self._limiter = limiter
+        self._time_left = time_left
+
+    async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
+        """Wait for a permit, or raise ``LimiterUnavailableError`` if the worker has lost the job meanwhile."""
+        permit = await self._limiter.acquire(priority)
+        if (job := _current_job.get()) and self._time_left(job) <= 0:
+            raise LimiterUnavailableError("the worker has lost the job")
+        return permit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._limiter, name)
 
 
 class FleetBroker(RedisStreamBroker):
     """A taskiq broker that queues each job once, and requeues the jobs of workers that died.
 
-    A queued job has the leases of its groups, so no two jobs write to one group. A job leaves the queue and frees its
-    groups in the step that stores its result, so a caller that waits for it always gets one.
+    A run has the leases of the groups that it writes, and one job at a time for each of them, so no two jobs write to
+    one group. A job leaves the queue in the step that stores its result, so a caller that waits for it always gets one.
 
     Args:
         url: The address of Redis.
@@ -60,65 +85,43 @@ class FleetBroker(RedisStreamBroker):
         )
         self._redis = Redis(connection_pool=self.connection_pool)
         self._keys = [f"aiomutex:{name}:{key}" for key in _KEYS]
-        self._claim_timeout = claim_timeout
+        self.claim_timeout = claim_timeout
         self._jobs: set[asyncio.Task[Any]] = set()
         self._held: dict[str, float] = {}
         """The jobs that this worker has fetched and not finished; and when it loses each, on the loop's clock."""
 
     # The caller's side
 
-    async def queue(self, job: str, run: str, groups: Iterable[str], task: str, text: str) -> str:
-        """Queue a job that passes its ID and ``text`` to a task, unless it was queued before.
+    async def check(self) -> None:
+        """Raise one of ``REDIS_ERRORS`` if Redis cannot be reached."""
+        checking: Any = self._redis.exists(self.queue_name)
+        await run_in_task(checking)
+
+    async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str]]:
+        """Show that the caller of a run is alive, and exchange what is new. May be repeated if the reply is lost.
+
+        Args:
+            run: The run.
+            given: The groups ``wanted`` and ``freed``, the jobs whose results were ``received``, and those ``waiting``
+                for, with the one to queue.
+            job: The ID, requests and groups of a job to queue, if any.
 
         Returns:
-            ``queued``; ``taken`` if other jobs have some of the groups; ``dead`` if the run's jobs were given up.
-
-        Raises:
-            NotQueuedError: This call did not queue the job.
+            The groups that other runs have, and for each job its result: empty while it is unfinished, ``skipped`` or
+            ``unknown`` if it was given up.
         """
-        message = TaskiqMessage(task_id=job, task_name=task, labels={}, args=[job, text], kwargs={})
-        sent = False
-        try:
-            await self._redis.exists(self.queue_name)  # fails before the job is sent if Redis is unreachable
-            sent = True
-            data = self.formatter.dumps(message).message
-            state: bytes = await self._run("queue", job, run, data, " ".join(groups))
-        except REDIS_ERRORS as error:
-            if sent and not isinstance(error, ResponseError):
-                raise
-            raise NotQueuedError(f"{type(error).__name__}: {error}") from error
-        return state.decode()
+        arguments: list[Any] = []
+        if job:
+            message = TaskiqMessage(task_id=job[0], task_name=TASK, labels={}, args=[*job[:2]], kwargs={})
+            arguments = [job[0], self.formatter.dumps(message).message, *job[2]]
+        taken, states = await self._run("exchange", run, msgspec.json.encode(given), *arguments)
+        return {group.decode() for group in taken}, [state.decode() for state in states]
 
-    async def result_of(self, job: str) -> str | None:
-        """The result of a job, or ``None`` while it is unfinished; ``skipped`` or ``unknown`` if it was given up.
-
-        Raises:
-            LookupError: Redis has no such job.
-        """
-        is_unfinished: Any = self._redis.hexists(self._keys[1], job)
-        if await is_unfinished:
-            return None
-        result: Any = await self._redis.get(f"{self._keys[-1]}:{job}")
-        if result is None:
-            raise LookupError("Redis lost the job")
-        return str(result, "utf-8")
-
-    async def forget(self, job: str) -> None:
-        """Delete a result that the caller has received. One that cannot be deleted expires after a day."""
+    async def leave(self, run: str) -> None:
+        """Give up the jobs of a run, and free its groups. Without this, that happens once the run counts as dead."""
         with contextlib.suppress(*REDIS_ERRORS):
-            await self._redis.delete(f"{self._keys[-1]}:{job}")
-
-    async def keep_run(self, run: str) -> None:
-        """Until cancelled, show that the caller of a run is alive. Afterwards, its jobs are given up."""
-        try:
-            while True:
-                with contextlib.suppress(*REDIS_ERRORS):
-                    await self._run("beat", run)
-                await asyncio.sleep(self._claim_timeout / 4)
-        finally:
-            with contextlib.suppress(*REDIS_ERRORS):
-                async with asyncio.timeout(1):
-                    await self._run("leave", run)
+            async with asyncio.timeout(1):
+                await self._run("leave", run)
 
     # The worker's side
 
@@ -167,7 +170,7 @@ class FleetBroker(RedisStreamBroker):
         Taskiq's result backends store the result and acknowledge the job afterwards, also when storing failed: the job
         of a worker that died between the two would be done again after later edits of the same group.
         """
-        current_job.set(job)
+        _current_job.set(job)
         if (doing := asyncio.current_task()) is not None:
             self._jobs.add(doing)
             doing.add_done_callback(self._jobs.discard)
@@ -201,7 +204,7 @@ class FleetBroker(RedisStreamBroker):
         forever.
         """
         while True:
-            await asyncio.sleep(self._claim_timeout / 4)
+            await asyncio.sleep(self.claim_timeout / 4)
             ends_at = self._lease_end()
             jobs = [job for job in self._held if self.time_left(job) > 0]
             try:
@@ -216,7 +219,7 @@ class FleetBroker(RedisStreamBroker):
 
     def _lease_end(self) -> float:
         """When a lease ends that Redis confirms from now on: requests in flight then have time left to arrive."""
-        return asyncio.get_running_loop().time() + self._claim_timeout * 3 / 4
+        return asyncio.get_running_loop().time() + self.claim_timeout * 3 / 4
 
     async def _run(self, command: str, *arguments: Any) -> Any:
         names = (command, self.consumer_group_name, self.consumer_name, self.idle_timeout)

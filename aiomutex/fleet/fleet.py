@@ -7,9 +7,7 @@ session and the limiter that all workers share.
 from __future__ import annotations
 
 import asyncio
-import functools
-import uuid
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, Unpack
 
 import msgspec
 from taskiq import TaskiqEvents, TaskiqState
@@ -18,23 +16,40 @@ from aiomutex._util.checks import check_integer, describe
 from aiomutex._util.tasks import run_in_task, run_to_completion
 from aiomutex.bulk.options import Settings
 from aiomutex.bulk.stream import OutcomeStream, collect_report
-from aiomutex.errors import ConfigurationError, LimiterUnavailableError, OutcomeUnknownError
-from aiomutex.fleet.broker import REDIS_ERRORS, FleetBroker, NotQueuedError
-from aiomutex.fleet.lease import LeasedLimiter
-from aiomutex.fleet.run import POLL, FleetRun
-from aiomutex.fleet.wire import Job, encode_report
+from aiomutex.errors import ConfigurationError
+from aiomutex.fleet.broker import TASK, FleetBroker, LeasedLimiter
+from aiomutex.fleet.dispatcher import Dispatcher
+from aiomutex.fleet.run import FleetRun
+from aiomutex.fleet.wire import Answer, JobRequest, Result
 from aiomutex.limits.redis import RedisRateLimiter
 from aiomutex.session import MutexSession
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
-    from aiomutex.bulk.options import Edits, OnBudget
+    from aiomutex.bulk.journal import Journal
+    from aiomutex.bulk.options import Edits, OnBudget, Reads
     from aiomutex.bulk.report import BulkReport, SlotOutcome
 
 __all__ = ["Fleet"]
 
-_TASK: Final = "aiomutex.edit_slots"
+_CONCURRENCY: Final = 96
+"""The number of groups written concurrently: at 100 requests a second, each may take most of a second."""
+
+
+class RunOptions(TypedDict, total=False):
+    """The options of a run."""
+
+    concurrency: int | None
+    journal: str | os.PathLike[str] | Journal | None
+    verify: bool
+    skip_unchanged: bool
+    reads: Reads
+    on_outcome: Callable[[SlotOutcome], object] | None
+    stop_after: int | None
+    on_budget: OnBudget
+    reserve: int
 
 
 class Fleet:
@@ -93,20 +108,15 @@ class Fleet:
         self._max_jobs = check_integer("max_jobs", max_jobs, least=1, error=ConfigurationError)
         self._make_session = session
         self._is_open = False
-        self._claim_timeout = claim_timeout
-        self._broker = FleetBroker(redis_url, name, claim_timeout)
-        self._broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, self._open_worker)
-        self._broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, self._close_worker)
-
-        async def edit_slots(job: str, text: str) -> None:
-            await self._broker.work(job, self._edit(text))
-
-        self._broker.register_task(edit_slots, task_name=_TASK)
-
-    @property
-    def broker(self) -> FleetBroker:
+        self.broker = FleetBroker(redis_url, name, claim_timeout)
         """The taskiq broker, for ``taskiq worker module:broker``."""
-        return self._broker
+        self.broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, self._open_worker)
+        self.broker.add_event_handler(TaskiqEvents.WORKER_SHUTDOWN, self._close_worker)
+
+        async def do(job: str, text: str) -> None:
+            await self.broker.work(job, self._do(text))
+
+        self.broker.register_task(do, task_name=TASK)
 
     def __repr__(self) -> str:
         return f"<Fleet {self._name!r} · {'open' if self._is_open else 'not open'}>"
@@ -115,105 +125,44 @@ class Fleet:
 
     async def __aenter__(self) -> Self:
         try:
-            await run_in_task(self._broker.startup())
+            await run_in_task(self.broker.startup())
         except BaseException:
-            await run_to_completion(self._broker.shutdown())
+            await run_to_completion(self.broker.shutdown())
             raise
         self._is_open = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._is_open = False
-        await run_to_completion(self._broker.shutdown())
+        await run_to_completion(self.broker.shutdown())
 
-    async def edit_slots(
-        self,
-        edits: Edits,
-        *,
-        verify: bool = False,
-        on_outcome: Callable[[SlotOutcome], object] | None = None,
-        stop_after: int | None = None,
-        on_budget: OnBudget = "stop",
-        reserve: int = 0,
-    ) -> BulkReport:
+    async def edit_slots(self, edits: Edits, **options: Unpack[RunOptions]) -> BulkReport:
         """Let the workers write many slots, and report the outcome of each edit, as ``MutexSession.edit_slots`` does.
 
-        Edits of a group stay in order, and only one worker has a group at a time. A run that is stopped waits for the
-        jobs already queued; each of them also stops after ``stop_after`` failures of its own. Without workers the run
-        waits for one. A job without a result stops the run, since its groups may still be written to: a worker could
-        not run it, or Redis lost it or is gone.
+        The options are those of ``MutexSession.edit_slots``; by default, up to 96 groups are written concurrently. A
+        journal is a file of the caller, and the same as that of a session: either can resume and undo its run.
+
+        A run has a group, and other runs wait for it, until no edit of it is left and what was written is read back.
+        Without workers the run waits for one. A job without a result stops the run, since its groups may still be
+        written to: a worker could not run it, or Redis lost it or is gone.
 
         Raises:
             InvalidRequestError: An argument or an edit of a collection is invalid. Nothing was sent.
+            JournalError: The journal belongs to a different input or another process, or cannot be written.
             ConfigurationError: The fleet is not open.
         """
-        stream = self.stream_slot_edits(
-            edits, verify=verify, on_outcome=on_outcome, stop_after=stop_after, on_budget=on_budget, reserve=reserve
-        )
-        return await collect_report(stream)
+        return await collect_report(self.stream_slot_edits(edits, **options))
 
-    def stream_slot_edits(
-        self,
-        edits: Edits,
-        *,
-        verify: bool = False,
-        on_outcome: Callable[[SlotOutcome], object] | None = None,
-        stop_after: int | None = None,
-        on_budget: OnBudget = "stop",
-        reserve: int = 0,
-    ) -> OutcomeStream:
-        """Like ``edit_slots``, but yield outcomes as jobs finish and keep none. Leaving early gives up its jobs."""
+    def stream_slot_edits(self, edits: Edits, **options: Unpack[RunOptions]) -> OutcomeStream:
+        """Like ``edit_slots``, but yield outcomes as they become known, and keep none. Leaving gives up its jobs."""
         if not self._is_open:
             raise ConfigurationError("the fleet is not open; use it inside 'async with fleet'")
-        settings = Settings(concurrency=self._max_jobs, stop_after=stop_after, on_budget=on_budget, reserve=reserve)
-        name = uuid.uuid4().hex
-        send = functools.partial(self._run_job, name)
-        heartbeat = functools.partial(self._broker.keep_run, name)
-        run = FleetRun(send, heartbeat, settings, batch_size=self._batch_size, verify=verify)
-        return OutcomeStream(run, edits, on_outcome)
-
-    async def _run_job(self, run: str, job: Job) -> str | None:
-        """Queue a job and wait for its result, also across short absences of Redis.
-
-        Returns:
-            The report; ``None`` if the job was not queued, because another run's job has some of its groups.
-
-        Raises:
-            LimiterUnavailableError: Redis was away, or got no sign of life, for ``claim_timeout`` seconds.
-                ``maybe_applied`` says whether a worker may have begun the job.
-            OutcomeUnknownError: The worker failed to run the job.
-            Exception: Redis lost the job, or its result cannot be read.
-        """
-        now = asyncio.get_running_loop().time
-        text = msgspec.json.encode(job).decode()
-        groups = {edit.group_id for edit in job.edits}
-        job_id = uuid.uuid4().hex
-        state, maybe_queued = "", False
-        report = away_since = None
-        while report is None:
-            try:
-                if not state:
-                    state = await self._broker.queue(job_id, run, groups, _TASK, text)
-                    maybe_queued = state == "queued"
-                if state == "taken":
-                    return None
-                report = "skipped" if state == "dead" else await self._broker.result_of(job_id)
-                away_since = None
-            except (NotQueuedError, *REDIS_ERRORS) as error:
-                maybe_queued = maybe_queued or not isinstance(error, NotQueuedError)
-                away_since = now() if away_since is None else away_since
-                if now() - away_since >= self._claim_timeout:
-                    message = f"the fleet's Redis has been unavailable for {self._claim_timeout:g} s: {error}"
-                    raise LimiterUnavailableError(message).with_attempts(0, maybe_applied=maybe_queued) from None
-            if report is None:
-                await asyncio.sleep(POLL if away_since is None else 10 * POLL)
-        await self._broker.forget(job_id)
-        if report in ("skipped", "unknown"):
-            message = f"the fleet heard nothing of this run for {self._claim_timeout:g} s and gave up its jobs"
-            raise LimiterUnavailableError(message).with_attempts(0, maybe_applied=report == "unknown")
-        if not report.startswith("{"):
-            raise OutcomeUnknownError(f"a worker failed to run the job: {report}")
-        return report
+        given: dict[str, Any] = {**options}
+        journal, on_outcome = given.pop("journal", None), given.pop("on_outcome", None)
+        if given.get("concurrency") is None:
+            given["concurrency"] = min(_CONCURRENCY, self._max_jobs * self._batch_size)
+        dispatcher = Dispatcher(self.broker, self._batch_size, self._max_jobs)
+        return OutcomeStream(FleetRun(dispatcher, Settings(**given), journal), edits, on_outcome)
 
     # The worker's side
 
@@ -224,25 +173,22 @@ class Fleet:
             state.limiter = RedisRateLimiter(self._url, name=self._name, safe=True)
             state.session = MutexSession(rate_limiter=state.limiter)
         inside: Any = state.session
-        limiter = LeasedLimiter(inside.rate_limiter, self._broker.time_left)
+        limiter = LeasedLimiter(inside.rate_limiter, self.broker.time_left)
         inside._transport.limiter = limiter  # noqa: SLF001  # nothing public lies between the permit and the send
-        await state.session.__aenter__()
-        state.keeping = asyncio.create_task(self._broker.keep_jobs(), name="aiomutex fleet worker")
+        await inside.__aenter__()
+        state.send, _ = inside._bulk_calls()  # noqa: SLF001  # nor sends requests as a run does
+        state.keeping = asyncio.create_task(self.broker.keep_jobs(), name="aiomutex fleet worker")
 
     async def _close_worker(self, state: TaskiqState) -> None:
         if (keeping := getattr(state, "keeping", None)) is not None:
             keeping.cancel()
             await asyncio.wait([keeping])
-        if (session := getattr(state, "session", None)) is not None:
-            await session.aclose()
-        if (limiter := getattr(state, "limiter", None)) is not None:
-            await limiter.aclose()
+        for name in ("session", "limiter"):
+            if (opened := getattr(state, name, None)) is not None:
+                await opened.aclose()
 
-    async def _edit(self, text: str) -> str:
-        job = msgspec.json.decode(text, type=Job)
-        session: MutexSession = self._broker.state.session
-        edits = [edit.to_edit() for edit in job.edits]
-        report = await session.edit_slots(
-            edits, verify=job.verify, stop_after=job.stop_after, on_budget=job.on_budget, reserve=job.reserve
-        )
-        return encode_report(report)
+    async def _do(self, text: str) -> str:
+        state = self.broker.state
+        to_send = [each.to_request() for each in msgspec.json.decode(text, type=list[JobRequest])]
+        answers = await asyncio.gather(*(Answer.to(request, state.send) for request in to_send))
+        return msgspec.json.encode(Result(answers, state.session.rate_limiter.state())).decode()

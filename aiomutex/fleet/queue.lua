@@ -1,8 +1,8 @@
 -- The queue of a fleet. Redis runs each command atomically.
 --
--- KEYS: the stream of jobs that wait or run; the hash of unfinished jobs, each with "ENTRY STATUS RUN GROUP..."; the
--- hash of leases, group to job; the sorted set of runs, scored by the time at which each counts as dead; the prefix of
--- results.
+-- KEYS: the stream of jobs that wait or run; the hash of unfinished jobs, each as JSON; the hash of leases, group to
+-- "RUN JOB", with the run's last job of the group; the sorted set of runs, scored by the time at which each counts as
+-- dead; the prefix of results.
 -- ARGV: command, consumer group, consumer, claim timeout in milliseconds, then the command's own arguments.
 local jobs, unfinished, leases, runs, results = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local workers, worker, timeout = ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -11,13 +11,11 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local function find(job)
     local value = redis.call('HGET', unfinished, job or '')
-    if not value then return nil end
-    local entry, status, run, groups = string.match(value, '^(%S+) (%S+) (%S+) (.*)$')
-    return {entry = entry, status = status, run = run, groups = groups}
+    return value and cjson.decode(value)
 end
 
 local function store(job, found)
-    redis.call('HSET', unfinished, job, table.concat({found.entry, found.status, found.run, found.groups}, ' '))
+    redis.call('HSET', unfinished, job, cjson.encode(found))
 end
 
 local function pending(entry, ...)
@@ -27,16 +25,6 @@ end
 local function delete(entry)
     redis.call('XACK', jobs, workers, entry)
     redis.call('XDEL', jobs, entry)
-end
-
--- The leases end in the step that stores the result, so the next job of a group cannot start before.
-local function finish(job, found, result)
-    redis.call('SET', results .. ':' .. job, result, 'EX', 86400)
-    redis.call('HDEL', unfinished, job)
-    delete(found.entry)
-    for group in string.gmatch(found.groups, '%S+') do
-        if redis.call('HGET', leases, group) == job then redis.call('HDEL', leases, group) end
-    end
 end
 
 local function is_alive(run)
@@ -50,29 +38,74 @@ local function beat(run)
     return true
 end
 
-local commands = {}
-
-function commands.beat(run)
-    beat(run)
+local function lease_of(group)
+    return string.match(redis.call('HGET', leases, group) or '', '^(%S+) (%S*)$')
 end
+
+-- The lease of a dead run ends with its last job of the group, which a worker may still be doing.
+local function take(group, run)
+    local owner, job = lease_of(group)
+    if owner == run then return not find(job) end
+    if owner and (is_alive(owner) or find(job)) then return false end
+    redis.call('HSET', leases, group, run .. ' ')
+    return true
+end
+
+local function free(group, run)
+    local owner, job = lease_of(group)
+    if owner == run and not find(job) then redis.call('HDEL', leases, group) end
+end
+
+local function finish(job, found, result)
+    -- The caller of a run that has left needs no result.
+    if redis.call('ZSCORE', runs, found.run) then
+        redis.call('HSET', results .. ':' .. found.run, job, result)
+        redis.call('EXPIRE', results .. ':' .. found.run, 86400)
+    end
+    redis.call('HDEL', unfinished, job)
+    delete(found.entry)
+    if not is_alive(found.run) then
+        for _, group in ipairs(found.groups) do free(group, found.run) end
+    end
+end
+
+local commands = {}
 
 function commands.leave(run)
     redis.call('ZREM', runs, run)
+    redis.call('DEL', results .. ':' .. run)
+    for _, group in ipairs(redis.call('HKEYS', leases)) do free(group, run) end
 end
 
-function commands.queue(job, run, data, groups)
-    if find(job) or redis.call('EXISTS', results .. ':' .. job) == 1 then return 'queued' end
-    if not beat(run) then return 'dead' end
-    for group in string.gmatch(groups, '%S+') do
-        if find(redis.call('HGET', leases, group)) then return 'taken' end
+local function queue(job, run, data, groups)
+    if find(job) or redis.call('HEXISTS', results .. ':' .. run, job) == 1 then return end
+    for _, group in ipairs(groups) do
+        if not take(group, run) then return end
     end
     -- What Redis did before an error stays done. An entry or a lease without its job does no harm.
     local entry = redis.call('XADD', jobs, '*', 'id', job, 'data', data)
-    for group in string.gmatch(groups, '%S+') do
-        redis.call('HSET', leases, group, job)
-    end
+    for _, group in ipairs(groups) do redis.call('HSET', leases, group, run .. ' ' .. job) end
     store(job, {entry = entry, status = 'skipped', run = run, groups = groups})
-    return 'queued'
+end
+
+-- Everything a caller needs, in one command that it may repeat if the reply is lost. Returns the groups that it cannot
+-- have now, and the state of each job it waits for: empty while the job is unfinished, else its result.
+function commands.exchange(run, given, job, data, ...)
+    given = cjson.decode(given)
+    if #given.received > 0 then redis.call('HDEL', results .. ':' .. run, unpack(given.received)) end
+    local alive = beat(run)
+    for _, group in ipairs(given.freed) do free(group, run) end
+    local taken, states = {}, {}
+    for _, group in ipairs(given.wanted) do
+        if not (alive and take(group, run)) then table.insert(taken, group) end
+    end
+    if job and alive then queue(job, run, data, {...}) end
+    for _, each in ipairs(given.waiting) do
+        local state = redis.call('HGET', results .. ':' .. run, each)
+        -- A job that was not queued, because its run is dead or has lost a lease, was not done either.
+        table.insert(states, state or find(each) and '' or each == job and 'skipped' or 'Redis lost it')
+    end
+    return {taken, states}
 end
 
 function commands.accept(entry, job)
@@ -90,6 +123,7 @@ function commands.accept(entry, job)
     return 'accepted'
 end
 
+-- The result is stored in the step that ends the job, so the next job of a group cannot start before.
 function commands.finish(job, result)
     local found = find(job)
     if found and pending(found.entry, worker) then finish(job, found, result) end
@@ -129,7 +163,7 @@ function commands.keep(...)
             end
         end
     end
-    redis.call('ZREMRANGEBYSCORE', runs, '-inf', now - 86400000)
+    for _, run in ipairs(redis.call('ZRANGEBYSCORE', runs, '-inf', now - 86400000)) do commands.leave(run) end
     return kept
 end
 

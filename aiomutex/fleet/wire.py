@@ -1,4 +1,4 @@
-"""What a caller and the workers of a fleet exchange: jobs of edits one way, reports of outcomes the other way.
+"""What a caller and the workers of a fleet exchange: jobs of requests one way, responses the other way.
 
 All of it is JSON. Errors travel by class name and fields and are rebuilt on arrival. Nothing is pickled, because anyone
 who can write to the queue could then run code. The API key is not part of it.
@@ -8,68 +8,51 @@ from __future__ import annotations
 
 import contextlib
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from msgspec import UNSET
 
 from aiomutex import errors
-from aiomutex.bulk.options import AnyEdit, OnBudget
-from aiomutex.bulk.report import BulkReport, SlotOutcome, Status
-from aiomutex.bulk.slot_lists import SlotLists
-from aiomutex.errors import MutexError
-from aiomutex.models import SlotChange, SlotEdit
+from aiomutex._api import requests
+from aiomutex._http.call import CallResult
+from aiomutex.errors import InvalidRequestError, MutexError
+from aiomutex.limits import LimiterState
+from aiomutex.models import SLOT_LISTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable
 
-    from aiomutex.bulk.group_queues import Item
+    from aiomutex._api.requests import Request
 
-__all__ = ["Job", "JobEdit", "PackedError", "Place", "decode_outcomes", "encode_report", "pack_error", "unpack_error"]
-
-_EDIT_FIELDS: Final = frozenset(SlotEdit.__struct_fields__)
-
-Place = tuple[int, AnyEdit]
-"""An edit and its position in the input."""
+__all__ = ["Answer", "JobRequest", "PackedError", "Result", "pack_error", "unpack_error"]
 
 
-class JobEdit(msgspec.Struct, frozen=True, array_like=True):
-    """An edit with its lists as the service gets them, so that every edit valid on one machine can be queued."""
+class JobRequest(msgspec.Struct, frozen=True, array_like=True):
+    """A request of a run, for a worker to send."""
 
-    group_id: str
-    slot_index: int
+    path: str
     body: msgspec.Raw
 
-    @classmethod
-    def of_item(cls, item: Item) -> Self:
-        """The edit of an item."""
-        edit = item.edit
-        is_plain = item.request is not None and isinstance(edit, SlotEdit) and edit.expected is UNSET
-        body = item.request.body if item.request is not None and is_plain else msgspec.json.encode(edit)
-        return cls(item.group_id, edit.slot_index, msgspec.Raw(body or b""))
-
-    def to_edit(self) -> AnyEdit:
-        """The edit for the worker's own run, or a ``MsgspecError`` if the body is not one of an edit."""
-        fields = msgspec.json.decode(self.body, type=dict[str, Any])
-        fields |= {"group_id": self.group_id, "slot_index": self.slot_index}
-        expected = tuple(SlotLists(*each) for each in fields.pop("expected", ()))
-        is_edit = fields.keys() <= _EDIT_FIELDS
-        edit: AnyEdit = msgspec.convert(fields, SlotEdit) if is_edit else msgspec.convert(fields, SlotChange)
-        return msgspec.structs.replace(edit, expected=expected) if expected else edit
+    def to_request(self) -> Request[Any]:
+        """The request to send, checked. Whoever can write to the queue can make a worker send no others than these."""
+        url = urlsplit(self.path.removeprefix(requests.ROOT))
+        match url.path.split("/")[1:]:
+            case []:
+                query = dict(parse_qs(url.query))
+                return requests.list_page(int(query["limit"][0]), query.get("cursor", [None])[0])
+            case [group]:
+                return requests.get_group(group)
+            case [group, "slots", number]:
+                lists = msgspec.json.decode(self.body, type=dict[str, list[Any]])
+                return requests.edit_slot(group, int(number), *(lists.get(name, UNSET) for name in SLOT_LISTS))
+            case _:
+                raise InvalidRequestError(f"a run sends no request to {self.path}")
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """Edits of a few groups, and the options of their run."""
-
-    edits: list[JobEdit]
-    verify: bool = False
-    stop_after: int | None = None
-    on_budget: OnBudget = "stop"
-    reserve: int = 0
-
-
-class PackedError(msgspec.Struct, frozen=True):
-    """An error as its class name, arguments and fields."""
+class PackedError(msgspec.Struct, frozen=True, array_like=True):
+    """An error as its class name, arguments and fields, and the errors of earlier attempts."""
 
     type: str
     args: list[Any]
@@ -77,76 +60,58 @@ class PackedError(msgspec.Struct, frozen=True):
     earlier: list[PackedError]
 
 
-class _Outcome(msgspec.Struct, frozen=True, array_like=True):
-    position: int
-    status: Status
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker got for a request: the body of a success to a read, or an error."""
+
+    body: bytes
     attempts: int
-    note: str
-    error: PackedError | None
+    earlier: list[PackedError]
+    error: PackedError | None = None
+
+    @classmethod
+    async def to(cls, request: Request[Any], send: Callable[[Request[Any]], Awaitable[CallResult[bytes]]]) -> Self:
+        """Send a request, and keep what comes back."""
+        decode: Any = request.decode
+
+        def keep(body: bytes) -> bytes:
+            decode(body)  # what cannot be decoded is an error, and is requested again
+            return body if request.body is None else b""
+
+        try:
+            result = await send(request._replace(decode=keep))
+        except MutexError as error:
+            return cls(b"", error.attempts, [], pack_error(error))
+        return cls(result.value, result.attempts, [pack_error(each) for each in result.earlier])
+
+    def result(self, request: Request[Any]) -> CallResult[Any] | MutexError:
+        """What a session would have returned or raised for the request, or a ``ValueError`` if this is neither."""
+        if self.error is not None:
+            return unpack_error(self.error)
+        decode: Any = request.decode
+        return CallResult(decode(self.body), self.attempts, tuple(map(unpack_error, self.earlier)))
 
 
-class _Report(msgspec.Struct, frozen=True):
-    outcomes: list[_Outcome]
-    stopped_by: PackedError | None
+class Result(msgspec.Struct, frozen=True):
+    """The result of a job."""
+
+    answers: list[Answer]
+    limiter: LimiterState
+    """What the worker's limiter knew afterwards."""
 
 
-_reports = msgspec.json.Decoder(_Report)
-
-
-def encode_report(report: BulkReport) -> str:
-    """Encode the report of a job as JSON."""
-    outcomes = [
-        _Outcome(each.position, each.status, each.attempts, each.note, pack_error(each.error))
-        for each in report.outcomes
-    ]
-    return msgspec.json.encode(_Report(outcomes, pack_error(report.stopped_by))).decode()
-
-
-def decode_outcomes(text: str, places: Sequence[Place]) -> tuple[list[SlotOutcome], MutexError | None]:
-    """Decode a job's report: its outcomes with the caller's edits and positions, and the error that stopped the job.
-
-    Args:
-        text: The report, as ``encode_report`` returned it.
-        places: The job's edits and their positions in the caller's input.
-
-    Raises:
-        msgspec.MsgspecError: The text is not a report, or not one of this job.
-    """
-    report = _reports.decode(text)
-    if sorted(each.position for each in report.outcomes) != list(range(len(places))):
-        raise msgspec.ValidationError("the report does not have one outcome for each edit of the job")
-    outcomes = [
-        SlotOutcome(
-            edit=places[each.position][1],
-            status=each.status,
-            position=places[each.position][0],
-            error=unpack_error(each.error),
-            attempts=each.attempts,
-            note=each.note,
-        )
-        for each in report.outcomes
-    ]
-    return outcomes, unpack_error(report.stopped_by)
-
-
-def pack_error(error: MutexError | None) -> PackedError | None:
-    """Take an error apart, with the errors of earlier attempts."""
-    if error is None:
-        return None
+def pack_error(error: MutexError) -> PackedError:
+    """Take an error apart."""
     fields = {name: value for name, value in vars(error).items() if name != "earlier"}
-    earlier = [packed for each in error.earlier if (packed := pack_error(each)) is not None]
-    return PackedError(type(error).__name__, list(error.args), fields, earlier)
+    return PackedError(type(error).__name__, list(error.args), fields, [pack_error(each) for each in error.earlier])
 
 
-def unpack_error(packed: PackedError | None) -> MutexError | None:
+def unpack_error(packed: PackedError) -> MutexError:
     """Rebuild an error. One that this version of the library cannot rebuild becomes a plain ``MutexError``."""
-    if packed is None:
-        return None
     error_type = getattr(errors, packed.type, None)
     if isinstance(error_type, type) and issubclass(error_type, MutexError):
         error: MutexError = error_type.__new__(error_type, *packed.args)
         error.__dict__.update(packed.fields)
-        error.earlier = tuple(each for each in map(unpack_error, packed.earlier) if each is not None)
+        error.earlier = tuple(map(unpack_error, packed.earlier))
         with contextlib.suppress(ValueError, TypeError, AttributeError):
             if "resets_at" in packed.fields:
                 error.__dict__["resets_at"] = datetime.fromisoformat(packed.fields["resets_at"])

@@ -26,6 +26,7 @@ from support import GROUP, ONCE, RawServer, connector_of, http, idle, say_nothin
 from aiomutex import MutexError, SessionClosedError
 from aiomutex.bulk.options import Settings
 from aiomutex.bulk.stream import OutcomeStream
+from aiomutex.fleet.dispatcher import Dispatcher
 from aiomutex.fleet.run import FleetRun
 from aiomutex.probe import probe
 from aiomutex.testing import MutexEmulator
@@ -115,20 +116,40 @@ def test_an_emulator_leaves_nothing_behind_wherever_it_is_interrupted(way: Way, 
 # ------------------------------------------------------------------ tasks of our own
 
 
-async def test_leaving_a_fleets_run_waits_for_its_jobs_however_often_it_is_cancelled() -> None:
-    ended: list[str] = []
+class SlowQueue:
+    """A fleet's queue that never replies, and is slow to end."""
 
-    async def ask(_: object) -> str:
+    claim_timeout = 1.0
+
+    def __init__(self, ended: list[str]) -> None:
+        self.ended = ended
+
+    async def check(self) -> None:
+        pass
+
+    async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str]]:
+        if not job:
+            return set(), []
         try:
             await asyncio.Event().wait()
         finally:
-            with anyio.CancelScope(shield=True):
-                for _ in range(5):
-                    await asyncio.sleep(0)
-            ended.append("ask")
+            await self.end("exchange")
         raise AssertionError
 
-    run_of_fleet = FleetRun(ask, asyncio.Event().wait, Settings(concurrency=2), batch_size=1, verify=False)
+    async def leave(self, run: str) -> None:
+        await self.end("leave")
+
+    async def end(self, what: str) -> None:
+        with anyio.CancelScope(shield=True):
+            for _ in range(5):
+                await asyncio.sleep(0)
+        self.ended.append(what)
+
+
+async def test_leaving_a_fleets_run_waits_for_its_queue_however_often_it_is_cancelled() -> None:
+    ended: list[str] = []
+    queue: Any = SlowQueue(ended)
+    run_of_fleet = FleetRun(Dispatcher(queue, batch_size=1, max_jobs=2), Settings(concurrency=2))
     stream = OutcomeStream(run_of_fleet, edits_for(2), lambda it: ended.append(it.status))
 
     async def run() -> None:
@@ -143,7 +164,7 @@ async def test_leaving_a_fleets_run_waits_for_its_jobs_however_often_it_is_cance
         await asyncio.sleep(0)
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert ended == ["ask", "ask", "unknown", "unknown"]
+    assert ended == ["exchange", "leave", "unknown", "unknown"]
 
 
 async def test_a_failed_probe_leaves_no_request_or_group_behind(raw: RawServer) -> None:

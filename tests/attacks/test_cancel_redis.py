@@ -85,8 +85,7 @@ def test_a_fleet_leaves_nothing_behind_wherever_it_is_interrupted(redis_server: 
 
     assert run_with_fake_clock(main) >= {
         "tasks.run_in_task",
-        "broker.queue",
-        "broker.keep_run",
-        "fleet._run_job",
+        "dispatcher.send",
+        "dispatcher.lease",
         "end",
     }

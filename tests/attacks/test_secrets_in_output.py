@@ -14,8 +14,7 @@ import redis.asyncio
 from support import GROUP, KEY, session_for
 
 from aiomutex import APIError, SlotEdit, retry
-from aiomutex.bulk.report import BulkReport, SlotOutcome
-from aiomutex.fleet.wire import Job, JobEdit, encode_report
+from aiomutex.fleet.wire import JobRequest, pack_error
 from aiomutex.limits.redis import RedisRateLimiter
 from aiomutex.testing import MutexEmulator
 
@@ -121,12 +120,10 @@ def test_no_command_prints_logs_or_writes_the_key(
     assert {"failed.jsonl", "run.db"} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_jobs_and_reports_of_a_fleet_do_not_hold_the_key() -> None:
-    edit = SlotEdit("7", 1, experiments=[5])
+def test_jobs_and_results_of_a_fleet_do_not_hold_the_key() -> None:
     error = APIError("you sent ***", status=400, method="PATCH", path="/api/1/mutexes/7/slots/1", body="***")
-    outcome = SlotOutcome(edit=edit, status="failed", position=0, error=error)
-    report = encode_report(BulkReport(outcomes=[outcome]))
-    assert KEY not in report + repr(Job(edits=[JobEdit("7", 1, msgspec.Raw(b'{"experiments":[5]}'))]))
+    job = JobRequest("/api/1/mutexes/7/slots/1", msgspec.Raw(b'{"experiments":[5]}'))
+    assert KEY not in repr(pack_error(error)) + repr(job)
 
 
 @pytest.mark.redis

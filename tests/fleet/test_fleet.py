@@ -91,11 +91,11 @@ async def test_a_killed_worker_loses_no_edit(redis_url: str) -> None:
 @pytest.mark.redis
 async def test_a_worker_finishes_its_job_after_sigterm(redis_url: str) -> None:
     with (
-        EmulatorProcess(groups=1, latency="100ms", limits=False) as emulator,
+        EmulatorProcess(groups=15, latency="100ms", limits=False) as emulator,
         Worker(emulator.url, redis_url) as worker,
     ):
-        async with Fleet(redis_url, name="project-1") as fleet:
-            run = asyncio.create_task(fleet.edit_slots(edits_for(15, groups=1)))
+        async with Fleet(redis_url, name="project-1", max_jobs=1) as fleet:
+            run = asyncio.create_task(fleet.edit_slots(edits_for(15, groups=15)))
             while not await asyncio.to_thread(emulator.ask, "commits"):  # noqa: ASYNC110  # another process
                 await asyncio.sleep(0.05)
             await asyncio.to_thread(worker.terminate)

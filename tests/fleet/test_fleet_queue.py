@@ -100,7 +100,7 @@ async def test_jobs_of_a_caller_that_left_are_never_done_and_free_their_groups(
 ) -> None:
     async with Fleet(redis_server.url, name=NAME) as fleet:
         async with fleet.stream_slot_edits(SlotEdit(1, 1, experiments=[n]) for n in range(1, 100)) as stream:
-            while not await redis.hlen(LEASES):  # noqa: ASYNC110  # in Redis
+            while not await redis.xlen(JOBS):  # noqa: ASYNC110  # in Redis
                 await asyncio.sleep(0.01)
         assert {outcome.status for outcome in stream.unfinished} == {"unknown"}
         again = asyncio.create_task(fleet.edit_slots([SlotEdit(1, 1, experiments=[500])]))
@@ -142,7 +142,7 @@ async def test_a_worker_frozen_while_it_waited_for_a_permit_does_not_use_it(
     assert str(report) == "11 edits: 11 applied"
     written = [body["experiments"][0] for _, _, body in landed(emulator)]
     assert before >= 5
-    assert written == [*range(1, before + 1), *range(1, 12)]
+    assert written == [*range(1, 12)]
 
 
 async def test_a_run_that_waits_for_another_can_be_stopped(redis_server: RedisServer, redis: Any) -> None:
@@ -151,7 +151,8 @@ async def test_a_run_that_waits_for_another_can_be_stopped(redis_server: RedisSe
             while not await redis.hlen(LEASES):  # noqa: ASYNC110  # in Redis
                 await asyncio.sleep(0.01)
             async with fleet.stream_slot_edits([SlotEdit(1, 1, experiments=[2])]) as waiting:
-                await until(lambda: waiting.in_flight)
+                await until(lambda: waiting.pulled)
+                await asyncio.sleep(0.3)  # it tries again and again
                 waiting.stop()
                 assert [outcome.status async for outcome in waiting] == ["skipped"]
         assert waiting.stopped_by is None
@@ -162,7 +163,7 @@ async def test_a_job_whose_entry_was_deleted_is_unknown(
 ) -> None:
     async with Fleet(redis_server.url, name=NAME) as fleet:
         run = asyncio.create_task(fleet.edit_slots([SlotEdit(1, 1, experiments=[1])]))
-        while not await redis.hlen(LEASES):  # noqa: ASYNC110  # in Redis
+        while not await redis.xlen(JOBS):  # noqa: ASYNC110  # in Redis
             await asyncio.sleep(0.01)
         await redis.xtrim(JOBS, maxlen=0, approximate=False)
         async with worker(emulator, redis_server.url, claim_timeout=0.4):

@@ -1,60 +1,97 @@
-"""A fleet's run without a queue: a function plays the workers."""
+"""A fleet's run without Redis: an object plays the queue and the workers."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import pytest
 from bulk_support import edits_for
 
-from aiomutex import BulkReport, LimiterUnavailableError, OutcomeUnknownError, SlotOutcome
+from aiomutex import LimiterUnavailableError, LocalRateLimiter, OutcomeUnknownError, SlotOutcome
 from aiomutex.bulk.options import Settings
 from aiomutex.bulk.stream import OutcomeStream
+from aiomutex.fleet.dispatcher import Dispatcher
 from aiomutex.fleet.run import FleetRun
-from aiomutex.fleet.wire import encode_report
+from aiomutex.fleet.wire import Answer, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from aiomutex.fleet.wire import Job
+
+class Queue:
+    """A queue whose jobs all have the result that ``work`` returns for their requests, or none if it raises."""
+
+    claim_timeout: Final = 0.2
+
+    def __init__(self, work: Callable[[list[Any]], str]) -> None:
+        self.work = work
+        self.results: dict[str, str] = {}
+        self.queued = asyncio.Event()
+        self.has_left = False
+
+    async def check(self) -> None:
+        pass
+
+    async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str]]:
+        if job:
+            self.queued.set()
+            self.results[job[0]] = self.work(msgspec.json.decode(job[1]))
+        return set(), [self.results.get(each, "") for each in given["waiting"]]
+
+    async def leave(self, run: str) -> None:
+        self.has_left = True
 
 
 def stream_over(
-    send: Callable[[Job], Awaitable[str]], count: int, on_outcome: Callable[[SlotOutcome], object]
+    work: Callable[[list[Any]], str] | Queue, count: int, on_outcome: Callable[[SlotOutcome], object]
 ) -> OutcomeStream:
-    run = FleetRun(send, asyncio.Event().wait, Settings(concurrency=3), batch_size=5, verify=False)
+    queue: Any = work if isinstance(work, Queue) else Queue(work)
+    run = FleetRun(Dispatcher(queue, batch_size=5, max_jobs=3), Settings(concurrency=15))
     return OutcomeStream(run, iter(edits_for(count, groups=count)), on_outcome)
 
 
-async def apply_all(job: Job) -> str:
-    outcomes = [SlotOutcome(edit=edit.to_edit(), status="applied", position=n) for n, edit in enumerate(job.edits)]
-    return encode_report(BulkReport(outcomes=outcomes))
+def apply_all(to_send: list[Any]) -> str:
+    result = Result([Answer(b"", 1, []) for _ in to_send], LocalRateLimiter().state())
+    return msgspec.json.encode(result).decode()
+
+
+def lose_redis(_: list[Any]) -> str:
+    raise ConnectionError("gone")
+
+
+def break_down(_: list[Any]) -> str:
+    raise TypeError("broken")
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
+    ("work", "status"),
     [
-        (ConnectionError("gone"), "unknown"),
-        (LimiterUnavailableError("gone").with_attempts(0, maybe_applied=True), "unknown"),
-        (LimiterUnavailableError("gone"), "skipped"),
+        (lose_redis, "unknown"),
+        (break_down, "unknown"),
+        (lambda _: "unknown", "unknown"),
+        (lambda _: "skipped", "skipped"),
+        (lambda _: "TypeError: no edits", "unknown"),
+        (lambda _: '{"answers":[]}', "unknown"),
+        (lambda _: apply_all([]), "unknown"),
     ],
 )
-async def test_a_job_without_a_result_stops_the_run_before_the_end_of_its_input(error: Exception, status: str) -> None:
-    async def fail(_: Job) -> str:
-        raise error
-
+async def test_a_job_without_a_result_stops_the_run_before_the_end_of_its_input(
+    work: Callable[[list[Any]], str], status: str
+) -> None:
     reported: list[SlotOutcome] = []
-    async with (stream := stream_over(fail, 20_000, reported.append)):
+    async with (stream := stream_over(queue := Queue(work), 20_000, reported.append)):
         async for _ in stream:
             pass
-    assert stream.pulled == len(reported) <= 2 * 3 * 5
+    assert stream.pulled == len(reported) <= 1_000
     statuses = Counter[str](outcome.status for outcome in reported)
     assert set(statuses) <= {status, "skipped"}
     assert statuses[status] > 0
     assert statuses["unknown"] <= 3 * 5
     assert isinstance(stream.stopped_by, LimiterUnavailableError | OutcomeUnknownError)
+    assert queue.has_left
 
 
 async def test_an_exception_of_on_outcome_ends_the_run_and_it_is_not_called_again() -> None:
@@ -79,36 +116,29 @@ async def test_an_exception_of_on_outcome_ends_the_run_and_it_is_not_called_agai
 
 
 async def test_an_exception_of_on_outcome_hides_no_other_exception_when_the_stream_is_left() -> None:
-    sent = asyncio.Event()
-
-    async def never_finish(_: Job) -> str:
-        sent.set()
-        await asyncio.Event().wait()
-        raise AssertionError
-
     def fail(outcome: SlotOutcome) -> None:
         raise KeyError(outcome.status)
 
     async def leave() -> None:
-        async with stream_over(never_finish, 100, fail):
-            await sent.wait()
+        async with stream_over(queue := Queue(lambda _: ""), 100, fail):
+            await queue.queued.wait()
 
     async def leave_with_an_error() -> None:
-        async with stream_over(never_finish, 100, fail):
-            await sent.wait()
+        async with stream_over(queue := Queue(lambda _: ""), 100, fail):
+            await queue.queued.wait()
             raise ValueError("first")
 
     async def iterate() -> None:
-        async with (stream := stream_over(never_finish, 100, fail)):
+        async with (stream := stream_over(unfinished, 100, fail)):
             await anext(stream)
 
     with pytest.raises(KeyError, match="unknown"):
         await leave()
     with pytest.raises(ValueError, match="first"):
         await leave_with_an_error()
-    sent.clear()
+    unfinished = Queue(lambda _: "")
     task = asyncio.create_task(iterate())
-    await sent.wait()
+    await unfinished.queued.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

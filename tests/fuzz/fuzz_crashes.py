@@ -8,7 +8,10 @@ from support import KEY
 
 _GROUP: Final = b'{"id":7,"key":"k","bucketingSalt":"s","slots":[{"index":1,"percentage":%b,"experiments":[123]}]}'
 _CREATE: Final = b'POST /api/1/mutexes\n{"projectId":1,"name":"n","slots":[{"percentage":100,"experiments":["%b"]}]}'
-_RESULT: Final = b'{"outcomes":[[%b,"failed",1,"",%b],[1,"applied",1,"",null]],"stopped_by":null}'
+_RESULT: Final = (
+    b'{"answers":[["%b",1,[],%b]],"limiter":{"used":1,"per_window":97,"window":1.02,"used_today":1,"per_day":100000,'
+    b'"resets_at":"2026-11-24T00:00:00Z","waiting":0,"paused_for":0.0}}'
+)
 _LEASE: Final = (
     b'{"now":"%b","wait":1,"free":1,"day":20780,"used":5,"permits":97,"taken":1,"paused":false,"probe":false,'
     b'"remaining":0.0,"failed":0,"since":0.0,"suspected":false,"asked":0.0}\n%b'
@@ -36,14 +39,17 @@ CRASHES: Final[tuple[tuple[str, str, bytes], ...]] = (
     ("lease", "no time", _LEASE % (b"later", b"1")),
     ("lease", "an infinite time", _LEASE % (b"inf", b"1")),
     ("lease", "a send time that is not a number", _LEASE % (b"1790000000000000", b"soon")),
-    ("fleet_result", "an invalid error", _RESULT % (b"0", b'{"type":[],"earlier":[[]]}')),
+    ("fleet_result", "an invalid error", _RESULT % (b"", b"[[],[],{},[[]]]")),
     (
         "fleet_result",
         "an error of another version, without its fields",
-        _RESULT % (b"0", b'{"type":"NotFoundError","args":["x"],"fields":{"resets_at":5},"earlier":[]}'),
+        _RESULT % (b"", b'["NotFoundError",["x"],{"resets_at":5},[]]'),
     ),
-    ("fleet_result", "a negative position", _RESULT % (b"-1", b"null")),
-    ("fleet_result", "two outcomes for one edit", _RESULT % (b"1", b"null")),
+    ("fleet_result", "a body that is no group", _RESULT % (b"W10=", b"null")),
+    ("fleet_result", "a body that is not base64", _RESULT % (b"%", b"null")),
+    ("fleet_job", "another request", b'[["/api/1/experiments",null]]'),
+    ("fleet_job", "a page without a limit", b'[["/api/1/mutexes",null]]'),
+    ("fleet_job", "misplaced brackets", b'[["//[",null]]'),
     ("edits_csv", "a row without its group", b"slot_index,group_id\n1\n"),
     ("edits_csv", "a row that is not UTF-8", b"group_id,slot_index,individuals\n7,1,\xff\n"),
     ("journal_bytes", "a header that is not UTF-8", b"\xfa\xcd\xcd" + b"\xcd" * 240),

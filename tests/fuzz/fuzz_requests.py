@@ -30,13 +30,12 @@ from aiomutex._api.requests import Request, create_group, edit_group, edit_slot,
 from aiomutex._api.responses import read_group
 from aiomutex._http.config import check_api_key, service_url
 from aiomutex._http.transport import Transport
-from aiomutex.bulk.options import freeze, request_of
 from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.responses import JSON
 from aiomutex.emulator.responses import Response as EmulatorResponse
 from aiomutex.emulator.service import COLLECTION, Service
 from aiomutex.emulator.state import GroupStore
-from aiomutex.fleet.wire import Job, decode_outcomes
+from aiomutex.fleet.wire import JobRequest, Result
 from aiomutex.limits.lease import LeaseRequest
 from aiomutex.limits.redis_budget import RedisBudget
 
@@ -154,25 +153,20 @@ def lease(data: bytes) -> None:
         keep(all(math.isfinite(instant) for instant in lease.send_times), "a send time that is not finite")
 
 
-_POSITIONS: Final = [(10, SlotEdit(7, 1, experiments=[1])), (11, SlotEdit(7, 2, experiments=[2]))]
-
-
 def fleet_result(data: bytes) -> None:
-    """The result of a job has at most one outcome for each of its edits, or is rejected."""
-    with only(msgspec.MsgspecError, UnicodeDecodeError):
-        outcomes, reason = decode_outcomes(data.decode(), _POSITIONS)
-        keep(len({outcome.position for outcome in outcomes}) == len(outcomes), "two outcomes for one edit")
-        keep(all((outcome.position, outcome.edit) in _POSITIONS for outcome in outcomes), "an outcome for another edit")
-        for error in (reason, *(outcome.error for outcome in outcomes)):
-            io.StringIO().write(f"{error} {error!r}")
+    """The result of a job is what a session would have returned or raised, or is rejected."""
+    with only(ValueError, RecursionError):
+        for answer in msgspec.json.decode(data, type=Result).answers:
+            result = answer.result(get_group("7"))
+            io.StringIO().write(f"{result} {result!r}")
 
 
 def fleet_job(data: bytes) -> None:
-    """A job is decoded or rejected, whatever is in the queue."""
-    with only(msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidRequestError):
-        for packed in msgspec.json.decode(data.decode(), type=Job).edits:
-            edit = packed.to_edit()
-            request_of(freeze(edit))
+    """A job is decoded or rejected, whatever is in the queue: a worker sends nothing but the requests of a run."""
+    with only(ValueError, KeyError, RecursionError):
+        for packed in msgspec.json.decode(data, type=list[JobRequest]):
+            request = packed.to_request()
+            keep(request.operation in ("edit_slot", "get_group", "list_page"), "another request")
 
 
 _LEASE: Final = (
@@ -181,12 +175,17 @@ _LEASE: Final = (
     b'"requested_wait":0.0}\n1000\n2000'
 )
 _RESULT: Final = (
-    b'{"outcomes":[[0,"applied",1,"",null],[1,"failed",2,"",{"type":"NotFoundError","args":["no such"],"fields":'
-    b'{"status":404,"method":"PATCH","path":"/","detail":"no such","request_id":null,"body":"","retry_after":null},'
-    b'"earlier":[]}]],"stopped_by":{"type":"DailyBudgetExhaustedError","args":["spent"],"fields":'
-    b'{"resets_at":"2026-11-24T00:00:00Z","used":1,"limit":1,"suspected":false},"earlier":[]}}'
+    b'{"answers":[["eyJpZCI6NywibmFtZSI6Im0iLCJzbG90cyI6W119",1,[],null],["",2,[["ConnectionFailedError",["no"],'
+    b'{"sent":true},[]]],["NotFoundError",["no such"],{"status":404,"method":"PATCH","path":"/","detail":"no such",'
+    b'"request_id":null,"body":"","retry_after":null},[]]],["",1,[],["DailyBudgetExhaustedError",["spent"],'
+    b'{"resets_at":"2026-11-24T00:00:00Z","used":1,"limit":1,"suspected":false},[]]]],"limiter":{"used":1,'
+    b'"per_window":97,"window":1.02,"used_today":1,"per_day":100000,"resets_at":"2026-11-24T00:00:00Z","waiting":0,'
+    b'"paused_for":0.0}}'
 )
-_JOB: Final = b'{"edits":[["7",1,{"experiments":[1]}]],"verify":true,"on_budget":"wait"}'
+_JOB: Final = (
+    b'[["/api/1/mutexes/7/slots/1",{"experiments":[1]}],["/api/1/mutexes/7",null],'
+    b'["/api/1/mutexes?limit=1000&cursor=5",null]]'
+)
 _EDIT_AND_GROUP: Final = (
     b'{"group_id":"7","slot_index":1,"name":"n","description":null,'
     + SLOT_EDIT[1:-1]
@@ -207,6 +206,6 @@ REQUESTS: Final[dict[str, Target]] = {
     ),
     "api_key": Target(api_key, (KEY.encode(), b"a b", b"x\r\ny"), longest=256),
     "lease": Target(lease, (_LEASE,), ("NaN", "inf", "1e400")),
-    "fleet_result": Target(fleet_result, (_RESULT,), ("MutexError", "VerificationError", "earlier", "resets_at")),
-    "fleet_job": Target(fleet_job, (_JOB,), ("reserve", "stop_after")),
+    "fleet_result": Target(fleet_result, (_RESULT,), ("MutexError", "APIError", "earlier", "resets_at")),
+    "fleet_job": Target(fleet_job, (_JOB,), ("holdouts", "individuals")),
 }
