@@ -92,11 +92,6 @@ class FleetBroker(RedisStreamBroker):
 
     # The caller's side
 
-    async def check(self) -> None:
-        """Raise one of ``REDIS_ERRORS`` if Redis cannot be reached."""
-        checking: Any = self._redis.exists(self.queue_name)
-        await run_in_task(checking)
-
     async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str]]:
         """Show that the caller of a run is alive, and exchange what is new. May be repeated if the reply is lost.
 

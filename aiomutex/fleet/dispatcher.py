@@ -145,19 +145,20 @@ class Dispatcher:
         jobs, wanted, freed, received = [*self._jobs.values()], [*self._wanted], self._freed, self._received
         self._freed, self._received = [], []
         given = {"wanted": wanted, "freed": freed, "received": received, "waiting": [each.id for each in jobs]}
-        added = () if job is None else (job.id, job.text, job.groups)
         now, timeout = asyncio.get_running_loop().time, self.broker.claim_timeout
         gone_at = now() + timeout
         while True:
-            is_there = False
+            is_sent = False
             try:
-                await self.broker.check()  # fails before the job is sent if Redis is unreachable
-                is_there = True
-                taken, states = await self.broker.exchange(self._run, given, *added)
+                taken, states = await self.broker.exchange(self._run, given)  # without Redis, the job is not sent
+                if job is not None:
+                    is_sent = True
+                    taken, states = await self.broker.exchange(self._run, given, job.id, job.text, job.groups)
+                    job.may_be_queued = True
                 break
             except REDIS_ERRORS as error:
                 if job is not None:
-                    job.may_be_queued |= is_there and not isinstance(error, ResponseError)
+                    job.may_be_queued |= is_sent and not isinstance(error, ResponseError)
                 if now() >= gone_at:
                     message = f"the fleet's Redis has been unavailable for {timeout:g} s: {error}"
                     self._give_up(LimiterUnavailableError(message))
@@ -165,8 +166,6 @@ class Dispatcher:
             await asyncio.sleep(min(10 * _MIN_POLL, timeout / 4))
         for group in wanted:
             _settle(self._wanted.pop(group), group not in taken)
-        if job is not None:
-            job.may_be_queued = True
         failures = [self._conclude(each, state) for each, state in zip(jobs, states, strict=True) if state]
         if failure := next(filter(None, failures), None):
             self._give_up(failure)

@@ -124,9 +124,6 @@ class SlowQueue:
     def __init__(self, ended: list[str]) -> None:
         self.ended = ended
 
-    async def check(self) -> None:
-        pass
-
     async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str]]:
         if not job:
             return set(), []

@@ -32,9 +32,6 @@ class Queue:
         self.queued = asyncio.Event()
         self.has_left = False
 
-    async def check(self) -> None:
-        pass
-
     async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str]]:
         if job:
             self.queued.set()
