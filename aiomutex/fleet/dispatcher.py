@@ -60,12 +60,9 @@ class Dispatcher:
         self.broker = broker
         self._batch_size = batch_size
         self._max_jobs = max_jobs
-        self.on_failure: Callable[[MutexError], None]
-        """Called with the error after which nothing is sent any more."""
-        self.limiter_state: LimiterState | None = None
-        """What the workers' limiter knew when the last result came."""
-        self.received_at = 0.0
-        """When that was, on the event loop's clock."""
+        self.on_failure: Callable[[MutexError], None]  # called with the error after which nothing is sent any more
+        self.limiter_state: LimiterState | None = None  # what the workers' limiter knew when the last result came
+        self.received_at = 0.0  # when that was, on the event loop's clock
         self._run = uuid.uuid4().hex
         self._pending: list[_Sending] = []
         self._jobs: dict[str, _Job] = {}

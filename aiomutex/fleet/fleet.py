@@ -62,9 +62,6 @@ class Fleet:
     are given up. No two jobs write to one group at the same time: a run waits for the groups that another run's jobs
     have. So after a crash, the same edits can be run again at once.
 
-    A caller that loses its connection to Redis reconnects. When Redis stays away for ``claim_timeout`` seconds, the run
-    stops with ``LimiterUnavailableError``: edits that workers may have are ``unknown``, the others ``skipped``.
-
     Args:
         redis_url: The Redis (6.2 or later) that holds the queue and the limiter's ledger.
         name: The name of the queue and the budget, for example the project's ID.

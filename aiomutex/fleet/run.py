@@ -25,7 +25,6 @@ __all__ = ["FleetRun"]
 
 _RETRY: Final = 0.1
 """Seconds between two attempts to get a group that another run has."""
-_ATTEMPT_TIMEOUT: Final = 30.0
 
 
 class FleetRun(Engine):
@@ -38,8 +37,7 @@ class FleetRun(Engine):
     ) -> None:
         self._dispatcher = dispatcher
         dispatcher.on_failure = self.stop
-        # A write of a dead worker arrives late, too.
-        timeout = max(_ATTEMPT_TIMEOUT, dispatcher.broker.claim_timeout)
+        timeout = 30 + dispatcher.broker.claim_timeout  # a write of a dead worker arrives late, too
         limiter = cast("RateLimiter", self)
         super().__init__(dispatcher.send, limiter, settings, lambda: None, journal=journal, attempt_timeout=timeout)
         self._leased: set[str] = set()
