@@ -12,7 +12,6 @@ import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import formatdate
-from functools import partial
 from math import ceil
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from aiohttp import web
 
 from aiomutex.emulator.listener import host_of
 from aiomutex.emulator.responses import HTML, JSON, TEXT, Response
+from aiomutex.emulator.service import RACE_WINDOW
 
 if TYPE_CHECKING:
     from collections import deque
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from aiomutex.emulator.service import Service
 
 PageHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-RACE_WINDOW = 0.005
-"""Seconds between the read and the write of a slot edit if the dialect's ``slot_writes`` is ``racy``."""
 
 _logger = logging.getLogger("aiomutex.emulator")
 
@@ -146,14 +143,14 @@ class Application:
             response = response or self._service.encoder.error(400, "the body does not match its Content-Encoding")
         if response is None:
             fault = self.faults.next_fault(record.method, record.path)
-            content_type = request.headers.get("Content-Type", "")
-            respond = partial(self._service.respond, record.method, record.target, record.body, content_type)
+            sent = (record.method, record.target, record.body, request.headers.get("Content-Type", ""))
             if fault is not None and fault.kind == "late":
-                await self._late.make_in(fault.seconds, lambda: _written(respond()))
+                await self._late.make_in(fault.seconds, lambda: self._service.respond(*sent))
             elif fault is None or fault.kind not in _BEFORE_COMMIT or fault.after_commit:
-                result = respond()
-                # A client that disconnects does not undo the change, as on a real server.
-                response = result if isinstance(result, Response) else await asyncio.shield(_race(result))
+                response = self._service.respond(*sent)
+                if self._service.dialect.slot_writes == "racy" and record.method == "PATCH":
+                    # Edits race only while their responses are outstanding.
+                    await asyncio.sleep(2 * RACE_WINDOW)
         if self._latency.base:
             await asyncio.sleep(self._latency.sample(self._rng))
         return response if fault is None else await self._apply_fault(fault, response, request)
@@ -262,12 +259,3 @@ _PREFLIGHT = {
     "Access-Control-Allow-Headers": "Authorization, Content-Type",
 }
 _WITHOUT_BODY = frozenset({204, 304})
-
-
-def _written(result: Response | Callable[[], Response]) -> Response:
-    return result if isinstance(result, Response) else result()
-
-
-async def _race(write: Callable[[], Response]) -> Response:
-    await asyncio.sleep(RACE_WINDOW)
-    return write()

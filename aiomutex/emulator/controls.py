@@ -75,7 +75,7 @@ class Controls(Application):
     def dialect(self, dialect: Dialect) -> None:
         self._service.encoder = Encoder(dialect)
         if not dialect.read_lag and not dialect.list_lag:
-            self._service.history.changes.clear()
+            self._service.changes.clear()
         self.limits.window = dialect.window
         self.limits.count_rejected = dialect.rejections == "counted"
 
@@ -229,7 +229,7 @@ class Controls(Application):
 
     def _replace(self, store: GroupStore) -> None:
         self._service.store = store
-        self._service.history.changes.clear()
+        self._service.changes.clear()
         self._late.waiting.clear()
         if self._state is not None:
             self._state.save_all(store)

@@ -21,14 +21,11 @@ if TYPE_CHECKING:
     from aiomutex.emulator.app import PageHandler
     from aiomutex.emulator.controls import Controls
 
-MAX_GROUPS: Final = 100
-"""The most groups in one response."""
 MAX_SEARCHED: Final = 20_000
 """The most groups that a search looks through, so that it does not delay the requests under test."""
-MAX_REQUESTS: Final = 12
-"""How many of the latest requests the status has."""
-MAX_FOUND: Final = 3
-"""How many of the individuals that match a search the status names in each slot."""
+_MAX_GROUPS: Final = 100
+_MAX_REQUESTS: Final = 12
+_MAX_FOUND: Final = 3  # individuals of a slot that match a search
 
 _SECURITY: Final = {
     "Content-Security-Policy": (
@@ -49,7 +46,7 @@ def pages_of(emulator: Controls) -> dict[str, PageHandler]:
 
     async def status(request: web.BaseRequest) -> web.StreamResponse:
         start, limit = _integer(request.query.get("start"), 0), _integer(request.query.get("limit"), 25)
-        groups = _groups(emulator.groups, request.query.get("q", "").strip(), start, min(limit, MAX_GROUPS))
+        groups = _groups(emulator.groups, request.query.get("q", "").strip(), start, min(limit, _MAX_GROUPS))
         body = msgspec.json.encode({**_counts(emulator), **groups})
         return web.Response(body=body, content_type="application/json", headers=_SECURITY)
 
@@ -89,7 +86,7 @@ def _counts(emulator: Controls) -> dict[str, Any]:
         "requests": [
             {"target": request.target[:200]}
             | {name: getattr(request, name) for name in ("at", "method", "status", "seconds")}
-            for request in list(emulator.requests)[-MAX_REQUESTS:][::-1]
+            for request in list(emulator.requests)[-_MAX_REQUESTS:][::-1]
         ],
     }
 
@@ -132,7 +129,7 @@ def _to_json(group: Group, text: str) -> dict[str, Any]:
         "slots": [
             {name: getattr(slot, name) for name in ("index", "percentage", "experiments", "holdouts")}
             | {"individuals": len(slot.individuals), "cohorts": len(slot.cohorts)}
-            | {"found": [user for user in slot.individuals if text and text in user.casefold()][:MAX_FOUND]}
+            | {"found": [user for user in slot.individuals if text and text in user.casefold()][:_MAX_FOUND]}
             for slot in group.slots
         ],
     }

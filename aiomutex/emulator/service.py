@@ -9,7 +9,9 @@ import re
 from collections import Counter, deque
 from copy import deepcopy
 from dataclasses import dataclass
+from math import inf
 from random import Random
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
@@ -17,7 +19,6 @@ import msgspec
 
 from aiomutex.emulator.clock import Clock
 from aiomutex.emulator.responses import Encoder, Response
-from aiomutex.emulator.state import History
 from aiomutex.emulator.validation import Rejection, group_edit, new_group, page, slot_edit
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from aiomutex.emulator.state import Group, GroupStore, Slot
 
 COLLECTION = "/api/1/mutexes"
+RACE_WINDOW = 0.005
+"""Seconds in which an edit of a group does not see another one if the dialect's ``slot_writes`` is ``racy``."""
 _PATH = re.compile(f"{COLLECTION}(?:/([^/]*)(?:/slots/([^/]*))?)?")
 
 
@@ -58,7 +61,8 @@ class Service:
         on_commit: Callable[[Group], None] | None = None,
     ) -> None:
         self.store = store
-        self.history = History(clock or Clock())
+        self.clock = clock or Clock()
+        self.changes: deque[tuple[float, str, Group | None]] = deque()  # when, and the group as it was before
         self.encoder = Encoder(dialect)
         self.base_url = ""
         self.taken_keys = set(taken_keys)
@@ -67,6 +71,7 @@ class Service:
         self.writes: Counter[tuple[str, int | None]] = Counter()
         self.on_commit = on_commit
         self._random = Random(seed)
+        self._last_read: dict[str, tuple[float, list[Slot]]] = {}
         self._committed = 0
 
     @property
@@ -74,14 +79,14 @@ class Service:
         """The dialect in use."""
         return self.encoder.dialect
 
-    def respond(self, method: str, target: str, body: bytes, content_type: str) -> Response | Callable[[], Response]:
-        """Respond to one request; for a ``racy`` slot edit, return a function that makes the change later."""
+    def respond(self, method: str, target: str, body: bytes, content_type: str) -> Response:
+        """Respond to one request."""
         try:
             return self._route(method, target, body, content_type)
         except Rejection as rejection:
             return self.encoder.error(*rejection.args)
 
-    def _route(self, method: str, target: str, body: bytes, content_type: str) -> Response | Callable[[], Response]:
+    def _route(self, method: str, target: str, body: bytes, content_type: str) -> Response:
         path, _, query = target.partition("?")
         match = _PATH.fullmatch(path)
         if match is None:
@@ -104,8 +109,8 @@ class Service:
             raise Rejection(404, f"group {group_id} does not exist")
         if slot_index is None:
             return self._edit(group, _json(body, content_type))
-        slot = _slot(group, unquote(slot_index), first=1 if self.dialect.slot_numbers == "from 1" else 0)
-        return self._edit_slot(group, slot, _json(body, content_type))
+        index = _index(group, unquote(slot_index), first=1 if self.dialect.slot_numbers == "from 1" else 0)
+        return self._edit_slot(group, index, _json(body, content_type))
 
     def _list(self, query: str) -> Response:
         dialect = self.dialect
@@ -115,7 +120,7 @@ class Service:
         offset, limit = page(parameters, dialect)
         hidden = dialect.archived == "hidden"
         uncounted = hidden and dialect.offsets == "listed"
-        before = self.history.changed_since(dialect.list_lag) if dialect.list_lag else {}
+        before = self._changed_since(dialect.list_lag)
 
         def is_listed(group: Group) -> bool:
             seen = before.get(group.id, group)
@@ -133,8 +138,7 @@ class Service:
         return Response(200, self.encoder.page(groups, end if more else None))
 
     def _details(self, group_id: str) -> Response:
-        lag = self.dialect.read_lag
-        before = self.history.changed_since(lag) if lag else {}
+        before = self._changed_since(self.dialect.read_lag)
         found = before[group_id] if group_id in before else self.store.peek(group_id)
         if found is None:
             raise Rejection(404, f"group {group_id} does not exist")
@@ -170,27 +174,23 @@ class Service:
         self._commit("PATCH", group, None, body)
         return self.encoder.changed(group)
 
-    def _edit_slot(self, group: Group, slot: Slot, body: Any) -> Response | Callable[[], Response]:
+    def _edit_slot(self, group: Group, index: int, body: Any) -> Response:
         lists = slot_edit(body, self.dialect)
         self._check_modes(group.evaluation_mode, lists.get("experiments", ()), "experiments")
-        racy = self.dialect.slot_writes == "racy"
-        slots = deepcopy(group.slots) if racy else group.slots
-
-        def write() -> Response:
-            self._remember(group.id, group)
-            group.slots[:] = slots
-            self._apply(next(each for each in slots if each.index == slot.index), lists)
-            self._commit("PATCH", group, slot.index, body)
-            return self.encoder.changed(group)
-
-        return write if racy else write()
-
-    def _apply(self, slot: Slot, lists: dict[str, list[Any]]) -> None:
+        self._remember(group.id, group)
+        if self.dialect.slot_writes == "racy":
+            read_at, slots = self._last_read.get(group.id, (-inf, group.slots))
+            if monotonic() - read_at < RACE_WINDOW:
+                group.slots[:] = slots
+            self._last_read[group.id] = monotonic(), deepcopy(group.slots)
+        slot = next(slot for slot in group.slots if slot.index == index)
         for name, members in lists.items():
             merged = [*getattr(slot, name), *members] if self.dialect.slot_patch == "merge" else None
             setattr(slot, name, members if merged is None else list(dict.fromkeys(merged)))
         if self.dialect.cohorts_on_edit == "dropped":
             slot.cohorts = []
+        self._commit("PATCH", group, index, body)
+        return self.encoder.changed(group)
 
     def _check_modes(self, mode: str, experiments: Iterable[int], where: str) -> None:
         local = self.local_experiments.intersection(experiments)
@@ -198,9 +198,19 @@ class Service:
             reason = f'it is evaluated locally, and the group\'s evaluationMode is "{mode}"'
             raise Rejection(400, f"{where} must not have {min(local)}: {reason}")
 
-    def _remember(self, group_id: str, group: Group | None) -> None:
-        if lag := max(self.dialect.read_lag, self.dialect.list_lag):
-            self.history.add(group_id, group, lag)
+    def _remember(self, group_id: str, before: Group | None) -> None:
+        """Keep a group that is about to change for the longest lag; None if it is about to be created."""
+        now, lag = self.clock.now(), max(self.dialect.read_lag, self.dialect.list_lag)
+        while self.changes and self.changes[0][0] <= now - lag:
+            self.changes.popleft()
+        if lag:
+            self.changes.append((now, group_id, deepcopy(before)))
+
+    def _changed_since(self, lag: float) -> dict[str, Group | None]:
+        """Return the groups that changed in the last ``lag`` seconds, as they were before; None was not there."""
+        start = self.clock.now() - lag
+        # The latest first, so that the earliest one of a group is kept.
+        return {group_id: before for at, group_id, before in reversed(self.changes) if at > start}
 
     def _commit(self, method: str, group: Group, slot_index: int | None, body: Any) -> None:
         self._committed += 1
@@ -217,14 +227,14 @@ class Service:
         return key
 
 
-def _slot(group: Group, text: str, *, first: int) -> Slot:
+def _index(group: Group, text: str, *, first: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):  # noqa: PLR2004  # far above any index
         raise Rejection(400, f"slotIndex must be an integer counted from {first}, not {text!r}")
-    for slot in group.slots:
-        if slot.index == int(text) + 1 - first:
-            return slot
-    last = len(group.slots) - 1 + first
-    raise Rejection(404, f"slot {text} does not exist; group {group.id} has slots {first} to {last}")
+    index = int(text) + 1 - first
+    if index not in [slot.index for slot in group.slots]:
+        last = len(group.slots) - 1 + first
+        raise Rejection(404, f"slot {text} does not exist; group {group.id} has slots {first} to {last}")
+    return index
 
 
 def _json(body: bytes, content_type: str) -> Any:

@@ -7,15 +7,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, insort
-from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping
-from copy import deepcopy
-from typing import TYPE_CHECKING
 
 import msgspec
-
-if TYPE_CHECKING:
-    from aiomutex.emulator.clock import Clock
 
 _INTEGER = re.compile("0|[1-9][0-9]{0,17}")
 KEY_PREFIX = "group-"
@@ -185,28 +179,3 @@ class GroupStore(MutableMapping[str, Group]):
 
     def _forget_key(self, group: Group) -> None:
         self._ids_by_key.get(group.key, {}).pop(group.project_id, None)
-
-
-class History:
-    """Remember each changed group as it was, for as long as the longest lag."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self.changes: deque[tuple[float, str, Group | None]] = deque()
-
-    def add(self, group_id: str, before: Group | None, lag: float) -> None:
-        """Remember a group that is about to change for ``lag`` seconds; None if it is about to be created."""
-        now = self._clock.now()
-        while self.changes and self.changes[0][0] <= now - lag:
-            self.changes.popleft()
-        self.changes.append((now, group_id, deepcopy(before)))
-
-    def changed_since(self, lag: float) -> dict[str, Group | None]:
-        """Return the groups that changed in the last ``lag`` seconds, as they were before; None was not there."""
-        changed: dict[str, Group | None] = {}
-        start = self._clock.now() - lag
-        for at, group_id, before in reversed(self.changes):
-            if at <= start:
-                break
-            changed[group_id] = before
-        return changed

@@ -194,8 +194,6 @@ async def test_a_racing_edit_is_made_if_the_client_disconnects(start: Start, mon
     api = await start(groups=1, dialect=Dialect(slot_writes="racy"))
     with pytest.raises(TimeoutError):
         await api.edit_slot("1", 1, {"experiments": [7]}, timeout=0.1)
-    assert api.emulator.groups["1"].slots[0].experiments == [101]
-    await asyncio.sleep(0.1)
     assert api.emulator.groups["1"].slots[0].experiments == [7]
 
 

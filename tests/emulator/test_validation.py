@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiomutex.emulator import Dialect, GroupStore
-from aiomutex.emulator.responses import Response
 from aiomutex.emulator.seeding import document_of
 from aiomutex.emulator.service import COLLECTION, Service
 
@@ -50,13 +49,11 @@ def test_any_body_is_accepted_or_rejected_with_a_message(request: tuple[str, str
     before = [msgspec.json.encode(document_of(store)["groups"]) for _ in (store["1"], store["2"])][-1]
     method, path = request
     response = service.respond(method, COLLECTION + path, msgspec.json.encode(body), "application/json")
-    assert isinstance(response, Response)
     after = msgspec.json.encode(document_of(store)["groups"])
     if response.status == 200:
         assert len(service.commits) == 1
         # The listing can be encoded and is valid.
         page = service.respond("GET", COLLECTION, b"", "")
-        assert isinstance(page, Response)
         for group in msgspec.json.decode(page.body)["mutexes"]:
             assert sum(slot["percentage"] for slot in group["slots"]) == 100
             assert all(type(number) is int for slot in group["slots"] for number in slot["experiments"])
@@ -71,5 +68,4 @@ def test_any_body_is_accepted_or_rejected_with_a_message(request: tuple[str, str
 @given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), max_size=20), st.sampled_from(["GET", "X"]))
 def test_any_path_gets_a_response(rest: str, method: str) -> None:
     response = Service(GroupStore(2), Dialect()).respond(method, COLLECTION + rest, b"", "")
-    assert isinstance(response, Response)
     assert response.status in {200, 400, 404, 405}

@@ -102,8 +102,7 @@ def _send(service: Service, request: Request[Any]) -> None:
 
 
 def _request(service: Service, method: str, path: str, body: bytes) -> EmulatorResponse:
-    response = service.respond(method, path, body, JSON)
-    return response if isinstance(response, EmulatorResponse) else response()
+    return service.respond(method, path, body, JSON)
 
 
 def endpoint(data: bytes) -> None:
