@@ -37,7 +37,7 @@ from aiomutex.paging import GroupPager
 from aiomutex.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from aiomutex._api.requests import Request
     from aiomutex._api.responses import Response
@@ -505,7 +505,7 @@ class MutexSession:
         engine = Engine(bulk, self.rate_limiter, settings, end_patience, journal=journal, attempt_timeout=timeout)
         return OutcomeStream(engine, edits, on_outcome)
 
-    def _bulk_calls(self) -> tuple[Callable[[Request[T]], Coroutine[Any, Any, CallResult[T]]], Callable[[], None]]:
+    def _bulk_calls(self) -> tuple[Callable[[Request[Any]], Awaitable[CallResult[Any]]], Callable[[], None]]:
         """How a run sends its requests, and how it ends their waits for permits within the deadline."""
         patience = Patience(self._options.deadline)
         options = msgspec.structs.replace(self._options, priority=Priority.BULK, patience=patience)

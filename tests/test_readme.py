@@ -122,19 +122,25 @@ def test_a_python_snippet_with_redis_runs(
 
 @pytest.mark.deep
 @pytest.mark.redis
-@pytest.mark.parametrize("snippet", snippets("python fleet"), ids=str)
-def test_the_fleet_runs(snippet: Snippet, service: MutexEmulator, redis_server: RedisServer, tmp_path: Path) -> None:
-    text = snippet.text.replace("redis://localhost:6379", redis_server.url).replace("1_001", "11")
-    (tmp_path / "migration.py").write_text(text)
+def test_the_fleet_runs(service: MutexEmulator, redis_server: RedisServer, tmp_path: Path) -> None:
+    before = service.groups["10"].slots[0].experiments
+    programs: list[Path] = []
+    for snippet in snippets("python fleet"):
+        text = snippet.text.replace("redis://localhost:6379", redis_server.url).replace("1_001", "11")
+        programs.append(tmp_path / text.splitlines()[0].removeprefix("# "))
+        programs[-1].write_text(text)
     module = [sys.executable, "-m", "taskiq", "worker", "migration:broker", "--workers", "1"]
+    contents: list[list[int]] = []
     with subprocess.Popen(module, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
         try:
-            run = [sys.executable, "migration.py"]
-            done = subprocess.run(run, capture_output=True, text=True, timeout=90, check=False)
+            for program in programs:
+                run = [sys.executable, str(program)]
+                done = subprocess.run(run, capture_output=True, text=True, timeout=90, check=False)
+                assert done.stdout == "10 edits: 10 applied\n", done.stderr
+                contents.append(service.groups["10"].slots[0].experiments)
         finally:
             worker.terminate()
-    assert done.stdout == "10 edits: 10 applied\n", done.stderr
-    assert service.groups["10"].slots[0].experiments == [123]
+    assert contents == [[123], before]
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda readme: str(readme.relative_to(ROOT)))

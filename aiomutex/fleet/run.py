@@ -37,9 +37,7 @@ class FleetRun(Engine):
     ) -> None:
         self._dispatcher = dispatcher
         dispatcher.on_failure = self.stop
-        timeout = 30 + dispatcher.broker.claim_timeout  # a write of a dead worker arrives late, too
-        limiter = cast("RateLimiter", self)
-        super().__init__(dispatcher.send, limiter, settings, lambda: None, journal=journal, attempt_timeout=timeout)
+        super().__init__(dispatcher.send, cast("RateLimiter", self), settings, lambda: None, journal=journal)
         self._leased: set[str] = set()
 
     def state(self) -> LimiterState:

@@ -34,7 +34,7 @@ async def call(first: int, count: int, groups: int) -> None:
     async with fleet:
         print(json.dumps("ready"), flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)  # until the test lets it go
-        report = await fleet.edit_slots(edits, verify=True)
+        report = await fleet.edit_slots(edits, verify=True, journal=os.environ.get("FLEET_JOURNAL"))
     outcomes = {first + outcome.position: outcome.status for outcome in report.outcomes}
     print(json.dumps({"outcomes": outcomes, "report": str(report)}), flush=True)
 
