@@ -11,79 +11,38 @@ from aiomutex.models import SlotEdit
 from aiomutex.plan.desired import unique
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-    from aiomutex.plan.changes import GroupPlan
-
-_Members = set[tuple[str, int | str]]
-"""Members of a slot, each with the name of its list."""
+    from aiomutex.plan.changes import GroupPlan, ListChange
 
 
 def edit_rounds(changes: Iterable[GroupPlan]) -> list[list[SlotEdit]]:
-    """Return the slot edits of a plan, in rounds to be sent one after another.
+    """Return the slot edits of a plan, in at most two rounds to be sent one after another.
 
-    No edit removes a member that another edit of the same round adds. So a member that moves enters its new slot in an
-    earlier round than it leaves the old one, and it stays in the old one if the edit of the new one fails. Where slots
-    exchange members in a cycle, one of them is edited twice: it holds its old and its new members in between.
+    A member that moves joins its new slot in the first round and leaves the old one in the second. So it stays in the
+    old one if the edit of the new one fails. Only a slot that members move to and that others leave is edited twice.
 
     Args:
         changes: The plan's changes of groups.
     """
-    rounds: list[list[SlotEdit]] = []
-    for change in changes:
-        number = 0
-        entered: _Members = set()
-        for edit, entering, leaving in _ordered(change):
-            if leaving & entered:
-                number += 1
-                entered.clear()
-            entered |= entering
-            if number == len(rounds):
-                rounds.append([])
-            rounds[number].append(edit)
-    return rounds
-
-
-def _ordered(group: GroupPlan) -> Iterator[tuple[SlotEdit, _Members, _Members]]:
-    """Yield the edits of one group in order, each with the members that enter its slot and those that leave it."""
-    targets: dict[int, dict[str, Any]] = {}
-    known: dict[int, list[dict[str, Any]]] = {}
-    gains: dict[int, _Members] = {}
-    losses: dict[int, _Members] = {}
-    for change in sorted(group.lists, key=lambda change: change.slot_index):
-        targets.setdefault(change.slot_index, {})[change.field] = change.after
-        known.setdefault(change.slot_index, [{}])[0][change.field] = change.before
-        gains.setdefault(change.slot_index, set()).update((change.field, member) for member in change.added)
-        losses.setdefault(change.slot_index, set()).update((change.field, member) for member in change.removed)
-
-    def must_wait_for(index: int) -> int | None:
-        """A slot that is yet to gain a member that this one loses."""
-        return next((other for other in targets if other != index and gains[other] & losses[index]), None)
-
-    def edit(index: int, lists: dict[str, Any]) -> SlotEdit:
-        expected = tuple(known[index])
-        known[index].append(lists)
-        return SlotEdit(group.group_id or "", index, expected=expected, **lists)
-
-    while targets:
-        path: list[int] = []
-        index: int | None = next(iter(targets))
-        while index is not None and index not in path:
-            path.append(index)
-            index = must_wait_for(index)
-        if index is None:
-            index = path[-1]
-            yield edit(index, targets.pop(index)), gains[index], losses[index]
-            continue
-        # Cycle: these slots wait for each other. This one keeps for now the members that others are yet to gain.
-        others = set[tuple[str, int | str]]().union(*(gains[other] for other in targets if other != index))
-        kept = losses[index] & others
-        combined = {
-            field: list(unique([*after, *(member for name, member in kept if name == field)]))
-            for field, after in targets[index].items()
-        }
-        yield edit(index, combined), gains[index], losses[index] - kept
-        gains[index], losses[index] = set(), kept
-        targets[index] = {
-            field: after for field, after in targets[index].items() if combined[field] != list(unique(after))
-        }
+    rounds: tuple[list[SlotEdit], list[SlotEdit]] = [], []
+    for group in changes:
+        joining = {(change.field, member) for change in group.lists for member in change.added}
+        leaving = {(change.field, member) for change in group.lists for member in change.removed}
+        moving = joining & leaving
+        by_slot: dict[int, list[ListChange]] = {}
+        for change in sorted(group.lists, key=lambda change: change.slot_index):
+            by_slot.setdefault(change.slot_index, []).append(change)
+        for index, lists in by_slot.items():
+            before, between, after = dict[str, Any](), dict[str, Any](), dict[str, Any]()
+            for each in lists:
+                staying = [member for member in each.removed if (each.field, member) in moving]
+                before[each.field], after[each.field] = each.before, each.after
+                between[each.field] = list(unique([*each.after, *staying])) if staying else each.after
+            known = [before]
+            if between == after or any((each.field, member) in moving for each in lists for member in each.added):
+                rounds[0].append(SlotEdit(group.group_id or "", index, expected=(before,), **between))
+                known.append(between)
+            if rest := {name: after[name] for name in after if known[-1][name] != after[name]}:
+                rounds[1].append(SlotEdit(group.group_id or "", index, expected=tuple(known), **rest))
+    return [edits for edits in rounds if edits]
