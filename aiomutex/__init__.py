@@ -19,7 +19,7 @@ from aiomutex.errors import *  # noqa: F403  # cheap to import, and every public
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    # The same names as in _HOMES, and submodules, in the form that type checkers read as a re-export.
+    # The same names as in _HOMES, and submodules, in forms that type checkers read as a re-export.
     from aiomutex import bulk as bulk
     from aiomutex import models as models
     from aiomutex import plan as plan
@@ -28,20 +28,8 @@ if TYPE_CHECKING:
     from aiomutex.bulk.report import BulkReport as BulkReport
     from aiomutex.bulk.report import SlotOutcome as SlotOutcome
     from aiomutex.bulk.stream import OutcomeStream as OutcomeStream
-    from aiomutex.limits import LimiterState as LimiterState
-    from aiomutex.limits import LocalRateLimiter as LocalRateLimiter
-    from aiomutex.limits import Priority as Priority
-    from aiomutex.limits import RateLimiter as RateLimiter
-    from aiomutex.models import UNSET as UNSET
-    from aiomutex.models import CreatedGroup as CreatedGroup
-    from aiomutex.models import GroupPage as GroupPage
-    from aiomutex.models import MutexGroup as MutexGroup
-    from aiomutex.models import NewGroup as NewGroup
-    from aiomutex.models import NewSlot as NewSlot
-    from aiomutex.models import Slot as Slot
-    from aiomutex.models import SlotChange as SlotChange
-    from aiomutex.models import SlotEdit as SlotEdit
-    from aiomutex.models import UnsetType as UnsetType
+    from aiomutex.limits import *  # noqa: F403
+    from aiomutex.models import *  # noqa: F403
     from aiomutex.paging import GroupPager as GroupPager
     from aiomutex.retry import RetryPolicy as RetryPolicy
     from aiomutex.session import MutexSession as MutexSession

@@ -11,9 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import UNSET as UNSET  # noqa: PLC0414  # re-exported
-from msgspec import UnsetType as UnsetType  # noqa: PLC0414  # re-exported
+from msgspec import UNSET, UnsetType
 from msgspec.structs import force_setattr
+
+__all__ = [
+    "UNSET", "CreatedGroup", "GroupPage", "MutexGroup", "NewGroup", "NewSlot", "Slot", "SlotChange", "SlotEdit",
+    "UnsetType",
+]  # fmt: skip
 
 EvaluationMode = Literal["local", "remote"]
 SlotListName = Literal["experiments", "holdouts", "individuals"]

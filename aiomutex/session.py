@@ -163,8 +163,8 @@ class MutexSession:
         Example:
             >>> session.end_attempts(within=10.0)  # before the process is killed
         """
-        _, loop, timer = self._transport.check_open()
-        timer.limit(loop.time() + within)
+        _, timer = self._transport.check_open()
+        timer.limit(within)
 
     def __repr__(self) -> str:
         if "_transport" not in vars(self):

@@ -11,17 +11,22 @@ import contextlib
 import enum
 import gc
 import json
+import os
+import ssl
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
+import trustme
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator, Mapping
 
 __all__ = [
     "Goal",
@@ -162,37 +167,53 @@ async def in_flight(call: Callable[[int], Awaitable[object]], count: int, width:
 
 
 class Server:
-    """The bare server in its own process."""
+    """The bare server in its own process. ``certificate`` is the file of the authority that its clients must trust."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, certificate: str | None = None) -> None:
         self.url = url
+        # Processes with this environment trust the server: requests has a variable of its own.
+        names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE") if certificate else ()
+        self.environment = os.environ | dict.fromkeys(names, certificate or "")
 
     def stats(self) -> dict[str, Any]:
         """Return the counts since the last call."""
-        with urllib.request.urlopen(f"{self.url}/stats", timeout=30) as response:
-            return cast("dict[str, Any]", json.load(response))
+        return stats_of(self.url, self.environment.get("SSL_CERT_FILE"))
+
+
+def stats_of(url: str, certificate: str | None = None) -> dict[str, Any]:
+    """Return the counts of the bare server since the last call."""
+    context = ssl.create_default_context(cafile=certificate) if url.startswith("https") else None
+    with urllib.request.urlopen(f"{url}/stats", timeout=30, context=context) as response:
+        return cast("dict[str, Any]", json.load(response))
 
 
 @contextlib.contextmanager
-def serving(*options: str) -> Generator[Server]:
+def serving(*options: str, tls: bool = False) -> Generator[Server]:
     """Run the bare server in its own process for the duration of the block."""
-    command = [sys.executable, "-m", "benchmarks.server", *options]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
+    with contextlib.ExitStack() as opened:
+        certificate = None
+        if tls:
+            folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+            certificate, own = str(folder / "authority.pem"), str(folder / "server.pem")
+            authority = trustme.CA()
+            authority.cert_pem.write_to_path(certificate)
+            authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(own)
+            options = (*options, "--certificate", own)
+        command = [sys.executable, "-m", "benchmarks.server", *options]
+        pipe = subprocess.PIPE
+        process = opened.enter_context(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
+        opened.callback(process.kill)
         assert process.stdout is not None
-        try:
-            port = process.stdout.readline().strip()
-            if not port:
-                raise RuntimeError("the benchmark server did not start")
-            yield Server(f"http://127.0.0.1:{port}")
-        finally:
-            process.kill()
+        port = process.stdout.readline().strip()
+        if not port:
+            raise RuntimeError("the benchmark server did not start")
+        yield Server(f"{'https' if tls else 'http'}://127.0.0.1:{port}", certificate)
 
 
-def module_output(module: str, *arguments: object) -> Any:
+def module_output(module: str, *arguments: object, environment: Mapping[str, str] | None = None) -> Any:
     """Run a module of this package in a new process, and return the JSON that it prints."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=environment)
     if done.returncode:
         raise WrongResultError(f"{' '.join(command[1:])} ended with {done.returncode}")
     return json.loads(done.stdout)

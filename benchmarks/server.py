@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import random
+import ssl
 import sys
 from collections import deque
 from contextlib import suppress
@@ -159,7 +160,11 @@ class Connection(asyncio.Protocol):
 async def _serve(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     service = Service(arguments)
-    server = await loop.create_server(lambda: Connection(service, loop), "127.0.0.1", 0, backlog=1024)
+    context = None
+    if arguments.certificate:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(arguments.certificate)
+    server = await loop.create_server(lambda: Connection(service, loop), "127.0.0.1", 0, backlog=1024, ssl=context)
     print(server.sockets[0].getsockname()[1], flush=True)
     # Standard input is closed when the parent process ends.
     await loop.run_in_executor(None, sys.stdin.read)
@@ -171,6 +176,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.0, help="milliseconds until a response is sent")
     parser.add_argument("--jitter", type=float, default=0.0, help="maximum milliseconds until a request arrives")
     parser.add_argument("--strict", action="store_true", help="reject more than 100 requests in any second")
+    parser.add_argument("--certificate", help="serve over TLS with the key and the certificate of this file")
     arguments = parser.parse_args()
     run: Any = asyncio.run
     with suppress(ImportError):

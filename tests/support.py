@@ -84,7 +84,8 @@ def idle(session: MutexSession) -> bool:
     """Whether no connection of the session is in use and no request in progress."""
     inside: Any = session
     connector = connector_of(session)
-    return not connector._acquired and not any(connector._waiters.values()) and not inside._transport.in_flight
+    transport = inside._transport
+    return not (connector._acquired or transport._slots._holders or transport.in_flight)
 
 
 def pooled(session: MutexSession) -> int:

@@ -36,6 +36,10 @@ class ImplicitRetryError(aiohttp.ClientConnectionError):
     """
 
 
+class InvalidResponseError(aiohttp.ClientError):
+    """The response is not valid HTTP."""
+
+
 class Patience:
     """Lets the calls of a bulk run wait for permits as long as it takes: their deadlines start with the permits.
 
@@ -63,7 +67,6 @@ class AttemptContext:
         limiter: RateLimiter,
         options: CallOptions,
         ends_at: float,
-        loop: asyncio.AbstractEventLoop,
         timer: DeadlineTimer,
         observer: Observer | None = None,
     ) -> None:
@@ -73,31 +76,27 @@ class AttemptContext:
             ends_at = options.patience.ends_at
             options.patience.waiting.add(self)
         self.ends_at = ends_at
-        self.loop = loop
-        self.timer = timer
+        self.timer, self.loop = timer, timer.loop
         self.deadline = timer.set(ends_at)
         self.permit: float | None = None  # until the request may be sent
+        self.headers: MutableMapping[str, str] | None = None  # those of a request that no ``ClientRequest`` has
         self.observer = observer
         if observer is not None:
             observer.context = self
-        self._slots: tuple[asyncio.Semaphore, ...] = ()
-        self.locked: tuple[KeyedLock, str] | None = None  # the lock of a group's writes, while it is held
+        self._held: tuple[tuple[KeyedLock, str], ...] = ()
         self._is_lost = False
 
-    async def enter(self, slots: asyncio.Semaphore) -> None:
-        """Wait for a slot, and hold it until ``leave``."""
-        await slots.acquire()
-        self._slots += (slots,)
+    async def enter(self, lock: KeyedLock, key: str = "") -> None:
+        """Wait for a lock, and hold it until ``leave``."""
+        if not lock.acquire_now(key):
+            await lock.acquire(key)
+        self._held += ((lock, key),)
 
     def leave(self) -> None:
-        """Release all slots and the lock."""
-        if self.locked is not None:
-            self.locked[0].release(self.locked[1])
-            self.locked = None
-        for slots in self._slots:
-            slots.release()
-        # Idle connections keep the context variables of the attempt that made them, and so this object.
-        self._slots = ()
+        """Release all locks."""
+        held, self._held = self._held, ()
+        for lock, key in held:
+            lock.release(key)
         if self.options.patience is not None:
             self.options.patience.waiting.discard(self)
 
@@ -189,7 +188,7 @@ def _describe(error: BaseException) -> str:
         return "the server closed the connection before it answered"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the connection ended before the response was complete"
-    if isinstance(error, aiohttp.ClientResponseError):
+    if isinstance(error, aiohttp.ClientResponseError | InvalidResponseError):
         return "the response is not valid HTTP"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect to {error.host}:{error.port} ({error.os_error.strerror or error.os_error})"

@@ -43,7 +43,7 @@ class DeadlineTimer:
     """All deadlines of one session, in one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._deadlines: set[Deadline] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._next = _NEVER
@@ -53,7 +53,7 @@ class DeadlineTimer:
 
     def set(self, at: float) -> Deadline:
         """Interrupt the current task at the time ``at`` of the loop's clock, unless the deadline is cancelled first."""
-        task = asyncio.current_task(self._loop)
+        task = asyncio.current_task(self.loop)
         assert task is not None  # noqa: S101  # every coroutine of asyncio runs in one
         deadline = Deadline(at, task)
         self._deadlines.add(deadline)
@@ -67,8 +67,9 @@ class DeadlineTimer:
         if at < self._next:
             self._wake_at(at)
 
-    def limit(self, at: float) -> None:
-        """Move each deadline that is later than ``at`` to ``at``."""
+    def limit(self, seconds: float) -> None:
+        """Move each deadline that is more than ``seconds`` ahead to then."""
+        at = self.loop.time() + seconds
         for deadline in self._deadlines:
             self.move(deadline, min(deadline.at, at))
 
@@ -82,7 +83,7 @@ class DeadlineTimer:
     def close(self) -> None:
         """Expire all deadlines now, and stop the timer."""
         deadlines, self._deadlines = self._deadlines, set()
-        if not self._loop.is_closed():
+        if not self.loop.is_closed():
             for deadline in deadlines:
                 deadline.at = -_NEVER
                 deadline.expire()
@@ -93,10 +94,10 @@ class DeadlineTimer:
     def _wake_at(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._next = self._loop.call_at(at, self._expire_due), at
+        self._timer, self._next = self.loop.call_at(at, self._expire_due), at
 
     def _expire_due(self) -> None:
-        now = self._loop.time()
+        now = self.loop.time()
         self._timer, self._next = None, _NEVER
         for deadline in [deadline for deadline in self._deadlines if deadline.at <= now]:
             self._deadlines.discard(deadline)

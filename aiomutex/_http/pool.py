@@ -6,7 +6,7 @@ for.
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import warnings
 from typing import TYPE_CHECKING, Final
 from urllib.request import getproxies, proxy_bypass
@@ -18,9 +18,12 @@ from aiomutex._http.internals import MISSING
 from aiomutex.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Mapping
 
     from yarl import URL
+
+    from aiomutex._http.direct import DirectClient
 
 _BORROWED: Final = "the aiohttp.ClientSession passed as 'http'"
 CLOSED_ERROR: Final = f"{_BORROWED} is closed"
@@ -30,43 +33,33 @@ NETRC_ERROR: Final = (
 )
 
 
-def create_http(headers: Mapping[str, str], max_connections: int) -> aiohttp.ClientSession:
-    """Create a session whose requests take a permit each.
+def create_http(headers: Mapping[str, str], base_url: URL) -> tuple[aiohttp.ClientSession, DirectClient | None]:
+    """Create a session whose requests take a permit each, and what sends them without ``ClientSession.request``.
 
-    The permit is taken once a connection is ready or, if aiohttp lacks what that needs, before one is looked for.
+    The permit is taken once a connection is ready or, if aiohttp lacks what that needs, before one is looked for. The
+    number of connections is limited by the attempts in progress.
     """
+    create = functools.partial(aiohttp.ClientSession, cookie_jar=aiohttp.DummyCookieJar(), headers=headers)
     if MISSING:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=max_connections),  # pyright: ignore[reportUnknownMemberType]  # partly typed
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=headers,
-            middlewares=(_permit_before_connection(max_connections),),
-        )
-    from aiomutex._http.connector import InlineRequest, PermitConnector  # noqa: PLC0415  # fails without the internals
+        connector = aiohttp.TCPConnector(limit=0)  # pyright: ignore[reportUnknownMemberType]  # partly typed
+        return create(connector=connector, middlewares=(_permit_before_connection,)), None
+    # These fail without the internals.
+    from aiomutex._http.connector import PermitConnector  # noqa: PLC0415
+    from aiomutex._http.direct import DirectClient  # noqa: PLC0415
 
-    return aiohttp.ClientSession(
-        connector=PermitConnector(limit=max_connections),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers=headers,
-        request_class=InlineRequest,
-    )
+    http = create(connector=PermitConnector())
+    return http, None if http.trace_configs else DirectClient(http, base_url)
 
 
-def _permit_before_connection(max_connections: int) -> aiohttp.ClientMiddlewareType:
-    connections = asyncio.Semaphore(max_connections)
-
-    async def take_permit(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        context = current_attempt.get()
-        if context is not None:
-            if context.permit is not None:
-                raise ImplicitRetryError
-            # Without a free connection the permit would wait in aiohttp's queue, and the permits of a stalled second
-            # would be sent together with those of the next.
-            await context.enter(connections)
-            await context.take_permit(request.headers)
-        return await handler(request)
-
-    return take_permit
+async def _permit_before_connection(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    context = current_attempt.get()
+    if context is not None:
+        if context.permit is not None:
+            raise ImplicitRetryError
+        await context.take_permit(request.headers)
+    return await handler(request)
 
 
 def check_borrowed(http: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
@@ -80,23 +73,20 @@ def check_borrowed(http: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop)
         raise ConfigurationError(f"{_BORROWED} belongs to another event loop; create one in each loop")
 
 
-def _check_proxy(http: aiohttp.ClientSession, base_url: URL) -> None:
-    """Check that no proxy would see the API key. The environment may change, so each request needs this check."""
-    if base_url.scheme != "http":
-        return  # aiohttp tunnels https through a proxy
-    from_environment = http.trust_env and "http" in getproxies() and not proxy_bypass(base_url.host or "")
-    if from_environment or getattr(http, "_default_proxy", None) is not None:
-        raise ConfigurationError(
-            f"{_BORROWED} uses a proxy, which would see the API key because {str(base_url)!r} is plain http: pass a "
-            "session without a proxy, or exclude the host in the variable no_proxy"
-        )
-
-
 def borrowed_headers(
     http: aiohttp.ClientSession, base_url: URL, headers: Mapping[str, str], body: bytes | None
 ) -> dict[str, str]:
-    """Return the headers of one request, including those that a default of the session would otherwise override."""
-    _check_proxy(http, base_url)
+    """Return the headers of one request, including those that a default of the session would otherwise override.
+
+    Raise ``ConfigurationError`` if a proxy would see the API key. The environment may change at any time.
+    """
+    if base_url.scheme == "http":  # aiohttp tunnels https through a proxy
+        from_environment = http.trust_env and "http" in getproxies() and not proxy_bypass(base_url.host or "")
+        if from_environment or getattr(http, "_default_proxy", None) is not None:
+            raise ConfigurationError(
+                f"{_BORROWED} uses a proxy, which would see the API key because {str(base_url)!r} is plain http: pass "
+                "a session without a proxy, or exclude the host in the variable no_proxy"
+            )
     own = {} if http.auto_decompress else {"Accept-Encoding": "identity"}
     if body is not None:
         own["Content-Type"] = "application/json"

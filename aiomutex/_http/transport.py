@@ -28,6 +28,7 @@ from aiomutex.errors import ConfigurationError, SessionClosedError, UnexpectedRe
 if TYPE_CHECKING:
     from aiomutex._api.requests import Request
     from aiomutex._http.call import CallOptions
+    from aiomutex._http.direct import DirectClient, DirectResponse
     from aiomutex._http.observer import Observer
     from aiomutex.errors import MutexError
     from aiomutex.events import Hooks
@@ -37,23 +38,14 @@ _MAX_BODY: Final = 64 * 2**20  # after decompression
 _MAX_ERROR_BODY: Final = 64 * 2**10
 _CLOSED: Final = "the session is closed; create a new MutexSession"
 _TOO_MANY_REQUESTS: Final = 429
+_JSON: Final = "application/json"
 _USER_AGENT: Final = f"aiomutex/{__version__} aiohttp/{aiohttp.__version__} Python/{platform.python_version()}"
-# aiohttp warns about larger bodies passed as bytes, and wants a file to read them from in chunks.
-_LARGE_BODY: Final = 2**20
 
 
 @functools.lru_cache(maxsize=16)
 def _connect_timeout(seconds: float) -> aiohttp.ClientTimeout:
     """Let aiohttp time the making of a connection only; its ``total`` would also count the wait for a pooled one."""
     return aiohttp.ClientTimeout(total=None, connect=None, sock_connect=seconds, sock_read=None)
-
-
-def _payload(body: bytes | None) -> aiohttp.Payload | None:
-    if body is None:
-        return None
-    if len(body) > _LARGE_BODY:
-        return aiohttp.BytesIOPayload(io.BytesIO(body), content_type="application/json")
-    return aiohttp.BytesPayload(body, content_type="application/json")
 
 
 class Transport:
@@ -90,15 +82,17 @@ class Transport:
             "User-Agent": _USER_AGENT,
         }
         self.max_connections = max_connections
+        # aiohttp's own limit loses a free connection if the call that is about to get it is cancelled.
+        self._slots = KeyedLock(max_connections)
         # A call holds its connection while it waits for a permit, and bulk calls wait longest. Without this limit they
         # could hold all connections, and interactive calls would wait behind them.
-        self._bulk_slots = asyncio.Semaphore(max(1, max_connections * 3 // 4))
+        self._bulk_slots = KeyedLock(max(1, max_connections * 3 // 4))
         self.group_locks = KeyedLock()
         self._max_body = _MAX_BODY
         self._borrowed = http
         self._http: aiohttp.ClientSession | None = None
+        self._direct: DirectClient | None = None
         self._is_closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: DeadlineTimer | None = None
 
     @property
@@ -115,15 +109,17 @@ class Transport:
         if self._http is not None:
             raise ConfigurationError("the session is already open; create a new MutexSession for each use")
         try:
-            self._loop = asyncio.get_running_loop()
+            loop = asyncio.get_running_loop()
         except RuntimeError:
             raise ConfigurationError(
                 "MutexSession needs asyncio: open it in a coroutine that asyncio runs; trio is not supported"
             ) from None
         if self._borrowed is not None:
-            check_borrowed(self._borrowed, self._loop)
-        self._timer = DeadlineTimer(self._loop)
-        self._http = self._borrowed or create_http(self._headers, self.max_connections)
+            check_borrowed(self._borrowed, loop)
+        self._timer = DeadlineTimer(loop)
+        self._http = self._borrowed
+        if self._http is None:
+            self._http, self._direct = create_http(self._headers, self.base_url)
 
     def begin_call(self) -> None:
         """Count a call that ``aclose`` may wait for."""
@@ -153,58 +149,66 @@ class Transport:
             if http is not None and http is not self._borrowed:
                 await http.close()
 
-    def check_open(self) -> tuple[aiohttp.ClientSession, asyncio.AbstractEventLoop, DeadlineTimer]:
-        """Return the pool, the event loop it belongs to, and the timer of its attempts, if they can be used here."""
-        if self._http is None or self._loop is None or self._timer is None:
+    def check_open(self) -> tuple[aiohttp.ClientSession, DeadlineTimer]:
+        """Return the pool, and the timer of its attempts, if they can be used here."""
+        if self._http is None or self._timer is None:
             if self._is_closed:
                 raise SessionClosedError(_CLOSED)
             raise ConfigurationError("the session is not open yet; use it inside 'async with MutexSession(...)'")
         if self._http.closed:
             raise ConfigurationError(CLOSED_ERROR)
-        if asyncio.get_running_loop() is not self._loop:
+        if asyncio.get_running_loop() is not self._timer.loop:
             raise ConfigurationError("the session was opened in another event loop; open one in each loop")
-        return self._http, self._loop, self._timer
+        return self._http, self._timer
 
     async def attempt(
         self, request: Request[Any], options: CallOptions, ends_at: float, observer: Observer | None = None
     ) -> responses.Response:
         """Send ``request`` once in a call that must end at ``ends_at``, and read the response, whatever its status."""
-        http, loop, timer = self.check_open()
+        http, timer = self.check_open()
         headers: dict[str, str] | None = None  # those of the pool
         if self._borrowed is not None:
             headers = borrowed_headers(http, self.base_url, self._headers, request.body)
-        context = AttemptContext(self.limiter, options, ends_at, loop, timer, observer)
+        context = AttemptContext(self.limiter, options, ends_at, timer, observer)
         token = current_attempt.set(context)
-        response: aiohttp.ClientResponse | None = None
+        response: aiohttp.ClientResponse | DirectResponse | None = None
         self.in_flight += 1
         try:
             if request.group is not None:
                 # First, so that what waits for the lock of a group keeps nothing from the writes of other groups.
-                if not self.group_locks.acquire_now(request.group):
-                    await self.group_locks.acquire(request.group)
-                context.locked = self.group_locks, request.group
+                await context.enter(self.group_locks, request.group)
             if headers is not None:
                 await context.take_permit(headers)
-            elif options.priority:
-                await context.enter(self._bulk_slots)
-            response = await http.request(
-                request.method,
-                self._url(request.path),
-                data=_payload(request.body),
-                headers=headers,
-                allow_redirects=False,
-                raise_for_status=False,  # a borrowed session may have another default
-                timeout=_connect_timeout(options.attempt_timeout),
-            )
+            else:
+                if options.priority:
+                    await context.enter(self._bulk_slots)
+                await context.enter(self._slots)
+            method, path, body = request.method, request.path, request.body
+            timeout = _connect_timeout(options.attempt_timeout)
+            if (direct := self._direct) is not None and direct.takes(body):
+                response = await direct.send(method, self._prefix + path, body, timeout, context)
+            else:
+                response = await http.request(
+                    method,
+                    URL(self.root + path, encoded=True),
+                    # A file, because aiohttp warns about large bodies passed as bytes.
+                    data=None if body is None else aiohttp.BytesIOPayload(io.BytesIO(body), content_type=_JSON),
+                    headers=headers,
+                    allow_redirects=False,
+                    raise_for_status=False,  # a borrowed session may have another default
+                    timeout=timeout,
+                )
             if context.permit is not None:
                 if response.status == _TOO_MANY_REQUESTS:
                     self.limiter.throttled(context.permit, responses.retry_after_of(response.headers))
                 else:
                     self.limiter.answered(context.permit)
-            status, method, path = response.status, request.method, request.path
-            body = await self._read(response)
-            if body is not None:
-                return responses.Response(status, response.headers, body, method=method, path=path, redact=self.redact)
+            status = response.status
+            content = await self._read(response)
+            if content is not None:
+                return responses.Response(
+                    status, response.headers, content, method=method, path=path, redact=self.redact
+                )
             detail = f"a body of more than {self._max_body:,} bytes"
             too_large = UnexpectedResponseError(detail, status=status, method=method, path=path)
             too_large.too_large = True
@@ -241,13 +245,7 @@ class Transport:
         # Raised out here so that no aiohttp exception, with the request's headers in it, becomes its context.
         raise failure
 
-    def _url(self, path: str) -> URL:
-        if "?" in path:
-            return URL(self.root + path, encoded=True)
-        # This avoids parsing the base URL again.
-        return self.base_url.with_path(self._prefix + path, encoded=True)
-
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes | None:
+    async def _read(self, response: aiohttp.ClientResponse | DirectResponse) -> bytes | None:
         """Read the body, of an error only the beginning; ``None`` if it is too large. Frees the connection."""
         content = response.content
         try:

@@ -37,10 +37,10 @@ T = TypeVar("T")
 _OURS: Final = PurePath(aiomutex.__file__).parent
 _STAGES: Final = {
     ("connector.py", "_create_connection"): "connect",
-    ("connector.py", "_wait_for_available_connection"): "connection",
     ("queueing.py", "_wait"): "permit",
     ("client_reqrep.py", "write_bytes"): "send",
     ("client_reqrep.py", "start"): "headers",
+    ("direct.py", "send"): "headers",
     ("transport.py", "attempt"): "room",
     ("transport.py", "_read"): "body",
     ("transport.py", "aclose"): "close",

@@ -21,7 +21,7 @@ from cancelling import (
     watched,
 )
 from stopping import open_files, stop_everywhere
-from support import GROUP, ONCE, RawServer, connector_of, http, idle, say_nothing, session_for, until
+from support import GROUP, ONCE, RawServer, http, idle, say_nothing, session_for, until
 
 from aiomutex import MutexError, SessionClosedError
 from aiomutex.bulk.options import Settings
@@ -77,7 +77,8 @@ async def test_a_call_from_a_cancelled_task_fails_when_the_session_closes(raw: R
         task = asyncio.create_task(clean_up())
         await asyncio.sleep(0)
         task.cancel()
-        await until(lambda: any(connector_of(session)._waiters.values()))
+        inside: Any = session
+        await until(lambda: inside._transport._slots._waiters)
         await session.aclose()
         await asyncio.gather(task, holder, return_exceptions=True)
         assert failed

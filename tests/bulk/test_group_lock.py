@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def locks_of(session: MutexSession) -> int:
     inside: Any = session
-    return len(inside._transport.group_locks._waiters)
+    return len(inside._transport.group_locks._holders)
 
 
 async def record_concurrency(emulator: MutexEmulator, most: Counter[str]) -> None:
