@@ -44,7 +44,11 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
         print_json(rows)
         return
     for row in rows:
-        parts = " × ".join(f"{key} {share:.1%}" for key, share in row["groups"].items())  # noqa: RUF001  # a times sign
+        splits: dict[object, list[str]] = {}
+        for each in groups_of.get(row["experiment"], ()):
+            key = each.key or each.id
+            splits.setdefault(aiomutex.traffic.split_of(each) or key, []).append(f"{key} {row['groups'][key]:.1%}")
+        parts = " × ".join(map(" ∩ ".join, splits.values()))  # noqa: RUF001  # a times sign
         echo(f"experiment {row['experiment']}: {row['share']:.2%} of all users ({parts or 'in no group'})")
 
 

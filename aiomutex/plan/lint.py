@@ -170,12 +170,16 @@ def _check_dependencies(
 
 
 def _check_repetitions(groups: Iterable[DesiredGroup]) -> _Violations:
-    first: dict[int | str, DesiredGroup] = {}
+    first: dict[object, DesiredGroup] = {}
     for group in groups:
-        traits: list[int | str] = sorted({each for slot in group.slots or () for each in slot.experiments or ()})
-        for trait in [*traits, normalize("NFC", group.key).casefold()]:
-            other = first.setdefault(trait, group)
-            if other is not group and isinstance(trait, int):
+        experiments = sorted({each for slot in group.slots or () for each in slot.experiments or ()})
+        split = [(group.bucketing_salt, group.bucketing_key)] if group.bucketing_salt else []
+        for trait in (*experiments, *split, normalize("NFC", group.key).casefold()):
+            if (other := first.setdefault(trait, group)) is group:
+                continue
+            if isinstance(trait, int) and split != [(other.bucketing_salt, other.bucketing_key)]:
                 yield group, "AM106", f"experiment {trait} is also in {other.key}", group.line
-            elif other is not group:
+            elif isinstance(trait, str):
                 yield group, "AM107", f"project {other.project_id} has a group with the key {other.key}", group.line
+            elif isinstance(trait, tuple):
+                yield group, "AM119", f"the bucketing salt and key are those of {other.key}", group.line

@@ -4,7 +4,7 @@ Pure functions of groups: no session and no network. Bucketing needs the ``mmh3`
 (``pip install 'aiomutex[traffic]'``); shares need no extra package.
 """
 
-from aiomutex.traffic.bucketing import Bucketing, slot_of, slot_share, traffic_share
+from aiomutex.traffic.bucketing import Bucketing, slot_of, slot_share, split_of, traffic_share
 from aiomutex.traffic.simulation import (
     Comparison,
     ExperimentMove,
@@ -19,4 +19,4 @@ from aiomutex.traffic.simulation import (
 )
 
 __all__ = ["Bucketing", "Comparison", "ExperimentMove", "GroupCount", "Overlap", "Simulation", "compare", "read_users"]
-__all__ += ["sample_users", "sampling_error", "simulate", "slot_of", "slot_share", "traffic_share"]
+__all__ += ["sample_users", "sampling_error", "simulate", "slot_of", "slot_share", "split_of", "traffic_share"]

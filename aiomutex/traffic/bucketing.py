@@ -115,8 +115,19 @@ def slot_of(group: MutexGroup, value: str, *, ids: Iterable[str] = ()) -> Slot |
     return Bucketing(group).slot(value, ids=ids)
 
 
-def _shares(group: MutexGroup, experiment: int) -> list[Fraction]:
-    return [Fraction(str(slot.percentage)) / 100 for slot in group.slots if experiment in slot.experiments]
+def _ranges(group: MutexGroup, experiment: int) -> list[tuple[Fraction, Fraction]]:
+    ranges: list[tuple[Fraction, Fraction]] = []
+    end = Fraction(0)
+    for slot in sorted(group.slots, key=lambda slot: slot.index):
+        start, end = end, end + Fraction(str(slot.percentage)) / 100
+        if experiment in slot.experiments:
+            ranges.append((start, end))
+    return ranges
+
+
+def split_of(group: MutexGroup) -> tuple[str, str] | None:
+    """What groups that place users alike have in common: salt and bucketing key; ``None`` without a salt."""
+    return (group.bucketing_salt, group.bucketing_key) if group.bucketing_salt else None
 
 
 def slot_share(group: MutexGroup, experiment: int) -> float:
@@ -124,14 +135,15 @@ def slot_share(group: MutexGroup, experiment: int) -> float:
 
     Several slots of one group are a documented way to give an experiment more traffic. Individuals are not counted.
     """
-    return float(sum(_shares(group, experiment)))
+    return float(sum(end - start for start, end in _ranges(group, experiment)))
 
 
 def traffic_share(experiment: int, groups: Iterable[MutexGroup], *, held_out: Iterable[float] = ()) -> float:
     """Return the share of all users, 0 to 1, that an experiment (its ID) gets: the product over groups and holdouts.
 
-    Groups that do not list the experiment and archived groups do not limit it. The groups' salts are assumed to be
-    independent. ``held_out`` is the percentage of users, 0 to 100, that each holdout of the experiment holds out.
+    Groups that do not list the experiment and archived groups do not limit it. Shares in groups with the same salt and
+    bucketing key do not multiply: their ranges intersect. Other groups are assumed to be independent. ``held_out`` is
+    the percentage of users, 0 to 100, that each holdout of the experiment holds out.
 
     Raises:
         InvalidRequestError: A percentage is out of range.
@@ -146,10 +158,15 @@ def traffic_share(experiment: int, groups: Iterable[MutexGroup], *, held_out: It
 
     Source: Experiment's help centre, "Mutual exclusion groups" (shares multiply across groups and holdouts).
     """
-    share = Fraction(1)
+    shared: dict[object, list[tuple[Fraction, Fraction]]] = {}
     for group in groups:
-        if not group.deleted and (shares := _shares(group, experiment)):
-            share *= sum(shares)
+        if not group.deleted and (own := _ranges(group, experiment)):
+            split = split_of(group) or len(shared)
+            both = [(max(a, c), min(b, d)) for a, b in shared.get(split, [(Fraction(0), Fraction(1))]) for c, d in own]
+            shared[split] = [(start, end) for start, end in both if start < end]
+    share = Fraction(1)
+    for ranges in shared.values():
+        share *= sum(end - start for start, end in ranges)
     for percentage in held_out:
         if not 0 <= percentage <= 100:  # noqa: PLR2004  # percent
             raise InvalidRequestError(f"held_out must be percentages from 0 to 100, not {describe(percentage)}")

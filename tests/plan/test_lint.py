@@ -62,6 +62,10 @@ CASES = {
         group(extra="evaluationMode: local, bucketingKey: device_id", experiment=77),
         "1 experiment is evaluated locally",
     ),
+    "AM119": (
+        group("b", "bucketingSalt: s", experiment=2) + group("a", "bucketingSalt: s"),
+        "the bucketing salt and key are those of b",
+    ),
 }
 EXPERIMENTS: dict[int, Any] = {
     77: {"evaluationMode": "local", "projectId": 1, "endDate": None, "parentDependencies": None},
@@ -152,6 +156,13 @@ def test_the_readme_has_all_rules_with_their_severity() -> None:
 
 def test_archived_groups_are_not_checked() -> None:
     assert lint(parse_desired("groups:\n" + group("b") + group("a", "archived: true"))) == []
+
+
+def test_shares_of_groups_with_one_salt_and_bucketing_key_do_not_multiply() -> None:
+    same = "groups:\n" + group("a", "bucketingSalt: s") + group("b", "bucketingSalt: s")
+    assert [finding.code for finding in lint(parse_desired(same))] == ["AM119"]
+    other = "groups:\n" + group("a", "bucketingSalt: s") + group("b", "{bucketingSalt: s, bucketingKey: user_id}"[1:-1])
+    assert [finding.code for finding in lint(parse_desired(other))] == ["AM106"]
 
 
 def test_an_experiment_may_be_in_several_slots_of_one_group() -> None:

@@ -90,7 +90,7 @@ GROUP = "groups:\n- projectId: 1\n  key: a\n"
         (GROUP + "  description: [1]", 4, "groups[0].description must be a string, or null for none, not a list"),
         (GROUP + "  evaluationMode: lokal", 4, "groups[0].evaluationMode must be local or remote, not 'lokal'"),
         (GROUP + "  archived: yes", 4, "groups[0].archived must be true or false, not 'yes'"),
-        (GROUP + "  ignore: [AM999]", 4, "groups[0].ignore[0] must be a lint rule, AM101 to AM118, not 'AM999'"),
+        (GROUP + "  ignore: [AM999]", 4, "groups[0].ignore[0] must be a lint rule, AM101 to AM119, not 'AM999'"),
         (
             GROUP + "- projectId: '1'\n  key: a",
             4,
