@@ -21,7 +21,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
     # The same names as in _HOMES, and submodules, in forms that type checkers read as a re-export.
     from aiomutex import bulk as bulk
-    from aiomutex import models as models
+    from aiomutex import events as events
     from aiomutex import plan as plan
     from aiomutex import traffic as traffic
     from aiomutex._api.responses import Response as Response

@@ -59,6 +59,11 @@ def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags & ~(os.O_CREAT | os.O_TRUNC))
 
 
+def fill_page(template: Path, data: bytes) -> str:
+    """Return an HTML template with JSON in place of ``__DATA__``. No text in it can end the script element."""
+    return template.read_text("utf-8").replace("__DATA__", data.decode().replace("<", "\\u003c"))
+
+
 def never_close(connection: object) -> None:
     """Keep an SQLite connection that a forked process inherited: closing it could delete what the parent is writing."""
     import ctypes  # noqa: PLC0415  # rarely needed

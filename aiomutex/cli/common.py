@@ -22,7 +22,6 @@ import aiomutex
 from aiomutex._util.files import open_private
 
 if TYPE_CHECKING:
-    from aiomutex import MutexGroup, MutexSession
     from aiomutex.cli.run import Run
 
 _FILES: Final = "aiomutex.cli.files"
@@ -62,7 +61,7 @@ def _is_same_file(path: str, other: str) -> bool:
     return os.path.samestat(status, other_status) and stat.S_ISREG(status.st_mode)
 
 
-def call(work: Callable[[MutexSession], Awaitable[T]], **options: Any) -> T:
+def call(work: Callable[[aiomutex.MutexSession], Awaitable[T]], **options: Any) -> T:
     """Run ``work`` in an event loop, with a session from ``open_session``."""
 
     async def main() -> T:
@@ -72,15 +71,15 @@ def call(work: Callable[[MutexSession], Awaitable[T]], **options: Any) -> T:
     return asyncio.run(main())
 
 
-def live_groups() -> list[MutexGroup]:
+def live_groups() -> list[aiomutex.MutexGroup]:
     """Read all groups."""
     return call(lambda session: session.list_groups().collect())
 
 
-def call_on(group: str, work: Callable[[MutexSession, str], Awaitable[T]]) -> T:
+def call_on(group: str, work: Callable[[aiomutex.MutexSession, str], Awaitable[T]]) -> T:
     """Run ``work`` with the ID of a group that is given by its ID or key."""
 
-    async def resolved(session: MutexSession) -> T:
+    async def resolved(session: aiomutex.MutexSession) -> T:
         if group.isdecimal() or "/" in group:
             return await work(session, group)
         found = await session.find_group(normalize("NFC", group))
@@ -90,7 +89,9 @@ def call_on(group: str, work: Callable[[MutexSession, str], Awaitable[T]]) -> T:
 
 
 @contextlib.asynccontextmanager
-async def open_session(*, used_today: int | None = None, guard: Run | None = None) -> AsyncGenerator[MutexSession]:
+async def open_session(
+    *, used_today: int | None = None, guard: Run | None = None
+) -> AsyncGenerator[aiomutex.MutexSession]:
     """Open a session configured by the environment. It shares the limits with all runs on this machine."""
     from aiomutex.limits.machine import MachineRateLimiter
 

@@ -10,6 +10,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import stat
 import sys
 import threading
@@ -38,82 +39,50 @@ _WHOLE: Final = SlotEdit.__struct_fields__[2:]
 _PARTS: Final = SlotChange.__struct_fields__[2:]
 _FIELDS: Final = (*_GROUP, "slot_index", *_WHOLE, *_PARTS)
 _COLUMNS: Final = (*_GROUP, "slot_index", *SLOT_LISTS, *_PARTS, *(f"expected_{name}" for name in SLOT_LISTS))
+_UNDECODED: Final = re.compile("[\udc80-\udcff]")
 _UTF_16: Final = ("\udcff\udcfe", "\udcfe\udcff")
 
 
 class Line(NamedTuple):
-    """A valid edit and the number of its line, from 1."""
+    """A line of a file, numbered from 1: an edit, or why it is none."""
 
     number: int
-    edit: AnyEdit
-    group_key: str = ""
-    """Its group, until the ID is known."""
+    fields: dict[str, Any]
+    """What it says, for the file of failures; empty if it could not be read."""
+    edit: AnyEdit | None
+    error: str = ""
 
-    async def with_id(self, session: aiomutex.MutexSession, ids: dict[str, str]) -> Line | BadLine:
+    async def with_id(self, session: aiomutex.MutexSession, ids: dict[str, str]) -> Line:
         """Return the line with the ID that belongs to its key; the first one lists all groups, to fill ``ids``."""
-        if not self.group_key:
+        if self.edit is None or "group_key" not in self.fields:
             return self
         if not ids:
             ids |= {"": ""} | {normalize("NFC", each.key): each.id for each in await session.list_groups().collect()}
-        if (group_id := ids.get(normalize("NFC", self.group_key))) is None:
-            text = to_json_line(self.edit, group_key=self.group_key)
-            return BadLine(self.number, text, f"there is no group with the key {self.group_key}")
-        return Line(self.number, msgspec.structs.replace(self.edit, group_id=group_id))
+        if (group_id := ids.get(normalize("NFC", self.fields["group_key"]))) is None:
+            return self._replace(edit=None, error=f"there is no group with the key {self.fields['group_key']}")
+        return self._replace(edit=msgspec.structs.replace(self.edit, group_id=group_id))
 
 
-class BadLine(NamedTuple):
-    """A line that is not a valid edit, and why."""
-
-    number: int
-    text: str
-    """The line as JSON, to be corrected and run again; empty if it could not be read."""
-    problem: str
-
-    def as_json(self) -> str:
-        """Return the line of JSON for the file of failures. ``read_edits`` rejects it until it is corrected."""
-        try:
-            value: object = json.loads(self.text)
-        except (ValueError, RecursionError):
-            value = None
-        fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {"text": self.text}
-        # Half of a surrogate pair, which JSON can escape, cannot be written as UTF-8.
-        return json.dumps({**fields, "reason": self.problem}, ensure_ascii="\\ud" in self.text.lower())
-
-
-def read_file(path: str, format_: str) -> Generator[Line | BadLine]:
+def read_file(path: str, format_: str) -> Generator[Line]:
     """Read the edits of a file; ``-`` is standard input."""
     with click.open_file(path, encoding="utf-8", errors="surrogateescape") as file:
         yield from read_edits(lines_of(file), format_)
 
 
-def read_edits(lines: Iterable[str], format_: str) -> Iterator[Line | BadLine]:
+def read_edits(lines: Iterable[str], format_: str) -> Iterator[Line]:
     """Read the edits of a file line by line, without its empty lines. The help of ``slots bulk`` shows the format."""
     rest = iter(lines)
     try:
         first = list(islice(rest, 1))
         if first and first[0].startswith(_UTF_16):
-            yield BadLine(1, "", "the file is in UTF-16; save it as UTF-8")
+            yield Line(1, {}, None, "the file is in UTF-16; save it as UTF-8")
         else:
             yield from (_from_csv if format_ == "csv" else _from_json)(chain(first, rest))
     except LineTooLongError as error:
-        yield BadLine(error.line, "", str(error.args[0]))
+        yield Line(error.line, {}, None, str(error.args[0]))
 
 
-def to_json_line(edit: AnyEdit, **extra: str) -> str:
-    """Return an edit as a line of JSON that ``read_edits`` can read, with its key or why it failed, for example."""
-    fields: dict[str, Any] = msgspec.to_builtins(edit)
-    if "expected" in fields:
-        guards = [
-            {name: items for name, items in zip(SLOT_LISTS, each, strict=True) if items is not None}
-            for each in fields["expected"]
-        ]
-        fields["expected"] = guards if guards[1:] else guards[0]
-    if "group_key" in extra:
-        del fields["group_id"]
-    return msgspec.json.encode(fields | extra).decode()
-
-
-def _line_of(value: object, number: int) -> Line:
+def _edit_of(value: object) -> AnyEdit:
     """Build an edit, or raise ``InvalidRequestError`` if a field is unknown, missing or invalid."""
     if not isinstance(value, dict):
         raise InvalidRequestError(f"an edit must be an object, not {describe(value)}")
@@ -124,33 +93,38 @@ def _line_of(value: object, number: int) -> Line:
         raise InvalidRequestError(f"unknown field {min(unknown)!r}; an edit has {', '.join(_FIELDS)}")
     if missing := [name for name in required if name not in given]:
         raise InvalidRequestError(f"{missing[0]} is missing; an edit must have {' and '.join(required)}")
-    key = given.pop("group_key", None)
-    if required[0] == "group_key" and ("group_id" in given or not key or not isinstance(key, str)):
+    fields: dict[str, Any] = {"group_id": 0} | given
+    key = fields.pop("group_key", "key")
+    if ("group_key" in given and "group_id" in given) or not key or not isinstance(key, str):
         raise InvalidRequestError("group_key must be a non-empty string, and the only name of the group")
     whole, parts = ([name for name in given if name in names] for names in (_WHOLE, _PARTS))
     if whole and parts:
         problem = f"an edit replaces whole lists or adds and removes items; it has both {whole[0]} and {parts[0]}"
         raise InvalidRequestError(f"{problem}. Use a line for each")
-    kind: Any = SlotChange if parts else SlotEdit
-    edit = freeze(kind(**({"group_id": 0} | given)))
+    edit = freeze(SlotChange(**fields) if parts else SlotEdit(**fields))
     request_of(edit)
-    return Line(number, edit, key or "")
+    return edit
 
 
-def _checked(line: int, text: str, value: Callable[[], object]) -> Line | BadLine:
+def _checked(number: int, text: str, value: Callable[[], Any], cells: dict[str, Any] | None = None) -> Line:
+    given: Any = None
     try:
-        return _line_of(value(), line)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError, InvalidRequestError) as error:
-        return BadLine(line, text, "not valid UTF-8" if isinstance(error, UnicodeError) else str(error))
+        given = value()
+        text.encode()  # raises UnicodeEncodeError where the file is not UTF-8
+        return Line(number, given, _edit_of(given))
+    except (ValueError, RecursionError) as error:
+        fields: dict[str, Any] = cells or (given if isinstance(given, dict) else {"text": text})
+        return Line(number, fields, None, "not valid UTF-8" if isinstance(error, UnicodeError) else str(error))
 
 
-def _from_json(lines: Iterable[str]) -> Iterator[Line | BadLine]:
+def _from_json(lines: Iterable[str]) -> Iterator[Line]:
     for number, text in enumerate(lines, 1):
         if text.strip():
-            yield _checked(number, text.rstrip("\r\n"), partial(msgspec.json.decode, text))
+            decode = json.loads if _UNDECODED.search(text) else msgspec.json.decode
+            yield _checked(number, text.rstrip("\r\n"), partial(decode, text))
 
 
-def _from_csv(lines: Iterable[str]) -> Iterator[Line | BadLine]:
+def _from_csv(lines: Iterable[str]) -> Iterator[Line]:
     # Python's default limit of 131,072 characters is too short for a long list of users.
     csv.field_size_limit(MAX_LINE)
     # Without strict mode, a quote that is never closed would turn the rest of the file into one cell.
@@ -158,15 +132,15 @@ def _from_csv(lines: Iterable[str]) -> Iterator[Line | BadLine]:
     try:
         columns = [name.strip() for name in next(reader, cast("list[str]", []))]
         if columns and (problem := _header_problem(columns)):
-            yield BadLine(1, "", problem)
+            yield Line(1, {}, None, problem)
             return
         for row in filter(None, reader):
             # A row with too many cells is kept as a list, since the extra cells have no column.
-            kept = row if len(row) > len(columns) else dict(zip(columns, row, strict=False))
-            text = json.dumps(kept, ensure_ascii=False)
-            yield _checked(reader.line_num, text, partial(_fields, columns, row))
+            cells = dict(zip(columns, row, strict=False)) if len(row) <= len(columns) else None
+            text = json.dumps(row, ensure_ascii=False)
+            yield _checked(reader.line_num, text, partial(_fields, columns, row), cells)
     except csv.Error as error:
-        yield BadLine(reader.line_num, "", f"invalid CSV: {error}")
+        yield Line(reader.line_num, {}, None, f"invalid CSV: {error}")
 
 
 def _header_problem(columns: list[str]) -> str | None:
@@ -184,7 +158,6 @@ def _header_problem(columns: list[str]) -> str | None:
 def _fields(columns: list[str], row: list[str]) -> dict[str, Any]:
     if len(row) > len(columns):
         raise InvalidRequestError(f"{counted(len(row), 'cell')} for {counted(len(columns), 'column')}")
-    "".join(row).encode()  # raises UnicodeEncodeError where the file is not UTF-8
     cells = {name: cell.strip() for name, cell in zip(columns, row, strict=False)}
     fields: dict[str, Any] = {}
     for name, cell in cells.items():
@@ -216,14 +189,10 @@ class FailuresFile:
         self._has_previous = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
         self.close = self._file.close
 
-    def write(self, line: str) -> None:
+    def write(self, fields: dict[str, Any]) -> None:
         """Add a line. It is flushed at once, so that a crash loses none."""
         self.discard_previous()
-        self._file.write(line + "\n")
-
-    def keep(self, outcome: aiomutex.SlotOutcome) -> None:
-        """Add the edit of an outcome."""
-        self.write(to_json_line(outcome.edit, reason=str(outcome.error or outcome.note)))
+        self._file.write(json.dumps(fields, ensure_ascii=False) + "\n")
 
     def discard_previous(self) -> None:
         """Remove the failures of an earlier run, unless that was done already."""

@@ -43,9 +43,7 @@ if TYPE_CHECKING:
     help="Serve https with a certificate made now; FILE gets the CA that clients must trust.  [emulator-ca.pem]",
 )  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Do not log requests.")
-def emulator(
-    groups: int, no_limits: bool, dialect: str | None, ca_file: str | None, quiet: bool, **options: Any
-) -> None:
+def emulator(no_limits: bool, dialect: str | None, ca_file: str | None, quiet: bool, **options: Any) -> None:
     """Run a local emulator of the service, with its rules and limits."""
     from aiomutex.emulator import Dialect, MutexEmulator, serve
     from aiomutex.emulator.listener import allowed_hosts, host_of
@@ -62,7 +60,7 @@ def emulator(
             certificate.configure_cert(context)  # its key is kept in memory only
             authority.cert_pem.write_to_path(ca_file)
             options["ssl_context"] = context
-        instance = MutexEmulator(groups=groups, limits=not no_limits, log=not quiet, **options)
+        instance = MutexEmulator(limits=not no_limits, log=not quiet, **options)
     except ModuleNotFoundError:
         fail("--tls-self-signed needs trustme: pip install 'aiomutex[tls]'")
     except ValueError as error:

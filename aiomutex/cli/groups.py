@@ -104,9 +104,7 @@ def _slot(text: str) -> dict[str, Any]:
 @click.option("--evaluation-mode", "evaluationMode", type=click.Choice(["local", "remote"]), help="By default remote.")
 @click.option("--bucketing-key", "bucketingKey", help="By default amplitude_id.")
 @click.option("--bucketing-salt", "bucketingSalt", help="By default random.")
-@click.option(
-    "--from", "file", type=FilePath(exists=True, allow_dash=True), help="JSON file with the group; - for a pipe."
-)
+@click.option("--from", "file", type=FilePath(exists=True, allow_dash=True), help="The group as JSON; - for a pipe.")
 @json_option
 def create(file: str | None, as_json: bool, **fields: Any) -> None:
     """Create a group. It is created only once, even if a response is lost."""

@@ -162,6 +162,7 @@ def apply(
     file: str, yes: bool, force: bool, journal: str | None, no_verify: bool, as_json: bool, **running: bool
 ) -> None:
     """Change the live groups to match a file, or apply a saved plan."""
+    from msgspec import to_builtins
     from msgspec.structs import replace
 
     from aiomutex.plan.edit_order import edit_rounds
@@ -174,20 +175,27 @@ def apply(
         fail("the plan is blocked; nothing was written", _BLOCKED)
     if not left.changes:
         if as_json:
-            print_json({"counts": {}, "requests": 0, "stopped_by": None, "interrupted": False})
+            print_json({"counts": {}, "requests": 0, "stopped_by": None, "interrupted": False, "steps": []})
         return
     confirm("Apply the plan?", yes=yes)
     edits = sum(map(len, edit_rounds(left.changes)))
     others = sum(bool(each.new) + bool(each.fields) + each.action.endswith("archive") for each in left.changes)
     run = Run("steps", edits + others)
+    planned = {each.name: each for each in (*changes.changes, *left.changes)}
+    steps: list[dict[str, Any]] = []
 
     def record(step: aiomutex.plan.Step) -> None:
         slot = f", slot {step.slot_index}" if step.slot_index is not None else ""
-        run.record(f"{step.kind} {step.group}{slot}", step)
+        status = run.record(f"{step.kind} {step.group}{slot}", step).replace(" ", "_")
+        group = planned[step.group]
+        lists = [each for each in group.lists if each.slot_index == step.slot_index]
+        changes = {"create": group.new, "edit": group.fields, "slot": lists}.get(step.kind)
+        outcome: dict[str, Any] = to_builtins(step, enc_hook=aiomutex.MutexError.to_dict)
+        steps.append(outcome | {"status": status, "changes": changes})
 
     options: dict[str, Any] = {"force": force, "journal": journal, "verify": not no_verify}
     run.execute(lambda session: aiomutex.plan.apply(session, changes, on_step=record, **options))
-    run.finish("To resume, run the same command again.", as_json=as_json)
+    run.finish("To resume, run the same command again.", as_json=as_json, steps=steps)
 
 
 @click.command()

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import echo, open_session, print_json, printable
+from aiomutex.cli.run_report import RunReport
 from aiomutex.errors import DeadlineExceededError, LimiterUnavailableError
 
 if TYPE_CHECKING:
-    from aiomutex import MutexSession, OutcomeStream, Priority, RateLimiter, SlotOutcome
-    from aiomutex.events import Call
-    from aiomutex.plan import Step
+    import aiomutex
 
 _INTERVAL: Final = 5.0  # seconds between two lines of progress through a pipe
 _GRACE: Final = 10.0  # seconds after SIGTERM for requests in flight, and again to read back what they wrote
@@ -37,10 +36,12 @@ class Run:
     groups that the run wrote. After SIGTERM no call gets another one either.
     """
 
-    def __init__(self, noun: str, total: int | None, failures: Callable[[Any], object] | None = None) -> None:
+    def __init__(self, noun: str, total: int | None, failures: Any = None, page: RunReport | None = None) -> None:
         self.counts: Counter[str] = Counter()
-        self.signals: list[int] = []
-        self.stream: OutcomeStream | None = None
+        self._page = page or RunReport()
+        self._page.facts |= {"counts": self.counts, "total": total}
+        self.signals: list[signal.Signals] = []
+        self.stream: aiomutex.OutcomeStream | None = None
         self._noun, self._total, self._failures = noun, total, failures
         self._requests = self._writes = 0
         self._stopped_by: object = None
@@ -55,13 +56,14 @@ class Run:
         self.bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self.bar.add_task(noun, total=total, facts="")
 
-    def execute(self, work: Callable[[MutexSession], Awaitable[object]], **options: Any) -> None:
+    def execute(self, work: Callable[[aiomutex.MutexSession], Awaitable[object]], **options: Any) -> None:
         """Run ``work`` in an event loop, with a session, until it ends or signals end it."""
         asyncio.run(self._main(work, options))
 
-    async def _main(self, work: Callable[[MutexSession], Awaitable[object]], options: dict[str, Any]) -> None:
+    async def _main(self, work: Callable[[aiomutex.MutexSession], Awaitable[object]], options: dict[str, Any]) -> None:
         task: Any = asyncio.current_task()
         async with open_session(guard=self, **options) as self._session:
+            self._page.facts["limit"] = self._limiter.state().per_window  # a window is a second and a bit
             for number in (signal.SIGINT, signal.SIGTERM):
                 with contextlib.suppress(NotImplementedError):  # event loops on Windows have no signal handlers
                     asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number, task)
@@ -75,7 +77,7 @@ class Run:
             finally:
                 ticker.cancel()
 
-    def _on_signal(self, number: int, task: asyncio.Task[object]) -> None:
+    def _on_signal(self, number: signal.Signals, task: asyncio.Task[object]) -> None:
         self.signals.append(number)
         if len(self.signals) > 1:
             task.cancel()
@@ -89,7 +91,7 @@ class Run:
         if self.stream is not None:
             self.stream.stop()
 
-    def watch(self, limiter: RateLimiter) -> Self:
+    def watch(self, limiter: aiomutex.RateLimiter) -> Self:
         """Take the permits of a session from ``limiter``."""
         self._limiter = limiter
         return self
@@ -98,7 +100,7 @@ class Run:
         return getattr(self._limiter, name)
 
     @contextlib.contextmanager
-    def call(self, call: Call) -> Generator[None]:
+    def call(self, call: aiomutex.events.Call) -> Generator[None]:
         """Note which call takes permits."""
         token = _call.set(SimpleNamespace(call=call, permits=0))
         try:
@@ -110,7 +112,7 @@ class Run:
         """Do nothing."""
         return contextlib.nullcontext()
 
-    async def acquire(self, priority: Priority) -> float:
+    async def acquire(self, priority: aiomutex.Priority) -> float:
         """Wait until a request may be sent, unless the run is stopped."""
         current = _call.get()
         is_write = current.call.method != "GET"
@@ -125,28 +127,31 @@ class Run:
         permit = await self._limiter.acquire(priority)
         check()
         self._requests += 1
+        self._page.count("requests")
         self._writes += is_write and not current.permits
         self._written.update((group, "/api/1/mutexes") if is_write else ())
         current.permits += 1
         return permit
 
-    def record(self, where: str, outcome: SlotOutcome | Step) -> None:
-        """Count an outcome. Print a failure, and pass it to ``failures``."""
+    def record(self, where: str, outcome: aiomutex.SlotOutcome | aiomutex.plan.Step, fields: Any = None) -> str:
+        """Count an outcome, and return its status. Report a failure, and keep its ``fields``, if there are any."""
         status: str = outcome.status
         if status == "skipped":
             known = {"according to the journal": "done earlier", "overwrites the slot": "changed since"}
             status = next((word for end, word in known.items() if outcome.note.endswith(end)), "never tried")
         elif self.signals and status == "failed" and isinstance(outcome.error, _UNSENT):
             status = "unknown" if outcome.error.maybe_applied else "never tried"
-        if status in _UNSUCCESSFUL and self._failures is not None:
-            self._failures(outcome)
         if status in _UNSUCCESSFUL:
-            self.reject(where, status, outcome.error or outcome.note)
+            self.fail(where, status, outcome.error or outcome.note, fields)
         else:
             self.count(status)
+        return status
 
-    def reject(self, where: str, status: str, reason: object) -> None:
-        """Count a failure and print it."""
+    def fail(self, where: str, status: str, reason: object, fields: Any) -> None:
+        """Count a failure, report it and keep its ``fields``, if there are any."""
+        self._page.fail(where, status, reason)
+        if self._failures is not None and fields:
+            self._failures.write(fields | {"reason": str(reason)})
         if self._failures is None or not self.signals[1:]:  # the second ends it at once
             self.print_line(f"{where}: {status}: {reason}")
         self.count(status)
@@ -154,9 +159,10 @@ class Run:
     def count(self, status: str) -> None:
         """Count an outcome and show the progress."""
         self.counts[status] += 1
+        self._page.count(status)
         self._show()
 
-    def finish(self, resume: str, *, as_json: bool = False) -> None:
+    def finish(self, resume: str, *, as_json: bool = False, **details: Any) -> None:
         """Print the summary, and ``resume`` if something is left to do. Exit with the code for what happened."""
         counts = self.counts
         if self._total is not None:
@@ -169,14 +175,16 @@ class Run:
         if as_json:
             shown = {status.replace(" ", "_"): count for status, count in counts.items() if count}
             facts = {"requests": self._requests, "stopped_by": stopped_by, "interrupted": bool(self.signals)}
-            print_json({"counts": shown} | facts)
+            print_json({"counts": shown} | facts | details)
         else:
             parts = [f"{counts[status]:,} {status}" for status in dict.fromkeys((*_STATUSES, *counts))]
             echo(f"{', '.join(parts)}; {counted(self._requests, 'request')}")
         if stopped_by:
             echo(f"aiomutex: {stopped_by}", err=True)
         if self.signals or stopped_by or counts["never tried"]:
+            self._page.facts["resume"] = resume
             echo(resume, err=True)
+        self._page.facts["stopped_by"] = self.signals[-1].name if self.signals else stopped_by
         if self.signals:
             sys.exit(128 + self.signals[-1])
         if stopped_by or counts["never tried"] or any(counts[status] for status in _UNSUCCESSFUL):

@@ -16,12 +16,13 @@ import aiomutex
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import FilePath, call, call_on, complete_key, echo, fail, json_option, print_json
 from aiomutex.cli.run import Run
+from aiomutex.cli.run_report import RunReport
 
 if TYPE_CHECKING:
     from aiomutex.cli.edits_file import Line
 
 _MAX_SHOWN: Final = 20
-_OF_UNDO: Final = ("undo", "force", "as_json")
+_OF_UNDO: Final = ("undo", "force", "report", "as_json")
 
 
 @click.group()
@@ -74,17 +75,14 @@ def edit(group: str, slot_index: int, verify: bool, **lists: list[Any] | None) -
 @click.option("--undo", type=FilePath(exists=True), help="Undo the run of this journal.")
 @click.option("--force", is_flag=True, help="With --undo: overwrite slots that changed since the run.")
 @click.option("--failures", type=FilePath(), help="Write failed edits here, as JSON Lines.")
+@click.option("--report", type=FilePath(), help="Write a page on the run here, as HTML.")
 @click.option("--concurrency", type=click.IntRange(1), help="Maximum number of edits in flight.")
 @click.option("--stop-after", type=click.IntRange(1), metavar="N", help="Stop after N failed edits.")
-@click.option(
-    "--on-budget", type=click.Choice(["stop", "wait"]), default="stop", help="When the day's budget is used up."
-)
+@click.option("--on-budget", type=click.Choice(["stop", "wait"]), default="stop", help="At the end of a day's budget.")
 @click.option("--reserve", type=click.IntRange(0), default=0, metavar="N", help="Leave N of today's requests unused.")
 @click.option("--used-today", type=click.IntRange(0), metavar="N", help="Requests sent today, to correct the count.")
 @json_option
-def bulk(
-    file: str | None, undo: str | None, force: bool, dry_run: bool, offline: bool, as_json: bool, **options: Any
-) -> None:
+def bulk(file: str | None, undo: str | None, force: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Edit many slots from FILE, as JSON Lines or CSV. Use - for standard input."""
     if (file is None) == (undo is None):
         raise click.UsageError("give either FILE or --undo JOURNAL")
@@ -95,11 +93,11 @@ def bulk(
             raise click.UsageError(f"{option.opts[0]} needs a FILE; it cannot be combined with --undo")
     if force and not undo:
         raise click.UsageError("--force needs --undo")
-    if offline and not dry_run:
+    if (offline := options.pop("offline")) and not dry_run:
         raise click.UsageError("--offline needs --dry-run")
     format_ = options.pop("format_") or ("csv" if file and file.endswith(".csv") else "jsonl")
     if undo is not None:
-        _undo(undo, force=force, as_json=as_json)
+        _undo(undo, options["report"], force=force, as_json=as_json)
     elif file and dry_run:
         _preview(list(_valid_edits(file, format_)), options, offline=offline, as_json=as_json)
     elif file:
@@ -108,17 +106,17 @@ def bulk(
 
 def _valid_edits(file: str, format_: str) -> Generator[Line]:
     """Yield the edits of a file. If a line is invalid, report it, and exit at the end."""
-    from aiomutex.cli.edits_file import Line, read_file
+    from aiomutex.cli.edits_file import read_file
 
     total = invalid = 0
     for item in read_file(file, format_):
         total += 1
-        if isinstance(item, Line):
+        if item.edit is not None:
             yield item
             continue
         invalid += 1
         if invalid <= _MAX_SHOWN:
-            echo(f"line {item.number}: {item.problem}", err=True)
+            echo(f"line {item.number}: {item.error}", err=True)
     if invalid:
         shown = f" (the first {_MAX_SHOWN} are shown)" if invalid > _MAX_SHOWN else ""
         fail(f"invalid lines: {invalid:,} of {total:,}{shown}; nothing was sent", 2)
@@ -127,8 +125,6 @@ def _valid_edits(file: str, format_: str) -> Generator[Line]:
 def _preview(lines: list[Line], options: dict[str, Any], *, offline: bool, as_json: bool) -> None:
     """Print what edits would change, or with ``offline`` only their number. Exit with 1 if one would fail."""
     from msgspec import to_builtins
-
-    from aiomutex.cli.edits_file import Line
 
     if offline:
         count = counted(len(lines), "edit is", "edits are")
@@ -140,12 +136,10 @@ def _preview(lines: list[Line], options: dict[str, Any], *, offline: bool, as_js
         edits: list[Any] = []
         for line in lines:
             known = await line.with_id(session, ids)
-            if not isinstance(known, Line):
-                fail(f"line {known.number}: {known.problem}", 2)
+            if known.edit is None:
+                fail(f"line {known.number}: {known.error}", 2)
             edits.append(known.edit)
-        return await aiomutex.bulk.preview(
-            session, edits, journal=options["journal"] is not None, verify=options["verify"]
-        )
+        return await aiomutex.bulk.preview(session, edits, journal=bool(options["journal"]), verify=options["verify"])
 
     found = call(work, used_today=options["used_today"])
     fields: dict[str, Any] = to_builtins(found)
@@ -156,34 +150,33 @@ def _preview(lines: list[Line], options: dict[str, Any], *, offline: bool, as_js
     sys.exit(bool(found.impossible))
 
 
-def _run(
-    file: str, format_: str, *, failures: str | None, used_today: int | None, as_json: bool, **options: Any
-) -> None:
-    from aiomutex.cli.edits_file import FailuresFile, Line, read_file, read_in_thread
+def _run(file: str, format_: str, *, failures: str | None, report: str | None, as_json: bool, **options: Any) -> None:
+    from aiomutex.cli.edits_file import FailuresFile, read_file, read_in_thread
 
     # A pipe can be read only once, so its lines are checked during the run.
     total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None
-    with contextlib.closing(FailuresFile(failures or os.devnull)) as failed:
-        run = Run("edits", total, failed.keep if failures else None)
-        numbers: dict[int, int] = {}  # of the lines, by the positions of their edits; only of those without an outcome
+    journal = options["journal"]
+    page = RunReport(report, title=f"Edits of {file}", journal=journal, failures_file=failures)
+    with contextlib.closing(FailuresFile(failures or os.devnull)) as failed, page:
+        run = Run("edits", total, failed if failures else None, page)
+        lines: dict[int, Line] = {}  # those without an outcome, by the positions of their edits
 
         async def edits(session: aiomutex.MutexSession) -> AsyncGenerator[Any]:
             ids: dict[str, str] = {}
             position = 0
             async with contextlib.aclosing(read_in_thread(read_file(file, format_))) as items:
                 async for item in items:
-                    line = await item.with_id(session, ids) if isinstance(item, Line) else item
-                    if isinstance(line, Line):
-                        numbers[position] = line.number
-                        position += 1
-                        yield line.edit
+                    line = await item.with_id(session, ids)
+                    if line.edit is None:
+                        run.fail(f"line {line.number}", "failed", line.error, line.fields)
                         continue
-                    run.reject(f"line {line.number}", "failed", line.problem)
-                    if line.text:
-                        failed.write(line.as_json())
+                    lines[position] = line
+                    position += 1
+                    yield line.edit
 
         def on_outcome(outcome: aiomutex.SlotOutcome) -> None:
-            run.record(f"line {numbers.pop(outcome.position)}", outcome)
+            line = lines.pop(outcome.position)
+            run.record(f"line {line.number}", outcome, line.fields)
 
         async def work(session: aiomutex.MutexSession) -> aiomutex.OutcomeStream:
             async with session.stream_slot_edits(edits(session), on_outcome=on_outcome, **options) as run.stream:
@@ -191,22 +184,24 @@ def _run(
                     pass
             return run.stream
 
-        run.execute(work, used_today=used_today)
+        run.execute(work, used_today=options.pop("used_today"))
         failed.discard_previous()
         if not run.counts and not run.signals:
             echo(f"{file} has no edits.", err=True)
-        resume = f"To resume, run the same command again: {options['journal']} holds the progress."
-        run.finish(resume if options["journal"] else "Not resumable: run with --journal next time.", as_json=as_json)
+        resume = f"To resume, run the same command again: {journal} holds the progress."
+        run.finish(resume if journal else "Not resumable: run with --journal next time.", as_json=as_json)
 
 
-def _undo(journal: str, *, force: bool, as_json: bool) -> None:
+def _undo(journal: str, report: str | None, *, force: bool, as_json: bool) -> None:
     from aiomutex.bulk.journal import Journal
 
     with Journal(journal, must_exist=True) as opened:
-        run = Run("slots", len(opened.written_slots()))
+        total = len(opened.written_slots())
 
     def on_outcome(outcome: aiomutex.SlotOutcome) -> None:
         run.record(f"group {outcome.edit.group_id}, slot {outcome.edit.slot_index}", outcome)
 
-    run.execute(lambda session: aiomutex.bulk.undo(session, journal, force=force, on_outcome=on_outcome))
-    run.finish("To resume, run the same command again.", as_json=as_json)
+    with RunReport(report, title=f"Undo of {journal}") as page:
+        run = Run("slots", total, page=page)
+        run.execute(lambda session: aiomutex.bulk.undo(session, journal, force=force, on_outcome=on_outcome))
+        run.finish("To resume, run the same command again.", as_json=as_json)

@@ -13,9 +13,7 @@ from aiomutex._util.wording import counted
 from aiomutex.cli.common import Column, FilePath, call, echo, fail, json_option, live_groups, print_json, print_table
 
 _SAMPLE: Final = 20_000
-_ids_option = click.option(
-    "--id", "ids", multiple=True, help="Another ID of the user, which a slot may list; repeatable."
-)
+_ids_option = click.option("--id", "ids", multiple=True, help="Another ID that a slot may list; repeatable.")
 _keys_option = click.option("--group", "keys", multiple=True, help="Only the group with this key; repeatable.")
 
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import to_builtins
 from msgspec.structs import replace
 
+from aiomutex._util.files import fill_page
 from aiomutex._util.wording import counted
 from aiomutex.models import SLOT_LISTS, MutexGroup
 from aiomutex.plan.changes import GroupPlan, Plan, after
@@ -204,9 +205,7 @@ def report(live: list[MutexGroup], plan: Plan, review: Review | None = None) -> 
         },
         "showsIndividuals": review.show_individuals,
     }
-    # No text of a group can end the script element, or start a comment in it.
-    text = msgspec.json.encode(data).decode().replace("<", "\\u003c")
-    return Path(__file__).with_name("report.html").read_text("utf-8").replace("__DATA__", text)
+    return fill_page(Path(__file__).with_name("report.html"), msgspec.json.encode(data))
 
 
 def _masked(group: MutexGroup, review: Review) -> MutexGroup:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aiomutex import SlotChange, SlotEdit
-from aiomutex.cli.edits_file import BadLine, Line, read_edits, to_json_line
+from aiomutex.cli.edits_file import read_edits
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from command_line import Aiomutex
 
+    from aiomutex.cli.edits_file import Line
     from aiomutex.testing import MutexEmulator
 
 JSONL = """\
@@ -36,10 +37,9 @@ def experiments(service: MutexEmulator) -> list[list[int]]:
     return [service.groups[group].slots[0].experiments for group in "12"]
 
 
-def edit_of(line: str, format_: str = "jsonl") -> Any:
-    (item,) = read_edits(line.splitlines(keepends=True), format_)
-    assert isinstance(item, Line), item
-    return item.edit
+def line_of(text: str, format_: str = "jsonl") -> Line:
+    (line,) = read_edits(text.splitlines(keepends=True), format_)
+    return line
 
 
 @pytest.mark.parametrize(("name", "text"), FILES)
@@ -78,7 +78,8 @@ def test_a_stale_slot_is_left_alone_and_its_edit_can_be_run_again(
     assert (done.exit_code, done.stderr) == (1, f"line {line}: failed: {STALE}\n")
     assert experiments(service) == [[9, 10], [77]]
     assert json.loads((tmp_path / "failed.jsonl").read_text()) == {
-        "group_id": "2", "slot_index": 1, "experiments": [5], "expected": {"experiments": [201]}, "reason": STALE,
+        "group_key": "group-2", "slot_index": 1, "experiments": [5], "expected": {"experiments": [201]},
+        "reason": STALE,
     }  # fmt: skip
     service.groups["2"].slots[0].experiments = [201]
     assert aiomutex("slots", "bulk", "failed.jsonl").stdout.startswith("1 applied")
@@ -127,9 +128,9 @@ def test_each_line_keeps_its_number_among_empty_and_invalid_ones(service: MutexE
 )
 def test_an_invalid_change_is_reported_by_its_field(fields: dict[str, Any], problem: str) -> None:
     text = json.dumps({"group_id": "7", "slot_index": 1} | fields)
-    ((number, kept, found),) = read_edits(["\n", text], "jsonl")
-    assert (number, kept) == (2, text)
-    assert problem in str(found)
+    bad = line_of("\n" + text)
+    assert (bad.number, bad.fields, bad.edit) == (2, json.loads(text), None)
+    assert problem in bad.error
 
 
 @pytest.mark.parametrize(
@@ -143,31 +144,18 @@ def test_an_invalid_change_is_reported_by_its_field(fields: dict[str, Any], prob
 )
 def test_an_invalid_cell_of_a_change_is_reported_by_its_field(row: str, problem: str) -> None:
     header = "group_id,slot_index,experiments,add_experiments,expected_experiments,expected_individuals\n"
-    (bad,) = read_edits([header, f"7,1,{row}\n"], "csv")
-    assert isinstance(bad, BadLine)
-    assert bad.number == 2
-    assert problem in bad.problem
+    bad = line_of(f"{header}7,1,{row}\n", "csv")
+    assert (bad.number, bad.edit) == (2, None)
+    assert problem in bad.error
 
 
 def test_an_empty_cell_is_not_given_and_brackets_are_an_empty_list() -> None:
     text = "group_id,slot_index,holdouts,add_individuals,expected_holdouts,expected_individuals\n7,1,[],,[],"
-    edit = edit_of(text, "csv")
-    assert isinstance(edit, SlotEdit)
-    assert to_json_line(edit) == '{"group_id":"7","slot_index":1,"holdouts":[],"expected":{"holdouts":[]}}'
-    edit = edit_of("group_id,slot_index,holdouts,add_individuals\n7,1,,ada; bob", "csv")
-    assert edit == SlotChange("7", 1, add_individuals=["ada", "bob"])
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"group_id":"7","slot_index":1,"add_experiments":[1],"remove_individuals":["a"]}',
-        '{"group_id":"7","slot_index":1,"experiments":[1],"expected":{"experiments":[2],"individuals":[]}}',
-        '{"group_id":"7","slot_index":1,"experiments":[1],"expected":[{"experiments":[2]},{"experiments":[]}]}',
-    ],
-)
-def test_a_change_is_read_again_from_its_json(text: str) -> None:
-    assert to_json_line(edit_of(text)) == text
+    line = line_of(text, "csv")
+    assert isinstance(line.edit, SlotEdit)
+    assert line.fields == {"group_id": "7", "slot_index": 1, "holdouts": [], "expected": {"holdouts": []}}
+    line = line_of("group_id,slot_index,holdouts,add_individuals\n7,1,,ada; bob", "csv")
+    assert line.edit == SlotChange("7", 1, add_individuals=["ada", "bob"])
 
 
 @pytest.mark.parametrize("words", [("--undo", "run.db", "--verify"), ("--undo", "run.db", "--failures", "f.jsonl")])
