@@ -113,7 +113,7 @@ def _checked(number: int, text: str, value: Callable[[], Any], cells: dict[str, 
         text.encode()  # raises UnicodeEncodeError where the file is not UTF-8
         return Line(number, given, _edit_of(given))
     except (ValueError, RecursionError) as error:
-        fields: dict[str, Any] = cells or (given if isinstance(given, dict) else {"text": text})
+        fields = cells or (cast("dict[str, Any]", given) if isinstance(given, dict) else {"text": text})
         return Line(number, fields, None, "not valid UTF-8" if isinstance(error, UnicodeError) else str(error))
 
 
