@@ -177,6 +177,8 @@ async def test_the_page_in_a_browser(tmp_path: Path, monkeypatch: pytest.MonkeyP
             page.count("failed" if number % 10 == 0 else "applied")
             if number % 10 == 0:
                 page.fail(f"line {number}", "failed", ValueError(f"{EVIL} {'long' * 40}"))
+        for _ in range(5000):
+            page.count("unchanged")
     (tmp_path / "profile").mkdir()
     async with browser(tmp_path / "profile") as tab:
         await tab.resize(1400, 1000)
@@ -197,6 +199,9 @@ async def test_the_page_in_a_browser(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert await tab.run("document.querySelector('.failures td:last-child').textContent.startsWith('</script>')")
         label = await tab.run("document.querySelector('.chart').getAttribute('aria-label')")
         assert label == "Requests a second: 53.3 on average, 64 at most, with a limit of 97"
+
+        labels = await tab.run("[...document.querySelectorAll('svg text')].map(each => each.textContent)")
+        assert labels[:3] == ["0", "50", "100"], "edits without a request do not decide the scale"
 
         # The chart tells its numbers: under the pointer, by the keyboard, and as a table.
         await tab.run("document.querySelector('.chart').focus()")
