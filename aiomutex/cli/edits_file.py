@@ -101,8 +101,8 @@ def _edit_of(value: object) -> AnyEdit:
     if whole and parts:
         problem = f"an edit replaces whole lists or adds and removes items; it has both {whole[0]} and {parts[0]}"
         raise InvalidRequestError(f"{problem}. Use a line for each")
-    edit = freeze(SlotChange(**fields) if parts else SlotEdit(**fields))
-    request_of(edit)
+    edit = SlotChange(**fields) if parts else SlotEdit(**fields)
+    request_of(freeze(edit) if parts or "expected" in given else edit)
     return edit
 
 
