@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import signal
 import time
 from datetime import UTC, datetime, timedelta
@@ -39,13 +41,16 @@ pytestmark = pytest.mark.redis
 
 EDITS: Final = 600
 GROUPS: Final = 40
+SEEDS: Final = range(int(os.environ.get("FLEET_SEED", "0")), int(os.environ.get("FLEET_SEEDS", "3")))
+"""The seeds of the generated test. To replay one: ``FLEET_SEED=7 FLEET_SEEDS=8 pytest -m deep tests/fleet``."""
 
 
-class Killed:
-    """What a caller and the workers do to a service, whoever dies."""
+class Scene:
+    """Workers and callers of one journaled run, which a test starts and kills."""
 
-    def __init__(self, emulator: EmulatorProcess, redis_url: str, journal: Path) -> None:
+    def __init__(self, emulator: EmulatorProcess, redis_url: str, journal: Path, stack: contextlib.ExitStack) -> None:
         self.emulator = emulator
+        self.stack = stack
         self.env = {
             "AMPLITUDE_MANAGEMENT_API_KEY": KEY,
             "AIOMUTEX_BASE_URL": emulator.url,
@@ -57,61 +62,64 @@ class Killed:
         }
 
     def worker(self) -> Process:
-        return Process(HERE / "fleet_workers.py", "work", env=self.env)
+        worker = self.stack.enter_context(Process(HERE / "fleet_workers.py", "work", env=self.env))
+        worker.line()
+        return worker
 
     def caller(self) -> Process:
-        return Process(HERE / "fleet_workers.py", "call", 1, EDITS, GROUPS, env=self.env)
-
-    def start(self, caller: Process) -> None:
+        caller = self.stack.enter_context(Process(HERE / "fleet_workers.py", "call", 1, EDITS, GROUPS, env=self.env))
         caller.line()
         os.waitid(os.P_PID, caller.process.pid, os.WSTOPPED)
         os.kill(caller.process.pid, signal.SIGCONT)
+        return caller
 
     def wait_for_writes(self, count: int) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 5
         while self.emulator.ask("count") < count and time.monotonic() < end:
             time.sleep(0.005)
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("kills_worker", [False, True])
-async def test_a_run_whose_caller_was_killed_is_resumed_and_undone(
-    redis_server: RedisServer, tmp_path: Path, *, kills_worker: bool
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_a_run_whose_callers_and_workers_were_killed_is_resumed_and_undone(
+    redis_server: RedisServer, tmp_path: Path, seed: int
 ) -> None:
+    chance = random.Random(seed)
     journal = tmp_path / "run.db"
-    with EmulatorProcess(groups=GROUPS, latency="20ms", limits=False, keep_requests=100_000) as emulator:
-        scene = Killed(emulator, redis_server.url, journal)
+    with (
+        EmulatorProcess(groups=GROUPS, latency="20ms", limits=False, keep_requests=100_000) as emulator,
+        contextlib.ExitStack() as stack,
+    ):
+        scene = Scene(emulator, redis_server.url, journal, stack)
         before = emulator.ask("slots")
-        with scene.worker() as first, scene.worker() as second:
-            first.line()
-            second.line()
-            for writes in (100, 300):
-                with scene.caller() as caller:
-                    scene.start(caller)
-                    scene.wait_for_writes(writes)
-                    caller.kill()
-                if kills_worker and writes == 100:
-                    first.kill()
-            with scene.caller() as last:
-                scene.start(last)  # at once, while workers may still have jobs of the dead callers
-                result = last.line()
-            assert f"{EDITS} edits: " in result["report"]
-            assert set(result["outcomes"].values()) <= {"applied", "skipped"}  # skipped: applied by a dead caller
-            commits = emulator.ask("commits")
-            edits = edits_for(EDITS, groups=GROUPS)
-            slots = emulator.ask("slots")
-            expected = {f"{group}/{slot}": lists["experiments"] for (group, slot), lists in after(edits).items()}
-            assert {address: slots[address][0] for address in expected} == expected
-            # Each slot was written in order. A write is repeated only if its caller or its worker died with it.
-            for group, slot in after(edits):
-                numbers = [body["experiments"][0] for at, index, body in commits if (at, index) == (group, slot)]
-                assert sorted(set(numbers)) == list(dict.fromkeys(numbers))
-            assert EDITS <= len(commits) <= EDITS + 3 * 96
-            await asyncio.sleep(2)
-            assert emulator.ask("slots") == slots  # nothing of the dead callers came later
-            async with Fleet(redis_server.url, name=NAME, claim_timeout=1.0) as fleet:
-                report = await undo(fleet, journal)
-            assert len(report.applied) == len(expected)
+        workers = [scene.worker(), scene.worker()]
+        killed = chance.randint(1, 3)
+        for _ in range(killed):
+            caller = scene.caller()
+            scene.wait_for_writes(emulator.ask("count") + chance.randint(0, 250))
+            if chance.random() < 0.5:
+                workers.pop().kill()
+                workers.append(scene.worker())
+            caller.kill()
+            time.sleep(chance.choice([0, 0, 0.5, 1.5]))  # noqa: ASYNC251  # nothing runs here
+        # At once, while workers may still have jobs of the dead callers:
+        result = scene.caller().line()
+        assert set(result["outcomes"].values()) <= {"applied", "skipped"}  # skipped: applied by a dead caller
+        commits = emulator.ask("commits")
+        edits = edits_for(EDITS, groups=GROUPS)
+        slots = emulator.ask("slots")
+        expected = {f"{group}/{slot}": lists["experiments"] for (group, slot), lists in after(edits).items()}
+        assert {address: slots[address][0] for address in expected} == expected
+        # Each slot was written in order. A write is repeated only if its caller or its worker died with it.
+        for group, slot in after(edits):
+            numbers = [body["experiments"][0] for at, index, body in commits if (at, index) == (group, slot)]
+            assert sorted(set(numbers)) == list(dict.fromkeys(numbers))
+        assert EDITS <= len(commits) <= EDITS + 2 * killed * 96
+        await asyncio.sleep(2)
+        assert emulator.ask("slots") == slots  # nothing of the dead callers came later
+        async with Fleet(redis_server.url, name=NAME, claim_timeout=1.0) as fleet:
+            report = await undo(fleet, journal)
+        assert len(report.applied) == len(expected)
         assert emulator.ask("slots") == before
 
 
