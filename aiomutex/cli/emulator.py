@@ -75,6 +75,8 @@ def emulator(no_limits: bool, dialect: str | None, ca_file: str | None, quiet: b
         if ca_file:
             click.echo(f"Clients must trust its CA: export SSL_CERT_FILE={ca_file}", err=True)
 
+    # A job that a script starts in the background ignores SIGINT at first.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda _, __: signal.raise_signal(signal.SIGINT))
     try:
         asyncio.run(serve(instance, on_ready=announce))

@@ -215,6 +215,20 @@ def test_a_second_ctrl_c_ends_an_undo_with_a_summary(service: MutexEmulator, tmp
     assert err == "To resume, run the same command again.\n"
 
 
+def test_sigterm_ends_an_emulator_that_a_script_started_in_the_background(tmp_path: Path) -> None:
+    script = f"{sys.executable} -m aiomutex emulator --port 0 & echo $!; wait"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as shell:
+        assert shell.stdout is not None
+        number = int(shell.stdout.readline())
+        assert "The emulator listens on" in shell.stdout.readline()
+        os.kill(number, signal.SIGTERM)
+        try:
+            assert shell.wait(20) == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+
 # ------------------------------------------------------------------ read_in_thread
 
 
