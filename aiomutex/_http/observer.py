@@ -12,7 +12,7 @@ from aiomutex import events
 from aiomutex._api.requests import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, MutableMapping
+    from collections.abc import Callable, Iterable, MutableMapping, Sequence
     from contextlib import AbstractContextManager
 
     from aiomutex._api.requests import Request
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from aiomutex._http.context import AttemptContext
     from aiomutex._http.transport import Transport
     from aiomutex.errors import MutexError
-    from aiomutex.limits import Priority
 
     Context = AbstractContextManager[object]
 
@@ -37,15 +36,20 @@ _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\n[ -~]*")
 class Observer:
     """Notes the attempts of one call, one after another, and reports each to the hooks and to the log."""
 
+    _number = 0
+    _opened: events.OpenAttempt | None = None
+    _contexts: Sequence[Context] = ()
+    _call_contexts: Sequence[Context] = ()
+
     def __init__(self, transport: Transport, request: Request[Any], options: CallOptions) -> None:
-        self._transport, self._request, self._options = transport, request, options
+        operation, path = request.operation, request.path
+        route = _ROUTES.get(operation) or events.route_of(path)
+        # The fields of a ``Call``. By position, which is much quicker than by name.
+        facts = operation, request.method, route, path, transport.root + path, *transport.address, options.priority
+        self._limiter, self._facts = transport.limiter, facts
         self._functions, self._tracers = transport.hooks or ((), ())
-        self._number = 0
-        self._opened: events.OpenAttempt | None = None
-        self._contexts: list[Context] = []
-        self._call_contexts: list[Context] = []
         if self._tracers:
-            self._call = events.Call(*self._facts())
+            self._call = events.Call(*facts)
             self._call_contexts = _entered([tracer.call for tracer in self._tracers], self._call)
 
     def begin(self, started: float) -> None:
@@ -59,7 +63,7 @@ class Observer:
         """Note that the attempt has its permit. What tracers add to the headers is sent."""
         if not self._tracers:
             return
-        self._opened = events.OpenAttempt(self._call, self._number, self._transport.limiter)
+        self._opened = events.OpenAttempt(self._call, self._number, self._limiter)
         self._contexts = _entered([tracer.attempt for tracer in self._tracers], self._opened)
         for name, value in self._opened.headers.items():
             if _HEADER.fullmatch(f"{name}\n{value}"):
@@ -77,13 +81,12 @@ class Observer:
         now = context.loop.time()
         ready = now if self.ready_at is None else self.ready_at
         permit = now if context.permit is None else context.permit
-        # By position, which is much quicker than by name.
         attempt = events.Attempt(
-            *self._facts(),
+            *self._facts,
             self._number,
             response.status if response else getattr(error, "status", None),
             error,
-            None if delay is None else max(delay, self._transport.limiter.state().paused_for),
+            None if delay is None else max(delay, self._limiter.state().paused_for),
             ready - self._started,
             permit - ready if permit > ready else 0.0,
             now - permit,
@@ -100,21 +103,19 @@ class Observer:
                 function(attempt)
             except Exception:
                 logger.exception("on_attempt failed")
-        self._opened = None
-        _exit(self._contexts, error)
+        if self._contexts:
+            self._exit(error)
 
     def close(self, error: BaseException | None) -> None:
         """End the call, which raises ``error`` if it is given."""
         self.context = None  # which has the observer, so that only a collection of garbage would free them
-        _exit(self._contexts, error)
-        _exit(self._call_contexts, error)
+        if self._tracers:
+            self._exit(error)
+            _exit(self._call_contexts, error)
 
-    def _facts(self) -> tuple[str, str, str, str, str, str, int, Priority]:
-        """The fields of a ``Call``."""
-        operation, path, base = self._request.operation, self._request.path, self._transport.base_url
-        route, url = _ROUTES.get(operation) or events.route_of(path), self._transport.root + path
-        address = base.host or "", base.port or 0
-        return operation, self._request.method, route, path, url, *address, self._options.priority
+    def _exit(self, error: BaseException | None) -> None:
+        contexts, self._contexts, self._opened = self._contexts, (), None
+        _exit(contexts, error)
 
 
 def _log(level: int, attempt: events.Attempt) -> None:
@@ -136,11 +137,10 @@ def _entered(openers: Iterable[Callable[[T], Context]], subject: T) -> list[Cont
     return contexts
 
 
-def _exit(contexts: list[Context], error: BaseException | None) -> None:
-    """Leave the contexts, if there are any; a second time this does nothing."""
-    while contexts:
+def _exit(contexts: Sequence[Context], error: BaseException | None) -> None:
+    for context in reversed(contexts):
         try:
-            contexts.pop().__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+            context.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
         except Exception as problem:
             if problem is not error:  # which is raised anyway
                 logger.exception("on_attempt failed")

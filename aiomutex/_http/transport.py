@@ -73,6 +73,7 @@ class Transport:
         self._is_draining = False
         self._drained = asyncio.Event()
         self.root = str(base_url).rstrip("/")
+        self.address = base_url.host or "", base_url.port or 0
         self._prefix = base_url.raw_path.rstrip("/")
         self._key = SecretStr(api_key)
         self.redact = Redactor(api_key)
