@@ -178,8 +178,15 @@ class MutexSession:
 
     @property
     def rate_limiter(self) -> RateLimiter:
-        """The limiter that grants every request of this session. Pass it to another session to share the budget."""
+        """The limiter that grants every request of this session. Pass it to another session to share the budget.
+
+        If another one is assigned, it grants the requests from then on, including those of the session's views.
+        """
         return self._transport.limiter
+
+    @rate_limiter.setter
+    def rate_limiter(self, limiter: RateLimiter) -> None:
+        self._transport.limiter = _checked_limiter(limiter)
 
     @property
     def max_connections(self) -> int:

@@ -87,6 +87,20 @@ async def test_a_session_can_be_opened_only_once(emulator: MutexEmulator) -> Non
     assert not issubclass(SessionClosedError, ValueError)
 
 
+async def test_another_limiter_grants_the_requests_from_its_assignment_on(emulator: MutexEmulator) -> None:
+    async with session_for(emulator.url) as session:
+        view = session.with_options(deadline=5)
+        before = session.rate_limiter
+        await session.get_group("1")
+        session.rate_limiter = LocalRateLimiter()
+        await session.get_group("1")
+        await view.get_group("1")
+        assert (before.state().used_today, view.rate_limiter.state().used_today) == (1, 2)
+        with pytest.raises(ConfigurationError, match="rate_limiter must be a limiter"):
+            session.rate_limiter = LocalRateLimiter  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+        assert session.rate_limiter is view.rate_limiter
+
+
 async def test_closing_twice_does_nothing(emulator: MutexEmulator) -> None:
     session = session_for(emulator.url)
     await session.aclose()

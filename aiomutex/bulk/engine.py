@@ -11,7 +11,7 @@ import anyio
 
 from aiomutex._api import requests
 from aiomutex._util.tasks import run_workers
-from aiomutex.bulk.budget import DayBudget
+from aiomutex.bulk.allowance import Allowance
 from aiomutex.bulk.late_writes import LateWrites
 from aiomutex.bulk.options import FATAL
 from aiomutex.bulk.reads import MAX_SINGLE, GroupReader, Reading
@@ -100,7 +100,7 @@ class Engine(Run):
         self._busy = 0  # the number of groups that workers serve now
         self._stretch = Stretch()
         self._moved_at = 0.0  # when a worker last finished with a group, on the event loop's clock
-        self._budget = DayBudget(limiter, settings.reserve, self.stopped)
+        self._allowance = Allowance(limiter, settings.reserve, self.stopped)
 
     def open(self, edits: Edits) -> None:
         """Open the journal.
@@ -135,9 +135,9 @@ class Engine(Run):
     def waiting_until(self) -> datetime | None:
         """When a run that waits for the next day's budget, or for the end of a pause, continues."""
         paused_for = self._limiter.state().paused_for
-        if self._budget.waiting_until is None and paused_for:
+        if self._allowance.waiting_until is None and paused_for:
             return datetime.now(UTC) + timedelta(seconds=paused_for)
-        return self._budget.waiting_until
+        return self._allowance.waiting_until
 
     def stop(self, reason: MutexError | None = None) -> None:
         """Pull and send nothing more, and end waits for permits within the session's deadline."""
@@ -219,7 +219,7 @@ class Engine(Run):
         batch = group.take()
         self.in_flight.update((item.position, item) for item in batch)
         try:
-            self._budget.check(self._reads_owed())
+            self._allowance.check(self._reads_owed())
             results = await self._writer.write(group, batch)
         except DailyBudgetExhaustedError as error:
             if error.maybe_applied and self.settings.on_budget == "stop":
@@ -322,7 +322,7 @@ class Engine(Run):
             self.stop(error)
         else:
             self._busy -= 1  # what was written can be read back meanwhile, as that was reserved
-            await self._budget.wait_for_reset(error)
+            await self._allowance.wait_for_reset(error)
             self._busy += 1
 
     async def _conclude(self, *results: WriteResult) -> None:

@@ -170,10 +170,9 @@ class Fleet:
             state.limiter = RedisRateLimiter(self._url, name=self._name, safe=True)
             state.session = MutexSession(rate_limiter=state.limiter)
         inside: Any = state.session
-        limiter = LeasedLimiter(inside.rate_limiter, self.broker.time_left)
-        inside._transport.limiter = limiter  # noqa: SLF001  # nothing public lies between the permit and the send
+        inside.rate_limiter = LeasedLimiter(inside.rate_limiter, self.broker.time_left)
         await inside.__aenter__()
-        state.send, _ = inside._bulk_calls()  # noqa: SLF001  # nor sends requests as a run does
+        state.send, _ = inside._bulk_calls()  # noqa: SLF001  # nothing public sends requests as a run does
         state.keeping = asyncio.create_task(self.broker.keep_jobs(), name="aiomutex fleet worker")
 
     async def _close_worker(self, state: TaskiqState) -> None:

@@ -3,8 +3,8 @@
 -- KEYS[1]  list: the latest send times granted to any worker, in microseconds of this server's clock, oldest first.
 --          Some lie in the future: granting slightly ahead lets one exchange serve several requests.
 -- KEYS[2]  hash: the day and its count, the pause, and the run ID of this server.
--- ARGV[1]  a LeaseRequest of lease.py as JSON, with times in seconds. Here all times are microseconds.
--- Returns  {a Lease of lease.py as JSON, offset, offset, ...}: the send times as offsets from `now`.
+-- ARGV[1]  a LeaseRequest of messages.py as JSON, with times in seconds. Here all times are microseconds.
+-- Returns  {a Lease of messages.py as JSON, offset, offset, ...}: the send times as offsets from `now`.
 
 local SECOND = 1000000
 local DAY = 86400 * SECOND

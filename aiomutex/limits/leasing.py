@@ -15,13 +15,13 @@ from msgspec.structs import replace
 
 from aiomutex._util.tasks import run_to_completion
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError, MutexError
-from aiomutex.limits.lease import Feedback, LeaseRequest
+from aiomutex.limits.messages import Feedback, LeaseRequest
 from aiomutex.limits.queueing import QueueingLimiter
 
 if TYPE_CHECKING:
     from aiomutex.limits.interface import Priority
-    from aiomutex.limits.lease import Lease
     from aiomutex.limits.machine import MachineBudget
+    from aiomutex.limits.messages import Lease
     from aiomutex.limits.redis_budget import RedisBudget
 
 _MAX_LOSSES = 3  # exchanges in a row that found the budget empty

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiomutex.limits.interface import Priority
-    from aiomutex.limits.lease import Lease, LeaseRequest
+    from aiomutex.limits.messages import Lease, LeaseRequest
 
 __all__ = ["MachineRateLimiter"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiomutex.limits.lease import Lease
+    from aiomutex.limits.messages import Lease
 
 MAX_PAUSE = 300.0
 """Seconds. A longer Retry-After means the daily budget, and callers get an error instead of a silent wait."""

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Literal
 from aiomutex._util.checks import check_integer, describe
 from aiomutex.errors import ConfigurationError, MutexError
 from aiomutex.limits.daily_budget import DailyBudget
-from aiomutex.limits.lease import HORIZON
 from aiomutex.limits.leasing import LeasingLimiter
+from aiomutex.limits.messages import HORIZON
 from aiomutex.limits.redis_budget import RedisBudget
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from aiomutex.limits.interface import Priority
-    from aiomutex.limits.lease import Lease, LeaseRequest
+    from aiomutex.limits.messages import Lease, LeaseRequest
 
 __all__ = ["RedisRateLimiter"]
 

@@ -17,7 +17,7 @@ import msgspec
 
 from aiomutex._util.checks import check_seconds, describe, type_name
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError
-from aiomutex.limits.lease import OLDEST_VERSION, Lease
+from aiomutex.limits.messages import OLDEST_VERSION, Lease
 
 try:
     import redis.asyncio as redis
@@ -32,7 +32,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiomutex.limits.lease import LeaseRequest
+    from aiomutex.limits.messages import LeaseRequest
 
 _DRIFT = 2e-4  # seconds per second by which two clocks may drift apart
 _SCRIPT = resources.files("aiomutex.limits").joinpath("lease.lua").read_text("utf-8")

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import msgspec
 
-from aiomutex.limits.lease import HORIZON, Lease, LeaseRequest
 from aiomutex.limits.margin import Recovery
+from aiomutex.limits.messages import HORIZON, Lease, LeaseRequest
 
 BULK_HORIZON = 0.012
 """Seconds ahead that bulk work leases: about one send time, and what a process needs to wake up for it."""

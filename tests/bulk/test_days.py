@@ -8,7 +8,7 @@ import pytest
 from bulk_support import BudgetLimiter, after, assert_holds, edits_for, left_over, session_for
 
 from aiomutex import DailyBudgetExhaustedError, InvalidRequestError, LocalRateLimiter, RetryPolicy, SlotEdit
-from aiomutex.bulk.budget import DayBudget
+from aiomutex.bulk.allowance import Allowance
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,7 +131,7 @@ async def test_a_suspected_exhaustion_waits_a_minute_and_a_known_one_until_the_r
     caplog: pytest.LogCaptureFixture, suspected: bool, until: float
 ) -> None:
     stopped = asyncio.Event()
-    budget = DayBudget(LocalRateLimiter(), 0, stopped)
+    budget = Allowance(LocalRateLimiter(), 0, stopped)
     started = datetime.now(UTC)
     waits = [asyncio.create_task(budget.wait_for_reset(gone(in_seconds(7_200), suspected=suspected))) for _ in range(3)]
     await asyncio.sleep(0)
@@ -147,13 +147,13 @@ async def test_a_suspected_exhaustion_waits_a_minute_and_a_known_one_until_the_r
 
 async def test_a_suspected_exhaustion_waits_no_longer_than_until_the_reset() -> None:
     async with asyncio.timeout(5):
-        await DayBudget(LocalRateLimiter(), 0, asyncio.Event()).wait_for_reset(gone(in_seconds(0.01), suspected=True))
+        await Allowance(LocalRateLimiter(), 0, asyncio.Event()).wait_for_reset(gone(in_seconds(0.01), suspected=True))
 
 
 async def test_a_stopped_run_does_not_wait_for_the_next_day() -> None:
     stopped = asyncio.Event()
     stopped.set()
-    budget = DayBudget(LocalRateLimiter(), 0, stopped)
+    budget = Allowance(LocalRateLimiter(), 0, stopped)
     async with asyncio.timeout(5):
         await budget.wait_for_reset(gone(in_seconds(3_600), suspected=False))
     assert budget.waiting_until is None
@@ -193,7 +193,7 @@ async def test_a_reset_time_in_the_past_is_retried_once_a_second_and_logged_once
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     stopped = asyncio.Event()
-    budget = DayBudget(LocalRateLimiter(), 0, stopped)
+    budget = Allowance(LocalRateLimiter(), 0, stopped)
     midnight = in_seconds(-1)
     waits = [asyncio.create_task(budget.wait_for_reset(gone(midnight, suspected=False))) for _ in range(3)]
     await asyncio.sleep(0)

@@ -26,8 +26,8 @@ from aiomutex.bulk.journal_file import checksum
 from aiomutex.bulk.options import request_of
 from aiomutex.bulk.slot_lists import SlotLists
 from aiomutex.cli.edits_file import read_edits
-from aiomutex.limits.lease import LeaseRequest
 from aiomutex.limits.machine import MachineBudget
+from aiomutex.limits.messages import LeaseRequest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -36,7 +36,7 @@ from aiomutex.emulator.responses import Response as EmulatorResponse
 from aiomutex.emulator.service import COLLECTION, Service
 from aiomutex.emulator.state import GroupStore
 from aiomutex.fleet.wire import JobRequest, Result
-from aiomutex.limits.lease import LeaseRequest
+from aiomutex.limits.messages import LeaseRequest
 from aiomutex.limits.redis_budget import RedisBudget
 
 

@@ -7,7 +7,7 @@ import math
 import msgspec
 import pytest
 
-from aiomutex.limits.lease import Lease
+from aiomutex.limits.messages import Lease
 from aiomutex.limits.pause import MAX_PAUSE, PROBE_TIMEOUT, Pause
 
 

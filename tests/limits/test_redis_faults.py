@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from limits_support import Make, StartRedis
     from redis_server import RedisServer
 
-    from aiomutex.limits.lease import LeaseRequest
+    from aiomutex.limits.messages import LeaseRequest
 
 pytestmark = pytest.mark.redis
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from limits_support import most_in_a_second
 
-from aiomutex.limits.lease import HORIZON, Feedback, Lease, LeaseRequest
 from aiomutex.limits.margin import Recovery
+from aiomutex.limits.messages import HORIZON, Feedback, Lease, LeaseRequest
 from aiomutex.limits.schedule import BudgetState, exchange, forget_log
 
 DAY = 20_780

@@ -17,7 +17,7 @@ from aiomutex.errors import DailyBudgetExhaustedError
 if TYPE_CHECKING:
     from aiomutex.limits import RateLimiter
 
-__all__ = ["DayBudget"]
+__all__ = ["Allowance"]
 
 logger = logging.getLogger("aiomutex.bulk")
 
@@ -29,7 +29,7 @@ _MIN_WAIT: Final = timedelta(seconds=1)
 """The wait if the next day should have begun already."""
 
 
-class DayBudget:
+class Allowance:
     """What a run may still use today.
 
     Args:
