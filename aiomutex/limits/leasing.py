@@ -119,8 +119,7 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
     def _give_back(self, permit: float) -> None:
         # The next waiter may still use it, if it comes soon enough.
         self._leased.appendleft(permit)
-        if self._pause.active:
-            self._pause.probe_returned()
+        self._pause.probe_returned()
         self._serve()
 
     # Exchanges with the budget
@@ -187,7 +186,7 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
         if lease.paused:
             self._pause.mirror(lease, asked_at, now)
             if lease.suspected and not lease.is_probe:
-                self._waiters.fail_all(self._suspected_error())
+                self._waiters.fail_all(self._daily_budget.suspected_error(self._pause.requested_wait))
         elif self._pause.active:
             self._pause.end()
         if not steady:

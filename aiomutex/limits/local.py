@@ -139,8 +139,7 @@ class LocalRateLimiter(QueueingLimiter):
             self._log.remove(permit)
             # The time that the permit pushed out of the log was older than a window, so "never" replaces it.
             self._log.appendleft(-math.inf)
-        if self._pause.active:
-            self._pause.probe_returned()
+        self._pause.probe_returned()
         self._last_due = -math.inf
         self._serve()
 

@@ -25,8 +25,6 @@ from aiomutex.limits.waiters import Waiters
 if TYPE_CHECKING:
     import asyncio
 
-    from aiomutex.errors import DailyBudgetExhaustedError
-
 logger = logging.getLogger("aiomutex.limits")
 
 _MIN_TIMER = 0.001
@@ -117,7 +115,7 @@ class QueueingLimiter(RateLimiter):
         self._recovery = self._recovery.throttled(self._full, now, resumes_at, lower=lower)
         self._follow_recovery(now)
         if pause.suspected_on is not None:
-            error = self._suspected_error()
+            error = self._daily_budget.suspected_error(pause.requested_wait)
             logger.warning("%s", error, extra={"aiomutex_used": error.used, "aiomutex_limit": error.limit})
             self._waiters.fail_all(error)
         elif started:
@@ -200,10 +198,7 @@ class QueueingLimiter(RateLimiter):
         if pause.suspected_on != self._daily_budget.day:
             pause.restart(now)
         elif now < pause.next_probe_at:
-            raise self._suspected_error()
-
-    def _suspected_error(self) -> DailyBudgetExhaustedError:
-        return self._daily_budget.suspected_error(self._pause.requested_wait)
+            raise self._daily_budget.suspected_error(pause.requested_wait)
 
     def _follow_recovery(self, now: float) -> None:
         permits, before = self._recovery.permits(self._full.permits, now), self._margin.permits
