@@ -44,8 +44,8 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
     for row in rows:
         splits: dict[object, list[str]] = {}
         for each in groups_of.get(row["experiment"], ()):
-            key = each.key or each.id
-            splits.setdefault(aiomutex.traffic.split_of(each) or key, []).append(f"{key} {row['groups'][key]:.1%}")
+            part = f"{each.key or each.id} {aiomutex.traffic.slot_share(each, row['experiment']):.1%}"
+            splits.setdefault(aiomutex.traffic.split_of(each) or each.id, []).append(part)
         parts = " × ".join(map(" ∩ ".join, splits.values()))  # noqa: RUF001  # a times sign
         echo(f"experiment {row['experiment']}: {row['share']:.2%} of all users ({parts or 'in no group'})")
 

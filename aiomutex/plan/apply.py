@@ -5,7 +5,7 @@ Every write can be repeated safely, so an interrupted apply is run again. A grou
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 StepKind = Literal["create", "unarchive", "edit", "slot", "archive"]
 StepStatus = Literal["applied", "failed", "skipped", "unknown"]
 
-_CONCURRENCY: Final = 8
 # Errors that concern the whole run: every further step would fail with the same one.
 _FATAL: TypeAlias = AuthenticationError | ConfigurationError | DailyBudgetExhaustedError | LimiterUnavailableError
 
@@ -217,7 +216,7 @@ class _Run:
             else:
                 self.record(Step(kind=kind, group=change.name))
 
-        await run_workers(write_one, changes, _CONCURRENCY)
+        await run_workers(write_one, changes, concurrency=8)
 
     async def archive(self, change: GroupPlan) -> None:
         live = await self.session.get_group(change.group_id or "")

@@ -10,13 +10,15 @@ import msgspec
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, NewSlot, Slot, SlotListName
-from aiomutex.plan.desired import Identity, group_name, identity_of, sort_key, unique
+from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, Slot, SlotListName
+from aiomutex.plan.desired import GROUP_FIELDS, Identity, group_name, identity_of, sort_key, unique
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ABSENT: Final = "absent"
+Moves = dict[tuple[str, SlotListName, int | str], tuple[list[tuple[str, int]], list[tuple[str, int]]]]
+"""By project, list and member: the slots that it leaves, and those that it joins, each with the key of its group."""
 Action = Literal["create", "update", "archive", "unarchive", "none"]
 
 
@@ -27,13 +29,7 @@ def by_index(group: MutexGroup) -> list[Slot]:
 
 def current_groups(groups: Iterable[MutexGroup]) -> dict[Identity, MutexGroup]:
     """Groups by their identity; of several with the same one, a live group before an archived one."""
-    ordered = sorted(groups, key=lambda group: not group.deleted)
-    return {identity_of(group.project_id, group.key): group for group in ordered}
-
-
-def member_count(*slots: Slot | NewSlot) -> int:
-    """How many members slots have in the lists that can be written."""
-    return sum(len(getattr(slot, name) or ()) for slot in slots for name in SLOT_LISTS)
+    return {identity_of(each.project_id, each.key): each for each in sorted(groups, key=lambda each: not each.deleted)}
 
 
 class FieldChange(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -80,6 +76,8 @@ class GroupPlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_
     fingerprint: str = ABSENT
     """The fingerprint of the live group when the plan was made; ``absent`` for a create."""
     new: NewGroup | None = None
+    old: MutexGroup | None = None
+    """The group to archive."""
     fields: list[FieldChange] = []
     lists: list[ListChange] = []
     members: int = 0
@@ -108,14 +106,12 @@ class GroupPlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_
         return group_name(self.project_id, self.key)
 
     @property
-    def moves(self) -> dict[tuple[SlotListName, int | str], tuple[int, int]]:
-        """By list and member, the slot that the member leaves and the one that it joins, if it is one of each."""
-        slots: dict[Any, tuple[list[int], list[int]]] = {}
-        for change in self.lists:
-            for place, members in enumerate((change.removed, change.added)):
-                for member in members:
-                    slots.setdefault((change.field, member), ([], []))[place].append(change.slot_index)
-        return {member: (old[0], new[0]) for member, (old, new) in slots.items() if len(old) == len(new) == 1}
+    def all_lists(self) -> list[ListChange]:
+        """The changes of its lists, and the lists of the slots that it creates or archives."""
+        made, ended = created(self.new).slots if self.new else [], self.old.slots if self.old else []
+        lists = [(slot.index, name, list[Any](), getattr(slot, name)) for slot in made for name in SLOT_LISTS]
+        lists += [(slot.index, name, getattr(slot, name), []) for slot in ended for name in SLOT_LISTS]
+        return [*self.lists, *(ListChange(slot_index=n, field=name, before=b, after=a) for n, name, b, a in lists)]
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -130,7 +126,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     removed: int = 0
     """Members that leave slots, those of archived groups included."""
     moved: int = 0
-    """Members that move to another slot of their group; they are not counted as added or removed."""
+    """Members that move to another slot, perhaps of another group; they are not counted as added or removed."""
     errors: int = 0
 
 
@@ -168,16 +164,31 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     def counts(self) -> Counts:
         """The size of the plan."""
         actions = Counter(f"{group.action}s" for group in self.changes)
-        lists = [change for group in self.groups for change in group.lists]
-        moved = sum(len(group.moves) for group in self.groups)
-        new = [slot for group in self.groups if group.new is not None for slot in group.new.slots]
+        lists = [change for group in self.groups for change in group.all_lists]
+        moves = self.moves
         return Counts(
             **actions,
-            added=sum(len(change.added) for change in lists) + sum(map(member_count, new)) - moved,
-            removed=sum(len(change.removed) for change in lists) + sum(group.members for group in self.groups) - moved,
-            moved=moved,
+            added=sum(len(change.added) for change in lists) - sum(len(joined) for _, joined in moves.values()),
+            removed=sum(len(change.removed) for change in lists) - sum(len(left) for left, _ in moves.values()),
+            moved=len(moves),
             errors=sum(len(group.errors) for group in self.groups),
         )
+
+    @property
+    def moves(self) -> Moves:
+        """The members that leave one place and join another, or leave one group for another."""
+        places, moves = Moves(), Moves()
+        for group in self.groups:
+            for change in group.all_lists:
+                for side, members in enumerate((change.removed, change.added)):
+                    for member in members:
+                        sides = places.setdefault((group.project_id, change.field, member), ([], []))
+                        sides[side].append((group.key, change.slot_index))
+        for each, (left, joined) in places.items():
+            one, other = ({key for key, _ in side} for side in (left, joined))
+            if len(left) == len(joined) == 1 or (len(one) == len(other) == 1 and one != other):
+                moves[each] = left, joined
+        return moves
 
 
 def fingerprint(group: MutexGroup | None) -> str:
@@ -195,6 +206,13 @@ def fingerprint(group: MutexGroup | None) -> str:
     return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()[:32]
 
 
+def is_like(live: MutexGroup, expected: MutexGroup | NewGroup) -> bool:
+    """Whether a group has the slots of an expected one, and those of its fields that are known."""
+    group = expected if isinstance(expected, MutexGroup) else created(expected)
+    unknown = ("id", "project_id", "key", *(name for name in GROUP_FIELDS if not getattr(expected, name)))
+    return fingerprint(replace(group, **{name: getattr(live, name) for name in unknown})) == fingerprint(live)
+
+
 def after(plan: Plan, live: Iterable[MutexGroup]) -> list[MutexGroup]:
     """Return the groups as they will be once a plan is applied, for example for ``aiomutex.traffic.compare``.
 
@@ -202,7 +220,7 @@ def after(plan: Plan, live: Iterable[MutexGroup]) -> list[MutexGroup]:
     """
     changes = {change.group_id: change for change in plan.changes if change.group_id is not None}
     groups = [apply_to(changes[group.id], group) if group.id in changes else group for group in live]
-    return groups + [_created(change.new) for change in plan.changes if change.new is not None]
+    return groups + [created(change.new) for change in plan.changes if change.new is not None]
 
 
 def apply_to(change: GroupPlan, group: MutexGroup, *, revert: bool = False) -> MutexGroup:
@@ -217,7 +235,8 @@ def apply_to(change: GroupPlan, group: MutexGroup, *, revert: bool = False) -> M
     return replace(group, slots=slots, **fields)
 
 
-def _created(new: NewGroup) -> MutexGroup:
+def created(new: NewGroup) -> MutexGroup:
+    """Return the group as it will be once it is created, as far as that is known."""
     defaults = {"id": new.key, "bucketingSalt": new.key, "evaluationMode": "remote", "bucketingKey": "amplitude_id"}
     fields: dict[str, Any] = defaults | to_builtins(new)
     fields["slots"] = [slot | {"index": index} for index, slot in enumerate(fields["slots"], 1)]

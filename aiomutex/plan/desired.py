@@ -62,7 +62,7 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Limits on a plan. A plan that exceeds one needs ``force``; ``None`` sets no limit."""
 
     removals: float | None = None
-    """The largest share of the members of the file's groups that may leave their slots, from 0 to 1."""
+    """The largest share of the members of the file's groups that may leave their slots for no other, from 0 to 1."""
     updates: float | None = None
     """The largest share of the file's existing groups that may change, from 0 to 1."""
 

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from aiomutex._api import validation
 from aiomutex.errors import InvalidRequestError
-from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, NewSlot, Slot
-from aiomutex.plan.changes import Action, FieldChange, GroupPlan, ListChange, Plan, by_index, fingerprint, member_count
+from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, NewSlot
+from aiomutex.plan.changes import Action, FieldChange, GroupPlan, ListChange, Plan, by_index, fingerprint
 from aiomutex.plan.desired import GROUP_FIELDS, identity_of, project_number, unique
 
 if TYPE_CHECKING:
@@ -41,24 +41,20 @@ def plan(desired: Desired, live: Iterable[MutexGroup]) -> Plan:
         for trait in _traits(each):
             left_out.setdefault(trait, []).append(each.key)
     changes: list[GroupPlan] = []
-    updates = existing = removed = members = 0
+    compared: list[MutexGroup] = []
     for group in desired.groups:
         namesakes = by_identity.get(group.identity, [])
         candidates = [each for each in namesakes if not each.deleted] or namesakes[-1:]
-        if not candidates:
-            changes.append(_create(group, left_out))
-            continue
-        change = _compare(group, candidates[0], len(candidates))
-        changes.append(change)
-        existing += 1
-        updates += change.action != "none"
-        members += member_count(*candidates[0].slots)
-        removed += change.members + sum(len(each.removed) for each in change.lists)
+        changes.append(_compare(group, candidates[0], len(candidates)) if candidates else _create(group, left_out))
+        compared += candidates[:1]
+    counts = Plan(groups=changes).counts
+    members = sum(len(getattr(slot, name)) for each in compared for slot in each.slots for name in SLOT_LISTS)
+    updates = counts.updates + counts.archives + counts.unarchives
     exceeded = [
         f"{count:,} of {total:,} {what} ({count / total:.0%}), more than the threshold of {threshold:.0%}"
         for count, total, what, threshold in (
-            (removed, members, "members leave their slots", desired.thresholds.removals),
-            (updates, existing, "groups change", desired.thresholds.updates),
+            (counts.removed, members, "members leave their slots", desired.thresholds.removals),
+            (updates, len(compared), "groups change", desired.thresholds.updates),
         )
         if threshold is not None and count and count / total > threshold
     ]
@@ -129,13 +125,12 @@ def _compare(desired: DesiredGroup, live: MutexGroup, namesakes: int) -> GroupPl
 
 def with_affected(change: GroupPlan, live: MutexGroup | None) -> GroupPlan:
     """Return the plan for a group with the members and experiments that it affects while the group is like ``live``."""
-    slots: Sequence[Slot | NewSlot] = change.new.slots if change.new is not None else []
-    if live is not None and change.action in ("archive", "unarchive"):
-        slots = live.slots
-    lists = [each for each in change.lists if each.field == "experiments"]
+    change = replace(change, old=live if change.action == "archive" else None)
+    lists = [each for each in change.all_lists if each.field == "experiments"]
     experiments: set[Any] = {member for each in lists for member in (*each.added, *each.removed)}
-    experiments.update(experiment for slot in slots for experiment in slot.experiments or ())
-    members = member_count(*live.slots) if live is not None and change.action == "archive" else 0
+    if live is not None and change.action == "unarchive":
+        experiments.update(experiment for slot in live.slots for experiment in slot.experiments)
+    members = sum(len(each.before) for each in change.all_lists) if change.old is not None else 0
     return replace(change, members=members, experiments=sorted(experiments))
 
 

@@ -93,19 +93,18 @@ def dump_desired(desired: Desired, format_: str = "yaml") -> str:
 def _tree(desired: Desired, *, sort: bool = False) -> dict[str, Any]:
     groups = sorted(desired.groups, key=_group_order) if sort else desired.groups
     lint = {"ignore": list(desired.ignore)} if desired.ignore else {}
-    tree = {"version": 1, "thresholds": to_builtins(desired.thresholds), "lint": lint}
-    settings = {name: value for name, value in tree.items() if value}
-    return {**settings, "groups": [_group_tree(group, sort=sort) for group in groups]}
-
-
-def _group_tree(group: DesiredGroup, *, sort: bool) -> dict[str, Any]:
-    tree: dict[str, Any] = to_builtins(group) | {"projectId": project_number(group.project_id)}
-    slots: list[dict[str, Any]] = tree.get("slots", [])
-    for part in (tree, *slots):
-        part.pop("line", None)
-    for slot in slots if sort else ():
-        slot.update({name: list(unique(members)) for name, members in slot.items() if name != "percentage"})
-    return tree
+    found = {"version": 1, "thresholds": to_builtins(desired.thresholds), "lint": lint}
+    settings = {name: value for name, value in found.items() if value}
+    trees: list[dict[str, Any]] = []
+    for group in groups:
+        tree: dict[str, Any] = to_builtins(group) | {"projectId": project_number(group.project_id)}
+        slots: list[dict[str, Any]] = tree.get("slots", [])
+        for part in (tree, *slots):
+            part.pop("line", None)
+        for slot in slots if sort else ():
+            slot.update({name: list(unique(members)) for name, members in slot.items() if name != "percentage"})
+        trees.append(tree)
+    return {**settings, "groups": trees}
 
 
 def dump_constants(groups: Iterable[MutexGroup]) -> str:

@@ -21,9 +21,6 @@ def edit_rounds(changes: Iterable[GroupPlan]) -> list[list[SlotEdit]]:
 
     A member that moves joins its new slot in the first round and leaves the old one in the second. So it stays in the
     old one if the edit of the new one fails. Only a slot that members move to and that others leave is edited twice.
-
-    Args:
-        changes: The plan's changes of groups.
     """
     rounds: tuple[list[SlotEdit], list[SlotEdit]] = [], []
     for group in changes:

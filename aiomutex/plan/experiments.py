@@ -26,8 +26,7 @@ Experiments: TypeAlias = Mapping[int, Mapping[str, Any] | APIError]
 ExperimentState = Literal["running", "stopped", "unknown"]
 
 _PATH: Final = "/api/1/experiments"
-_FEW: Final = 20
-"""Experiments that are always read one by one."""
+_FEW: Final = 20  # experiments that are always read one by one
 _RUNNING = {"running", "active", "started", "live", "in-progress"}
 _FINISHED = {"decision-made", "rolled-out", "rolled-back", "completed", "archived"}
 _STOPPED = {"planning", "draft", "stopped"} | _FINISHED

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
-from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from aiomutex._util.files import fill_page
 from aiomutex._util.wording import counted
 from aiomutex.models import SLOT_LISTS, MutexGroup
-from aiomutex.plan.changes import GroupPlan, Plan, after
+from aiomutex.plan.changes import GroupPlan, Moves, Plan, after
 from aiomutex.plan.desired import Desired
 from aiomutex.plan.experiments import AffectedExperiment, Experiments, describe, is_finished, state_of, state_word
 from aiomutex.plan.lint import Finding, lint
@@ -82,7 +82,8 @@ def blocks(plan: Plan, review: Review) -> list[list[Line]]:
     ]
     remarks += [("!", f"! {each}") for each in (*review.running, *plan.exceeded_thresholds)]
     end: list[Line] = [*(("!", f"! {each}") for each in review.blocked(plan)), (" ", summary(plan))]
-    return [*(list(_group(group, review)) for group in plan.groups), remarks, end]
+    moves = plan.moves
+    return [*(list(_group(group, review, moves)) for group in plan.groups), remarks, end]
 
 
 def summary(plan: Plan) -> str:
@@ -115,11 +116,15 @@ def plan_json(plan: Plan, review: Review | None = None) -> dict[str, Any]:
     }
 
 
-def _group(group: GroupPlan, review: Review) -> Iterator[Line]:
+def _group(group: GroupPlan, review: Review, all_moves: Moves) -> Iterator[Line]:
+    touched = [(each, member) for each in group.all_lists for member in (*each.removed, *each.added)]
+    keys = {(group.project_id, each.field, member) for each, member in touched} & all_moves.keys()
+    moves = sorted(((key[1], key[2], *all_moves[key]) for key in keys), key=itemgetter(0, 2, 3, 1))
     mark = _MARKS[group.action] if not group.errors else "!"
     title: str = "blocked" if group.errors else "no change" if group.action == "none" else group.action
     if group.action == "archive":
-        title += f" ({counted(group.members, 'member leaves its slot', 'members leave their slots')} permanently)"
+        leaving = group.members - sum(len(left) for _, _, left, _ in moves)
+        title += f" ({counted(leaving, 'member leaves its slot', 'members leave their slots')} permanently)"
     yield mark, f"{mark} {group.name}: {title}".lstrip()
     for error in group.errors:
         yield "!", f"    ! {error}"
@@ -130,14 +135,16 @@ def _group(group: GroupPlan, review: Review) -> Iterator[Line]:
     for field in group.fields:
         old, new = ("none" if each is None else repr(each) for each in (field.before, field.after))
         yield "~", f"    {field.field}: {old} → {new}"
-    moves = group.moves
-    for (name, slots), moved in groupby(sorted(moves, key=moves.__getitem__), lambda each: (each[0], moves[each])):
-        members = [member for _, member in moved]
+    paths: dict[tuple[str, str], list[int | str]] = {}
+    for list_name, member, *sides in moves if group.new is None else ():
+        places = ([f"{key if key != group.key else ''} slot {n}".lstrip() for key, n in side] for side in sides)
+        paths.setdefault((list_name, " → ".join(map(" and ".join, places))), []).append(member)
+    for (name, path), members in paths.items():
         noun = name if len(members) > 1 else name.removesuffix("s")
-        yield "~", f"    {noun} {_members(name, members, review)}: slot {slots[0]} → slot {slots[1]}"
+        yield "~", f"    {noun} {_members(name, members, review)}: {path}"
     for change in group.lists:
         for sign, members in (("+", change.added), ("-", change.removed)):
-            if rest := [member for member in members if (change.field, member) not in moves]:
+            if rest := [each for each in members if (group.project_id, change.field, each) not in keys]:
                 shown = _members(change.field, rest, review)
                 yield sign, f"    slot {change.slot_index} {change.field}: {sign} {shown}"
     for note in group.notes:

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-from msgspec import UNSET
 from msgspec.structs import replace
 
 from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
 from aiomutex.errors import MutexError
-from aiomutex.models import SLOT_LISTS, MutexGroup, find_slot
-from aiomutex.plan.changes import ABSENT, GroupPlan, ListChange, Plan, apply_to, by_index, current_groups, fingerprint
-from aiomutex.plan.desired import GROUP_FIELDS, identity_of, unique
+from aiomutex.models import MutexGroup, find_slot
+from aiomutex.plan.changes import ABSENT, GroupPlan, ListChange, Plan, apply_to, current_groups, fingerprint, is_like
+from aiomutex.plan.desired import identity_of, unique
 from aiomutex.plan.diff import with_affected
 from aiomutex.plan.formats import DesiredFileError, Problem, read_file
 
@@ -105,10 +104,11 @@ def _remaining_change(change: GroupPlan, live: MutexGroup | None) -> GroupPlan |
     if change.new is not None:
         if live is None:
             return with_affected(change, None)
-        return replace(change, action="none", new=None) if _is_created(change, live) else None
+        return replace(change, action="none", new=None) if is_like(live, change.new) else None
     if live is None:
         # The listing may hide archived groups, so a group that is gone may be the one that an earlier apply archived.
-        return replace(change, action="none") if change.action == "archive" and change.fingerprint != ABSENT else None
+        is_archived = change.action == "archive" and change.fingerprint != ABSENT
+        return replace(change, action="none", old=None) if is_archived else None
     if identity_of(live.project_id, live.key) != change.identity:
         return None
     # The file's word for what the group was like is not trusted: with the changes reverted, the fingerprint must match.
@@ -144,14 +144,3 @@ def _is_in_progress(change: GroupPlan, live: MutexGroup) -> bool:
         if actual is None or not (set(actual) == before or after <= set(actual) <= after | moving):
             return False
     return True
-
-
-def _is_created(change: GroupPlan, live: MutexGroup) -> bool:
-    new = change.new
-    if new is None or live.deleted or len(live.slots) != len(new.slots):
-        return False
-    pairs: list[tuple[Any, object]] = [(getattr(new, name), getattr(live, name)) for name in GROUP_FIELDS]
-    for slot, actual in zip(new.slots, by_index(live), strict=True):
-        pairs.append((slot.percentage, actual.percentage))
-        pairs += [(set(getattr(slot, name) or ()), set(getattr(actual, name))) for name in SLOT_LISTS]
-    return all(expected is UNSET or expected == actual for expected, actual in pairs)

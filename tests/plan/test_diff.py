@@ -231,3 +231,37 @@ def test_fingerprints_ignore_order_and_nothing_else(group: MutexGroup) -> None:
         replace(group, slots=[replace(group.slots[0], cohorts=[]), group.slots[1]]),
     ]
     assert len({fingerprint(each) for each in [group, *others]}) == 5
+
+
+def test_an_experiment_that_changes_its_group_is_shown_as_a_move() -> None:
+    slots: dict[str, list[list[int]]] = {"a": [[1, 2], [3]], "b": [[4], []], "c": [[5], [5, 6]]}
+    live = [
+        MutexGroup(
+            id=key,
+            project_id="1",
+            key=key,
+            slots=[Slot(index=index, percentage=50, experiments=held) for index, held in enumerate(slots[key], 1)],
+        )
+        for key in slots
+    ]
+    changes = plan(
+        parse_desired(
+            "groups:\n"
+            "- {projectId: 1, key: a, slots: [{percentage: 50, experiments: [2]}, {percentage: 50}]}\n"
+            "- {projectId: 1, key: b, slots: [{percentage: 50, experiments: [4, 1]}, {percentage: 50}]}\n"
+            "- {projectId: 1, key: c, archived: true}\n"
+            "- {projectId: 1, key: d, name: D, slots: [{percentage: 100, experiments: [5, 9]}]}\n"
+        ),
+        live,
+    )
+    assert render(changes) == (
+        "~ a (project 1): update\n"
+        "    experiment 1: slot 1 → b slot 1\n"
+        "~ b (project 1): update\n"
+        "    experiment 1: a slot 1 → slot 1\n"
+        "- c (project 1): archive (1 member leaves its slot permanently)\n"
+        "    experiment 5: slot 1 and slot 2 → d slot 1\n"
+        "+ d (project 1): create\n"
+        "    slot 1: 100 %, experiments 5, 9\n"
+        "1 to create, 2 to update, 1 to archive; 1 member added, 1 removed, 2 moved"
+    )

@@ -66,9 +66,12 @@ def test_the_counts_add_up(state: tuple[list[MutexGroup], Desired]) -> None:
     joined = sum(len(each.added) for group in changes.groups for each in group.lists)
     new = [slot for group in changes.groups if group.new for slot in group.new.slots]
     created = sum(len(getattr(slot, name) or ()) for slot in new for name in ("experiments", "holdouts", "individuals"))
-    assert counts.added + counts.moved == joined + created
+    moves = changes.moves.values()
+    assert counts.added + sum(len(places) for _, places in moves) == joined + created
     left = sum(len(each.removed) for group in changes.groups for each in group.lists)
-    assert counts.removed + counts.moved == left + sum(group.members for group in changes.groups)
+    gone = sum(group.members for group in changes.groups)
+    assert counts.removed + sum(len(places) for places, _ in moves) == left + gone
+    assert counts.moved == len(moves)
 
 
 def test_what_blocks_a_plan_is_shown_with_the_option_that_lets_it_through(group: MutexGroup) -> None:
