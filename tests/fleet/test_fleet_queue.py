@@ -126,6 +126,43 @@ async def test_a_job_in_work_is_abandoned_when_its_caller_left(
     assert len(written) < 20
 
 
+async def test_a_group_is_not_another_runs_while_a_worker_still_writes_to_it(
+    emulator: MutexEmulator, redis_server: RedisServer
+) -> None:
+    emulator.latency = 0.5
+    async with (
+        worker(emulator, redis_server.url, claim_timeout=2),
+        worker(emulator, redis_server.url, claim_timeout=2),  # it would do the second job, as it has waited for longer
+        Fleet(redis_server.url, name=NAME) as fleet,
+    ):
+        async with fleet.stream_slot_edits([SlotEdit(1, 1, experiments=[1])]):
+            await until(lambda: emulator.requests)
+        report = await asyncio.wait_for(fleet.edit_slots([SlotEdit(1, 1, experiments=[2])]), 20)
+    assert str(report) == "1 edit: 1 applied"
+    first, second = [request.at for request in emulator.requests]
+    assert second - first >= 0.5
+
+
+async def test_a_run_that_waits_for_its_input_frees_the_groups_that_it_has_read_back(
+    emulator: MutexEmulator, redis_server: RedisServer
+) -> None:
+    is_next = asyncio.Event()
+
+    async def slow() -> AsyncIterator[SlotEdit]:
+        yield SlotEdit(1, 1, experiments=[1])
+        await is_next.wait()
+        yield SlotEdit(1, 1, experiments=[3])
+
+    async with worker(emulator, redis_server.url), Fleet(redis_server.url, name=NAME) as fleet:
+        run = asyncio.create_task(fleet.edit_slots(slow(), verify=True))
+        await until(lambda: emulator.commits)
+        other = await asyncio.wait_for(fleet.edit_slots([SlotEdit(1, 1, experiments=[2])], verify=True), 20)
+        is_next.set()
+        assert str(await asyncio.wait_for(run, 20)) == "2 edits: 2 applied"
+    assert str(other) == "1 edit: 1 applied"
+    assert [body["experiments"] for _, _, body in landed(emulator)] == [[1], [2], [3]]
+
+
 async def test_a_worker_frozen_while_it_waited_for_a_permit_does_not_use_it(
     emulator: MutexEmulator, redis_server: RedisServer
 ) -> None:
