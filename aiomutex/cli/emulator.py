@@ -67,7 +67,8 @@ def emulator(no_limits: bool, dialect: str | None, ca_file: str | None, quiet: b
         raise click.UsageError(str(error)) from None
 
     def announce(running: MutexEmulator) -> None:
-        click.echo(f"The emulator listens on {running.url} (Ctrl-C stops it)")
+        held = counted(len(running.groups), "group")
+        click.echo(f"The emulator listens on {running.url} with {held} (Ctrl-C stops it)")
         if host_of(running.host) != "localhost":
             key = "the key" if options["key"] else "any key"
             opens = f"Other machines can reach it: read all groups without a key, and change them with {key}"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from contextlib import AsyncExitStack, ExitStack, closing
 from functools import partial
@@ -107,6 +108,10 @@ class MutexEmulator(Controls):
         log: bool = False,
         keep_requests: int = 10_000,
     ) -> None:
+        if key is not None and (not key or key != key.strip()):
+            raise ValueError("key must be a string that is not empty and has no spaces around it")
+        if cors_origin is not None and not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[!-.0-~]+", cors_origin):
+            raise ValueError(f"cors_origin must be '*' or an origin such as 'http://localhost:80', not {cors_origin!r}")
         path = self._state_path = None if state_file is None else Path(state_file)
         self.clock = Clock()
         self._service = Service(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import ExitStack, closing, suppress
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -59,8 +60,8 @@ class StateFile:
     """An open state file; a ``ValueError`` if it cannot be written or is locked by another process."""
 
     def __init__(self, path: Path) -> None:
-        # check_same_thread: a test may add groups in its own thread while the emulator writes in another. SQLite
-        # serializes the two.
+        # check_same_thread: a test may add groups in its own thread while the emulator writes in another.
+        self._lock = Lock()
         # SQLite would create it with mode 0644. An existing file stays as it is.
         with suppress(OSError):
             open(path, "xb", opener=open_private).close()
@@ -68,28 +69,36 @@ class StateFile:
             if path.is_symlink():
                 raise sqlite3.OperationalError("it is a symbolic link")
             with ExitStack() as stack:
-                self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+                self._file = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
                 self.close = self._file.close
                 stack.callback(self.close)
                 self._file.executescript(_TABLES)
+                self._file.execute("BEGIN IMMEDIATE")
                 stack.pop_all()
         except sqlite3.Error as error:
             raise ValueError(f"{path} cannot be used as a state file: {error}") from None
 
     def save(self, group: Group) -> None:
         """Write one group."""
-        self._file.execute("INSERT OR REPLACE INTO groups VALUES (?, ?)", (group.id, _json(group)))
+        with self._lock:
+            self._file.execute("INSERT OR REPLACE INTO groups VALUES (?, ?)", (group.id, _json(group)))
+            self._commit()
 
     def save_all(self, store: GroupStore) -> None:
         """Replace the content of the file by all groups of ``store``."""
-        self._file.execute("BEGIN IMMEDIATE")
-        self._file.execute("DELETE FROM groups")
-        self._file.execute("DELETE FROM generated")
         recipe = (store.generated, store.generated_slots, _json(sorted(store.removed, key=int)))
-        self._file.execute("INSERT INTO generated VALUES (?, ?, ?)", recipe)
         rows = ((group.id, _json(group)) for group in store.materialized())
-        self._file.executemany("INSERT INTO groups VALUES (?, ?)", rows)
+        with self._lock:
+            self._file.execute("DELETE FROM groups")
+            self._file.execute("DELETE FROM generated")
+            self._file.execute("INSERT INTO generated VALUES (?, ?, ?)", recipe)
+            self._file.executemany("INSERT INTO groups VALUES (?, ?)", rows)
+            self._commit()
+
+    def _commit(self) -> None:
+        # An open transaction keeps other emulators from writing to the file: each would undo the other's changes.
         self._file.execute("COMMIT")
+        self._file.execute("BEGIN IMMEDIATE")
 
 
 def _json(value: object) -> str:

@@ -242,6 +242,20 @@ async def test_it_serves_tls_with_an_ssl_context(start: Start) -> None:
     assert api.emulator.groups["1"].name == "x"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"key": key} for key in ("", " ", " k", "k\n")),
+        *({"cors_origin": each} for each in ("", "localhost:3000", "http://localhost:3000/", "http://a\nb", "**")),
+    ],
+    ids=str,
+)
+def test_a_key_or_origin_that_no_client_can_send_is_an_error(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        MutexEmulator(**options)
+    assert MutexEmulator(key="k", cors_origin="https://app.example.com")
+
+
 def test_reprs() -> None:
     with MutexEmulator(groups=1500) as emulator:
         assert repr(emulator) == f"<MutexEmulator {emulator.url} · 1,500 groups · 0 requests accepted>"

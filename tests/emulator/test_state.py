@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -160,6 +161,23 @@ async def test_the_error_names_a_state_file_that_cannot_be_used(tmp_path: Path) 
     path.unlink()
     async with emulator:
         assert path.stat().st_size
+
+
+async def test_a_state_file_serves_one_emulator_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    async with Api(MutexEmulator(groups=3, state_file=path)) as api:
+        with pytest.raises(ValueError, match=r"state\.db cannot be used as a state file: database is locked"):
+            await MutexEmulator(state_file=path).__aenter__()
+        assert (await api.edit_slot("1", 1, {"experiments": [6]})).status == 200
+        assert MutexEmulator(state_file=path).groups["1"].slots[0].experiments == [6], "it can be read"
+    async with Api(MutexEmulator(state_file=path)) as api:
+        assert api.emulator.groups["1"].slots[0].experiments == [6]
+
+
+def test_groups_are_saved_from_several_threads(tmp_path: Path) -> None:
+    with MutexEmulator(groups=200, state_file=tmp_path / "state.db") as emulator, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: emulator.add_group(number, name="new"), range(1, 201)))
+        assert {group.name for group in MutexEmulator(state_file=tmp_path / "state.db").groups.values()} == {"new"}
 
 
 SERVER = """
