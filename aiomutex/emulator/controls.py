@@ -12,8 +12,7 @@ import msgspec
 from aiomutex.emulator.app import Application
 from aiomutex.emulator.faults import Fault, FaultKind, Latency
 from aiomutex.emulator.responses import Encoder
-from aiomutex.emulator.seeding import SlotSeed, document_of, group_of, store_of_json
-from aiomutex.emulator.state_file import StateFile, open_private
+from aiomutex.emulator.storage import SlotSeed, StateFile, document_of, group_of, open_private, store_of_json
 
 if TYPE_CHECKING:
     from collections import Counter, deque

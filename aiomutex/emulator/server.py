@@ -23,9 +23,8 @@ from aiomutex.emulator.faults import Fault, Faults, LateChanges, Latency
 from aiomutex.emulator.limits import Limits
 from aiomutex.emulator.listener import allowed_hosts, listening
 from aiomutex.emulator.pages import pages_of
-from aiomutex.emulator.seeding import GroupSeed, seeded_store
 from aiomutex.emulator.service import Service
-from aiomutex.emulator.state_file import StateFile, read_state
+from aiomutex.emulator.storage import GroupSeed, StateFile, read_state, seeded_store
 
 if TYPE_CHECKING:
     import ssl

@@ -1,7 +1,7 @@
 """Find out how the live service behaves where its documentation is silent, and report it without private data.
 
-``findings`` interprets responses, ``reads`` sends the requests that only read, and ``writes`` those that write to a
-scratch group. The probe uses the public session only, and shares nothing with the emulator except the knobs' names.
+``findings`` interprets the responses to ``requests``. The probe uses the public session only, and shares nothing with
+the emulator except the knobs' names.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from aiomutex._util.checks import describe
 from aiomutex.errors import InvalidRequestError
 from aiomutex.probe.findings import ProbeReport
-from aiomutex.probe.reads import MAX_READS, Prober, probe_reads
-from aiomutex.probe.writes import MAX_WRITES, probe_writes
+from aiomutex.probe.requests import MAX_READS, MAX_WRITES, Prober, probe_reads, probe_writes
 
 if TYPE_CHECKING:
     from aiomutex.session import MutexSession

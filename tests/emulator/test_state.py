@@ -176,7 +176,7 @@ async def test_a_state_file_serves_one_emulator_at_a_time(tmp_path: Path) -> Non
 
 def test_groups_are_saved_from_several_threads(tmp_path: Path) -> None:
     with MutexEmulator(groups=200, state_file=tmp_path / "state.db") as emulator, ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: emulator.add_group(number, name="new"), range(1, 201)))
+        list(pool.map(partial(emulator.add_group, name="new"), range(1, 201)))
         assert {group.name for group in MutexEmulator(state_file=tmp_path / "state.db").groups.values()} == {"new"}
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiomutex.emulator import Dialect, GroupStore
-from aiomutex.emulator.seeding import document_of
 from aiomutex.emulator.service import COLLECTION, Service
+from aiomutex.emulator.storage import document_of
 
 FIELDS = [
     *("projectId", "name", "key", "description", "evaluationMode", "bucketingKey", "bucketingSalt", "slots"),

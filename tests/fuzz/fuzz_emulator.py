@@ -26,10 +26,9 @@ from aiomutex.emulator import MutexEmulator
 from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.faults import Fault, Faults, Latency
 from aiomutex.emulator.responses import JSON, Encoder
-from aiomutex.emulator.seeding import document_of, store_of, store_of_json
 from aiomutex.emulator.service import COLLECTION, Service
 from aiomutex.emulator.state import GroupStore
-from aiomutex.emulator.state_file import StateFile, read_state
+from aiomutex.emulator.storage import StateFile, document_of, read_state, store_of, store_of_json
 
 DIALECTS: Final = (
     Dialect(),
