@@ -5,11 +5,10 @@ that a mistake in one cannot hide in the other.
 """
 
 from aiomutex.emulator.app import RecordedRequest
-from aiomutex.emulator.clock import Clock
 from aiomutex.emulator.controls import Snapshot
 from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.faults import Fault, FaultKind, Latency
-from aiomutex.emulator.limits import Limits
+from aiomutex.emulator.limits import Clock, Limits
 from aiomutex.emulator.server import MutexEmulator, serve
 from aiomutex.emulator.service import Commit
 from aiomutex.emulator.state import Group, GroupStore, Slot

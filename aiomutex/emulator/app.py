@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from random import Random
 
-    from aiomutex.emulator.clock import Clock
     from aiomutex.emulator.faults import Fault, Faults, LateChanges, Latency
-    from aiomutex.emulator.limits import Limits
+    from aiomutex.emulator.limits import Clock, Limits
     from aiomutex.emulator.service import Service
 
 PageHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, Self, cast, get_args
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from aiomutex.emulator.clock import Clock
+    from aiomutex.emulator.limits import Clock
 
 FaultKind = Literal[
     "status", "reset-before", "reset-after", "truncate", "garbage", "stall", "storm", "late", "maintenance"

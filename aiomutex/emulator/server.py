@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Self
 
 from anyio.from_thread import start_blocking_portal
 
-from aiomutex.emulator.clock import Clock
 from aiomutex.emulator.controls import Controls
 from aiomutex.emulator.dialect import Dialect
 from aiomutex.emulator.faults import Fault, Faults, LateChanges, Latency
-from aiomutex.emulator.limits import Limits
+from aiomutex.emulator.limits import Clock, Limits
 from aiomutex.emulator.listener import allowed_hosts, listening
 from aiomutex.emulator.pages import pages_of
 from aiomutex.emulator.service import Service

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from aiomutex.emulator.clock import Clock
+from aiomutex.emulator.limits import Clock
 from aiomutex.emulator.responses import Encoder, Response
 from aiomutex.emulator.validation import Rejection, group_edit, new_group, page, slot_edit
 
