@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import gc
 import json
+import ssl
 import time
 
-from benchmarks.harness import Result, Row, Size, Table, check, serving
+import msgspec
+
+from benchmarks.harness import (
+    Goal,
+    Result,
+    Row,
+    Size,
+    Table,
+    check,
+    median_ratio,
+    module_output,
+    serving,
+    stats_of,
+)
 from benchmarks.subjects import EXPERIMENTS, INDIVIDUALS, Call, Ours, Plain, Subject, available
 
-__all__ = ["compare", "row_of"]
+__all__ = ["compare", "goals"]
 
 WIDTHS = (1, 16, 64, 256)
 # Slow clients make fewer calls. Their cost per call is far beyond the noise.
@@ -30,14 +45,14 @@ async def _verified(subject: Subject, call: Call, count: int, server_stats: dict
         check(f"group that {subject.name} got", await subject.get(1), "mutex-key")
 
 
-async def _measure(call: Call, size: Size) -> Result:
+async def _measure(call: Call, size: Size, url: str) -> list[Table]:
     rounds = size.of(5, 1, 1)
     # Fast clients alternate in short slices, so that a slow moment of the machine affects all of them.
     amount, slices = size.of((512, 6), (128, 2), (64, 1))
-    result = Result([])
+    tables: list[Table] = []
+    scheme = url.partition(":")[0]
     async with contextlib.AsyncExitStack() as opened:
-        server = opened.enter_context(serving())
-        subjects, missing = available(server.url)
+        subjects, missing = available(url)
         for subject in subjects:
             await subject.open()
             opened.push_async_callback(subject.close)
@@ -58,9 +73,9 @@ async def _measure(call: Call, size: Size) -> Result:
                         if slow and slice_:
                             continue
                         count = max(width, amount // (4 if slow else 1))
-                        server.stats()
+                        stats_of(url)
                         wall, cpu = await subject.spend(call, count, width)
-                        await _verified(subject, call, count, server.stats())
+                        await _verified(subject, call, count, stats_of(url))
                         spent[subject.name] += cpu
                         walls[subject.name] += wall
                         calls[subject.name] += count
@@ -69,12 +84,12 @@ async def _measure(call: Call, size: Size) -> Result:
                         row.values.append(spent[name] / calls[name] * 1e6)
                         row.note = f"{calls[name] / walls[name]:,.0f} calls/s"
                 if turn >= 0:
-                    bare.values.append(await _bare(server.url, call, amount, width) / amount * 1e6)
+                    bare.values.append(await _bare(url, call, amount, width) / amount * 1e6)
             floor = "the bare protocol: prepared bytes over a socket, responses split by Content-Length, nothing else"
-            title = f"CPU per {call}, {width} in flight" + (f" ({missing})" if missing else "")
+            title = f"CPU per {call} over {scheme}, {width} in flight" + (f" ({missing})" if missing else "")
             table = Table(title, "µs", [*rows.values(), bare], baseline=Plain.name, floor=floor)
-            result.tables.append(table)
-    return result
+            tables.append(table)
+    return tables
 
 
 class _Bare(asyncio.Protocol):
@@ -88,9 +103,8 @@ class _Bare(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        self._next()
 
-    def _next(self) -> None:
+    def next(self) -> None:
         if self.requests:
             self.transport.write(self.requests.pop())
         else:
@@ -103,13 +117,15 @@ class _Bare(asyncio.Protocol):
         at = head.find(b"Content-Length: ")
         if end and len(body) >= int(head[at + 16 :].split(b"\r\n", 1)[0]):
             self.unread = b""
-            self._next()
+            self.next()
 
 
 async def _bare(url: str, call: Call, count: int, width: int) -> float:
     """Return the processor time of the same calls over a bare protocol, the lower bound of any asyncio client."""
     loop = asyncio.get_running_loop()
-    host, port = url.removeprefix("http://").split(":")
+    scheme, _, address = url.partition("://")
+    host, port = address.split(":")
+    context = ssl.create_default_context() if scheme == "https" else None
     body = json.dumps({"experiments": EXPERIMENTS, "individuals": INDIVIDUALS}).encode()
     template = (
         f"PATCH /api/1/mutexes/%d/slots/1 HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
@@ -118,8 +134,8 @@ async def _bare(url: str, call: Call, count: int, width: int) -> float:
         else f"GET /api/1/mutexes/%d HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
     )
     shares = [[template % n for n in range(start, count, width)] for start in range(width)]
-    cpu = time.process_time()
     ends: list[asyncio.Future[None]] = []
+    connections: list[_Bare] = []
     for share in shares:
         done: asyncio.Future[None] = loop.create_future()
         ends.append(done)
@@ -127,18 +143,49 @@ async def _bare(url: str, call: Call, count: int, width: int) -> float:
         def made(share: list[bytes] = share, done: asyncio.Future[None] = done) -> _Bare:
             return _Bare(share, done)
 
-        await loop.create_connection(made, host, int(port))
+        connections.append((await loop.create_connection(made, host, int(port), ssl=context))[1])
+    cpu = time.process_time()
+    for connection in connections:
+        connection.next()
     await asyncio.gather(*ends)
     return time.process_time() - cpu
 
 
 def compare(call: Call, size: Size) -> Result:
     """Measure each client with each number in flight, in alternating rounds."""
-    return asyncio.run(_measure(call, size))
+    result = Result([])
+    for tls in (False, True):
+        # In a new process, because aiohttp reads at its import which authorities to trust.
+        with serving(tls=tls) as server:
+            tables = module_output("calls", call, size.value, server.url, environment=server.environment)
+        result.tables += msgspec.convert(tables, list[Table])
+    return result
 
 
-def row_of(result: Result, width: int, subject: type[Subject] = Ours) -> tuple[Row, Row]:
-    """Return the rows of a subject and of the plain client, for one number in flight."""
-    table = next(table for table in result.tables if f"{width} in flight" in table.title)
+def goals(result: Result, what: str, goal: float, width: int) -> list[Goal]:
+    """Compare this library with the plain client over http and https, for one number in flight."""
+    found: list[Goal] = []
+    for scheme in ("http", "https"):
+        ratio = median_ratio(*_rows(result, f"over {scheme}, {width} in flight"))
+        found.append(Goal(f"{what} over {scheme}, {width} in flight", f"≤ {goal:.2f}", f"{ratio:.2f}", ratio <= goal))
+    return found
+
+
+def _rows(result: Result, title: str) -> tuple[Row, Row]:
+    table = next(table for table in result.tables if title in table.title)
     rows = {row.name: row for row in table.rows}
-    return rows[subject.name], rows[Plain.name]
+    return rows[Ours.name], rows[Plain.name]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("call", choices=("edit", "get"))
+    parser.add_argument("size", type=Size)
+    parser.add_argument("url")
+    arguments = parser.parse_args()
+    tables = asyncio.run(_measure(arguments.call, arguments.size, arguments.url))
+    print(msgspec.json.encode(tables).decode())
+
+
+if __name__ == "__main__":
+    main()

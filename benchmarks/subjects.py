@@ -13,6 +13,7 @@ import abc
 import asyncio
 import concurrent.futures
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -164,6 +165,32 @@ class Tuned(Subject):
         async with self.http.get(URL(f"{self.url}/api/1/mutexes/{number}", encoded=True)) as response:
             response.raise_for_status()
             return self.decode(await response.read()).key
+
+
+class Rust(Subject):
+    """reqwest, which is written in Rust, and its JSON; no limiter, no retries, no types."""
+
+    name = "pyreqwest (Rust)"
+
+    async def open(self) -> None:
+        from pyreqwest.client import ClientBuilder  # noqa: PLC0415  # in the extra
+
+        builder = ClientBuilder().default_headers(HEADERS).error_for_status(True).max_connections(WIDEST)
+        if trusted := os.environ.get("SSL_CERT_FILE"):
+            builder = builder.add_root_certificate_pem(Path(trusted).read_bytes())  # noqa: ASYNC240  # before the measurement
+        self.http = await builder.build().__aenter__()
+
+    async def close(self) -> None:
+        await self.http.close()
+
+    async def edit(self, number: int) -> object:
+        lists = {"experiments": EXPERIMENTS, "individuals": INDIVIDUALS}
+        request = self.http.patch(f"{self.url}/api/1/mutexes/{number}/slots/1").body_json(lists).build()
+        return await (await request.send()).bytes()
+
+    async def get(self, number: int) -> str:
+        request = self.http.get(f"{self.url}/api/1/mutexes/{number}").build()
+        return (await (await request.send()).json())["key"]
 
 
 class Httpx(Subject):
@@ -321,7 +348,8 @@ def available(url: str) -> tuple[list[Subject], str]:
     """Return the subjects whose packages are installed, and describe the missing ones."""
     subjects: list[Subject] = [Ours(url), Plain(url), Tuned(url)]
     missing: list[str] = []
-    for subject, package in ((Httpx, "httpx"), (Generated, "openapi_python_client"), (Threads, "requests")):
+    others = ((Rust, "pyreqwest"), (Httpx, "httpx"), (Generated, "openapi_python_client"), (Threads, "requests"))
+    for subject, package in others:
         if importlib.util.find_spec(package):
             subjects.append(subject(url))
         else:

@@ -181,7 +181,7 @@ def within_the_limits(world: World) -> Iterator[str]:
     A limiter in memory starts anew with its process. One in a file forgets at most what a power failure took from it.
     """
     service = world.scenario.service
-    is_kept = world.scenario.options.limiter == "machine"
+    is_kept = world.scenario.options.limiter in ("machine", "redis")
     by_process: dict[int, list[float]] = defaultdict(list)
     for sent in world.network.sent:
         by_process[0 if is_kept else sent.process].append(sent.at)
@@ -194,7 +194,8 @@ def within_the_limits(world: World) -> Iterator[str]:
         if not unsteady and (most := most_in_a_second(arrived)) > service.per_second and len(by_process) == 1:
             yield f"{most} requests arrived in a second"
     for day, count in Counter(sent.wall // 86_400 for sent in world.network.sent).items():
-        lost_power = is_kept and any(event.kind == "power" for phase in world.scenario.phases for event in phase.events)
+        in_file = world.scenario.options.limiter == "machine"
+        lost_power = in_file and any(event.kind == "power" for phase in world.scenario.phases for event in phase.events)
         if count > service.per_day and not lost_power:
             yield f"{count} requests on day {day:.0f}"
 
@@ -202,8 +203,8 @@ def within_the_limits(world: World) -> Iterator[str]:
 def interactive_calls_go_first(world: World) -> Iterator[str]:
     """A read waits for other reads and for one window, not for the edits of any session that shares its limits."""
     service, options = world.scenario.service, world.scenario.options
-    if service.per_day < 1_000 or options.max_connections < 8:
-        return
+    if service.per_day < 1_000 or options.max_connections < 8 or options.limiter == "redis":
+        return  # workers that share a budget in Redis know nothing of each other's priorities
     window, permits = 1.02, max(1, service.per_second * 97 // 100)
     for number, phase in enumerate(world.scenario.phases):
         if phase.faults or any(event.kind != "colleague" for event in phase.events):

@@ -60,7 +60,7 @@ class _Drawing:
         if self.chance(0.2):
             self.service.before_midnight = rng.uniform(0.1, 20)
         if self.chance(0.4):
-            self.options.limiter = rng.choice(["shared", "machine", "machine"])
+            self.options.limiter = rng.choice(["shared", "machine", "redis"])
             self.options.clients = rng.randint(1, 4)
             self.service.per_second = rng.choice([3, 5, 10, 20, self.service.per_second])
         shapes = [

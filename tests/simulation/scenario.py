@@ -133,8 +133,9 @@ class Options(msgspec.Struct, omit_defaults=True):
 
     clients: int = 1
     """Sessions of a phase, among which its calls are dealt in turn."""
-    limiter: Literal["own", "shared", "machine"] = "own"
-    """What the sessions share: one limiter, or as processes of one machine do, a file. ``own`` is for one session."""
+    limiter: Literal["own", "shared", "machine", "redis"] = "own"
+    """What the sessions share: one limiter, a file as processes of one machine do, or a Redis server, which outlives
+    all crashes. ``own`` is for one session."""
     attempt_timeout: float = 5.0
     deadline: float = 60.0
     max_attempts: int = 6

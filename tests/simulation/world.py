@@ -7,13 +7,18 @@ import contextlib
 import functools
 import itertools
 import logging
+import math
 import random
 import sqlite3
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
+
+from fakeredis import FakeServer
+from fakeredis.aioredis import FakeRedis
 
 from aiomutex import (
     LocalRateLimiter,
@@ -25,6 +30,7 @@ from aiomutex import (
 )
 from aiomutex.bulk import undo
 from aiomutex.limits.machine import MachineRateLimiter
+from aiomutex.limits.redis import RedisRateLimiter
 
 from .clock import MIDNIGHT, SimulationLoop, simulated_time
 from .disk import Disk
@@ -104,6 +110,7 @@ class World:
         self.network = Network(loop, self.service, scenario, Process(0, {}, {}, {}), self.trace)
         self.records: list[CallRecord] = []
         self.leftovers: list[Leftover] = []
+        self._redis = FakeServer()
         self.hung: list[str] = []
         self.phase = 0
 
@@ -152,7 +159,7 @@ class World:
             self.hung += [task.get_name() for task in tasks if not task.done()]
             raise _HangError
         if process.is_alive:
-            if self.scenario.options.limiter == "machine":
+            if self.scenario.options.limiter in ("machine", "redis"):
                 await asyncio.sleep(_LONGEST_LOCK + 1.0)  # a 429 may still have to be reported to the others
             for session in sessions:
                 self._look_for_leftovers(session)
@@ -169,7 +176,7 @@ class World:
             await everything
         for session in sessions:
             await session.aclose()
-            if isinstance(session.rate_limiter, MachineRateLimiter):
+            if isinstance(session.rate_limiter, MachineRateLimiter | RedisRateLimiter):
                 await session.rate_limiter.aclose()
         self.loop.error = 0.0
         crashed.cancel()
@@ -184,6 +191,11 @@ class World:
             if options.limiter == "machine":
                 limiter = MachineRateLimiter(
                     self._budget, per_second=settings.per_second, per_day=settings.per_day
+                )  # fmt: skip
+            elif options.limiter == "redis":
+                limiter = RedisRateLimiter(
+                    FakeRedis(server=self._redis), name="simulated", per_second=settings.per_second,
+                    per_day=settings.per_day,
                 )  # fmt: skip
             session = MutexSession(
                 "simulated", base_url="http://127.0.0.1", rate_limiter=limiter,
@@ -423,7 +435,10 @@ def simulate(scenario: Scenario, *, tracing: bool = False) -> World:
         disk = Disk(directory)
         world = World(scenario, loop, disk, tracing=tracing)
         pages = mock.patch("aiomutex.bulk.reads.MAX_SINGLE", scenario.options.max_single)
-        with quiet(), simulated_time(loop, scenario.seed), world.network.connected(), disk.watched(), pages:
+        # Rounded down, as by a Redis server: FakeRedis would round it up, and so begin a day a moment early.
+        redis_clock = SimpleNamespace(time=lambda: math.floor(loop.true_wall() * 1e6) / 1e6)
+        redis_time = mock.patch("fakeredis.commands_mixins.server_mixin.time", redis_clock)
+        with quiet(), simulated_time(loop, scenario.seed), redis_time, world.network.connected(), disk.watched(), pages:
             main = loop.create_task(world.run(), name="simulation")
             try:
                 loop.run_until_complete(main)
