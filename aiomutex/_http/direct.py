@@ -7,6 +7,8 @@ of any type, a task for the body.
 from __future__ import annotations
 
 import asyncio
+import functools
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -23,9 +25,14 @@ if TYPE_CHECKING:
     from aiomutex._http.context import AttemptContext
 
 _SWITCHING_PROTOCOLS: Final = 101
-_own_request: Any = vars(aiohttp.ClientSession)["_request"]
 _LARGEST_BODY: Final = 2**20  # which aiohttp writes in parts
 _WITHOUT_BODY: Final = ("GET", "HEAD", "OPTIONS")  # methods whose requests say nothing of a body that they do not have
+
+
+@functools.lru_cache(maxsize=8)
+def _is_of_aiohttp(method: object) -> bool:
+    """Whether a method is aiohttp's own. It may have been replaced before this module was imported."""
+    return type(method) is FunctionType and method.__code__.co_filename == aiohttp.client.__file__
 
 
 class DirectResponse:
@@ -51,7 +58,7 @@ class DirectClient:
     def takes(self, body: bytes | None) -> bool:
         """Whether to send this here: not if a mock or instrumentation has replaced what sessions do."""
         current = aiohttp.ClientSession._request  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # in internals.json
-        return current is _own_request and (body is None or len(body) <= _LARGEST_BODY)
+        return _is_of_aiohttp(current) and (body is None or len(body) <= _LARGEST_BODY)
 
     async def send(
         self, method: str, target: str, body: bytes | None, timeout: aiohttp.ClientTimeout, context: AttemptContext
@@ -60,8 +67,8 @@ class DirectClient:
         headers: CIMultiDict[str] = self._origin.headers.copy()
         context.headers = headers
         if body is not None:
-            headers["Content-Type"] = "application/json"
             headers["Content-Length"] = str(len(body))
+            headers["Content-Type"] = "application/json"
         elif method not in _WITHOUT_BODY:
             headers["Content-Length"] = "0"
         connection: Connection = await self._connector.connect(self._origin, [], timeout)

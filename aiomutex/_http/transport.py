@@ -38,7 +38,7 @@ _MAX_BODY: Final = 64 * 2**20  # after decompression
 _MAX_ERROR_BODY: Final = 64 * 2**10
 _CLOSED: Final = "the session is closed; create a new MutexSession"
 _TOO_MANY_REQUESTS: Final = 429
-_JSON: Final = "application/json"
+_LARGE_BODY: Final = 2**20
 _USER_AGENT: Final = f"aiomutex/{__version__} aiohttp/{aiohttp.__version__} Python/{platform.python_version()}"
 
 
@@ -46,6 +46,14 @@ _USER_AGENT: Final = f"aiomutex/{__version__} aiohttp/{aiohttp.__version__} Pyth
 def _connect_timeout(seconds: float) -> aiohttp.ClientTimeout:
     """Let aiohttp time the making of a connection only; its ``total`` would also count the wait for a pooled one."""
     return aiohttp.ClientTimeout(total=None, connect=None, sock_connect=seconds, sock_read=None)
+
+
+def _payload(body: bytes | None) -> aiohttp.Payload | None:
+    if body is None:
+        return None
+    if len(body) > _LARGE_BODY:  # aiohttp warns about such a body passed as bytes, and wants a file to read it from
+        return aiohttp.BytesIOPayload(io.BytesIO(body), content_type="application/json")
+    return aiohttp.BytesPayload(body, content_type="application/json")
 
 
 class Transport:
@@ -192,8 +200,7 @@ class Transport:
                 response = await http.request(
                     method,
                     URL(self.root + path, encoded=True),
-                    # A file, because aiohttp warns about large bodies passed as bytes.
-                    data=None if body is None else aiohttp.BytesIOPayload(io.BytesIO(body), content_type=_JSON),
+                    data=_payload(body),
                     headers=headers,
                     allow_redirects=False,
                     raise_for_status=False,  # a borrowed session may have another default

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -224,3 +226,23 @@ async def test_a_call_whose_coroutine_is_closed_from_outside_cleans_up(raw: RawS
         assert idle(session)
         with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
             await task
+
+
+def test_a_mock_that_is_active_before_the_first_session_sees_its_requests() -> None:
+    code = """
+import asyncio, re
+from aioresponses import aioresponses
+from aiomutex import MutexSession
+
+async def main():
+    with aioresponses() as mock:
+        mock.patch(re.compile(".*"), body="OK")
+        async with MutexSession("key") as session:
+            await session.edit_slot(1, 1, experiments=[7])
+        [[call]] = mock.requests.values()
+        print(call.kwargs["data"]._value)
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "b'{\"experiments\":[7]}'\n"), done.stderr
