@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -230,19 +232,21 @@ async def test_a_call_whose_coroutine_is_closed_from_outside_cleans_up(raw: RawS
 
 def test_a_mock_that_is_active_before_the_first_session_sees_its_requests() -> None:
     code = """
-import asyncio, re
-from aioresponses import aioresponses
+import asyncio
+from support import ROOT, US, Responses
 from aiomutex import MutexSession
 
 async def main():
-    with aioresponses() as mock:
-        mock.patch(re.compile(".*"), body="OK")
+    with Responses() as mock:
+        mock.answer("PATCH", f"{US}{ROOT}/1/slots/1", b"OK")
         async with MutexSession("key") as session:
             await session.edit_slot(1, 1, experiments=[7])
-        [[call]] = mock.requests.values()
-        print(call.kwargs["data"]._value)
+        [sent] = mock.sent()
+        print(sent[-1])
 
 asyncio.run(main())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    tests = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "b'{\"experiments\":[7]}'\n"), done.stderr
