@@ -23,7 +23,9 @@ def collapse_exception_group() -> Generator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        first = _first(group)
+        first: BaseException = group
+        while inner := getattr(first, "exceptions", ()):
+            first = inner[0]
     else:
         return
     if task and task.cancelling() > before:
@@ -85,8 +87,3 @@ async def run_to_completion(work: Coroutine[Any, Any, T]) -> T:
         task.result()
         raise
     return task.result()
-
-
-def _first(error: BaseException) -> BaseException:
-    inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
-    return _first(inner[0]) if inner else error

@@ -72,12 +72,9 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
             raise ConfigurationError(f"this {type(self).__name__} is closed")
         super()._ensure_budget(now)
 
-    def _serve(self) -> None:
-        self._stop_timer()
-        loop = self._loop
-        if loop is None or loop.is_closed() or self._closed:
-            return
-        now = loop.time()
+    def _grant_due(self, loop: asyncio.AbstractEventLoop, now: float) -> float:
+        if self._closed:
+            return math.inf
         leased = self._leased
         while (priority := self._waiters.next_priority()) is not None:
             while leased and leased[0] < now - self._max_lateness:
@@ -98,29 +95,19 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
                 self._exchange_task = asyncio.Task(self._exchange(loop), loop=loop, name="aiomutex-limiter")
             elif wants_more:
                 wake_at = min(wake_at, self._next_exchange)
-        if self._waiters and wake_at < math.inf:
-            self._set_timer(loop, wake_at - now)
-
-    def _grant(self, priority: Priority, send_time: float, now: float) -> None:  # noqa: ARG002 -- subclasses need it
-        if self._pause.active:
-            self._pause.probe_sent(now)
-        self._record_grant(now - self._waiters.grant(priority, now), now)
+        return wake_at if self._waiters else math.inf
 
     def _schedule_without_budget(self, now: float) -> None:
         """Schedule a send time while the budget is unavailable, if the limiter can."""
 
-    def _on_join(self, priority: Priority, now: float) -> None:  # noqa: ARG002 -- LocalRateLimiter needs the time
+    def _on_join(self, priority: Priority, now: float) -> None:  # noqa: ARG002 -- other limiters need them
         if len(self._waiters) == 1:
             # Nobody waited before, so the pace of exchanges under backlog does not apply.
             self._next_exchange = self._not_before
-        if self._timer is None or (not priority and len(self._waiters.interactive) == 1):
-            self._serve()
 
     def _give_back(self, permit: float) -> None:
         # The next waiter may still use it, if it comes soon enough.
         self._leased.appendleft(permit)
-        self._pause.probe_returned()
-        self._serve()
 
     # Exchanges with the budget
 
@@ -130,7 +117,7 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
         request = self._request()
         self._feedback = None
         try:
-            lease, steady = await self._budget.lease(request, loop.time)
+            lease = await self._budget.lease(request, loop.time)
         except asyncio.CancelledError:
             raise
         except MutexError as error:
@@ -143,8 +130,8 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
             self._waiters.fail_all(LimiterUnavailableError(f"the limiter failed: {type(error).__name__}"))
             raise
         else:
-            self._uncertain = not steady
-            self._apply(lease, asked_at, loop.time(), steady=steady)
+            self._uncertain = False
+            self._apply(lease, asked_at, loop.time())
             self._losses = self._losses + 1 if lease.was_empty else 0
             if self._losses >= _MAX_LOSSES:
                 # Each loss costs a silent window, so without an error the callers would wait forever.
@@ -170,7 +157,7 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
             feedback=self._feedback,
         )
 
-    def _apply(self, lease: Lease, asked_at: float, now: float, *, steady: bool) -> None:
+    def _apply(self, lease: Lease, asked_at: float, now: float) -> None:
         """Take over the state of the shared budget and the leased send times."""
         offset = self._budget.clock_offset
         self._daily_budget.clock = lambda: (self._loop.time() if self._loop else 0.0) + offset
@@ -189,8 +176,6 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
                 self._waiters.fail_all(self._daily_budget.suspected_error(self._pause.requested_wait))
         elif self._pause.active:
             self._pause.end()
-        if not steady:
-            return
         self._leased.extend(lease.send_times)
         if self._daily_budget.used >= self._daily_budget.limit and not self._leased:
             self._waiters.fail_all(self._daily_budget.exhausted_error())

@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from asyncio import get_running_loop
 from collections import deque
+from typing import TYPE_CHECKING
 
-from aiomutex.errors import ConfigurationError, MutexError
 from aiomutex.limits.interface import Priority
 from aiomutex.limits.queueing import QueueingLimiter
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class LocalRateLimiter(QueueingLimiter):
@@ -44,6 +47,11 @@ class LocalRateLimiter(QueueingLimiter):
         <LocalRateLimiter 1 of 97 permits used in 1.02 s · 1 of 100,000 today · 0 waiting>
     """
 
+    _fork_error = (
+        "this LocalRateLimiter was used before a fork, and both processes would exceed the limit; create it after the "
+        "fork, or use aiomutex.limits.machine.MachineRateLimiter"
+    )
+
     def __init__(
         self, per_second: int = 100, per_day: int = 100_000, *, safe: bool = False, used_today: int = 0
     ) -> None:
@@ -72,19 +80,10 @@ class LocalRateLimiter(QueueingLimiter):
                 log.append(now)
                 self._open_at = log[0] + self._window
                 return now
-        else:
-            self._attach(loop)
-        return await self._wait(loop, priority)
+        return await super().acquire(priority)
 
-    def __repr__(self) -> str:
-        return f"<LocalRateLimiter {self._describe()}>"
-
-    def _serve(self) -> None:
-        loop = self._loop
-        self._stop_timer()
-        if loop is None or loop.is_closed():
-            return
-        now = loop.time()
+    def _grant_due(self, loop: asyncio.AbstractEventLoop, now: float) -> float:  # noqa: ARG002 -- others need the loop
+        self._open_at = math.inf
         self._follow_recovery(now)
         while (priority := self._waiters.next_priority()) is not None:
             due = max(self._last_due + self._margin.interval, self._log[0] + self._window, self._pause.next_probe_at)
@@ -94,24 +93,17 @@ class LocalRateLimiter(QueueingLimiter):
                 else:
                     due = bulk_due
             if due > now:
-                self._set_timer(loop, due - now)
-                return
+                return due
             self._grant(priority, due, now)
         if not self._pause.active:
             self._open_at = self._log[0] + self._window
+        return math.inf
 
-    def _grant(self, priority: Priority, due: float, now: float) -> None:
-        try:
-            self._daily_budget.take()
-        except MutexError as error:
-            self._waiters.fail_all(error)
-            return
+    def _take(self, due: float, now: float) -> None:
+        self._daily_budget.take()
         # After a late timer, catch up by two permits at most.
         self._last_due = max(due, now - 2 * self._margin.interval)
         self._log.append(now)
-        if self._pause.active:
-            self._pause.probe_sent(now)
-        self._record_grant(now - self._waiters.grant(priority, now), now)
 
     def _bulk_due(self) -> float:
         """When the next bulk permit leaves enough to interactive calls.
@@ -125,13 +117,9 @@ class LocalRateLimiter(QueueingLimiter):
         burst_over = log[-min(margin.permits, (margin.permits + 1) // 2 + 1)] + self._window / 2
         return max(burst_over, log[reserve] + self._window - (reserve + 1) * margin.interval)
 
-    def _on_join(self, priority: Priority, now: float) -> None:
-        self._open_at = math.inf
+    def _on_join(self, priority: Priority, now: float) -> None:  # noqa: ARG002 -- MachineRateLimiter needs priority
         # Checked at midnight, and every second for a wall clock that jumps.
         self._check_clock_at = now + min(1.0, self._daily_budget.ends_at - self._daily_budget.clock())
-        # If a timer is set, only the first interactive call may be due before it.
-        if self._timer is None or (not priority and len(self._waiters.interactive) == 1):
-            self._serve()
 
     def _give_back(self, permit: float) -> None:
         self._daily_budget.give_back()
@@ -139,33 +127,23 @@ class LocalRateLimiter(QueueingLimiter):
             self._log.remove(permit)
             # The time that the permit pushed out of the log was older than a window, so "never" replaces it.
             self._log.appendleft(-math.inf)
-        self._pause.probe_returned()
         self._last_due = -math.inf
-        self._serve()
 
-    def _on_throttled(self, permit: float) -> None:  # noqa: ARG002 -- RedisRateLimiter needs permit
-        self._open_at = math.inf
-
-    def _on_permits_changed(self) -> None:
-        # The times that the log does not show are older than a window, so "never" replaces them.
+    def _follow_recovery(self, now: float) -> None:
+        super()._follow_recovery(now)
         permits = self._margin.permits
-        self._log = deque([*[-math.inf] * (permits - len(self._log)), *self._log], maxlen=permits)
+        if permits != self._log.maxlen:
+            # The times that the log does not show are older than a window, so "never" replaces them.
+            self._log = deque([*[-math.inf] * (permits - len(self._log)), *self._log], maxlen=permits)
 
     def _on_resumed(self, permit: float, now: float) -> None:  # noqa: ARG002 -- RedisRateLimiter needs permit
         # Without a burst: act as if the last window had been used evenly.
         permits, interval = self._margin.permits, self._margin.interval
         even = (now - self._window + (k + 1) * interval for k in range(permits))
         self._log = deque(map(max, self._log, even), maxlen=permits)
-        self._open_at = math.inf
 
     def _count_used(self, now: float) -> int:
         return sum(sent > now - self._window for sent in self._log)
-
-    def _on_fork(self) -> None:
-        raise ConfigurationError(
-            "this LocalRateLimiter was used before a fork, and both processes would exceed the limit; create it after "
-            "the fork, or use aiomutex.limits.machine.MachineRateLimiter"
-        )
 
     def _on_new_loop(self, now: float, *, same_clock: bool) -> None:
         if not same_clock:

@@ -59,12 +59,12 @@ class MachineBudget:
             check_integer("used_today", used_today, least=0, error=ConfigurationError)
         self._used_today = used_today
         try:
-            self.path = Path(os.fsdecode(path)).absolute()  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-            is_valid = bool(path) and "\0" not in str(self.path)
-        except (TypeError, ValueError):
-            is_valid = False
-        if not is_valid:
+            text = os.fsdecode(path)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        except TypeError:
+            text = ""
+        if not text or "\0" in text:
             raise ConfigurationError(f"path must be the path of a file, not {describe(path)}")
+        self.path = Path(text).absolute()
         self.address = str(self.path)
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
@@ -76,8 +76,8 @@ class MachineBudget:
         """The earliest time that the monotonic clock may have shown at ``loop_time``."""
         return loop_time - self._monotonic_offset - 0.001  # some event loops count in milliseconds
 
-    async def lease(self, request: LeaseRequest, clock: Callable[[], float]) -> tuple[Lease, bool]:
-        """Run one exchange. The send times are always valid."""
+    async def lease(self, request: LeaseRequest, clock: Callable[[], float]) -> Lease:
+        """Run one exchange."""
         give_up_at = time.monotonic() + LOCK_TIMEOUT
         while True:
             try:
@@ -106,7 +106,7 @@ class MachineBudget:
         self.clock_offset = time.time() - loop_now
         self._monotonic_offset = loop_now - now
         lease.send_times = [sent + self._monotonic_offset for sent in lease.send_times]
-        return lease, True
+        return lease
 
     def _exchange(self, request: LeaseRequest) -> Lease:
         connection = self._open()
@@ -133,15 +133,9 @@ class MachineBudget:
 
     def _open(self) -> sqlite3.Connection:
         """The connection, opened again after a fork, or after the file was deleted or replaced."""
-        connection = self._connection
-        if connection is not None:
-            if self._pid == os.getpid() and self._file == self._identity():
-                return connection
-            self._connection = None
-            if self._pid == os.getpid():
-                connection.close()
-            else:
-                never_close(connection)
+        if self._connection is not None and self._pid == os.getpid() and self._file == self._identity():
+            return self._connection
+        self._close()
         if not self.path.exists():
             # SQLite would create it with the rights of the umask.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, _MODE))
@@ -163,9 +157,14 @@ class MachineBudget:
 
     async def aclose(self) -> None:
         """Close the file."""
+        self._close()
+
+    def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None and self._pid == os.getpid():
             connection.close()
+        elif connection is not None:
+            never_close(connection)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
@@ -224,10 +223,7 @@ class MachineRateLimiter(LeasingLimiter[MachineBudget]):
     ) -> None:
         budget = MachineBudget(path, used_today)
         super().__init__(per_second, per_day, safe=safe, budget=budget, mean_lease=_MEAN_LEASE)
-        self._path = str(path)
-
-    def __repr__(self) -> str:
-        return f"<MachineRateLimiter {self._path!r} · {self._describe()}>"
+        self._label = f"{str(path)!r} · "
 
     def _on_join(self, priority: Priority, now: float) -> None:
         if not priority and len(self._waiters.interactive) == 1:

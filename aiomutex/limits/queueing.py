@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aiomutex._util.checks import check_integer
-from aiomutex.errors import ConfigurationError
+from aiomutex.errors import ConfigurationError, MutexError
 from aiomutex.limits.daily_budget import DailyBudget, format_duration
 from aiomutex.limits.interface import LimiterState, Priority, RateLimiter
 from aiomutex.limits.margin import Margin, Recovery
@@ -36,6 +36,9 @@ _CLOCK_TOLERANCE = 0.05  # seconds by which the clocks of two event loops may di
 class QueueingLimiter(RateLimiter):
     """A limiter whose callers wait in a queue until ``_serve`` has a permit for them."""
 
+    _label = ""  # in reprs, what the state belongs to
+    _fork_error = ""  # why a fork of a process that used the limiter must not; a shared budget knows what that got
+
     def __init__(self, per_second: int, per_day: int, *, safe: bool, used_today: int = 0) -> None:
         self._full = self._margin = margin = Margin.below(per_second, safe=safe)  # without 429s, and the current one
         check_integer("per_day", per_day, least=1, error=ConfigurationError)
@@ -55,16 +58,18 @@ class QueueingLimiter(RateLimiter):
 
     # What each limiter implements
 
-    def _serve(self) -> None:
-        """Grant the permits that are due, and set the timer for the next one."""
+    def _grant_due(self, loop: asyncio.AbstractEventLoop, now: float) -> float:
+        """Grant the permits that are due, and return when the next one is."""
         raise NotImplementedError
+
+    def _take(self, due: float, now: float) -> None:
+        """Use the permit that was due at ``due``, or raise a ``MutexError``."""
 
     def _on_join(self, priority: Priority, now: float) -> None:
         """Handle a caller that was just enqueued."""
 
     def _give_back(self, permit: float) -> None:
         """Take back a permit whose caller was cancelled in the loop iteration that granted it."""
-        raise NotImplementedError
 
     def _on_throttled(self, permit: float) -> None:
         """Handle a pause that a 429 to the request of ``permit`` started or extended."""
@@ -72,15 +77,9 @@ class QueueingLimiter(RateLimiter):
     def _on_resumed(self, permit: float, now: float) -> None:
         """Handle the end of the pause, which a response to the request of ``permit`` brought."""
 
-    def _on_permits_changed(self) -> None:
-        """Handle a change of the permits in a window."""
-
     def _count_used(self, now: float) -> int:
         """Permits used in the current window."""
         raise NotImplementedError
-
-    def _on_fork(self) -> None:
-        """Handle the first use in a fork of a process that used the limiter: a shared budget knows what that got."""
 
     def _on_new_loop(self, now: float, *, same_clock: bool) -> None:
         """Handle the move to another event loop."""
@@ -92,7 +91,27 @@ class QueueingLimiter(RateLimiter):
         loop = get_running_loop()
         if loop is not self._loop:
             self._attach(loop)
-        return await self._wait(loop, priority)
+        now = loop.time()
+        self._follow_recovery(now)
+        self._ensure_budget(now)
+        future = self._waiters.join(loop, priority, now)
+        try:
+            self._on_join(priority, now)
+            # If a timer is set, only the first interactive call may be due before it.
+            if self._timer is None or (not priority and len(self._waiters.interactive) == 1):
+                self._serve()
+            return await future
+        except BaseException:
+            self._waiters.leave(future)
+            if future.done() and not future.cancelled() and not future.exception():
+                # Granted and cancelled in the same loop iteration: without this the permit would be lost.
+                self._granted -= 1
+                self._pause.probe_returned()
+                self._give_back(future.result())
+                self._serve()
+            elif not self._waiters:
+                self._serve()  # with an empty queue: stops the timer and reopens the fast path
+            raise
 
     def throttled(self, permit: float, retry_after: float | None = None) -> None:
         """Report that a request got a 429. Every caller of the limiter waits.
@@ -160,8 +179,10 @@ class QueueingLimiter(RateLimiter):
             pauses_total=self._pause.count,
         )
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._label}{self._describe()}>"
+
     def _describe(self) -> str:
-        """The state in words, for reprs."""
         state = self.state()
         paused = f" · paused for {state.paused_for:.1f} s" if state.paused_for else ""
         return (
@@ -170,24 +191,6 @@ class QueueingLimiter(RateLimiter):
         )
 
     # Waiting
-
-    async def _wait(self, loop: asyncio.AbstractEventLoop, priority: Priority) -> float:
-        now = loop.time()
-        self._follow_recovery(now)
-        self._ensure_budget(now)
-        future = self._waiters.join(loop, priority, now)
-        try:
-            self._on_join(priority, now)
-            return await future
-        except BaseException:
-            self._waiters.leave(future)
-            if future.done() and not future.cancelled() and not future.exception():
-                # Granted and cancelled in the same loop iteration: without this the permit would be lost.
-                self._granted -= 1
-                self._give_back(future.result())
-            elif not self._waiters:
-                self._serve()  # with an empty queue: stops the timer and reopens the fast path
-            raise
 
     def _ensure_budget(self, now: float) -> None:
         """Raise if the daily budget is exhausted, by our count or by the service's responses."""
@@ -204,11 +207,27 @@ class QueueingLimiter(RateLimiter):
         permits, before = self._recovery.permits(self._full.permits, now), self._margin.permits
         if permits != before:
             self._margin = self._margin._replace(permits=permits)
-            self._on_permits_changed()
             if permits > before:
                 logger.info("no 429 for a while: from now on at most %d requests in %.2f s", permits, self._window)
 
-    def _record_grant(self, waited: float, now: float) -> None:
+    def _serve(self) -> None:
+        self._stop_timer()
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            now = loop.time()
+            due = self._grant_due(loop, now)
+            if due < math.inf:
+                self._timer = loop.call_later(max(due - now, _MIN_TIMER), self._serve)
+
+    def _grant(self, priority: Priority, due: float, now: float) -> None:
+        try:
+            self._take(due, now)
+        except MutexError as error:
+            self._waiters.fail_all(error)
+            return
+        if self._pause.active:
+            self._pause.probe_sent(now)
+        waited = now - self._waiters.grant(priority, now)
         self._granted += 1
         if waited > _MIN_TIMER:
             self._waits += 1
@@ -218,9 +237,6 @@ class QueueingLimiter(RateLimiter):
             message = "requests wait %.1f s for a permit: %d waiting, at most %d in %.2f s"
             fields = {"aiomutex_permit_wait": waited}
             logger.warning(message, waited, len(self._waiters), self._margin.permits, self._window, extra=fields)
-
-    def _set_timer(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
-        self._timer = loop.call_later(max(delay, _MIN_TIMER), self._serve)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -235,7 +251,8 @@ class QueueingLimiter(RateLimiter):
     def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Move to another event loop: the limiter's first, or the next one after the last has ended."""
         if self._pid not in (0, os.getpid()):
-            self._on_fork()
+            if self._fork_error:
+                raise ConfigurationError(self._fork_error)
             self._waiters = Waiters()  # those of the parent process
         elif self._loop is not None:
             self._waiters.detach(self._loop, type(self).__name__)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from aiomutex._util.checks import check_integer, describe
-from aiomutex.errors import ConfigurationError, MutexError
+from aiomutex.errors import ConfigurationError
 from aiomutex.limits.daily_budget import DailyBudget
 from aiomutex.limits.leasing import LeasingLimiter
 from aiomutex.limits.messages import HORIZON
@@ -19,7 +21,7 @@ from aiomutex.limits.redis_budget import RedisBudget
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from aiomutex.limits.interface import Priority
+    from aiomutex.errors import MutexError
     from aiomutex.limits.messages import Lease, LeaseRequest
 
 __all__ = ["RedisRateLimiter"]
@@ -28,6 +30,19 @@ _MEAN_LEASE = 4.5  # send times that an exchange should bring on average, so tha
 _RETRY_INTERVAL = 0.5
 """Seconds between two attempts to reach Redis. Well below a window: Redis grants nothing in the first window after its
 return, and by its end every busy worker must know that it is back."""
+
+
+class _Fallback(msgspec.Struct):
+    """One worker's share of the limits while Redis is unavailable, evenly spaced and without bursts.
+
+    So the shares of all workers together stay below the limit.
+    """
+
+    interval: float
+    daily_budget: DailyBudget
+    next: float  # the next send time
+    ends_at: float = math.inf  # when Redis takes over again, once it has been reached
+    valid_until: float = -math.inf  # how long the last failed attempt to reach Redis allows to continue without it
 
 
 class RedisRateLimiter(LeasingLimiter[RedisBudget]):
@@ -84,18 +99,21 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
             check_integer('with on_backend_failure="local", workers', workers, least=1, error=ConfigurationError)
         budget = RedisBudget(url_or_client, name, timeout)
         super().__init__(per_second, per_day, safe=safe, budget=budget, mean_lease=_MEAN_LEASE)
-        self._name, self._timeout = name, timeout
+        self._label = f"{name!r} at {budget.address} · "
+        self._timeout = timeout
         self._workers = workers if on_backend_failure == "local" else None
-        self._is_borrowed = not isinstance(url_or_client, str)
+        if not isinstance(url_or_client, str):
+            self._fork_error = (
+                "this RedisRateLimiter and its redis.asyncio client were used before a fork; create both after it"
+            )
 
     def _reset(self) -> None:
         super()._reset()
-        self._fallback: _FallbackPacer | None = None
+        self._fallback: _Fallback | None = None
         self._unreported = 0
 
-    def __repr__(self) -> str:
-        fallback = " · without Redis" if self._fallback else ""
-        return f"<RedisRateLimiter {self._name!r} at {self._budget.address} · {self._describe()}{fallback}>"
+    def _describe(self) -> str:
+        return super()._describe() + (" · without Redis" if self._fallback else "")
 
     # A share of the limits while Redis is unavailable
 
@@ -108,15 +126,11 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         elif now <= fallback.valid_until:
             self._leased.append(max(fallback.next, now, self._pause.next_probe_at))
 
-    def _grant(self, priority: Priority, send_time: float, now: float) -> None:
+    def _take(self, due: float, now: float) -> None:  # noqa: ARG002 -- LocalRateLimiter needs the time
         if self._fallback:
-            try:
-                self._fallback.take(send_time)
-            except MutexError as error:
-                self._waiters.fail_all(error)
-                return
+            self._fallback.daily_budget.take()
+            self._fallback.next = due + self._fallback.interval
             self._unreported += 1
-        super()._grant(priority, send_time, now)
 
     def _request(self) -> LeaseRequest:
         request = super()._request()
@@ -124,12 +138,12 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         request.fallback_grace = _RETRY_INTERVAL + self._timeout if self._workers else 0.0
         return request
 
-    def _apply(self, lease: Lease, asked_at: float, now: float, *, steady: bool) -> None:
+    def _apply(self, lease: Lease, asked_at: float, now: float) -> None:
         if self._fallback:
             # Redis assumes a full window, so its first send time is one window after the fallback must end.
             self._fallback.ends_at = self._fallback.valid_until = now + lease.next_free - self._window
             lease.send_times = []
-        super()._apply(lease, asked_at, now, steady=steady)
+        super()._apply(lease, asked_at, now)
         if self._fallback:
             self._not_before = self._next_exchange
 
@@ -141,15 +155,13 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         if self._fallback is None or now >= self._fallback.ends_at:
             # After one silent window, send times that other workers leased just before no longer count.
             start = now + self._window + HORIZON + self._budget.latency
-            self._fallback = _FallbackPacer(self._full.permits, self._window, self._workers, start, self._daily_budget)
+            permits, workers, daily = self._full.permits, self._workers, self._daily_budget
+            # A share below one permit a window becomes one permit in several windows.
+            interval = self._window * workers / permits if workers > permits else self._window / (permits // workers)
+            share = DailyBudget(max(1, daily.limit // workers), used=-(-daily.used // workers), clock=daily.clock)
+            self._fallback = _Fallback(interval, share, start)
         self._fallback.valid_until = now + _RETRY_INTERVAL + self._timeout
         self._not_before = self._next_exchange = now + _RETRY_INTERVAL
-
-    def _on_fork(self) -> None:
-        if self._is_borrowed:
-            raise ConfigurationError(
-                "this RedisRateLimiter and its redis.asyncio client were used before a fork; create both after it"
-            )
 
     def _on_new_loop(self, now: float, *, same_clock: bool) -> None:
         # Redis has logged what it leased on the last loop, but not what was sent without it.
@@ -157,24 +169,3 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         super()._on_new_loop(now, same_clock=same_clock)
         self._uncertain = self._uncertain or without_redis
         self._budget.reset()
-
-
-class _FallbackPacer:
-    """One worker's share of the limits while Redis is unavailable, evenly spaced and without bursts.
-
-    So the shares of all workers together stay below the limit. ``permits`` and ``daily_budget`` are those of all.
-    """
-
-    def __init__(self, permits: int, window: float, workers: int, start: float, daily_budget: DailyBudget) -> None:
-        # A share below one permit a window becomes one permit in several windows.
-        self._interval = window * workers / permits if workers > permits else window / (permits // workers)
-        self.next = start  # the next send time
-        limit, used = max(1, daily_budget.limit // workers), -(-daily_budget.used // workers)
-        self._daily_budget = DailyBudget(limit, used=used, clock=daily_budget.clock)
-        self.ends_at = math.inf  # when Redis takes over again, once it has been reached
-        self.valid_until = -math.inf  # how long the last failed attempt to reach Redis allows to continue without it
-
-    def take(self, instant: float) -> None:
-        """Use the send time ``instant``, or raise ``DailyBudgetExhaustedError`` if this worker's share is used up."""
-        self._daily_budget.take()
-        self.next = instant + self._interval

@@ -50,6 +50,7 @@ class RedisBudget:
         self._keys = [f"{{aiomutex:{name}}}:log", f"{{aiomutex:{name}}}:state"]
         self.latency = 0.0  # seconds that an exchange may take: no send time is granted sooner
         self._measured_at = 0.0
+        self._has_jumped = False
         self.reset()
 
     def reset(self) -> None:
@@ -103,9 +104,10 @@ class RedisBudget:
         """The earliest time that the server's clock may have shown at ``loop_time``."""
         return loop_time + (self._low if math.isfinite(self._low) else 0.0)
 
-    async def lease(self, request: LeaseRequest, clock: Callable[[], float]) -> tuple[Lease, bool]:
-        """Run one exchange. If the server's clock has jumped, the send times are void."""
+    async def lease(self, request: LeaseRequest, clock: Callable[[], float]) -> Lease:
+        """Run one exchange. If the server's clock has jumped, the send times are void, so the lease has none."""
         request.latency = self.latency
+        request.uncertain = request.uncertain or self._has_jumped
         try:
             async with asyncio.timeout(self._timeout):
                 if not math.isfinite(self._low):
@@ -126,19 +128,18 @@ class RedisBudget:
             raise LimiterUnavailableError(message) from None
         # A server that was slow once may be slow again, so the estimate falls slowly.
         self.latency = max(received - sent, 0.8 * self.latency)
-        steady = self._compare_clocks(server_now, sent, received)
+        self._compare_clocks(server_now, sent, received)
         offset = self.clock_offset
-        lease.send_times = [time - offset for time in server_times]
-        return lease, steady
+        lease.send_times = [] if self._has_jumped else [time - offset for time in server_times]
+        return lease
 
-    def _compare_clocks(self, server_now: float, sent: float, received: float) -> bool:
-        """Narrow down the offset of the server's clock; return False if that clock has jumped."""
+    def _compare_clocks(self, server_now: float, sent: float, received: float) -> None:
+        """Narrow down the offset of the server's clock, or start over if that clock has jumped."""
         drift = (received - self._measured_at) * _DRIFT
         low, high = max(self._low - drift, server_now - received), min(self._high + drift, server_now - sent)
-        steady = low <= high
-        self._low, self._high = (low, high) if steady else (server_now - received, server_now - sent)
+        self._has_jumped = low > high
+        self._low, self._high = (server_now - received, server_now - sent) if self._has_jumped else (low, high)
         self._measured_at = received
-        return steady
 
     def _error_from(self, error: Exception) -> LimiterUnavailableError | ConfigurationError:
         # Only the server's error replies are quoted, because they never contain a password.

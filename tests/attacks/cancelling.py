@@ -37,7 +37,7 @@ T = TypeVar("T")
 _OURS: Final = PurePath(aiomutex.__file__).parent
 _STAGES: Final = {
     ("connector.py", "_create_connection"): "connect",
-    ("queueing.py", "_wait"): "permit",
+    ("queueing.py", "acquire"): "permit",
     ("client_reqrep.py", "write_bytes"): "send",
     ("client_reqrep.py", "start"): "headers",
     ("direct.py", "send"): "headers",

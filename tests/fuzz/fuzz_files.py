@@ -182,7 +182,7 @@ def machine_budget(data: bytes) -> None:
         budget = MachineBudget(path)
         granted = 0
         for _ in range(3):
-            lease, _ = await budget.lease(_request(40), time.monotonic)
+            lease = await budget.lease(_request(40), time.monotonic)
             granted += len(lease.send_times)
             keep(lease.used >= granted, "the count of the day decreased")
             keep(lease.wait >= 0 and all(map(math.isfinite, lease.send_times)), "not a time")

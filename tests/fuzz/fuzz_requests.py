@@ -148,7 +148,7 @@ def lease(data: bytes) -> None:
     request = LeaseRequest(max_permits=1, window=1.0, per_day=1, wanted=1, interactive=0, uncertain=False, day=1,
                            used=1, spacing=1.0, fallback_grace=1.0)  # fmt: skip
     with only(LimiterUnavailableError):
-        lease, _ = in_loop(RedisBudget(client, "n", 1.0).lease(request, lambda: 1.0))
+        lease = in_loop(RedisBudget(client, "n", 1.0).lease(request, lambda: 1.0))
         keep(all(math.isfinite(instant) for instant in lease.send_times), "a send time that is not finite")
 
 

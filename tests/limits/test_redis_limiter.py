@@ -208,7 +208,7 @@ async def test_the_rate_recovers_for_all_workers(server: RedisServer, make: Make
         """Make the last 429 that much older, and return the permits in a window that Redis and a limiter then use."""
         quiet_since = int(await client.hget(key, "quiet_since") or 0)
         await client.hset(key, "quiet_since", str(quiet_since - round(seconds * 1e6)))
-        lease, _ = await first._budget.lease(first._request(), asyncio.get_running_loop().time)
+        lease = await first._budget.lease(first._request(), asyncio.get_running_loop().time)
         await second.acquire()
         return [lease.permits, second.state().per_window]
 
