@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 from unicodedata import normalize
 
 import click
+from click.core import ParameterSource
 
 import aiomutex
 from aiomutex._util.files import open_private
@@ -29,7 +30,7 @@ _SUFFIXES: Final = ("", "-wal", "-shm", "-journal")  # of the files that SQLite 
 
 T = TypeVar("T")
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, expose_value=False, help="Print JSON.")
 
 
 class FilePath(click.Path):
@@ -162,6 +163,18 @@ def print_json(value: Any) -> None:
 
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
     sys.stdout.flush()
+
+
+def is_json() -> bool:
+    """Whether the command is to print JSON."""
+    return click.get_current_context().get_parameter_source("as_json") is ParameterSource.COMMANDLINE
+
+
+def exit_if_json(value: Any, code: int = 0) -> None:
+    """With ``--json``, print a value as JSON and exit."""
+    if is_json():
+        print_json(value)
+        raise click.exceptions.Exit(code)
 
 
 class Column(NamedTuple):

@@ -10,7 +10,7 @@ import click
 
 import aiomutex
 from aiomutex.cli import common
-from aiomutex.cli.common import Column, FilePath, call, call_on, complete_key, confirm, echo, json_option, print_json
+from aiomutex.cli.common import Column, FilePath, call, call_on, complete_key, confirm, echo, exit_if_json, json_option
 
 _MAX_GROUP: Final = 16 * 2**20
 _BAR_WIDTH: Final = 20
@@ -39,11 +39,9 @@ def groups() -> None:
 @click.option("--experiment", "experiments", type=int, multiple=True, help="Only with this experiment; repeatable.")
 @click.option("--archived/--no-archived", default=None, help="Only archived groups, or none of them.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N groups.")
-@click.option("--page-size", type=click.IntRange(1, 1000), default=1000, help="Groups per request.")
+@click.option("--page-size", "size", type=click.IntRange(1, 1000), default=1000, help="Groups per request.")
 @json_option
-def list_(
-    projects: list[str], experiments: list[int], archived: bool | None, limit: int | None, page_size: int, as_json: bool
-) -> None:
+def list_(projects: list[str], experiments: list[int], archived: bool | None, limit: int | None, size: int) -> None:
     """List groups."""
     is_filtered = bool(projects or experiments or archived is not None)
 
@@ -55,7 +53,7 @@ def list_(
         )
 
     async def read(session: aiomutex.MutexSession) -> list[aiomutex.MutexGroup]:
-        listing = session.list_groups(page_size=page_size)
+        listing = session.list_groups(page_size=size)
         if limit is None:
             return [group for group in await listing.collect() if is_chosen(group)]
         found: list[aiomutex.MutexGroup] = []
@@ -67,9 +65,8 @@ def list_(
     found = call(read)
     if not is_filtered and limit is None and (path := common.state_file(".keys")) is not None:
         path.write_text("".join(f"{group.key}\n" for group in found if group.key.isprintable()), "utf-8")
-    if as_json:
-        print_json(found)
-    elif found:
+    exit_if_json(found)
+    if found:
         print_groups(found)
     else:
         echo("No mutex group matches." if is_filtered else "There are no mutex groups.")
@@ -78,11 +75,12 @@ def list_(
 @groups.command()
 @click.argument("group", shell_complete=complete_key)
 @json_option
-def get(group: str, as_json: bool) -> None:
+def get(group: str) -> None:
     """Show one group, given by its ID or key."""
     found = call_on(group, lambda session, group_id: session.get_group(group_id))
-    print_json(found) if as_json else print_groups([found])
-    if found.description and not as_json:
+    exit_if_json(found)
+    print_groups([found])
+    if found.description:
         echo(f"\n{found.description}")
 
 
@@ -106,7 +104,7 @@ def _slot(text: str) -> dict[str, Any]:
 @click.option("--bucketing-salt", "bucketingSalt", help="By default random.")
 @click.option("--from", "file", type=FilePath(exists=True, allow_dash=True), help="The group as JSON; - for a pipe.")
 @json_option
-def create(file: str | None, as_json: bool, **fields: Any) -> None:
+def create(file: str | None, **fields: Any) -> None:
     """Create a group. It is created only once, even if a response is lost."""
     import msgspec
 
@@ -128,8 +126,8 @@ def create(file: str | None, as_json: bool, **fields: Any) -> None:
         hint = "" if file else "; give --project, --name and --slot, or --from"
         raise click.UsageError(f"{error}{hint}") from None
     created = call(lambda session: session.create_group(group))
-    shown = f"Created group {created.id} with key {created.key}{f' ({created.url})' if created.url else ''}"
-    print_json(created) if as_json else echo(shown)
+    exit_if_json(created)
+    echo(f"Created group {created.id} with key {created.key}{f' ({created.url})' if created.url else ''}")
 
 
 @groups.command()

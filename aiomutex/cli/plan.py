@@ -13,7 +13,8 @@ import click
 import aiomutex
 from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import FilePath, call, confirm, echo, fail, json_option, live_groups, print_json, printable
+from aiomutex.cli import common
+from aiomutex.cli.common import FilePath, call, echo, exit_if_json, fail, json_option, live_groups, printable
 from aiomutex.cli.run import Run
 
 _BLOCKED, _CHANGES = 3, 4  # exit codes
@@ -77,8 +78,8 @@ def pull(
     echo(f"Wrote {count} to {path}")
 
 
-def _look(
-    file: str | None, names: str, listed: bool, running: dict[str, bool]
+def look(
+    file: str | None, names: str = "", *, listed: bool = True, check_running: bool = False, allow_running: bool = False
 ) -> tuple[Any, aiomutex.plan.Plan, aiomutex.plan.Plan, aiomutex.plan.Review]:
     """The live groups, the plan of a file or a saved one, what is left to do of it, and what a reviewer should know."""
     from aiomutex.plan.experiments import experiments_in
@@ -89,13 +90,12 @@ def _look(
     live = live_groups()
     changes = saved or aiomutex.plan.plan(desired, live)
     left = aiomutex.plan.remaining(changes, live) if saved and not changes.errors else changes
-    affected = left.experiments if running.get("check_running") or names == "affected" else ()
+    affected = left.experiments if check_running or names == "affected" else ()
     wanted = experiments_in(aiomutex.plan.after(left, live)) if names == "all" else affected
     experiments = call(lambda session: aiomutex.plan.read_experiments(session, wanted)) if wanted else dict[int, Any]()
-    found = aiomutex.plan.check_running(left, experiments) if running.get("check_running") else ()
+    found = aiomutex.plan.check_running(left, experiments) if check_running else ()
     findings = aiomutex.plan.new_findings(left, desired, live)
-    allowed = running.get("allow_running", False)
-    return live, changes, left, aiomutex.plan.Review(experiments, found, allowed, findings, listed)
+    return live, changes, left, aiomutex.plan.Review(experiments, found, allow_running, findings, listed)
 
 
 @click.command()
@@ -110,7 +110,7 @@ def _look(
 def plan(file: str, out: str | None, format_: str, names: bool, listed: bool, **running: bool) -> None:
     """Show how the live groups would change to match FILE. Writes nothing."""
     read = "all" if format_ == "html" else "affected" if names else ""
-    live, changes, left, review = _look(file, read, listed or format_ in ("text", "json"), running)
+    live, changes, left, review = look(file, read, listed=listed or format_ in ("text", "json"), **running)
     if out is not None:
         aiomutex.plan.save_plan(changes, out)
     echo(aiomutex.plan.report(live, left, review)) if format_ == "html" else _show(left, review, format_)
@@ -123,7 +123,7 @@ def plan(file: str, out: str | None, format_: str, names: bool, listed: bool, **
 @_listed_option
 def report(out: str, file: str | None, listed: bool) -> None:
     """Write one HTML page that shows the live groups, their capacity, traffic and findings, and a plan."""
-    live, _, left, review = _look(file, "all", listed, {})
+    live, _, left, review = look(file, "all", listed=listed)
     with open_private(out) as opened:
         opened.write(aiomutex.plan.report(live, left, review))
     echo(f"Wrote a report on {counted(len(live), 'live group')} to {out}")
@@ -132,16 +132,16 @@ def report(out: str, file: str | None, listed: bool) -> None:
 @click.command()
 @click.argument("file", metavar="PLAN", type=FilePath(exists=True))
 @json_option
-def show(file: str, as_json: bool) -> None:
+def show(file: str) -> None:
     """Show a saved plan. Sends nothing."""
-    _show(aiomutex.plan.load_plan(file), aiomutex.plan.Review(), "json" if as_json else "text")
+    _show(aiomutex.plan.load_plan(file), aiomutex.plan.Review(), "json" if common.is_json() else "text")
 
 
 def _show(changes: aiomutex.plan.Plan, review: aiomutex.plan.Review, format_: str = "text") -> None:
     from aiomutex.plan.render import blocks
 
     if format_ == "json":
-        print_json(aiomutex.plan.plan_json(changes, review))
+        common.print_json(aiomutex.plan.plan_json(changes, review))
     elif format_ == "markdown":
         echo(aiomutex.plan.markdown(changes, review).rstrip())
     else:
@@ -158,26 +158,23 @@ def _show(changes: aiomutex.plan.Plan, review: aiomutex.plan.Review, format_: st
 @_check_running_option
 @_allow_running_option
 @json_option
-def apply(
-    file: str, yes: bool, force: bool, journal: str | None, no_verify: bool, as_json: bool, **running: bool
-) -> None:
+def apply(file: str, yes: bool, force: bool, journal: str | None, no_verify: bool, **running: bool) -> None:
     """Change the live groups to match a file, or apply a saved plan."""
     from msgspec import to_builtins
     from msgspec.structs import replace
 
     from aiomutex.plan.edit_order import edit_rounds
 
-    _, changes, left, review = _look(file, "", True, running)
-    if not as_json:
+    _, changes, left, review = look(file, "", **running)
+    if not common.is_json():
         _show(left, review)
     allowed = replace(left, exceeded_thresholds=[]) if force else left
     if review.blocked(allowed):
         fail("the plan is blocked; nothing was written", _BLOCKED)
     if not left.changes:
-        if as_json:
-            print_json({"counts": {}, "requests": 0, "stopped_by": None, "interrupted": False, "steps": []})
+        exit_if_json({"counts": {}, "requests": 0, "stopped_by": None, "interrupted": False, "steps": []})
         return
-    confirm("Apply the plan?", yes=yes)
+    common.confirm("Apply the plan?", yes=yes)
     edits = sum(map(len, edit_rounds(left.changes)))
     others = sum(bool(each.new) + bool(each.fields) + each.action.endswith("archive") for each in left.changes)
     run = Run("steps", edits + others)
@@ -195,7 +192,7 @@ def apply(
 
     options: dict[str, Any] = {"force": force, "journal": journal, "verify": not no_verify}
     run.execute(lambda session: aiomutex.plan.apply(session, changes, on_step=record, **options))
-    run.finish("To resume, run the same command again.", as_json=as_json, steps=steps)
+    run.finish("To resume, run the same command again.", steps=steps)
 
 
 @click.command()
@@ -204,7 +201,7 @@ def apply(
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--check-modes", is_flag=True, help="Read the experiments of FILE from the service (AM108, AM111 on).")
 @click.option("--live", is_flag=True, help="Check the live groups and their experiments, as they will be with FILE.")
-def lint(file: str | None, as_json: bool, strict: bool, check_modes: bool, live: bool) -> None:
+def lint(file: str | None, strict: bool, check_modes: bool, live: bool) -> None:
     """Check FILE for what is allowed but probably not intended. Without --live, this needs no key and no network."""
     from aiomutex.plan.experiments import experiments_in
 
@@ -216,13 +213,11 @@ def lint(file: str | None, as_json: bool, strict: bool, check_modes: bool, live:
     experiments = call(lambda session: aiomutex.plan.read_experiments(session, wanted)) if wanted else None
     findings = aiomutex.plan.lint(desired, experiments=experiments, live=groups)
     errors = sum(finding.severity == "error" for finding in findings)
-    if as_json:
-        print_json(findings)
-    else:
-        for finding in findings:
-            where = f"{file}:{finding.line}: " if finding.line else ""
-            _print_line("!" if finding.severity == "error" else "~", f"{where}{finding}")
-        checked = f"{file}: {counted(len(desired.groups), 'group')}" if file else "live groups"
-        echo(f"{checked}, {counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}")
-    if errors or (strict and findings):
-        sys.exit(1)
+    code = int(errors > 0 or (strict and bool(findings)))
+    exit_if_json(findings, code)
+    for finding in findings:
+        where = f"{file}:{finding.line}: " if finding.line else ""
+        _print_line("!" if finding.severity == "error" else "~", f"{where}{finding}")
+    checked = f"{file}: {counted(len(desired.groups), 'group')}" if file else "live groups"
+    echo(f"{checked}, {counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}")
+    sys.exit(code)

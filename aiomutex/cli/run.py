@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import echo, open_session, print_json, printable
+from aiomutex.cli.common import echo, is_json, open_session, print_json, printable
 from aiomutex.cli.run_report import RunReport
 from aiomutex.errors import DeadlineExceededError, LimiterUnavailableError
 
@@ -162,7 +162,7 @@ class Run:
         self._page.count(status)
         self._show()
 
-    def finish(self, resume: str, *, as_json: bool = False, **details: Any) -> None:
+    def finish(self, resume: str, **details: Any) -> None:
         """Print the summary, and ``resume`` if something is left to do. Exit with the code for what happened."""
         counts = self.counts
         if self._total is not None:
@@ -172,7 +172,7 @@ class Run:
             counts["unknown"] += in_doubt
             counts["never tried"] += left - in_doubt
         stopped_by = str(self._stopped_by) if self._stopped_by and not self.signals else None
-        if as_json:
+        if is_json():
             shown = {status.replace(" ", "_"): count for status, count in counts.items() if count}
             facts = {"requests": self._requests, "stopped_by": stopped_by, "interrupted": bool(self.signals)}
             print_json({"counts": shown} | facts | details)

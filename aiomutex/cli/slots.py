@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 import aiomutex
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import FilePath, call, call_on, complete_key, echo, fail, json_option, print_json
+from aiomutex.cli.common import FilePath, call, call_on, complete_key, echo, exit_if_json, fail, json_option
 from aiomutex.cli.run import Run
 from aiomutex.cli.run_report import RunReport
 
@@ -82,7 +82,7 @@ def edit(group: str, slot_index: int, verify: bool, **lists: list[Any] | None) -
 @click.option("--reserve", type=click.IntRange(0), default=0, metavar="N", help="Leave N of today's requests unused.")
 @click.option("--used-today", type=click.IntRange(0), metavar="N", help="Requests sent today, to correct the count.")
 @json_option
-def bulk(file: str | None, undo: str | None, force: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
+def bulk(file: str | None, undo: str | None, force: bool, dry_run: bool, **options: Any) -> None:
     """Edit many slots from FILE, as JSON Lines or CSV. Use - for standard input."""
     if (file is None) == (undo is None):
         raise click.UsageError("give either FILE or --undo JOURNAL")
@@ -97,11 +97,11 @@ def bulk(file: str | None, undo: str | None, force: bool, dry_run: bool, as_json
         raise click.UsageError("--offline needs --dry-run")
     format_ = options.pop("format_") or ("csv" if file and file.endswith(".csv") else "jsonl")
     if undo is not None:
-        _undo(undo, options["report"], force=force, as_json=as_json)
+        _undo(undo, options["report"], force=force)
     elif file and dry_run:
-        _preview(list(_valid_edits(file, format_)), options, offline=offline, as_json=as_json)
+        _preview(list(_valid_edits(file, format_)), options, offline=offline)
     elif file:
-        _run(file, format_, as_json=as_json, **options)
+        _run(file, format_, **options)
 
 
 def _valid_edits(file: str, format_: str) -> Generator[Line]:
@@ -122,13 +122,13 @@ def _valid_edits(file: str, format_: str) -> Generator[Line]:
         fail(f"invalid lines: {invalid:,} of {total:,}{shown}; nothing was sent", 2)
 
 
-def _preview(lines: list[Line], options: dict[str, Any], *, offline: bool, as_json: bool) -> None:
+def _preview(lines: list[Line], options: dict[str, Any], *, offline: bool) -> None:
     """Print what edits would change, or with ``offline`` only their number. Exit with 1 if one would fail."""
     from msgspec import to_builtins
 
     if offline:
-        count = counted(len(lines), "edit is", "edits are")
-        print_json({"edits": len(lines)}) if as_json else echo(f"{count} valid. Nothing was sent.")
+        exit_if_json({"edits": len(lines)})
+        echo(f"{counted(len(lines), 'edit is', 'edits are')} valid. Nothing was sent.")
         return
 
     async def work(session: aiomutex.MutexSession) -> aiomutex.bulk.Preview:
@@ -145,12 +145,13 @@ def _preview(lines: list[Line], options: dict[str, Any], *, offline: bool, as_js
     fields: dict[str, Any] = to_builtins(found)
     for name, problems in (("impossible", found.impossible), ("contradictions", found.contradictions)):
         fields[name] = [{"line": lines[each.position].number, "reason": each.reason} for each in problems]
-    text = found.describe(lambda problem: f"line {lines[problem.position].number}")
-    print_json(fields) if as_json else echo(text)
-    sys.exit(bool(found.impossible))
+    code = int(bool(found.impossible))
+    exit_if_json(fields, code)
+    echo(found.describe(lambda problem: f"line {lines[problem.position].number}"))
+    sys.exit(code)
 
 
-def _run(file: str, format_: str, *, failures: str | None, report: str | None, as_json: bool, **options: Any) -> None:
+def _run(file: str, format_: str, *, failures: str | None, report: str | None, **options: Any) -> None:
     from aiomutex.cli.edits_file import FailuresFile, read_file, read_in_thread
 
     # A pipe can be read only once, so its lines are checked during the run.
@@ -189,10 +190,10 @@ def _run(file: str, format_: str, *, failures: str | None, report: str | None, a
         if not run.counts and not run.signals:
             echo(f"{file} has no edits.", err=True)
         resume = f"To resume, run the same command again: {journal} holds the progress."
-        run.finish(resume if journal else "Not resumable: run with --journal next time.", as_json=as_json)
+        run.finish(resume if journal else "Not resumable: run with --journal next time.")
 
 
-def _undo(journal: str, report: str | None, *, force: bool, as_json: bool) -> None:
+def _undo(journal: str, report: str | None, *, force: bool) -> None:
     from aiomutex.bulk.journal import Journal
 
     with Journal(journal, must_exist=True) as opened:
@@ -204,4 +205,4 @@ def _undo(journal: str, report: str | None, *, force: bool, as_json: bool) -> No
     with RunReport(report, title=f"Undo of {journal}") as page:
         run = Run("slots", total, page=page)
         run.execute(lambda session: aiomutex.bulk.undo(session, journal, force=force, on_outcome=on_outcome))
-        run.finish("To resume, run the same command again.", as_json=as_json)
+        run.finish("To resume, run the same command again.")

@@ -10,7 +10,8 @@ import click
 
 import aiomutex
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import Column, FilePath, call, echo, fail, json_option, live_groups, print_json, print_table
+from aiomutex.cli.common import Column, FilePath, call, echo, exit_if_json, fail, json_option, live_groups, print_table
+from aiomutex.cli.plan import look
 
 _SAMPLE: Final = 20_000
 _ids_option = click.option("--id", "ids", multiple=True, help="Another ID that a slot may list; repeatable.")
@@ -26,7 +27,7 @@ def traffic() -> None:
 @click.argument("experiments", type=int, nargs=-1)
 @click.option("--held-out", type=float, multiple=True, help="Percentage that a holdout excludes; repeatable.")
 @json_option
-def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: bool) -> None:
+def show(experiments: tuple[int, ...], held_out: tuple[float, ...]) -> None:
     """Show the percentage of all users that EXPERIMENTS get. The default is each experiment in a group."""
     groups_of: dict[int, list[aiomutex.MutexGroup]] = {}
     for group in _chosen(live_groups()):
@@ -36,15 +37,13 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
     for experiment in experiments or sorted(groups_of):
         members = groups_of.get(experiment, [])
         share = aiomutex.traffic.traffic_share(experiment, members, held_out=held_out)
-        shares = {each.key or each.id: aiomutex.traffic.slot_share(each, experiment) for each in members}
+        shares = {_name(each): aiomutex.traffic.slot_share(each, experiment) for each in members}
         rows.append({"experiment": experiment, "share": share, "groups": shares})
-    if as_json:
-        print_json(rows)
-        return
+    exit_if_json(rows)
     for row in rows:
         splits: dict[object, list[str]] = {}
         for each in groups_of.get(row["experiment"], ()):
-            part = f"{each.key or each.id} {aiomutex.traffic.slot_share(each, row['experiment']):.1%}"
+            part = f"{_name(each)} {aiomutex.traffic.slot_share(each, row['experiment']):.1%}"
             splits.setdefault(aiomutex.traffic.split_of(each) or each.id, []).append(part)
         parts = " × ".join(map(" ∩ ".join, splits.values()))  # noqa: RUF001  # a times sign
         echo(f"experiment {row['experiment']}: {row['share']:.2%} of all users ({parts or 'in no group'})")
@@ -54,7 +53,7 @@ def show(experiments: tuple[int, ...], held_out: tuple[float, ...], as_json: boo
 @_keys_option
 @click.option("--states", is_flag=True, help="Read the states of experiments, which costs reads.")
 @json_option
-def capacity(keys: tuple[str, ...], states: bool, as_json: bool) -> None:
+def capacity(keys: tuple[str, ...], states: bool) -> None:
     """Rank groups by the largest share that a new experiment can have without touching a running one."""
     from aiomutex.plan.experiments import describe, experiments_in, is_finished, read_experiments, state_of
 
@@ -68,16 +67,14 @@ def capacity(keys: tuple[str, ...], states: bool, as_json: bool) -> None:
         kinds["finished"] = lambda held: bool(held) and held <= finished
     rows: list[dict[str, Any]] = []
     for group in groups:
-        row: dict[str, Any] = {"group": group.key or group.id}
+        row: dict[str, Any] = {"group": _name(group)}
         for kind, belongs in kinds.items():
             slots = [slot for slot in group.slots if belongs(set(slot.experiments))]
             row[kind] = round(sum(slot.percentage for slot in slots), 6)
             row[f"{kind}Slots"] = [slot.index for slot in slots]
         rows.append(row | {"unallocated": max(0, round(100 - sum(slot.percentage for slot in group.slots), 6))})
     rows.sort(key=lambda row: (-row["largest"], row["group"]))
-    if as_json:
-        print_json(rows)
-        return
+    exit_if_json(rows)
     names = (*kinds, "unallocated")
     columns = (Column("GROUP", least=8), *(Column(name.upper(), right=True) for name in names))
     print_table(columns, [[row["group"], *(f"{row[name]:g} %" for name in names)] for row in rows])
@@ -88,9 +85,9 @@ def capacity(keys: tuple[str, ...], states: bool, as_json: bool) -> None:
 @_ids_option
 @_keys_option
 @json_option
-def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool) -> None:
+def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...]) -> None:
     """Show the slots that USER lands in. USER is the user's value of the bucketing key."""
-    _print_placements(_placements(user, ids, keys), as_json=as_json)
+    _print_placements(_placements(user, ids, keys))
 
 
 @traffic.command()
@@ -98,15 +95,13 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool)
 @_ids_option
 @_keys_option
 @json_option
-def explain(user: str, ids: tuple[str, ...], keys: tuple[str, ...], as_json: bool) -> None:
+def explain(user: str, ids: tuple[str, ...], keys: tuple[str, ...]) -> None:
     """Explain step by step why USER is in its slots, and why the user can be seen in two experiments."""
-    _print_placements(_placements(user, ids, keys), as_json=as_json, why=True)
+    _print_placements(_placements(user, ids, keys), why=True)
 
 
-def _print_placements(rows: list[dict[str, Any]], *, as_json: bool, why: bool = False) -> None:
-    if as_json:
-        print_json(rows)
-        return
+def _print_placements(rows: list[dict[str, Any]], *, why: bool = False) -> None:
+    exit_if_json(rows)
     for row in rows:
         slot = f"slot {row['slot']}" if row["slot"] else "no slot"
         experiments = ", ".join(f"experiment {experiment}" for experiment in row["experiments"]) or "no experiment"
@@ -125,13 +120,15 @@ def _placements(user: str, ids: tuple[str, ...], keys: tuple[str, ...]) -> list[
     rules = [aiomutex.traffic.Bucketing(group) for group in _chosen(live) if group.bucketing_salt]
     slots = [rule.slot(user, ids=ids) for rule in rules]
     hidden = {
-        experiment: rule.group.key or rule.group.id
+        experiment: _name(rule.group)
         for rule, found in zip(rules, slots, strict=True)
         for slot in rule.slots
         for experiment in set(slot.experiments).difference(found.experiments if found else ())
     }
     rows: list[dict[str, Any]] = []
     for rule, slot in zip(rules, slots, strict=True):
+        if rule.group.id not in chosen:
+            continue
         held = slot.experiments if slot else []
         visible = [each for each in held if each not in hidden]
         steps = _steps(rule, user, ids)
@@ -139,9 +136,9 @@ def _placements(user: str, ids: tuple[str, ...], keys: tuple[str, ...]) -> list[
             steps += [f"Experiment {each} is not visible: in {hidden[each]} the user is in none of its slots."]
         if visible[1:]:
             steps += [f"Experiments {', '.join(map(str, visible))} share the slot, so all of them are visible."]
-        row: dict[str, Any] = {"group": rule.group.key or rule.group.id, "bucketingKey": rule.group.bucketing_key}
+        row: dict[str, Any] = {"group": _name(rule.group), "bucketingKey": rule.group.bucketing_key}
         row |= {"slot": slot.index if slot else None, "experiments": held, "visible": visible, "steps": steps}
-        rows += [row] * (rule.group.id in chosen)
+        rows.append(row)
     return rows
 
 
@@ -166,32 +163,24 @@ def _steps(rule: aiomutex.traffic.Bucketing, user: str, ids: tuple[str, ...]) ->
 @click.option("--all", "all_users", is_flag=True, help=f"Count all users, not a sample of {_SAMPLE:,}.")
 @click.option("--overlaps", type=click.IntRange(0), default=50, help="Pairs of experiments to show.")
 @json_option
-def simulate(
-    users: str, file: str | None, keys: tuple[str, ...], all_users: bool, overlaps: int, as_json: bool
-) -> None:
+def simulate(users: str, file: str | None, keys: tuple[str, ...], all_users: bool, overlaps: int) -> None:
     """Count the users in each slot and experiment. USERS is a file with one ID per line; use - for standard input."""
     from msgspec import to_builtins
 
-    from aiomutex import plan
-    from aiomutex.plan.saved import is_saved_plan
     from aiomutex.traffic import sampling_error
 
     ids = aiomutex.traffic.read_users(0 if users == "-" else users)
-    live = live_groups()
+    live, _, changes, _ = look(file)
     chosen = _salted(live, keys)
     sample, population = (ids, 0) if all_users else aiomutex.traffic.sample_users(ids, _SAMPLE)
     result: Any
     if file is None:
         result = aiomutex.traffic.simulate(chosen, sample, overlaps=overlaps)
     else:
-        saved = is_saved_plan(file)
-        changes = plan.remaining(plan.load_plan(file), live) if saved else plan.plan(plan.load_desired(file), live)
-        result = aiomutex.traffic.compare(chosen, _salted(plan.after(changes, live), keys), sample)
+        result = aiomutex.traffic.compare(chosen, _salted(aiomutex.plan.after(changes, live), keys), sample)
     is_sample = population > result.users
-    if as_json:
-        fields = {"population": population, "margin": sampling_error(0.5, result.users, population)}
-        print_json(to_builtins(result) | (fields if is_sample else {}))
-        return
+    fields = {"population": population, "margin": sampling_error(0.5, result.users, population)} if is_sample else {}
+    exit_if_json(to_builtins(result) | fields)
 
     def percent(amount: int) -> str:
         part = amount / max(result.users, 1)
@@ -217,6 +206,10 @@ def simulate(
         echo(f"experiments {overlap.first} and {overlap.second}: {share(overlap.users)} in both")
 
 
+def _name(group: aiomutex.MutexGroup) -> str:
+    return group.key or group.id
+
+
 def _chosen(groups: Iterable[aiomutex.MutexGroup], keys: Collection[str] = ()) -> list[aiomutex.MutexGroup]:
     """Return the groups that are not archived, with one of the keys, if any."""
     chosen = {normalize("NFC", key) for key in keys}
@@ -231,5 +224,5 @@ def _salted(groups: Iterable[aiomutex.MutexGroup], keys: Collection[str]) -> lis
     live = _chosen(groups, keys)
     for group in live:
         if not group.bucketing_salt:
-            echo(f"aiomutex: skipped group {group.key or group.id}, which has no bucketing salt", err=True)
+            echo(f"aiomutex: skipped group {_name(group)}, which has no bucketing salt", err=True)
     return [group for group in live if group.bucketing_salt]
