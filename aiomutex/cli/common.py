@@ -11,7 +11,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 from unicodedata import normalize
@@ -23,6 +23,7 @@ import aiomutex
 from aiomutex._util.files import open_private
 
 if TYPE_CHECKING:
+    from aiomutex import MutexSession as Session
     from aiomutex.cli.run import Run
 
 _FILES: Final = "aiomutex.cli.files"
@@ -62,12 +63,20 @@ def _is_same_file(path: str, other: str) -> bool:
     return os.path.samestat(status, other_status) and stat.S_ISREG(status.st_mode)
 
 
-def call(work: Callable[[aiomutex.MutexSession], Awaitable[T]], **options: Any) -> T:
-    """Run ``work`` in an event loop, with a session from ``open_session``."""
+def call(work: Callable[[Session], Awaitable[T]], *, used_today: int | None = None, guard: Run | None = None) -> T:
+    """Run ``work`` with a session configured by the environment. It shares the limits with all runs on this machine."""
+    from aiomutex.limits.machine import MachineRateLimiter
 
     async def main() -> T:
-        async with open_session(**options) as session:
-            return await work(session)
+        path = state_file(".db")
+        limiter: Any = aiomutex.LocalRateLimiter(used_today=used_today or 0)
+        async with contextlib.AsyncExitStack() as stack:
+            if path is not None:
+                limiter = MachineRateLimiter(path, used_today=used_today)
+                stack.push_async_callback(limiter.aclose)
+            watched: Any = guard.watch(limiter) if guard else limiter
+            session = aiomutex.MutexSession(rate_limiter=watched, on_attempt=guard)
+            return await work(await stack.enter_async_context(session))
 
     return asyncio.run(main())
 
@@ -77,33 +86,16 @@ def live_groups() -> list[aiomutex.MutexGroup]:
     return call(lambda session: session.list_groups().collect())
 
 
-def call_on(group: str, work: Callable[[aiomutex.MutexSession, str], Awaitable[T]]) -> T:
+def call_on(group: str, work: Callable[[Session, str], Awaitable[T]]) -> T:
     """Run ``work`` with the ID of a group that is given by its ID or key."""
 
-    async def resolved(session: aiomutex.MutexSession) -> T:
+    async def resolved(session: Session) -> T:
         if group.isdecimal() or "/" in group:
             return await work(session, group)
         found = await session.find_group(normalize("NFC", group))
         return await work(session, found.id if found else fail(f"there is no group with the key {group}"))
 
     return call(resolved)
-
-
-@contextlib.asynccontextmanager
-async def open_session(
-    *, used_today: int | None = None, guard: Run | None = None
-) -> AsyncGenerator[aiomutex.MutexSession]:
-    """Open a session configured by the environment. It shares the limits with all runs on this machine."""
-    from aiomutex.limits.machine import MachineRateLimiter
-
-    path = state_file(".db")
-    limiter: Any = aiomutex.LocalRateLimiter(used_today=used_today or 0)
-    async with contextlib.AsyncExitStack() as stack:
-        if path is not None:
-            limiter = MachineRateLimiter(path, used_today=used_today)
-            stack.push_async_callback(limiter.aclose)
-        watched: Any = guard.watch(limiter) if guard else limiter
-        yield await stack.enter_async_context(aiomutex.MutexSession(rate_limiter=watched, on_attempt=guard))
 
 
 def complete_key(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
@@ -170,10 +162,12 @@ def is_json() -> bool:
     return click.get_current_context().get_parameter_source("as_json") is ParameterSource.COMMANDLINE
 
 
-def exit_if_json(value: Any, code: int = 0) -> None:
-    """With ``--json``, print a value as JSON and exit."""
+def exit_if_json(value: Any, fields: Mapping[str, Any] | None = None, *, code: int = 0) -> None:
+    """With ``--json``, print a value as JSON, with more ``fields``, if any, and exit."""
     if is_json():
-        print_json(value)
+        import msgspec
+
+        print_json(msgspec.to_builtins(value) | fields if fields else value)
         raise click.exceptions.Exit(code)
 
 

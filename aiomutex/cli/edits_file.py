@@ -158,20 +158,16 @@ def _header_problem(columns: list[str]) -> str | None:
 def _fields(columns: list[str], row: list[str]) -> dict[str, Any]:
     if len(row) > len(columns):
         raise InvalidRequestError(f"{counted(len(row), 'cell')} for {counted(len(columns), 'column')}")
-    cells = {name: cell.strip() for name, cell in zip(columns, row, strict=False)}
     fields: dict[str, Any] = {}
-    for name, cell in cells.items():
+    for name, cell in zip(columns, map(str.strip, row), strict=False):
         if name in _GROUP:
             fields[name] = cell
         elif name == "slot_index":
             fields[name] = _integer(cell)
         elif cell:
             items = [item.strip() for item in cell.split(";")] if cell != "[]" else []
-            content = items if name.endswith("individuals") else [_integer(item) for item in items]
-            if name.startswith("expected_"):
-                fields.setdefault("expected", {})[name.removeprefix("expected_")] = content
-            else:
-                fields[name] = content
+            target = fields.setdefault("expected", {}) if name.startswith("expected_") else fields
+            target[name.removeprefix("expected_")] = items if name.endswith("individuals") else [*map(_integer, items)]
     return fields
 
 

@@ -214,7 +214,7 @@ def lint(file: str | None, strict: bool, check_modes: bool, live: bool) -> None:
     findings = aiomutex.plan.lint(desired, experiments=experiments, live=groups)
     errors = sum(finding.severity == "error" for finding in findings)
     code = int(errors > 0 or (strict and bool(findings)))
-    exit_if_json(findings, code)
+    exit_if_json(findings, code=code)
     for finding in findings:
         where = f"{file}:{finding.line}: " if finding.line else ""
         _print_line("!" if finding.severity == "error" else "~", f"{where}{finding}")

@@ -75,10 +75,9 @@ def root() -> None:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print what makes SHELL complete commands, options, and the keys of the groups that were listed last."""
-    from click.shell_completion import get_completion_class
+    from click.shell_completion import shell_complete
 
-    if (kind := get_completion_class(shell)) is not None:
-        click.echo(kind(root, {}, "aiomutex", "_AIOMUTEX_COMPLETE").source())
+    shell_complete(root, {}, "aiomutex", "_AIOMUTEX_COMPLETE", f"{shell}_source")
 
 
 def _describe(command: click.Command, texts: dict[str, str], *words: str) -> None:

@@ -8,13 +8,13 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import echo, is_json, open_session, print_json, printable
+from aiomutex.cli.common import call, echo, is_json, print_json, printable
 from aiomutex.cli.run_report import RunReport
 from aiomutex.errors import DeadlineExceededError, LimiterUnavailableError
 
@@ -57,12 +57,11 @@ class Run:
         self.bar.add_task(noun, total=total, facts="")
 
     def execute(self, work: Callable[[aiomutex.MutexSession], Awaitable[object]], **options: Any) -> None:
-        """Run ``work`` in an event loop, with a session, until it ends or signals end it."""
-        asyncio.run(self._main(work, options))
+        """Run ``work`` with a session, until it ends or signals end it."""
 
-    async def _main(self, work: Callable[[aiomutex.MutexSession], Awaitable[object]], options: dict[str, Any]) -> None:
-        task: Any = asyncio.current_task()
-        async with open_session(guard=self, **options) as self._session:
+        async def watched(session: aiomutex.MutexSession) -> None:
+            task: Any = asyncio.current_task()
+            self._session = session
             self._page.facts["limit"] = self._limiter.state().per_window  # a window is a second and a bit
             for number in (signal.SIGINT, signal.SIGTERM):
                 with contextlib.suppress(NotImplementedError):  # event loops on Windows have no signal handlers
@@ -70,12 +69,14 @@ class Run:
             ticker = asyncio.create_task(self._tick())
             try:
                 with self.bar:
-                    self._stopped_by = getattr(await work(self._session), "stopped_by", None)
+                    self._stopped_by = getattr(await work(session), "stopped_by", None)
             except asyncio.CancelledError:
                 if not self.signals or task.uncancel():
                     raise
             finally:
                 ticker.cancel()
+
+        call(watched, guard=self, **options)
 
     def _on_signal(self, number: signal.Signals, task: asyncio.Task[object]) -> None:
         self.signals.append(number)
@@ -99,14 +100,11 @@ class Run:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._limiter, name)
 
-    @contextlib.contextmanager
-    def call(self, call: aiomutex.events.Call) -> Generator[None]:
+    def call(self, call: aiomutex.events.Call) -> contextlib.AbstractContextManager[None]:
         """Note which call takes permits."""
-        token = _call.set(SimpleNamespace(call=call, permits=0))
-        try:
-            yield
-        finally:
-            _call.reset(token)
+        group = "/".join(call.path.partition("?")[0].split("/")[:5])
+        _call.set(SimpleNamespace(group=group, is_write=call.method != "GET", permits=0))
+        return contextlib.nullcontext()
 
     def attempt(self, _: object) -> contextlib.AbstractContextManager[None]:
         """Do nothing."""
@@ -115,23 +113,20 @@ class Run:
     async def acquire(self, priority: aiomutex.Priority) -> float:
         """Wait until a request may be sent, unless the run is stopped."""
         current = _call.get()
-        is_write = current.call.method != "GET"
-        group = "/".join(current.call.path.partition("?")[0].split("/")[:5])
-
-        def check() -> None:
-            is_last = self.signals and self.signals[0] == signal.SIGTERM
-            if self.signals and (is_last if current.permits else is_write or group not in self._written):
-                raise LimiterUnavailableError("not sent: the run was stopped")
-
-        check()
+        self._check(current)
         permit = await self._limiter.acquire(priority)
-        check()
+        self._check(current)
         self._requests += 1
         self._page.count("requests")
-        self._writes += is_write and not current.permits
-        self._written.update((group, "/api/1/mutexes") if is_write else ())
+        self._writes += current.is_write and not current.permits
+        self._written.update((current.group, "/api/1/mutexes") if current.is_write else ())
         current.permits += 1
         return permit
+
+    def _check(self, call: SimpleNamespace) -> None:
+        is_last = self.signals and self.signals[0] == signal.SIGTERM
+        if self.signals and (is_last if call.permits else call.is_write or call.group not in self._written):
+            raise LimiterUnavailableError("not sent: the run was stopped")
 
     def record(self, where: str, outcome: aiomutex.SlotOutcome | aiomutex.plan.Step, fields: Any = None) -> str:
         """Count an outcome, and return its status. Report a failure, and keep its ``fields``, if there are any."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import AsyncGenerator, Generator
@@ -113,9 +114,7 @@ def _valid_edits(file: str, format_: str) -> Generator[Line]:
         total += 1
         if item.edit is not None:
             yield item
-            continue
-        invalid += 1
-        if invalid <= _MAX_SHOWN:
+        elif (invalid := invalid + 1) <= _MAX_SHOWN:
             echo(f"line {item.number}: {item.error}", err=True)
     if invalid:
         shown = f" (the first {_MAX_SHOWN} are shown)" if invalid > _MAX_SHOWN else ""
@@ -124,8 +123,6 @@ def _valid_edits(file: str, format_: str) -> Generator[Line]:
 
 def _preview(lines: list[Line], options: dict[str, Any], *, offline: bool) -> None:
     """Print what edits would change, or with ``offline`` only their number. Exit with 1 if one would fail."""
-    from msgspec import to_builtins
-
     if offline:
         exit_if_json({"edits": len(lines)})
         echo(f"{counted(len(lines), 'edit is', 'edits are')} valid. Nothing was sent.")
@@ -142,11 +139,13 @@ def _preview(lines: list[Line], options: dict[str, Any], *, offline: bool) -> No
         return await aiomutex.bulk.preview(session, edits, journal=bool(options["journal"]), verify=options["verify"])
 
     found = call(work, used_today=options["used_today"])
-    fields: dict[str, Any] = to_builtins(found)
-    for name, problems in (("impossible", found.impossible), ("contradictions", found.contradictions)):
-        fields[name] = [{"line": lines[each.position].number, "reason": each.reason} for each in problems]
     code = int(bool(found.impossible))
-    exit_if_json(fields, code)
+    problems = {"impossible": found.impossible, "contradictions": found.contradictions}
+    fields = {
+        name: [{"line": lines[each.position].number, "reason": each.reason} for each in found]
+        for name, found in problems.items()
+    }
+    exit_if_json(found, fields, code=code)
     echo(found.describe(lambda problem: f"line {lines[problem.position].number}"))
     sys.exit(code)
 
@@ -164,15 +163,14 @@ def _run(file: str, format_: str, *, failures: str | None, report: str | None, *
 
         async def edits(session: aiomutex.MutexSession) -> AsyncGenerator[Any]:
             ids: dict[str, str] = {}
-            position = 0
+            positions = itertools.count()
             async with contextlib.aclosing(read_in_thread(read_file(file, format_))) as items:
                 async for item in items:
                     line = await item.with_id(session, ids)
                     if line.edit is None:
                         run.fail(f"line {line.number}", "failed", line.error, line.fields)
                         continue
-                    lines[position] = line
-                    position += 1
+                    lines[next(positions)] = line
                     yield line.edit
 
         def on_outcome(outcome: aiomutex.SlotOutcome) -> None:

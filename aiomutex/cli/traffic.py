@@ -115,18 +115,18 @@ def _print_placements(rows: list[dict[str, Any]], *, why: bool = False) -> None:
 
 def _placements(user: str, ids: tuple[str, ...], keys: tuple[str, ...]) -> list[dict[str, Any]]:
     """For each chosen group, the slot of a user, its experiments, those that no other group hides, and why."""
+    from aiomutex.plan.experiments import experiments_in
+
     live = live_groups()
     chosen = {group.id for group in _salted(live, keys)}
     rules = [aiomutex.traffic.Bucketing(group) for group in _chosen(live) if group.bucketing_salt]
-    slots = [rule.slot(user, ids=ids) for rule in rules]
-    hidden = {
-        experiment: _name(rule.group)
-        for rule, found in zip(rules, slots, strict=True)
-        for slot in rule.slots
-        for experiment in set(slot.experiments).difference(found.experiments if found else ())
-    }
+    placed = [(rule, rule.slot(user, ids=ids)) for rule in rules]
+    hidden: dict[int, str] = {}
+    for rule, slot in placed:
+        held = slot.experiments if slot else []
+        hidden |= dict.fromkeys(experiments_in([rule.group]).difference(held), _name(rule.group))
     rows: list[dict[str, Any]] = []
-    for rule, slot in zip(rules, slots, strict=True):
+    for rule, slot in placed:
         if rule.group.id not in chosen:
             continue
         held = slot.experiments if slot else []
@@ -165,8 +165,6 @@ def _steps(rule: aiomutex.traffic.Bucketing, user: str, ids: tuple[str, ...]) ->
 @json_option
 def simulate(users: str, file: str | None, keys: tuple[str, ...], all_users: bool, overlaps: int) -> None:
     """Count the users in each slot and experiment. USERS is a file with one ID per line; use - for standard input."""
-    from msgspec import to_builtins
-
     from aiomutex.traffic import sampling_error
 
     ids = aiomutex.traffic.read_users(0 if users == "-" else users)
@@ -180,7 +178,7 @@ def simulate(users: str, file: str | None, keys: tuple[str, ...], all_users: boo
         result = aiomutex.traffic.compare(chosen, _salted(aiomutex.plan.after(changes, live), keys), sample)
     is_sample = population > result.users
     fields = {"population": population, "margin": sampling_error(0.5, result.users, population)} if is_sample else {}
-    exit_if_json(to_builtins(result) | fields)
+    exit_if_json(result, fields)
 
     def percent(amount: int) -> str:
         part = amount / max(result.users, 1)
