@@ -149,11 +149,12 @@ def confirm(question: str, *, yes: bool) -> None:
         click.confirm(question, abort=True)
 
 
-def print_json(value: Any) -> None:
-    """Print a value as JSON, with the field names of the service."""
+def print_json(value: Any, fields: Mapping[str, Any] | None = None) -> None:
+    """Print a value as JSON, with the field names of the service, and more ``fields``, if any."""
     import msgspec
 
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    data = msgspec.json.encode(msgspec.to_builtins(value) | fields if fields else value)
+    sys.stdout.buffer.write(msgspec.json.format(data, indent=2) + b"\n")
     sys.stdout.flush()
 
 
@@ -163,11 +164,9 @@ def is_json() -> bool:
 
 
 def exit_if_json(value: Any, fields: Mapping[str, Any] | None = None, *, code: int = 0) -> None:
-    """With ``--json``, print a value as JSON, with more ``fields``, if any, and exit."""
+    """With ``--json``, print a value as ``print_json`` does, and exit."""
     if is_json():
-        import msgspec
-
-        print_json(msgspec.to_builtins(value) | fields if fields else value)
+        print_json(value, fields)
         raise click.exceptions.Exit(code)
 
 

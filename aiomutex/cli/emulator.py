@@ -114,8 +114,7 @@ def demo(groups: int, keep: bool) -> None:
 
 
 async def _migrate(emulator: MutexEmulator) -> dict[str, Any]:
-    slots = [(group, index) for group in emulator.groups for index in (1, 2, 3)]
-    edits = [aiomutex.SlotEdit(*slot, experiments=[1000 + slot[1]]) for slot in slots]
+    edits = [aiomutex.SlotEdit(group, n, experiments=[1000 + n]) for group in emulator.groups for n in (1, 2, 3)]
     async with aiomutex.MutexSession("demo-key", base_url=emulator.url) as session:
         started = time.perf_counter()
         run = Run("edits", len(edits)).watch(session.rate_limiter)

@@ -16,17 +16,11 @@ _MAX_GROUP: Final = 16 * 2**20
 _BAR_WIDTH: Final = 20
 _MAX_IDS: Final = 6
 _COLUMNS: Final = (
-    Column("ID"),
-    Column("KEY", least=8, drop=7),
-    Column("NAME", least=8, drop=5),
-    Column("MODE", drop=2),
-    Column("SLOT", right=True),
-    Column("SHARE", right=True),
-    Column("", drop=1),
-    Column("EXPERIMENTS", least=11, drop=6),
-    Column("HOLDOUTS", least=8, drop=3),
+    Column("ID"), Column("KEY", least=8, drop=7), Column("NAME", least=8, drop=5), Column("MODE", drop=2),
+    Column("SLOT", right=True), Column("SHARE", right=True), Column("", drop=1),
+    Column("EXPERIMENTS", least=11, drop=6), Column("HOLDOUTS", least=8, drop=3),
     Column("INDIVIDUALS", least=11, drop=4),
-)
+)  # fmt: skip
 
 
 @click.group()

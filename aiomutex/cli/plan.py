@@ -25,10 +25,6 @@ _listed_option = click.option("--show-individuals", "listed", is_flag=True, help
 _allow_running_option = click.option("--allow-running", is_flag=True, help="Show running experiments without blocking.")
 
 
-def _print_line(mark: str, text: str) -> None:
-    click.secho(printable(text, keep=""), fg=_COLOURS[mark])
-
-
 @click.command()
 @click.argument("file", type=FilePath(), required=False)
 @click.option("--project", "projects", multiple=True, help="Only groups of this project. Can be repeated.")
@@ -145,8 +141,8 @@ def _show(changes: aiomutex.plan.Plan, review: aiomutex.plan.Review, format_: st
     elif format_ == "markdown":
         echo(aiomutex.plan.markdown(changes, review).rstrip())
     else:
-        for line in chain.from_iterable(blocks(changes, review)):
-            _print_line(*line)
+        for mark, text in chain.from_iterable(blocks(changes, review)):
+            click.secho(printable(text, keep=""), fg=_COLOURS[mark])
 
 
 @click.command()
@@ -217,7 +213,8 @@ def lint(file: str | None, strict: bool, check_modes: bool, live: bool) -> None:
     exit_if_json(findings, code=code)
     for finding in findings:
         where = f"{file}:{finding.line}: " if finding.line else ""
-        _print_line("!" if finding.severity == "error" else "~", f"{where}{finding}")
+        colour = _COLOURS["!" if finding.severity == "error" else "~"]
+        click.secho(printable(f"{where}{finding}", keep=""), fg=colour)
     checked = f"{file}: {counted(len(desired.groups), 'group')}" if file else "live groups"
     echo(f"{checked}, {counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}")
     sys.exit(code)

@@ -11,20 +11,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
+import aiomutex
 from aiomutex._util.wording import counted
 from aiomutex.cli.common import call, echo, is_json, print_json, printable
 from aiomutex.cli.run_report import RunReport
-from aiomutex.errors import DeadlineExceededError, LimiterUnavailableError
-
-if TYPE_CHECKING:
-    import aiomutex
 
 _INTERVAL: Final = 5.0  # seconds between two lines of progress through a pipe
 _GRACE: Final = 10.0  # seconds after SIGTERM for requests in flight, and again to read back what they wrote
 _STATUSES: Final = ("applied", "failed", "unknown", "done earlier", "never tried")
-_UNSENT: Final = (LimiterUnavailableError, DeadlineExceededError)
+_UNSENT: Final = (aiomutex.LimiterUnavailableError, aiomutex.DeadlineExceededError)
 _UNSUCCESSFUL: Final = ("failed", "unknown", "changed since")
 _call: ContextVar[SimpleNamespace] = ContextVar("call")
 
@@ -61,11 +58,10 @@ class Run:
 
         async def watched(session: aiomutex.MutexSession) -> None:
             task: Any = asyncio.current_task()
-            self._session = session
             self._page.facts["limit"] = self._limiter.state().per_window  # a window is a second and a bit
             for number in (signal.SIGINT, signal.SIGTERM):
                 with contextlib.suppress(NotImplementedError):  # event loops on Windows have no signal handlers
-                    asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number, task)
+                    asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number, task, session)
             ticker = asyncio.create_task(self._tick())
             try:
                 with self.bar:
@@ -78,7 +74,7 @@ class Run:
 
         call(watched, guard=self, **options)
 
-    def _on_signal(self, number: signal.Signals, task: asyncio.Task[object]) -> None:
+    def _on_signal(self, number: signal.Signals, task: asyncio.Task[object], session: aiomutex.MutexSession) -> None:
         self.signals.append(number)
         if len(self.signals) > 1:
             task.cancel()
@@ -86,8 +82,8 @@ class Run:
         how = "Press Ctrl-C again to stop at once."
         if number == signal.SIGTERM:
             how = f"This takes at most {2 * _GRACE:.0f} s."
-            self._session.end_attempts(_GRACE)
-            asyncio.get_running_loop().call_later(2 * _GRACE, self._on_signal, number, task)
+            session.end_attempts(_GRACE)
+            asyncio.get_running_loop().call_later(2 * _GRACE, self._on_signal, number, task, session)
         self.print_line(f"Stopping: waiting for requests in flight. {how}")
         if self.stream is not None:
             self.stream.stop()
@@ -126,7 +122,7 @@ class Run:
     def _check(self, call: SimpleNamespace) -> None:
         is_last = self.signals and self.signals[0] == signal.SIGTERM
         if self.signals and (is_last if call.permits else call.is_write or call.group not in self._written):
-            raise LimiterUnavailableError("not sent: the run was stopped")
+            raise aiomutex.LimiterUnavailableError("not sent: the run was stopped")
 
     def record(self, where: str, outcome: aiomutex.SlotOutcome | aiomutex.plan.Step, fields: Any = None) -> str:
         """Count an outcome, and return its status. Report a failure, and keep its ``fields``, if there are any."""

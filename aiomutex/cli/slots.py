@@ -139,15 +139,12 @@ def _preview(lines: list[Line], options: dict[str, Any], *, offline: bool) -> No
         return await aiomutex.bulk.preview(session, edits, journal=bool(options["journal"]), verify=options["verify"])
 
     found = call(work, used_today=options["used_today"])
-    code = int(bool(found.impossible))
-    problems = {"impossible": found.impossible, "contradictions": found.contradictions}
-    fields = {
-        name: [{"line": lines[each.position].number, "reason": each.reason} for each in found]
-        for name, found in problems.items()
-    }
-    exit_if_json(found, fields, code=code)
+    fields: dict[str, Any] = {}
+    for name, problems in (("impossible", found.impossible), ("contradictions", found.contradictions)):
+        fields[name] = [{"line": lines[each.position].number, "reason": each.reason} for each in problems]
+    exit_if_json(found, fields, code=bool(found.impossible))
     echo(found.describe(lambda problem: f"line {lines[problem.position].number}"))
-    sys.exit(code)
+    sys.exit(bool(found.impossible))
 
 
 def _run(file: str, format_: str, *, failures: str | None, report: str | None, **options: Any) -> None:
