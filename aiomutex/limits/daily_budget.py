@@ -108,12 +108,11 @@ class DailyBudget:
         self.checkpoint = min([self.limit, *(count - 1 for count in thresholds)])
 
     def _warn(self) -> None:
-        for percent in _WARN_AT:
-            if percent > self._warned and self.used * 100 >= self.limit * percent:
-                self._warned = percent
-                fields = {"aiomutex_used": self.used, "aiomutex_limit": self.limit}
-                logger.warning("%s", self._describe(f" ({self.used / self.limit:.0%})"), extra=fields)
-                break
+        reached = next((percent for percent in _WARN_AT if self.used * 100 >= self.limit * percent), 0)
+        if reached > self._warned:
+            self._warned = reached
+            fields = {"aiomutex_used": self.used, "aiomutex_limit": self.limit}
+            logger.warning("%s", self._describe(f" ({self.used / self.limit:.0%})"), extra=fields)
 
     def sync(self, day: int, used: int) -> None:
         """Take over the count of a shared budget."""
@@ -130,22 +129,20 @@ class DailyBudget:
 
     def exhausted_error(self) -> DailyBudgetExhaustedError:
         """The error for a budget that is exhausted by our own count."""
-        return DailyBudgetExhaustedError(self._describe(), resets_at=self.resets_at, used=self.used, limit=self.limit)
+        return self._error(self._describe())
 
-    def suspected_error(self, requested_wait: float | None) -> DailyBudgetExhaustedError:
+    def suspected_error(self, wait: float | None) -> DailyBudgetExhaustedError:
         """The error for a budget that is exhausted by the service's responses, though not by our own count."""
-        evidence = (
-            f"the service asked to wait {format_duration(requested_wait)}"
-            if requested_wait
-            else "the service keeps answering single requests with 429"
-        )
-        return DailyBudgetExhaustedError(
-            f"{evidence}, so the daily budget is probably exhausted ({self.used:,} of {self.limit:,} requests counted "
-            f"here; other clients may have used the rest); it resets at {self._format_reset()}",
-            resets_at=self.resets_at,
-            used=self.used,
-            limit=self.limit,
+        evidence = f"asked to wait {format_duration(wait)}" if wait else "keeps answering single requests with 429"
+        return self._error(
+            f"the service {evidence}, so the daily budget is probably exhausted ({self.used:,} of {self.limit:,} "
+            f"requests counted here; other clients may have used the rest); it resets at {self._format_reset()}",
             suspected=True,
+        )
+
+    def _error(self, detail: str, *, suspected: bool = False) -> DailyBudgetExhaustedError:
+        return DailyBudgetExhaustedError(
+            detail, resets_at=self.resets_at, used=self.used, limit=self.limit, suspected=suspected
         )
 
     def _format_reset(self) -> str:

@@ -31,22 +31,22 @@ BudgetT = TypeVar("BudgetT", bound="MachineBudget | RedisBudget")
 
 
 class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
-    """A limiter that leases from ``budget``, on average ``mean_lease`` send times an exchange."""
+    """A limiter that leases from ``budget``."""
 
-    def __init__(self, per_second: int, per_day: int, *, safe: bool, budget: BudgetT, mean_lease: float) -> None:
+    _mean_lease: float  # send times that an exchange should bring on average
+
+    def __init__(self, per_second: int, per_day: int, *, safe: bool, budget: BudgetT) -> None:
         super().__init__(per_second, per_day, safe=safe)
         self._budget = budget
-        self._mean_lease = mean_lease
         # A send time missed by more than this is lost: the margin's extra window covers no longer delay.
         self._max_lateness = (self._window - 1.0) * 0.6
+        self._closed = self._uncertain = False
         self._reset()
-        self._closed = False
 
     def _reset(self) -> None:
         self._leased: deque[float] = deque()
         self._exchange_task: asyncio.Task[None] | None = None
         self._feedback: Feedback | None = None
-        self._uncertain = False
         self._losses = 0
         self._last_used = (-math.inf, 0)  # when the budget last responded, and the permits used in that window
         # When the next exchange is due while callers wait, and when it is due for the first of them.
@@ -212,6 +212,4 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
 
     def _on_new_loop(self, now: float, *, same_clock: bool) -> None:  # noqa: ARG002 -- nothing here outlives the loop
         # The budget has logged what it leased on the last loop. Its callers are gone, so that is lost.
-        uncertain = self._uncertain
         self._reset()
-        self._uncertain = uncertain

@@ -97,6 +97,8 @@ class LocalRateLimiter(QueueingLimiter):
             self._grant(priority, due, now)
         if not self._pause.active:
             self._open_at = self._log[0] + self._window
+            # At midnight, and every second for a wall clock that jumps.
+            self._check_clock_at = now + min(1.0, self._daily_budget.ends_at - self._daily_budget.clock())
         return math.inf
 
     def _take(self, due: float, now: float) -> None:
@@ -116,10 +118,6 @@ class LocalRateLimiter(QueueingLimiter):
         reserve = margin.permits // 10
         burst_over = log[-min(margin.permits, (margin.permits + 1) // 2 + 1)] + self._window / 2
         return max(burst_over, log[reserve] + self._window - (reserve + 1) * margin.interval)
-
-    def _on_join(self, priority: Priority, now: float) -> None:  # noqa: ARG002 -- MachineRateLimiter needs priority
-        # Checked at midnight, and every second for a wall clock that jumps.
-        self._check_clock_at = now + min(1.0, self._daily_budget.ends_at - self._daily_budget.clock())
 
     def _give_back(self, permit: float) -> None:
         self._daily_budget.give_back()

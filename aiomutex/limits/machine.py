@@ -29,17 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MachineRateLimiter"]
 
-LOCK_TIMEOUT = 0.5
-"""Seconds to wait for the file's lock. Its holder needs a tenth of a millisecond, but it may have been stopped."""
+LOCK_TIMEOUT = 0.5  # seconds to wait for the file's lock, whose holder needs 0.1 ms but may have been stopped
 _LOCK_POLL = 0.002
 _SECONDS_PER_DAY = 86_400
-_CLOCK_TOLERANCE = 1.0
-"""Seconds by which the two clocks may move against each other before the log counts as that of another boot."""
+_CLOCK_TOLERANCE = 1.0  # seconds the two clocks may move against each other; beyond that, it was another boot
 _APPLICATION_ID = 0x61696F6D  # "aiom"
 _MODE = 0o600
-_MEAN_LEASE = 1.0
-"""Send times that an exchange brings on average to bulk work: few, because exchanges cost little here, and what bulk
-work does not hold is free for interactive calls of any process."""
 
 
 class _Row(msgspec.Struct):
@@ -67,8 +62,7 @@ class MachineBudget:
         self.path = Path(text).absolute()
         self.address = str(self.path)
         self._connection: sqlite3.Connection | None = None
-        self._pid = 0
-        self._file = (0, 0)
+        self._opened_as = (0, 0, 0)  # the process and the file of the connection
         self.clock_offset = 0.0  # seconds to add to the event loop's clock to get the wall clock
         self._monotonic_offset = 0.0
 
@@ -82,6 +76,7 @@ class MachineBudget:
         while True:
             try:
                 lease = self._exchange(request)
+                break
             except sqlite3.OperationalError as error:
                 code = error.sqlite_errorcode & 0xFF  # without the details of extended codes
                 if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
@@ -100,8 +95,6 @@ class MachineBudget:
                     f"{self.path} is not a budget file, or is damaged ({error}); pass another path, or delete it to "
                     "start counting at 0"
                 ) from error
-            else:
-                break
         loop_now, now = clock(), time.monotonic()
         self.clock_offset = time.time() - loop_now
         self._monotonic_offset = loop_now - now
@@ -133,7 +126,7 @@ class MachineBudget:
 
     def _open(self) -> sqlite3.Connection:
         """The connection, opened again after a fork, or after the file was deleted or replaced."""
-        if self._connection is not None and self._pid == os.getpid() and self._file == self._identity():
+        if self._connection is not None and self._opened_as == self._identity():
             return self._connection
         self._close()
         if not self.path.exists():
@@ -145,15 +138,15 @@ class MachineBudget:
         except BaseException:
             connection.close()
             raise
-        self._connection, self._pid, self._file = connection, os.getpid(), self._identity()
+        self._connection, self._opened_as = connection, self._identity()
         return connection
 
-    def _identity(self) -> tuple[int, int]:
+    def _identity(self) -> tuple[int, int, int]:
         try:
             found = self.path.stat()
         except OSError:
-            return 0, 0
-        return found.st_dev, found.st_ino
+            return os.getpid(), 0, 0
+        return os.getpid(), found.st_dev, found.st_ino
 
     async def aclose(self) -> None:
         """Close the file."""
@@ -161,7 +154,7 @@ class MachineBudget:
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None and self._pid == os.getpid():
+        if connection is not None and self._opened_as[0] == os.getpid():
             connection.close()
         elif connection is not None:
             never_close(connection)
@@ -212,6 +205,9 @@ class MachineRateLimiter(LeasingLimiter[MachineBudget]):
         <MachineRateLimiter 'budget.db' · 0 of 97 permits used in 1.02 s · 0 of 100,000 today · 0 waiting>
     """
 
+    # Few: exchanges cost little here, and what bulk work does not hold is free for interactive calls of any process.
+    _mean_lease = 1.0
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -221,8 +217,7 @@ class MachineRateLimiter(LeasingLimiter[MachineBudget]):
         safe: bool = False,
         used_today: int | None = None,
     ) -> None:
-        budget = MachineBudget(path, used_today)
-        super().__init__(per_second, per_day, safe=safe, budget=budget, mean_lease=_MEAN_LEASE)
+        super().__init__(per_second, per_day, safe=safe, budget=MachineBudget(path, used_today))
         self._label = f"{str(path)!r} · "
 
     def _on_join(self, priority: Priority, now: float) -> None:

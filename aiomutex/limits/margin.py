@@ -51,8 +51,7 @@ class Recovery(msgspec.Struct, frozen=True):
     raise doubles it, up to a day. Once the full rate has held for ten minutes, it is a minute again.
     """
 
-    lowest: Annotated[int, msgspec.Meta(ge=1)] = 10**9
-    """The permits in a window right after the last 429; above any limit before the first one."""
+    lowest: Annotated[int, msgspec.Meta(ge=1)] = 10**9  # right after the last 429; above any limit before the first
     since: float = 0.0  # when the pause of the last 429 ended
     wait: Annotated[float, msgspec.Meta(gt=0)] = FIRST_RAISE_WAIT  # seconds before each raise
 

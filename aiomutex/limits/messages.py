@@ -9,8 +9,7 @@ import msgspec
 from aiomutex.limits.margin import Recovery
 from aiomutex.limits.pause import PROBE_TIMEOUT
 
-HORIZON = 0.1
-"""Seconds ahead that send times are leased. A pause that another worker reports may come too late for these."""
+HORIZON = 0.1  # seconds ahead that send times are leased; another worker's pause may come too late for these
 OLDEST_VERSION = 6
 
 
@@ -19,8 +18,7 @@ class Feedback(msgspec.Struct, kw_only=True):
 
     kind: Literal["throttled", "answered"]
     permit: float  # when the request's permit was granted, on the server's clock
-    recovery: Recovery = Recovery()
-    """How many permits a window has after this 429. Its time is relative to the exchange."""
+    recovery: Recovery = Recovery()  # how many permits a window has after this 429; relative to the exchange
     delay: float = 0.0
     failed_probes: int = 0
     suspected: bool = False

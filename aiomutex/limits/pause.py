@@ -15,13 +15,10 @@ if TYPE_CHECKING:
 
     from aiomutex.limits.messages import Lease
 
-MAX_PAUSE = 300.0
-"""Seconds. A longer Retry-After means the daily budget, and callers get an error instead of a silent wait."""
+MAX_PAUSE = 300.0  # seconds; a longer Retry-After means the daily budget: callers get an error, not a silent wait
 PROBE_TIMEOUT = 5.0  # seconds until a probe without a reported response is followed by another
-_MAX_FAILED_PROBES = 4
-"""This many probes failed in a row, after 1, 2, 4 and 8 windows, mean that the daily budget is exhausted."""
-_MIN_SUSPICION_WINDOWS = 15
-"""Windows that these failures must span, so that short Retry-After values do not shorten the evidence."""
+_MAX_FAILED_PROBES = 4  # as many in a row, after 1, 2, 4 and 8 windows, mean that the daily budget is exhausted
+_MIN_SUSPICION_WINDOWS = 15  # that these failures must span: short Retry-After values do not shorten the evidence
 _SUSPECTED_PROBE_INTERVAL = 60.0  # seconds between probes while the daily budget is thought to be exhausted
 
 

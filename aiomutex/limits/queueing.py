@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("aiomutex.limits")
 
-_MIN_TIMER = 0.001
-"""Seconds. An event loop that counts in milliseconds may fire a timer early; without this it would spin until due."""
+_MIN_TIMER = 0.001  # seconds; a loop that counts in milliseconds may fire early, and would spin until due
 _LONG_WAIT = 5.0  # seconds in the queue that are worth a log record, at most once a minute
 _CLOCK_TOLERANCE = 0.05  # seconds by which the clocks of two event loops may differ and still count as the same clock
 

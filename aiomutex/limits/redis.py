@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisRateLimiter"]
 
-_MEAN_LEASE = 4.5  # send times that an exchange should bring on average, so that it pays for its round trip
 _RETRY_INTERVAL = 0.5
 """Seconds between two attempts to reach Redis. Well below a window: Redis grants nothing in the first window after its
 return, and by its end every busy worker must know that it is back."""
@@ -79,6 +78,8 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         >>> await limiter.aclose()
     """
 
+    _mean_lease = 4.5  # so that an exchange pays for its round trip
+
     def __init__(
         self,
         url_or_client: str | Redis,
@@ -98,7 +99,7 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         if on_backend_failure == "local":
             check_integer('with on_backend_failure="local", workers', workers, least=1, error=ConfigurationError)
         budget = RedisBudget(url_or_client, name, timeout)
-        super().__init__(per_second, per_day, safe=safe, budget=budget, mean_lease=_MEAN_LEASE)
+        super().__init__(per_second, per_day, safe=safe, budget=budget)
         self._label = f"{name!r} at {budget.address} · "
         self._timeout = timeout
         self._workers = workers if on_backend_failure == "local" else None
@@ -164,8 +165,8 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         self._not_before = self._next_exchange = now + _RETRY_INTERVAL
 
     def _on_new_loop(self, now: float, *, same_clock: bool) -> None:
-        # Redis has logged what it leased on the last loop, but not what was sent without it.
-        without_redis = self._fallback is not None
+        if self._fallback:
+            # Redis has logged what it leased on the last loop, but not what was sent without it.
+            self._uncertain = True
         super()._on_new_loop(now, same_clock=same_clock)
-        self._uncertain = self._uncertain or without_redis
         self._budget.reset()

@@ -10,7 +10,7 @@ import asyncio
 import math
 import sys
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -69,9 +69,8 @@ class RedisBudget:
                     f"{'the synchronous ' if is_sync else ''}{type_name(self._url_or_client)}"
                 )
             return self._url_or_client
-        from_url: Any = getattr(redis.Redis, "from_url")  # noqa: B009 -- its keyword arguments have no types
         try:
-            return from_url(
+            return cast("Any", redis.Redis).from_url(  # its keyword arguments have no types
                 self._url_or_client,
                 # Retries of redis-py would hide a restart of the server. The limiter decides what follows a failure.
                 retry=Retry(NoBackoff(), 0),

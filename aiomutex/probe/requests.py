@@ -17,8 +17,6 @@ from aiomutex.probe.findings import Findings, id_type, next_cursor_of, object_of
 from aiomutex.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from aiomutex.probe.findings import ResponseOrError
     from aiomutex.session import MutexSession
 
@@ -168,13 +166,13 @@ async def _edit(prober: Prober, group_id: str) -> None:
 
     responses: list[ResponseOrError] = []
 
-    async def write(path: str) -> None:
-        slot = 1 if path == _path(group_id) else 2
+    async def write(target: tuple[int, str]) -> None:
+        slot, path = target
         responses.append(await _edit_slot(prober, "edit slots concurrently", path, slot, [f"probe-c{slot}"]))
 
     # A session makes one write at a time to a path's group. Escaped, the ID is the same group under another path.
     escaped = "".join(f"%{byte:02X}" for byte in group_id.encode())
-    await run_workers(write, (_path(group_id), f"{ROOT}/{escaped}"), 2)
+    await run_workers(write, enumerate((_path(group_id), f"{ROOT}/{escaped}"), start=1), 2)
     if all(map(succeeded, responses)):
         individuals = await _individuals(prober, group_id)
         if any(f"probe-c{slot}" not in individuals.get(slot, [f"probe-c{slot}"]) for slot in (1, 2)):
@@ -187,13 +185,12 @@ async def _edit(prober: Prober, group_id: str) -> None:
     prober.findings.add_verdict("unknown_fields", "ignored", response)
 
 
-async def _archive(prober: Prober, key: str, created: Sequence[str]) -> None:
+async def _archive(prober: Prober, key: str, created: list[str]) -> None:
     """Archive the scratch groups with the session's own retries; if a create got no response, look its key up."""
     try:
-        group_ids = list(created)
-        if not group_ids and (found := await prober.session.find_group(key)) is not None:
-            group_ids.append(found.id)
-        for group_id in group_ids:
+        if not created and (found := await prober.session.find_group(key)) is not None:
+            created.append(found.id)
+        for group_id in created:
             await prober.session.archive_group(group_id)
     except MutexError as error:
         raise OutcomeUnknownError(
