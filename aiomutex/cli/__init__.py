@@ -1,7 +1,5 @@
 """The command line, in the extra ``cli``. Each command imports what it needs when it runs."""
 
-from __future__ import annotations
-
 import sys
 
 __all__ = ["main"]

@@ -181,7 +181,17 @@ class Column(NamedTuple):
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under the titles of their columns."""
-    from rich.cells import cell_len
+    from rich.cells import cell_len, set_cell_size
+
+    def fitted(text: str, number: int) -> str:
+        width = widths[number]
+        if columns[number].right:
+            return " " * (width - cell_len(text)) + text
+        if cell_len(text) > width:
+            text = set_cell_size(text, width - 1)
+            # A number is shown whole or not at all.
+            text = (text[: text.rindex(", ") + 2] if ", " in text else text.rstrip()) + "…"
+        return set_cell_size(text, width)
 
     cells = [[column.title for column in columns], *([printable(cell, keep="") for cell in row] for row in rows)]
     by_column = list(zip(*cells, strict=True))
@@ -196,17 +206,5 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
         while sum(widths[each] + 2 for each in shown) > room + 2 and any(widths[each] > least[each] for each in shown):
             widths[max(shown, key=lambda each: widths[each] * (widths[each] > least[each]))] -= 1
     for number, row in enumerate(cells):
-        line = "  ".join([_fitted(row[each], widths[each], right=columns[each].right) for each in shown]).rstrip()
+        line = "  ".join([fitted(row[each], each) for each in shown]).rstrip()
         click.secho(line, bold=True) if number == 0 else click.echo(line)
-
-
-def _fitted(text: str, width: int, *, right: bool) -> str:
-    from rich.cells import cell_len, set_cell_size
-
-    if right:
-        return " " * (width - cell_len(text)) + text
-    if cell_len(text) > width:
-        text = set_cell_size(text, width - 1)
-        # A number is shown whole or not at all.
-        text = (text[: text.rindex(", ") + 2] if ", " in text else text.rstrip()) + "…"
-    return set_cell_size(text, width)

@@ -15,7 +15,7 @@ import stat
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import chain, islice
 from typing import Any, Final, NamedTuple, TypeVar, cast
 from unicodedata import normalize
@@ -176,25 +176,23 @@ def _integer(cell: str) -> int | str:
     return int(cell) if cell.isdecimal() and len(cell) <= len(str(2**64)) else cell
 
 
-class FailuresFile:
-    """The open file of ``--failures``. It keeps those of an earlier run until this one has failures or ends."""
+@contextlib.contextmanager
+def failures_file(path: str) -> Generator[Callable[[dict[str, Any]], None]]:
+    """Open the file of ``--failures``. It keeps those of an earlier run until this one has failures or ends."""
+    # Opening for append keeps the content, and fails before a long run if the file cannot be written.
+    with open_private(path, "a") as file:
 
-    def __init__(self, path: str) -> None:
-        # Opening for append keeps the content, and fails before a long run if the file cannot be written.
-        self._file = open_private(path, "a")
-        self._has_previous = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
-        self.close = self._file.close
+        @cache
+        def discard_previous() -> None:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                file.truncate(0)
 
-    def write(self, fields: dict[str, Any]) -> None:
-        """Add a line. It is flushed at once, so that a crash loses none."""
-        self.discard_previous()
-        self._file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+        def write(fields: dict[str, Any]) -> None:
+            discard_previous()
+            file.write(json.dumps(fields, ensure_ascii=False) + "\n")  # flushed at once, so that a crash loses none
 
-    def discard_previous(self) -> None:
-        """Remove the failures of an earlier run, unless that was done already."""
-        if self._has_previous:
-            self._has_previous = False
-            self._file.truncate(0)
+        yield write
+        discard_previous()
 
 
 async def read_in_thread(items: Generator[T]) -> AsyncGenerator[T]:

@@ -32,9 +32,7 @@ _allow_running_option = click.option("--allow-running", is_flag=True, help="Show
 @click.option("--overwrite", is_flag=True, help="Overwrite FILE even if it has comments, which are lost.")
 @click.option("--python", "module", type=FilePath(), help="Write keys, slots and experiments to this Python module.")
 @click.option("--check", is_flag=True, help="Write nothing. Exit with 4 if the file differs from the live groups.")
-def pull(
-    file: str | None, projects: tuple[str, ...], archived: bool, overwrite: bool, module: str | None, check: bool
-) -> None:
+def pull(file: str | None, projects: tuple[str, ...], module: str | None, **flags: bool) -> None:
     """Write the live groups to FILE (.yaml or .json), sorted, or to a Python module."""
     from aiomutex.plan.desired import identity_of
     from aiomutex.plan.dump import same_content
@@ -52,7 +50,7 @@ def pull(
     groups = [
         group
         for group in live_groups()
-        if (archived or not group.deleted or identity_of(group.project_id, group.key) in known)
+        if (flags["archived"] or not group.deleted or identity_of(group.project_id, group.key) in known)
         and (not projects or group.project_id in projects)
     ]
     if unnamed := sum(not (group.key and group.project_id) for group in groups):
@@ -63,10 +61,10 @@ def pull(
     if same_content(existing, desired) if existing else exists and path.read_text("utf-8") == text:
         echo(f"{path} already describes the {count}")
         return
-    if check:
+    if flags["check"]:
         fail(f"{path} does not describe the {count}", _CHANGES)
     # A "#" inside a string counts as a comment, to be on the safe side.
-    if existing and not overwrite and format_ == "yaml" and re.search(r"(^|\s)#", path.read_text("utf-8")):
+    if existing and not flags["overwrite"] and format_ == "yaml" and re.search(r"(^|\s)#", path.read_text("utf-8")):
         problem = "differs from the live groups and has comments, which would be lost; pass --overwrite to lose them"
         fail(f"{path} {problem}", _BLOCKED)
     with open_private(path) as opened:

@@ -142,7 +142,7 @@ class Run:
         """Count a failure, report it and keep its ``fields``, if there are any."""
         self._page.fail(where, status, reason)
         if self._failures is not None and fields:
-            self._failures.write(fields | {"reason": str(reason)})
+            self._failures(fields | {"reason": str(reason)})
         if self._failures is None or not self.signals[1:]:  # the second ends it at once
             self.print_line(f"{where}: {status}: {reason}")
         self.count(status)

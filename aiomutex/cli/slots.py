@@ -148,40 +148,39 @@ def _preview(lines: list[Line], options: dict[str, Any], *, offline: bool) -> No
 
 
 def _run(file: str, format_: str, *, failures: str | None, report: str | None, **options: Any) -> None:
-    from aiomutex.cli.edits_file import FailuresFile, read_file, read_in_thread
+    from aiomutex.cli.edits_file import failures_file, read_file, read_in_thread
 
     # A pipe can be read only once, so its lines are checked during the run.
     total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None
     journal = options["journal"]
-    page = RunReport(report, title=f"Edits of {file}", journal=journal, failures_file=failures)
-    with contextlib.closing(FailuresFile(failures or os.devnull)) as failed, page:
-        run = Run("edits", total, failed if failures else None, page)
-        lines: dict[int, Line] = {}  # those without an outcome, by the positions of their edits
+    lines: dict[int, Line] = {}  # those without an outcome, by the positions of their edits
 
-        async def edits(session: aiomutex.MutexSession) -> AsyncGenerator[Any]:
-            ids: dict[str, str] = {}
-            positions = itertools.count()
-            async with contextlib.aclosing(read_in_thread(read_file(file, format_))) as items:
-                async for item in items:
-                    line = await item.with_id(session, ids)
-                    if line.edit is None:
-                        run.fail(f"line {line.number}", "failed", line.error, line.fields)
-                        continue
-                    lines[next(positions)] = line
-                    yield line.edit
+    async def edits(session: aiomutex.MutexSession) -> AsyncGenerator[Any]:
+        ids: dict[str, str] = {}
+        positions = itertools.count()
+        async with contextlib.aclosing(read_in_thread(read_file(file, format_))) as items:
+            async for item in items:
+                line = await item.with_id(session, ids)
+                if line.edit is None:
+                    run.fail(f"line {line.number}", "failed", line.error, line.fields)
+                    continue
+                lines[next(positions)] = line
+                yield line.edit
 
-        def on_outcome(outcome: aiomutex.SlotOutcome) -> None:
-            line = lines.pop(outcome.position)
-            run.record(f"line {line.number}", outcome, line.fields)
+    def on_outcome(outcome: aiomutex.SlotOutcome) -> None:
+        line = lines.pop(outcome.position)
+        run.record(f"line {line.number}", outcome, line.fields)
 
-        async def work(session: aiomutex.MutexSession) -> aiomutex.OutcomeStream:
-            async with session.stream_slot_edits(edits(session), on_outcome=on_outcome, **options) as run.stream:
-                async for _ in run.stream:
-                    pass
-            return run.stream
+    async def work(session: aiomutex.MutexSession) -> aiomutex.OutcomeStream:
+        async with session.stream_slot_edits(edits(session), on_outcome=on_outcome, **options) as run.stream:
+            async for _ in run.stream:
+                pass
+        return run.stream
 
-        run.execute(work, used_today=options.pop("used_today"))
-        failed.discard_previous()
+    with RunReport(report, title=f"Edits of {file}", journal=journal, failures_file=failures) as page:
+        with failures_file(failures or os.devnull) as keep:
+            run = Run("edits", total, keep if failures else None, page)
+            run.execute(work, used_today=options.pop("used_today"))
         if not run.counts and not run.signals:
             echo(f"{file} has no edits.", err=True)
         resume = f"To resume, run the same command again: {journal} holds the progress."

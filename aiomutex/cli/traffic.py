@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final
 from unicodedata import normalize
 
@@ -87,7 +87,7 @@ def capacity(keys: tuple[str, ...], states: bool) -> None:
 @json_option
 def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...]) -> None:
     """Show the slots that USER lands in. USER is the user's value of the bucketing key."""
-    _print_placements(_placements(user, ids, keys))
+    _print_placements(list(_placements(user, ids, keys)))
 
 
 @traffic.command()
@@ -97,7 +97,7 @@ def where(user: str, ids: tuple[str, ...], keys: tuple[str, ...]) -> None:
 @json_option
 def explain(user: str, ids: tuple[str, ...], keys: tuple[str, ...]) -> None:
     """Explain step by step why USER is in its slots, and why the user can be seen in two experiments."""
-    _print_placements(_placements(user, ids, keys), why=True)
+    _print_placements(list(_placements(user, ids, keys)), why=True)
 
 
 def _print_placements(rows: list[dict[str, Any]], *, why: bool = False) -> None:
@@ -113,7 +113,7 @@ def _print_placements(rows: list[dict[str, Any]], *, why: bool = False) -> None:
         echo(f"Groups do not exclude each other, so the user can be seen in experiments {', '.join(seen)}.")
 
 
-def _placements(user: str, ids: tuple[str, ...], keys: tuple[str, ...]) -> list[dict[str, Any]]:
+def _placements(user: str, ids: tuple[str, ...], keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """For each chosen group, the slot of a user, its experiments, those that no other group hides, and why."""
     from aiomutex.plan.experiments import experiments_in
 
@@ -125,7 +125,6 @@ def _placements(user: str, ids: tuple[str, ...], keys: tuple[str, ...]) -> list[
     for rule, slot in placed:
         held = slot.experiments if slot else []
         hidden |= dict.fromkeys(experiments_in([rule.group]).difference(held), _name(rule.group))
-    rows: list[dict[str, Any]] = []
     for rule, slot in placed:
         if rule.group.id not in chosen:
             continue
@@ -137,9 +136,7 @@ def _placements(user: str, ids: tuple[str, ...], keys: tuple[str, ...]) -> list[
         if visible[1:]:
             steps += [f"Experiments {', '.join(map(str, visible))} share the slot, so all of them are visible."]
         row: dict[str, Any] = {"group": _name(rule.group), "bucketingKey": rule.group.bucketing_key}
-        row |= {"slot": slot.index if slot else None, "experiments": held, "visible": visible, "steps": steps}
-        rows.append(row)
-    return rows
+        yield row | {"slot": slot.index if slot else None, "experiments": held, "visible": visible, "steps": steps}
 
 
 def _steps(rule: aiomutex.traffic.Bucketing, user: str, ids: tuple[str, ...]) -> list[str]:
