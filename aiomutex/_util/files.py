@@ -32,9 +32,7 @@ class LineTooLongError(InvalidRequestError):
 
 def lines_of(file: IO[str]) -> Iterator[str]:
     """Yield the lines of a file, each with its line break, without a byte order mark."""
-    number = 0
-    while line := file.readline(MAX_LINE + 1):
-        number += 1
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), start=1):
         if len(line) > MAX_LINE:
             raise LineTooLongError(number)
         yield line.removeprefix("\ufeff") if number == 1 else line

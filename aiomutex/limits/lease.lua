@@ -196,7 +196,6 @@ local lease = {
     was_empty = was_empty,
     day = number('day'),
     used = used,
-    permits = permits,
     recovery = number('lowest') > 0 and {
         lowest = number('lowest'),
         since = (number('quiet_since') - now) / SECOND,

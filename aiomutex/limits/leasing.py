@@ -55,8 +55,8 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
     async def aclose(self) -> None:
         """Close the limiter and what it opened. Waiters get a ``LimiterUnavailableError``."""
         self._closed = True
-        self._stop_timer()
         self._waiters.fail_all(LimiterUnavailableError("the limiter was closed while requests waited"))
+        self._serve()  # which stops the timer
         await run_to_completion(self._disconnect())
 
     async def _disconnect(self) -> None:

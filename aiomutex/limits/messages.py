@@ -56,7 +56,6 @@ class Lease(msgspec.Struct, kw_only=True):
     was_empty: bool  # nothing was known of earlier send times
     day: int
     used: int
-    permits: int
     recovery: Recovery  # its time is relative to the exchange
     used_in_window: int
     paused: bool

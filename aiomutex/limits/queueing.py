@@ -210,7 +210,9 @@ class QueueingLimiter(RateLimiter):
                 logger.info("no 429 for a while: from now on at most %d requests in %.2f s", permits, self._window)
 
     def _serve(self) -> None:
-        self._stop_timer()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         loop = self._loop
         if loop is not None and not loop.is_closed():
             now = loop.time()
@@ -236,11 +238,6 @@ class QueueingLimiter(RateLimiter):
             message = "requests wait %.1f s for a permit: %d waiting, at most %d in %.2f s"
             fields = {"aiomutex_permit_wait": waited}
             logger.warning(message, waited, len(self._waiters), self._margin.permits, self._window, extra=fields)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     # Event loops and their clocks
 

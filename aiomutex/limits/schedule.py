@@ -77,7 +77,6 @@ def exchange(state: BudgetState, request: LeaseRequest, now: float, today: int) 
         was_empty=was_empty,
         day=state.day,
         used=state.used,
-        permits=permits,
         recovery=msgspec.structs.replace(state.recovery, since=state.recovery.since - now),
         used_in_window=sum(now - request.window < sent <= now for sent in state.log),
         paused=state.paused,

@@ -128,25 +128,22 @@ async def probe_writes(prober: Prober, project_id: str | int) -> None:
 
 
 async def _create(prober: Prober, group: dict[str, Any], created: list[str]) -> None:
-    created.append(_created_id(prober, await prober.send("create", "POST", ROOT, group)))
-    again = await prober.send("create again", "POST", ROOT, group)
-    if succeeded(again):
-        prober.findings.notes["taken_key"] = "accepted"
-        created.append(_created_id(prober, again))
-    elif again.status in (400, 409):
-        prober.findings.add("taken_key", again.status)
-
-
-def _created_id(prober: Prober, response: ResponseOrError) -> str:
-    if isinstance(response, APIError):
-        raise response
-    group_id = object_of(response).get("id")
-    if not isinstance(group_id, str | int) or group_id == "":
-        raise UnexpectedResponseError(
-            "the body has no ID of the created group", status=response.status, method="POST", path=ROOT
-        )
-    prober.findings.add("created_id", id_type(group_id))
-    return str(group_id)
+    for call in ("create", "create again"):
+        response = await prober.send(call, "POST", ROOT, group)
+        if created and not succeeded(response):
+            prober.findings.add("taken_key", response.status if response.status in (400, 409) else None)
+            return
+        if isinstance(response, APIError):
+            raise response
+        group_id = object_of(response).get("id")
+        if not isinstance(group_id, str | int) or group_id == "":
+            raise UnexpectedResponseError(
+                "the body has no ID of the created group", status=response.status, method="POST", path=ROOT
+            )
+        prober.findings.add("created_id", id_type(group_id))
+        if created:
+            prober.findings.notes["taken_key"] = "accepted"
+        created.append(str(group_id))
 
 
 async def _edit(prober: Prober, group_id: str) -> None:

@@ -22,7 +22,6 @@ def paused_lease(**pause: float) -> Lease:
         "was_empty": False,
         "day": 6,
         "used": 0,
-        "permits": 97,
         "recovery": {},
     }
     return msgspec.convert({**fields, "used_in_window": 0, "paused": True, "is_probe": False, **pause}, Lease)
