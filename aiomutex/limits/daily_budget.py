@@ -33,8 +33,8 @@ def format_duration(seconds: float) -> str:
 class DailyBudget:
     """The requests counted on the current UTC day, by a wall clock in seconds since 1970.
 
-    The hot path of a limiter reads ``used``, ``checkpoint`` and ``ends_at`` itself: while the count is below the
-    checkpoint and the clock within the day, ``used += 1`` is all there is to do. ``take`` does everything else.
+    The hot path of a limiter reads ``used`` and ``checkpoint`` itself: while the count is below the checkpoint and the
+    clock within the day, ``used += 1`` is all there is to do. ``take`` does everything else.
     """
 
     def __init__(self, limit: int, *, used: int = 0, clock: Callable[[], float] | None = None) -> None:
@@ -43,7 +43,7 @@ class DailyBudget:
         self.used = used
         self._previous: tuple[int, int] = (-1, 0)  # the day shown before the latest one, and its count
         self._warned = 0  # the highest threshold warned about today, in per cent
-        self._start_day(self._today())
+        self.day: int = self._today()  # in days since 1970
         self._latest_day = self.day  # the latest day that the clock has shown
         self._trusted_at = 0.0  # the uptime in seconds from which a clock that was set back is believed
         # The count that needs ``take``, for a warning or the end of the budget. The first permit does, too: the start
@@ -53,9 +53,10 @@ class DailyBudget:
     def _today(self) -> int:
         return int(self.clock() // _SECONDS_PER_DAY)
 
-    def _start_day(self, day: int) -> None:
-        self.day = day  # in days since 1970
-        self.ends_at = (day + 1) * _SECONDS_PER_DAY
+    @property
+    def ends_at(self) -> int:
+        """The end of the day, in seconds since 1970."""
+        return (self.day + 1) * _SECONDS_PER_DAY
 
     @property
     def resets_at(self) -> datetime:
@@ -89,7 +90,7 @@ class DailyBudget:
                 self.used = max(0, self.used - previous_count)
             if today == previous_day:
                 self.used += previous_count
-        self._start_day(today)
+        self.day = today
         self.checkpoint = self.used
 
     def ensure_available(self) -> None:
@@ -118,8 +119,7 @@ class DailyBudget:
         """Take over the count of a shared budget."""
         if day != self.day:
             self._warned = 0
-            self._start_day(day)
-            self._latest_day = day
+            self.day = self._latest_day = day
         self.used = used
         self._warn()
 

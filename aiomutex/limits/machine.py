@@ -19,7 +19,7 @@ from aiomutex._util.checks import check_integer, describe
 from aiomutex._util.files import never_close
 from aiomutex.errors import ConfigurationError, LimiterUnavailableError
 from aiomutex.limits.leasing import LeasingLimiter
-from aiomutex.limits.schedule import BudgetState, exchange, forget_log
+from aiomutex.limits.schedule import BudgetState, exchange, without_times
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +109,7 @@ class MachineBudget:
             now, wall = time.monotonic(), time.time()
             row = _decode(text) if text else _Row(wall - now, BudgetState())
             if abs(row.clock - (wall - now)) > _CLOCK_TOLERANCE:
-                forget_log(row.state)
+                row.state = without_times(row.state)
             row.clock = wall - now
             today = int(wall // _SECONDS_PER_DAY)
             if row.state.day > today + 1:  # which would never get a new day's budget

@@ -11,8 +11,6 @@ import random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiomutex.limits.messages import Lease
 
 MAX_PAUSE = 300.0  # seconds; a longer Retry-After means the daily budget: callers get an error, not a silent wait
@@ -32,8 +30,7 @@ class Pause:
     suspected_on: int | None  # the day, in days since 1970, whose budget the service seems to consider exhausted
     requested_wait: float | None  # the seconds of a Retry-After longer than ``MAX_PAUSE``
 
-    def __init__(self, rng: Callable[[], float] = random.random) -> None:
-        self._rng = rng
+    def __init__(self) -> None:
         self.count = 0
         self._began = self._first_429_at = -math.inf
         self.end()
@@ -71,7 +68,7 @@ class Pause:
             if delay > MAX_PAUSE:
                 self.requested_wait, self.suspected_on = delay, today
         else:
-            delay = window * 2 ** min(self.failed_probes, _MAX_FAILED_PROBES - 1) * (1 + self._rng() / 4)
+            delay = window * 2 ** min(self.failed_probes, _MAX_FAILED_PROBES - 1) * (1 + random.random() / 4)
         long_enough = now - self._first_429_at >= _MIN_SUSPICION_WINDOWS * window
         if self.failed_probes >= _MAX_FAILED_PROBES and long_enough:
             self.suspected_on = today

@@ -20,9 +20,7 @@ from aiomutex.errors import ConfigurationError, LimiterUnavailableError
 from aiomutex.limits.messages import OLDEST_VERSION, Lease
 
 try:
-    import redis.asyncio as redis
-    from redis import Redis as SyncRedis
-    from redis import RedisCluster as SyncRedisCluster
+    import redis.asyncio
     from redis import exceptions
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
@@ -62,7 +60,7 @@ class RedisBudget:
 
     def _connect(self) -> Any:
         if not isinstance(self._url_or_client, str):
-            is_sync = isinstance(self._url_or_client, (SyncRedis, SyncRedisCluster))
+            is_sync = isinstance(self._url_or_client, (redis.Redis, redis.RedisCluster))
             if is_sync or not hasattr(self._url_or_client, "register_script"):
                 raise ConfigurationError(
                     "url_or_client must be a Redis URL or a redis.asyncio client, not "
@@ -70,7 +68,7 @@ class RedisBudget:
                 )
             return self._url_or_client
         try:
-            return cast("Any", redis.Redis).from_url(  # its keyword arguments have no types
+            return cast("Any", redis.asyncio.Redis).from_url(  # its keyword arguments have no types
                 self._url_or_client,
                 # Retries of redis-py would hide a restart of the server. The limiter decides what follows a failure.
                 retry=Retry(NoBackoff(), 0),

@@ -41,12 +41,10 @@ class BudgetState(msgspec.Struct, kw_only=True, omit_defaults=True):
     requested_wait: float = 0.0
 
 
-def forget_log(state: BudgetState) -> None:
+def without_times(state: BudgetState) -> BudgetState:
     """Drop all times, which mean nothing on another clock. ``exchange`` then assumes a full window."""
-    state.log, state.reserved = [], []
-    state.paused, state.suspected_day, state.failed_probes = False, None, 0
-    state.recovery = msgspec.structs.replace(state.recovery, since=0.0)
-    state.last_turn = state.bulk_waits_until = state.pause_began = state.pause_until = state.probe_until = 0.0
+    recovery = msgspec.structs.replace(state.recovery, since=0.0)
+    return BudgetState(day=state.day, used=state.used, recovery=recovery)
 
 
 def exchange(state: BudgetState, request: LeaseRequest, now: float, today: int) -> Lease:

@@ -247,7 +247,7 @@ def test_a_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_wait_ends_at_the_latest_deadline_not_the_last_reported() -> None:
-    pause = Pause(rng=lambda: 0.0)
+    pause = Pause()
     assert pause.throttled(1.0, 60.0, 2.0, window=1.0, today=0)
     assert pause.throttled(3.0, 1.0, 4.0, window=1.0, today=0)
     assert pause.until == 62.0

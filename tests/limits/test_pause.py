@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import msgspec
 import pytest
@@ -35,8 +36,9 @@ NO_PAUSE = (False, -math.inf, 0, -math.inf, None, None)
 
 
 @pytest.fixture
-def pause() -> Pause:
-    return Pause(rng=lambda: 1.0)
+def pause(monkeypatch: pytest.MonkeyPatch) -> Pause:
+    monkeypatch.setattr(random, "random", lambda: 1.0)
+    return Pause()
 
 
 def test_without_a_429_there_is_no_pause(pause: Pause) -> None:
