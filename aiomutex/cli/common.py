@@ -158,14 +158,14 @@ def print_json(value: Any, fields: Mapping[str, Any] | None = None) -> None:
     sys.stdout.flush()
 
 
-def is_json() -> bool:
-    """Whether the command is to print JSON."""
-    return click.get_current_context().get_parameter_source("as_json") is ParameterSource.COMMANDLINE
+def is_given(parameter: str) -> bool:
+    """Whether the command line of the current command has a parameter."""
+    return click.get_current_context().get_parameter_source(parameter) is ParameterSource.COMMANDLINE
 
 
 def exit_if_json(value: Any, fields: Mapping[str, Any] | None = None, *, code: int = 0) -> None:
     """With ``--json``, print a value as ``print_json`` does, and exit."""
-    if is_json():
+    if is_given("as_json"):
         print_json(value, fields)
         raise click.exceptions.Exit(code)
 

@@ -16,7 +16,7 @@ import click
 import aiomutex
 from aiomutex._util.files import open_private
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import FilePath, call, confirm, echo, fail, is_json, json_option, print_json
+from aiomutex.cli.common import FilePath, call, confirm, echo, fail, is_given, json_option, print_json
 from aiomutex.cli.run import Run
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def demo(groups: int, keep: bool) -> None:
         click.echo(f"{listens}; a browser shows its page there.", err=True)
         result = asyncio.run(_migrate(instance))
         text = "\n".join(f"{name.replace('_', ' '):>22}  {value:,}" for name, value in result.items())
-        print_json(result) if is_json() else echo(text)
+        print_json(result) if is_given("as_json") else echo(text)
         if keep:
             with suppress(KeyboardInterrupt):
                 click.echo(f"The page on {instance.url} stays open (Ctrl-C ends it)", err=True)

@@ -128,7 +128,7 @@ def report(out: str, file: str | None, listed: bool) -> None:
 @json_option
 def show(file: str) -> None:
     """Show a saved plan. Sends nothing."""
-    _show(aiomutex.plan.load_plan(file), aiomutex.plan.Review(), "json" if common.is_json() else "text")
+    _show(aiomutex.plan.load_plan(file), aiomutex.plan.Review(), "json" if common.is_given("as_json") else "text")
 
 
 def _show(changes: aiomutex.plan.Plan, review: aiomutex.plan.Review, format_: str = "text") -> None:
@@ -160,7 +160,7 @@ def apply(file: str, yes: bool, force: bool, journal: str | None, no_verify: boo
     from aiomutex.plan.edit_order import edit_rounds
 
     _, changes, left, review = look(file, "", **running)
-    if not common.is_json():
+    if not common.is_given("as_json"):
         _show(left, review)
     allowed = replace(left, exceeded_thresholds=[]) if force else left
     if review.blocked(allowed):

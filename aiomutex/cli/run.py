@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 import aiomutex
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import call, echo, is_json, print_json, printable
+from aiomutex.cli.common import call, echo, is_given, print_json, printable
 from aiomutex.cli.run_report import RunReport
 
 _INTERVAL: Final = 5.0  # seconds between two lines of progress through a pipe
@@ -163,7 +163,7 @@ class Run:
             counts["unknown"] += in_doubt
             counts["never tried"] += left - in_doubt
         stopped_by = str(self._stopped_by) if self._stopped_by and not self.signals else None
-        if is_json():
+        if is_given("as_json"):
             shown = {status.replace(" ", "_"): count for status, count in counts.items() if count}
             facts = {"requests": self._requests, "stopped_by": stopped_by, "interrupted": bool(self.signals)}
             print_json({"counts": shown} | facts | details)

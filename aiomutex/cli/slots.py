@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from click.core import ParameterSource
 
 import aiomutex
 from aiomutex._util.wording import counted
-from aiomutex.cli.common import FilePath, call, call_on, complete_key, echo, exit_if_json, fail, json_option
+from aiomutex.cli.common import FilePath, call, call_on, complete_key, echo, exit_if_json, fail, is_given, json_option
 from aiomutex.cli.run import Run
 from aiomutex.cli.run_report import RunReport
 
@@ -87,10 +86,8 @@ def bulk(file: str | None, undo: str | None, force: bool, dry_run: bool, **optio
     """Edit many slots from FILE, as JSON Lines or CSV. Use - for standard input."""
     if (file is None) == (undo is None):
         raise click.UsageError("give either FILE or --undo JOURNAL")
-    context = click.get_current_context()
-    for option in context.command.params if undo else ():
-        is_given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
-        if is_given and option.name not in _OF_UNDO:
+    for option in click.get_current_context().command.params if undo else ():
+        if option.name not in _OF_UNDO and is_given(option.name or ""):
             raise click.UsageError(f"{option.opts[0]} needs a FILE; it cannot be combined with --undo")
     if force and not undo:
         raise click.UsageError("--force needs --undo")
