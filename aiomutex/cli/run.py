@@ -99,7 +99,9 @@ class Run:
     def call(self, call: aiomutex.events.Call) -> contextlib.AbstractContextManager[None]:
         """Note which call takes permits."""
         group = "/".join(call.path.partition("?")[0].split("/")[:5])
-        _call.set(SimpleNamespace(group=group, is_write=call.method != "GET", permits=0))
+        _call.set(
+            SimpleNamespace(group=group, is_write=call.method != "GET", permits=0)
+        )  # the next call of the task replaces it
         return contextlib.nullcontext()
 
     def attempt(self, _: object) -> contextlib.AbstractContextManager[None]:
