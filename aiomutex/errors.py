@@ -267,7 +267,18 @@ class VerificationError(_SlotDifferenceError):
 
     Another writer may have changed the slot since, or the service merges lists instead of replacing them.
     ``expected`` and ``actual`` are the contents that the lists of slot ``slot_index`` should have and have, by field.
+    For the canary of a bulk run, ``reading`` says how the service seems to read a slot edit, and ``group`` is the whole
+    group as it was before the edit, as values that JSON can hold.
     """
+
+    reading = ""
+    group: dict[str, Any] | None = None
+
+    def explain(self, reading: str, group: dict[str, Any]) -> Self:
+        """Add how the service seems to read a slot edit, and return this error."""
+        self.args = (f"{self.args[0]}; {reading}",)
+        self.reading, self.group = reading, group
+        return self
 
 
 class StaleSlotError(_SlotDifferenceError):

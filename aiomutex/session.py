@@ -26,6 +26,7 @@ from aiomutex._http.create import create_once
 from aiomutex._http.transport import Transport
 from aiomutex._util.checks import check_integer, type_name
 from aiomutex.bulk import slot_changes
+from aiomutex.bulk.canary import Canary
 from aiomutex.bulk.engine import Engine
 from aiomutex.bulk.options import Settings
 from aiomutex.bulk.stream import OutcomeStream, collect_report
@@ -120,6 +121,7 @@ class MutexSession:
         limiter = LocalRateLimiter() if rate_limiter is None else _checked_limiter(rate_limiter)
         if http is not None and not isinstance(http, aiohttp.ClientSession):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
             raise ConfigurationError(f"http must be an aiohttp.ClientSession, not {type_name(http)}")
+        self._canary = Canary()
         self._transport = Transport(
             url, key, limiter, max_connections=max_connections, http=http, hooks=checked_hooks(on_attempt)
         )
@@ -415,6 +417,7 @@ class MutexSession:
         journal: str | os.PathLike[str] | None = None,
         verify: bool = False,
         skip_unchanged: bool = False,
+        canary: bool = True,
         reads: Literal["auto", "groups"] = "auto",
         on_outcome: Callable[[SlotOutcome], object] | None = None,
         stop_after: int | None = None,
@@ -436,6 +439,9 @@ class MutexSession:
                 once.
             verify: Read each group before and after, and fail an edit whose slot does not hold what was written.
             skip_unchanged: Do not send an edit whose slot holds it already.
+            canary: Write the first change alone and read its group back, before any other edit is sent. If the service
+                reads it otherwise than this library, the run stops with a ``VerificationError``. Once for a session
+                and a journal, unless the input has at most 20 edits.
             reads: ``"auto"`` reads groups one by one or by pages of 1,000, whichever takes fewer requests. ``"groups"``
                 reads each on its own, shortly before and after its edits.
             on_outcome: Called with each outcome as it becomes known. It must not block.
@@ -462,6 +468,7 @@ class MutexSession:
             journal=journal,
             verify=verify,
             skip_unchanged=skip_unchanged,
+            canary=canary,
             reads=reads,
             on_outcome=on_outcome,
             stop_after=stop_after,
@@ -478,6 +485,7 @@ class MutexSession:
         journal: str | os.PathLike[str] | None = None,
         verify: bool = False,
         skip_unchanged: bool = False,
+        canary: bool = True,
         reads: Literal["auto", "groups"] = "auto",
         on_outcome: Callable[[SlotOutcome], object] | None = None,
         stop_after: int | None = None,
@@ -505,11 +513,20 @@ class MutexSession:
             reserve=reserve,
             verify=verify,
             skip_unchanged=skip_unchanged,
+            canary=canary,
             reads=reads,
         )
         bulk, end_patience = self._bulk_calls()
         timeout = self._options.attempt_timeout
-        engine = Engine(bulk, self.rate_limiter, settings, end_patience, journal=journal, attempt_timeout=timeout)
+        engine = Engine(
+            bulk,
+            self.rate_limiter,
+            settings,
+            end_patience,
+            canary=self._canary,
+            journal=journal,
+            attempt_timeout=timeout,
+        )
         return OutcomeStream(engine, edits, on_outcome)
 
     def _bulk_calls(self) -> tuple[Callable[[Request[Any]], Awaitable[CallResult[Any]]], Callable[[], None]]:

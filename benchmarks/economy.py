@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiomutex import LocalRateLimiter, MutexSession, SlotEdit
 from aiomutex.bulk import undo
+from aiomutex.bulk.canary import FEW
+from aiomutex.plan import Plan, apply, parse_desired
+from aiomutex.plan import plan as make_plan
 from aiomutex.testing import MutexEmulator
 from benchmarks.harness import Goal, Result, Row, Size, Table, check
 from benchmarks.server import UNLIMITED
@@ -17,9 +21,14 @@ from benchmarks.server import UNLIMITED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aiomutex import BulkReport
+    from aiomutex.plan import ApplyReport
+
 __all__ = ["run"]
 
 PAGE = 1000
+MOST_PLANNED = 3_000
+"""A desired state of more groups takes long to make."""
 MAX_REQUESTS = {"journal": 1.02, "verify": 1.02, "journal and verify": 1.02, "undo": 1.02, "resume": 1.02}
 """Requests per edit, one edit a group in 10,000 groups."""
 
@@ -67,12 +76,35 @@ class Bench:
                 count -= outcomes.counts["applied"]
             elif variant == "undo":
                 (await session.edit_slots(edits, **options)).raise_for_failures()
+            plan = await _plan(session, edits) if variant == "apply" else Plan(groups=[])
             self._emulator.clear_history()
             start, cpu = time.perf_counter(), time.process_time()
-            report = await (undo(session, path) if variant == "undo" else session.edit_slots(edits, **options))
+            report: BulkReport | ApplyReport
+            if variant == "apply":
+                report = await apply(session, plan, force=True, journal=path)
+            else:
+                report = await (undo(session, path) if variant == "undo" else session.edit_slots(edits, **options))
             spent = Cost(len(self._emulator.requests), time.perf_counter() - start, time.process_time() - cpu, count)
             report.raise_for_failures()
             return spent
+
+
+async def _plan(session: MutexSession, edits: Sequence[SlotEdit]) -> Plan:
+    """The plan that makes these edits."""
+    wanted = {(str(edit.group_id), edit.slot_index): edit.experiments for edit in edits}
+    live = await session.list_groups().collect()
+    groups = [
+        {
+            "projectId": int(group.project_id or 0),
+            "key": group.key,
+            "slots": [
+                {"percentage": slot.percentage, "experiments": wanted.get((group.id, slot.index), slot.experiments)}
+                for slot in group.slots
+            ],
+        }
+        for group in live
+    ]
+    return make_plan(parse_desired(json.dumps({"groups": groups})), live)
 
 
 def _edits(groups: int, count: int, start: int) -> list[SlotEdit]:
@@ -129,8 +161,9 @@ async def _run(size: Size) -> Result:
             [(1_000, 1_000), (3_000, 20)],
             [(100, 100)],
         ):
-            table, costs = await _table(groups, count, variants, folder)
-            check("requests of a bare run", costs["bare"].requests, count)
+            plans = ("apply",) if groups <= MOST_PLANNED else ()
+            table, costs = await _table(groups, count, (*variants, *plans), folder)
+            check("requests of a bare run", costs["bare"].requests, count + (2 if count > FEW else 0))
             result.tables.append(table)
             if (groups, count) == (10_000, 10_000):
                 for variant, limit in MAX_REQUESTS.items():

@@ -12,6 +12,7 @@ import anyio
 from aiomutex._api import requests
 from aiomutex._util.tasks import run_workers
 from aiomutex.bulk.allowance import Allowance
+from aiomutex.bulk.canary import FEW, Canary
 from aiomutex.bulk.late_writes import LateWrites
 from aiomutex.bulk.options import FATAL
 from aiomutex.bulk.reads import MAX_SINGLE, GroupReader, Reading
@@ -19,7 +20,13 @@ from aiomutex.bulk.report import SlotOutcome
 from aiomutex.bulk.run import Run
 from aiomutex.bulk.stretches import Stretch
 from aiomutex.bulk.writer import SlotWriter
-from aiomutex.errors import DailyBudgetExhaustedError, DeadlineExceededError, InvalidRequestError, MutexError
+from aiomutex.errors import (
+    DailyBudgetExhaustedError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    MutexError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     import os
@@ -43,6 +50,8 @@ _LONG_LOOK_AHEAD: Final = 12_000
 is to be written in the next, and some more to write during the pass."""
 _PATIENCE: Final = 1.0
 """Seconds for which a run with nothing else to do waits for requests in flight before it reads without them."""
+_LONGEST_PAUSE: Final = 4.0
+"""Seconds between two reads of a canary that does not show yet."""
 _CHUNK: Final = 100
 
 
@@ -52,8 +61,9 @@ class Engine(Run):
     Args:
         send: Sends a request with the session's options.
         limiter: The session's limiter, which knows what is left of the daily budget and of a pause.
-        on_stop: Called when the run is stopped.
         settings: The settings of the run.
+        on_stop: Called when the run is stopped.
+        canary: What the canaries of earlier runs have shown, if there were any.
         journal: The file that records progress, if any.
         attempt_timeout: Seconds that the service may take for a request.
 
@@ -68,6 +78,7 @@ class Engine(Run):
         settings: Settings,
         on_stop: Callable[[], None],
         *,
+        canary: Canary | None = None,
         journal: str | os.PathLike[str] | Journal | None,
         attempt_timeout: float = 30.0,
     ) -> None:
@@ -79,6 +90,7 @@ class Engine(Run):
             )
         self._limiter = limiter
         self._on_stop = on_stop
+        self._canary = canary or Canary()
         self._journal_given = journal
         self._journal: Journal | None = None
         self._writer = SlotWriter(
@@ -115,9 +127,11 @@ class Engine(Run):
 
         if isinstance(self._journal_given, Journal):
             self._journal = self._writer.journal = self._journal_given
+            self._canary.shown |= self._journal.shown
             self._writer.expect_lag(self._journal.age)
             return
         self._journal = self._writer.journal = Journal(self._journal_given)
+        self._canary.shown |= self._journal.shown
         try:
             self._journal.check_not_undone()
             if not isinstance(edits, AsyncIterable | Iterator):
@@ -181,7 +195,9 @@ class Engine(Run):
                 is_due = bool(group.written) and group.stretch < self._stretch.number
                 group.needs_before = await self._writer.needs_reading(group)
                 group.wants_read = is_due or group.needs_before
-                if not group.wants_read:
+                if not group.wants_read and self._wants_canary(group):
+                    await self._write_canary(group)
+                elif not group.wants_read:
                     await self._write_next(group)
                 if group.read_again and self._writer.readable_at(group) <= asyncio.get_running_loop().time():
                     await self._read_singly(group)
@@ -215,6 +231,40 @@ class Engine(Run):
             group.is_parked = False
             self._release(group)
 
+    def _wants_canary(self, group: GroupQueue) -> bool:
+        """Whether the next edit of the group would show how the service reads it."""
+        item = group.items[0]
+        is_few = self._is_fed and self.pulled <= FEW
+        is_doubtful = bool(group.doubtful) or any(group.unconfirmed.values())
+        if not self.settings.canary or is_few or item.is_repeat or is_doubtful:
+            return False
+        slot = group.slot_before(item.edit.slot_index)
+        return self._canary.is_wanted(item, slot, skips=self.settings.skip_unchanged)
+
+    async def _write_canary(self, group: GroupQueue) -> None:
+        """Write the next edit of the group alone, and read the group back on its own. Other canaries wait meanwhile."""
+        async with self._canary.lock:
+            if self.stopped.is_set() or not self._wants_canary(group):
+                return
+            if group.before is None or group.is_from_page or group.written:
+                group.needs_before = True
+                await self._read_singly(group)
+            if group.before is None or group.wants_read or not group.items or not self._wants_canary(group):
+                return
+            item = group.items[0]
+            self._canary.begin(item, group.slot_before(item.edit.slot_index))
+            if self._journal is not None:
+                self._journal.record_group(group.before)
+            await self._write_next(group)
+            pause = _PATIENCE / 2
+            # If it is unknown whether it was written, or something else may still arrive, the next edit serves.
+            while item.is_canary and group.written and group.written[-1].error is None and not group.late:
+                group.read_again.clear()  # others wait, so it is read as soon as it may show the write
+                await self._read_singly(group)
+                if group.written:
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+
     async def _write_next(self, group: GroupQueue) -> None:
         batch = group.take()
         self.in_flight.update((item.position, item) for item in batch)
@@ -222,7 +272,9 @@ class Engine(Run):
             self._allowance.check(self._reads_owed())
             results = await self._writer.write(group, batch)
         except DailyBudgetExhaustedError as error:
-            if error.maybe_applied and self.settings.on_budget == "stop":
+            # A stopped run skips edits that were never written, but not one that it must write again.
+            is_last = self.settings.on_budget == "stop" or self.stopped.is_set()
+            if is_last and (error.maybe_applied or batch[0].is_repeat):
                 await self._conclude(self._writer.unsent(group, batch, error))
                 return
             if error.maybe_applied:
@@ -330,6 +382,10 @@ class Engine(Run):
             # Whatever was reported as applied, a resumed run must know.
             await self._journal.sync()
         for batch, status, error, attempts, note in results:
+            if batch[0].is_canary and status == "applied":
+                self._canary.shown |= batch[0].shows
+                if self._journal is not None:
+                    self._journal.record_canary(self._canary.shown)
             is_unsent = status == "failed" and isinstance(error, (DeadlineExceededError, *FATAL)) and not attempts
             if is_unsent and self.stopped.is_set():
                 for item in batch:
@@ -340,7 +396,7 @@ class Engine(Run):
                 # A traceback would keep every frame of the run alive for as long as the outcome is.
                 for each in (error, *error.earlier):
                     each.__traceback__ = None
-                if isinstance(error, FATAL):
+                if isinstance(error, FATAL) or (isinstance(error, VerificationError) and error.reading):
                     self.stop(error)
             for item in batch:
                 self._report(

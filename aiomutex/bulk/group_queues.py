@@ -23,7 +23,10 @@ __all__ = ["GroupQueue", "Item", "Queues", "Written"]
 class Item:
     """One edit of a run, with its position and its request."""
 
-    __slots__ = ("_lists", "attempts", "edit", "is_answered", "is_late", "is_repeat", "position", "request", "was_sent")
+    __slots__ = (
+        "_lists", "attempts", "edit", "is_answered", "is_canary", "is_late", "is_repeat", "position", "request",
+        "shows", "was_sent",
+    )  # fmt: skip
 
     def __init__(self, position: int, edit: SlotEdit | SlotChange, request: Request[None] | None) -> None:
         self.position = position
@@ -32,6 +35,8 @@ class Item:
         self.was_sent = False  # it was sent before, and its outcome is unknown
         self.is_answered = False  # the service confirmed its write, in this run or in an earlier one
         self.is_late = False  # an attempt of its write got no response, and may still arrive
+        self.is_canary = False  # it is read back, whatever the run does otherwise
+        self.shows = 0  # what a canary shows if it is applied
         self.is_repeat = False  # this run has written it, and writes it again because a late write has overwritten it
         self.attempts = 0  # the number of requests of earlier writes by this run
         self._lists: SlotLists | None = None

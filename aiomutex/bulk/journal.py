@@ -159,7 +159,8 @@ class Journal(JournalRows):
         """Whether the earlier content of all these slots is recorded."""
         await self._idle()
         with self._translating():
-            return all(self._slot(group_id, slot) for slot in slots)
+            records = [self._slot(group_id, slot) for slot in slots]
+        return all(record is not None and record.is_written for record in records)
 
     async def record_sent(self, items: Sequence[Item], before: MutexGroup | None) -> None:
         """Record the request of identical edits, and what their slot holds now, so that both survive a power failure.
@@ -181,13 +182,43 @@ class Journal(JournalRows):
     def _write_sent(self, items: Sequence[Item], found: Slot | None, sequence: int) -> None:
         slot = items[0].group_id, items[0].edit.slot_index
         record = self._slot(*slot)
-        if record is None and found is not None:
+        if found is not None and (record is None or not record.is_written):
             record = SlotRecord(*slot, SlotLists.of_slot(found))
         if record is not None:
             record.last = sequence
             record.unconfirmed = with_unconfirmed(record.unconfirmed, items[0].lists)
             self._put_slot(record)
         self._put_edits(items, "sent")
+
+    @property
+    def shown(self) -> int:
+        """What the canaries of the run have shown."""
+        return self._facts.get("canary", 0)
+
+    def record_canary(self, shown: int) -> None:
+        """Record what the canaries of the run have shown."""
+        self._set_fact("canary", shown)
+
+    def record_group(self, group: MutexGroup) -> None:
+        """Record what all slots of a group hold, before a canary, which may change any of them."""
+        for slot in group.slots:
+            self._record(functools.partial(self._write_before, group.id, slot))
+
+    def _write_before(self, group_id: str, slot: Slot) -> None:
+        if self._slot(group_id, slot.index) is None:
+            self._put_slot(SlotRecord(group_id, slot.index, SlotLists.of_slot(slot)))
+
+    def record_displaced(self, item: Item, slot: Slot) -> None:
+        """Record that a write changed another slot than it should have, and what that one held before."""
+        self._record(functools.partial(self._write_displaced, item, slot, self._sequence))
+
+    def _write_displaced(self, item: Item, slot: Slot, sequence: int) -> None:
+        group_id, path = item.group_id, item.edit.slot_index
+        if (record := self._slot(group_id, path)) is not None:
+            self._put_slot(SlotRecord(group_id, path, record.before))
+        record = self._slot(group_id, slot.index) or SlotRecord(group_id, slot.index, SlotLists.of_slot(slot))
+        record.after, record.last, record.path = item.lists, sequence, path
+        self._put_slot(record)
 
     def record_answered(self, items: Sequence[Item]) -> None:
         """Record that the service confirmed a write that is to be read back. It is written with the next commit."""
@@ -206,18 +237,19 @@ class Journal(JournalRows):
     def _write_outcome(self, items: Sequence[Item], status: Any, *, confirmed: bool) -> None:
         status = "applied" if status == "unchanged" else status
         self._put_edits(items, status)
-        record = None if status == "unknown" else self._slot(items[0].group_id, items[0].edit.slot_index)
+        record = self._slot(items[0].group_id, items[0].edit.slot_index)
         if record is None:
             return
         lists = items[0].lists
-        # A read-back confirms a write when later ones may have been sent already. Those stay unconfirmed.
-        place = record.unconfirmed.index(lists) if lists in record.unconfirmed else -1
-        earlier, later = record.unconfirmed[: max(place, 0)], record.unconfirmed[place + 1 :]
-        if confirmed:
-            record.after, earlier = record.after.updated(lists), without_overwritten(earlier, lists)
-        record.unconfirmed = earlier + later
         if items[0].is_late:
             record.late = with_unconfirmed(record.late, lists)
+        if status != "unknown":
+            # A read-back confirms a write when later ones may have been sent already. Those stay unconfirmed.
+            place = record.unconfirmed.index(lists) if lists in record.unconfirmed else -1
+            earlier, later = record.unconfirmed[: max(place, 0)], record.unconfirmed[place + 1 :]
+            if confirmed:
+                record.after, earlier = record.after.updated(lists), without_overwritten(earlier, lists)
+            record.unconfirmed = earlier + later
         if status == "applied":
             record.done = items[-1].position
         self._put_slot(record)
@@ -282,7 +314,10 @@ class UndoJournal(Journal):
         slots = dict(enumerate(self.written_slots()))
         self.damaged = {position: record for position, record in slots.items() if record.is_damaged}
         """Entries of which only the slot is known, by position among the slots written."""
-        self.records = {position: record for position, record in slots.items() if not record.is_damaged}
+        self.displaced = {position: record for position, record in slots.items() if record.path}
+        """Slots that were changed by a write to another one."""
+        special = {*self.damaged, *self.displaced}
+        self.records = {position: record for position, record in slots.items() if position not in special}
         """The slots that can be undone, by position."""
         self._in_order = list(self.records.values())
 

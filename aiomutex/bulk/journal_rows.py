@@ -46,6 +46,8 @@ class SlotRecord(msgspec.Struct, array_like=True):
     """0: not started, 1: sent, 2: done."""
     late: list[SlotLists] = []
     """Writes of which an attempt got no response. It may arrive after later writes, and after the run."""
+    path: int = 0
+    """The slot of the path that changed it, if it is another one."""
 
     @property
     def is_written(self) -> bool:

@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reserve: int = 0
     verify: bool = False
     skip_unchanged: bool = False
+    canary: bool = True
     reads: Reads = "auto"
 
     def __post_init__(self) -> None:

@@ -5,24 +5,28 @@ An undo can be resumed from the same journal, like the run itself. Slots changed
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, overload
 
 import msgspec
 from msgspec import UNSET
 
 from aiomutex._util.checks import check_integer
+from aiomutex.bulk.preview import Preview, Problem, ReadingSession
+from aiomutex.bulk.preview import preview as preview_edits
+from aiomutex.bulk.reads import MAX_LAG
 from aiomutex.bulk.report import BulkReport, SlotOutcome
 from aiomutex.bulk.run import ALREADY_APPLIED, NOT_SENT
-from aiomutex.bulk.slot_lists import SlotLists
+from aiomutex.bulk.slot_lists import SlotLists, find_difference, same_items, slot_holds
 from aiomutex.errors import JournalError, StaleSlotError
-from aiomutex.models import SlotEdit
+from aiomutex.models import SlotEdit, find_slot
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
-    from aiomutex.bulk.journal import SlotRecord
+    from aiomutex.bulk.journal import SlotRecord, UndoJournal
     from aiomutex.bulk.options import Edits
     from aiomutex.bulk.stream import OutcomeStream
 
@@ -32,6 +36,8 @@ CHANGED_SINCE: Final = (
     "changed since the run, or the service merges lists instead of replacing them; force overwrites the slot"
 )
 """The note of a slot that no longer holds what the run wrote."""
+_MERGED: Final = "the service has added what the run wrote to the lists of the slot; writing the slot cannot remove it"
+"""The note of a slot that holds what it held before and what the run wrote."""
 _NOTES: Final = {
     ALREADY_APPLIED: "already undone, according to the journal",
     NOT_SENT: "not sent: the undo was stopped before",
@@ -39,7 +45,7 @@ _NOTES: Final = {
 _DAMAGED: Final = "the slot's entry in the journal is damaged; its earlier content is unknown"
 
 
-class StreamingSession(Protocol):
+class StreamingSession(ReadingSession, Protocol):
     """What an undo needs of a session."""
 
     def stream_slot_edits(
@@ -49,23 +55,41 @@ class StreamingSession(Protocol):
         ...
 
 
+@overload
 async def undo(
     session: StreamingSession,
     journal: str | os.PathLike[str],
     *,
+    preview: Literal[False] = False,
     force: bool = False,
     concurrency: int = 16,
     on_outcome: Callable[[SlotOutcome], object] | None = None,
-) -> BulkReport:
+) -> BulkReport: ...
+@overload
+async def undo(
+    session: StreamingSession, journal: str | os.PathLike[str], *, preview: Literal[True], force: bool = False
+) -> Preview: ...
+async def undo(
+    session: StreamingSession,
+    journal: str | os.PathLike[str],
+    *,
+    preview: bool = False,
+    force: bool = False,
+    concurrency: int = 16,
+    on_outcome: Callable[[SlotOutcome], object] | None = None,
+) -> BulkReport | Preview:
     """Write back what each slot held before a journaled run, as it was read shortly before the first write to it.
 
     Only the lists that the run wrote are written back, so changes of other lists stay. A slot that no longer holds what
     the run wrote is ``skipped`` with a note, unless ``force`` is true. The groups are read before and after, as in a
-    verified run. Only slot edits are undone: an archive, for example, detaches experiments for good.
+    verified run. Only slot edits are undone: an archive, for example, detaches experiments for good. A slot that the
+    canary changed by the path of another slot is written back by that path.
 
     Args:
         session: An open session.
         journal: The journal of the run.
+        preview: Write nothing, and return what the undo would change and cost. Slots that changed since the run are
+            ``impossible``.
         force: Also write slots back that changed since the run.
         concurrency: The maximum number of groups to undo at the same time.
         on_outcome: Called with each outcome as it becomes known.
@@ -96,9 +120,13 @@ async def undo(
             on_outcome(outcome)
 
     with UndoJournal(journal) as opened:
+        if preview:
+            return await _preview(session, opened, force=force)
         for position, record in opened.damaged.items():
             edit = SlotEdit(record.group_id, record.slot_index)
             report(SlotOutcome(edit=edit, status="failed", position=position, error=JournalError(_DAMAGED)))
+        for position, record in opened.displaced.items():
+            report(await _undo_displaced(session, position, record, force=force))
         positions = list(opened.records)
         edits = [_edit_of(record, force=force) for record in opened.records.values()]
         async with session.stream_slot_edits(
@@ -112,6 +140,35 @@ async def undo(
     return BulkReport(outcomes=outcomes, stopped_by=stream.stopped_by)
 
 
+async def _preview(session: StreamingSession, journal: UndoJournal, *, force: bool) -> Preview:
+    edits = [_edit_of(record, force=force) for record in journal.written_slots() if not record.is_damaged]
+    damaged = [
+        Problem(position=position, edit=SlotEdit(record.group_id, record.slot_index), reason=_DAMAGED)
+        for position, record in journal.damaged.items()
+    ]
+    found = await preview_edits(session, edits, verify=True)
+    return msgspec.structs.replace(found, edits=found.edits + len(damaged), impossible=[*damaged, *found.impossible])
+
+
+async def _undo_displaced(session: StreamingSession, position: int, record: SlotRecord, *, force: bool) -> SlotOutcome:
+    """Write a slot back by the path that changed it, and read it back."""
+    edit = _edit_of(record, force=True)
+    lists = SlotLists.of_edit(edit)
+    slot = find_slot(await session.get_group(record.group_id), record.slot_index)
+    if not (force or slot_holds(slot, record.after)):
+        return SlotOutcome(edit=edit, status="skipped", position=position, note=CHANGED_SINCE)
+    async with session.stream_slot_edits([lists.edit_of(record.group_id, record.path)]) as stream:
+        [outcome] = [outcome async for outcome in stream]
+    outcome = msgspec.structs.replace(outcome, edit=edit, position=position)
+    for pause in (0.0, MAX_LAG) if outcome.status == "applied" else ():
+        await asyncio.sleep(pause)
+        difference = find_difference(await session.get_group(record.group_id), record.slot_index, lists, None)
+        if difference is None:
+            return outcome
+        outcome = msgspec.structs.replace(outcome, status="failed", error=difference)
+    return outcome
+
+
 def _edit_of(record: SlotRecord, *, force: bool) -> SlotEdit:
     """The edit that writes back what a slot held before, of the lists that the run wrote, if it holds what they say."""
     given = functools.reduce(SlotLists.updated, record.unconfirmed, record.after)
@@ -122,8 +179,11 @@ def _edit_of(record: SlotRecord, *, force: bool) -> SlotEdit:
 
 def _of_undo(outcome: SlotOutcome, position: int) -> SlotOutcome:
     status, error, note = outcome.status, outcome.error, outcome.note
+    edit: Any = msgspec.structs.replace(outcome.edit, expected=UNSET)
     if isinstance(error, StaleSlotError):
-        status, error, note = "skipped", None, CHANGED_SINCE
-    edit = msgspec.structs.replace(outcome.edit, expected=UNSET) if isinstance(outcome.edit, SlotEdit) else outcome.edit
+        is_merged = bool(error.actual) and all(
+            same_items([*getattr(edit, name), *error.expected[name]], items) for name, items in error.actual.items()
+        )
+        status, error, note = "skipped", None, _MERGED if is_merged else CHANGED_SINCE
     note = _NOTES.get(note, note)
     return msgspec.structs.replace(outcome, edit=edit, status=status, error=error, note=note, position=position)

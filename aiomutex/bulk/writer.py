@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from aiomutex._api import requests
+from aiomutex.bulk.canary import displaced_slot, find_misreading
 from aiomutex.bulk.group_queues import Item, Written
 from aiomutex.bulk.late_writes import is_unanswered
 from aiomutex.bulk.reads import MAX_LAG
@@ -187,6 +188,7 @@ class SlotWriter:
     async def _expect_late(self, group: GroupQueue, item: Item, errors: tuple[MutexError, ...]) -> None:
         """After these errors of its attempts, a write may arrive late and overwrite later ones."""
         item.is_late = item.is_late or any(map(is_unanswered, errors))
+        item.is_canary = item.is_canary and not item.is_late  # what a read shows may not be the last of it
         if self._late is not None and item.is_late:
             await self._late.add(group.group_id, item.edit.slot_index, item.lists)
 
@@ -196,7 +198,7 @@ class SlotWriter:
         item = batch[0]
         index, lists = item.edit.slot_index, item.lists
         group.unconfirmed[index] = without_overwritten(group.unconfirmed.get(index, []), lists)
-        if self._late is None:
+        if self._late is None and not item.is_canary:
             if (slot := group.slot_before(index)) is not None and group.before is not None:
                 after = SlotLists.of_slot(slot).updated(lists)
                 group.before = _with_slots(group.before, [msgspec.structs.replace(slot, **after._asdict())])
@@ -307,7 +309,12 @@ class SlotWriter:
         """Decide about the writes of a slot."""
         lists, before = group.desired()[index], group.slot_before(index)
         note, difference = "", None
-        if self._late is not None:
+        is_canary = group.written_to(index)[0].batch[0].is_canary
+        if is_canary and group.before is not None:
+            misread = find_misreading(group.before, actual, index, lists, is_certain=is_certain)
+            if misread is not None:
+                return self._misread(group, actual, index, misread)
+        if self._late is not None or is_canary:
             difference = find_difference(actual, index, lists, before, group.unconfirmed.get(index, ()))
         if difference is not None:
             left_by_late = (lists.updated(late.lists) for late in group.late.get(index, ()))
@@ -329,6 +336,17 @@ class SlotWriter:
             self._recorded(WriteResult(batch, "failed" if difference else "applied", difference, attempts, note))
             for batch, attempts, _, _ in group.take_written(index)
         ]
+
+    def _misread(
+        self, group: GroupQueue, actual: MutexGroup, index: int, error: VerificationError
+    ) -> list[WriteResult]:
+        """The result of a canary, if the service read it otherwise."""
+        [(batch, attempts, _, _)] = group.take_written(index)
+        result = self._recorded(WriteResult(batch, "failed", error, attempts))
+        slot = None if group.before is None else displaced_slot(group.before, actual, index, batch[0].lists)
+        if self.journal is not None and slot is not None:
+            self.journal.record_displaced(batch[0], slot)
+        return [result]
 
     def _unread(self, group: GroupQueue, readable: list[int], error: MutexError) -> list[WriteResult]:
         """The results if a group cannot be read: writes are unknown, and an edit that needs the read fails."""

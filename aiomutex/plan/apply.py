@@ -151,7 +151,8 @@ async def apply(
         raise PlanBlockedError(plan.errors, forceable=False)
     if plan.exceeded_thresholds and not force:
         raise PlanBlockedError(plan.exceeded_thresholds, forceable=True)
-    todo = remaining(plan, await session.list_groups().collect()).changes
+    # Two at a time, because with more, pages past the end would cost as much as the rest of a small apply.
+    todo = remaining(plan, await session.list_groups().collect(concurrency=2)).changes
     if not todo:
         return ApplyReport(steps=[])
     if journal is not None:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from bulk_support import InlineExecutor
 
@@ -171,7 +171,7 @@ class Machine:
             self.reported.add(outcome.position)
 
     async def undo(self) -> BulkReport | None:
-        return await self._until_cut(undo(self.service, self.path, concurrency=3))
+        return await self._until_cut(undo(cast("Any", self.service), self.path, concurrency=3))
 
     async def _until_cut(self, work: Coroutine[Any, Any, BulkReport]) -> BulkReport | None:
         self._work = task = asyncio.create_task(work)

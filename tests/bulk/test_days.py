@@ -74,7 +74,7 @@ async def test_stopping_a_run_ends_its_wait_for_the_next_day_at_once(emulator: M
     limiter = BudgetLimiter(30, in_seconds(3_600))
     reported: list[str] = []
     async with asyncio.timeout(5), session_for(emulator.url, rate_limiter=limiter) as session:
-        async with session.stream_slot_edits(edits_for(100), on_budget="wait") as outcomes:
+        async with session.stream_slot_edits(edits_for(100), on_budget="wait", canary=False) as outcomes:
             async for outcome in outcomes:
                 reported.append(outcome.status)
                 if len(reported) == 30:

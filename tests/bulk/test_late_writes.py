@@ -73,7 +73,7 @@ async def test_other_groups_and_slots_and_harmless_attempts_do_not_wait(
     loop = asyncio.get_running_loop()
     seen: dict[int, float] = {}
     started = loop.time()
-    async with session.stream_slot_edits([*ABC, *repeated, *others], verify=True) as outcomes:
+    async with session.stream_slot_edits([*ABC, *repeated, *others], verify=True, canary=False) as outcomes:
         async for outcome in outcomes:
             assert outcome.status == "applied"
             seen[outcome.position] = loop.time() - started

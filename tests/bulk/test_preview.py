@@ -89,7 +89,9 @@ async def test_a_run_makes_the_requests_that_its_preview_says(tmp_path: Path, jo
         edits = [SlotEdit(number, 1, experiments=[number, last]) for number in range(1, 13) for last in (7, 8)]
         found = await preview(session, edits, journal=journal, verify=verify)
         emulator.requests.clear()
-        report = await session.edit_slots(edits, journal=tmp_path / "run.db" if journal else None, verify=verify)
+        report = await session.edit_slots(
+            edits, journal=tmp_path / "run.db" if journal else None, verify=verify, canary=False
+        )
         assert not report.failed
     assert len(emulator.requests) == found.requests
 

@@ -400,19 +400,19 @@ async def test_an_exception_of_on_outcome_hides_neither_a_cancellation_nor_an_er
             raise LookupError
 
     emulator.latency = 0.5
-    run = asyncio.create_task(session.edit_slots(edits_for(30), on_outcome=fail))
+    run = asyncio.create_task(session.edit_slots(edits_for(30), on_outcome=fail, canary=False))
     await until(lambda: emulator.requests)
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
-    stream = session.stream_slot_edits(edits_for(30), on_outcome=fail)
+    stream = session.stream_slot_edits(edits_for(30), on_outcome=fail, canary=False)
     with pytest.raises(KeyError) as caught:  # noqa: PT012  # the exception must come from the block
         async with stream:
             await until(lambda: stream.in_flight)
             raise KeyError("body")
     assert caught.value.__notes__ == ["on_outcome failed as well: LookupError()"]
     assert len(stream.unfinished) == stream.counts["unknown"] > 1
-    stream = session.stream_slot_edits(edits_for(30), on_outcome=fail)
+    stream = session.stream_slot_edits(edits_for(30), on_outcome=fail, canary=False)
     with pytest.raises(LookupError):
         async with stream:
             await until(lambda: stream.in_flight)

@@ -182,7 +182,7 @@ async def test_undo_fails_if_the_service_merges_lists_and_shows_the_actual_conte
     ):
         await session.edit_slots([SlotEdit(1, 1, experiments=[5])], journal=tmp_path / "run.db")
         report = await undo(session, tmp_path / "run.db")
-        assert "the service merges lists" in report.skipped[0].note
+        assert "the service has added what the run wrote" in report.skipped[0].note
         forced = await undo(session, tmp_path / "run.db", force=True)
         assert "experiments should be [101] but is [5, 101]" in str(forced.failed[0].error)
 

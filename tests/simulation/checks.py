@@ -399,10 +399,13 @@ def last_edit_stands(world: World) -> Iterator[str]:
                 untouched.discard(_place(edit))
             for name in edit.lists:
                 desired[_place(edit)][name] = position
+        # A run that is resumed reports what an earlier one has written, and somebody may have written between them.
+        same = [each.started for each in _runs(world) if each.call.journal == record.call.journal is not None]
+        started = min([record.started, *same])
         for place in untouched:
             others = [commit for commit in world.service.commits
                       if commit.place == place and commit.author != record.name
-                      and commit.at >= record.started]  # fmt: skip
+                      and commit.at >= started]  # fmt: skip
             lists = {name: record.call.edits[n].lists[name] for name, n in desired[place].items()}
             if not others and not holds(world.service.content(place), lists):
                 yield f"{record.name}: slot {place} holds {world.service.content(place)} in the end, not {lists}"

@@ -188,6 +188,7 @@ class _Drawing:
             call.leave = rng.choice([None, None, 1, 3])
             if call.journal is None and self.chance(0.2):
                 call.source, call.leave = "endless", rng.choice([1, 30, 90])
+        call.canary = self.chance(0.3)
         if self.chance(0.1):
             call.stop_after = rng.randint(1, 3)
         if self.chance(0.3):

@@ -36,6 +36,8 @@ class Call(msgspec.Struct, omit_defaults=True):
     """How the edits are passed. ``reuse`` changes the lists of an edit once the next one is pulled; ``raise`` ends in
     an exception, ``swallow`` swallows a cancellation, and ``endless`` repeats the edits for ever."""
     verify: bool = False
+    canary: bool = False
+    """Whether the run has a canary, however few edits it has."""
     stream: bool = False
     slow: float = 0.0
     """Seconds that the consumer of a stream takes for each outcome."""

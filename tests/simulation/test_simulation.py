@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 import pytest
 
 from .drawing import KNOWN, draw
 from .running import command_of, run_scenario
+from .scenario import Scenario
 
+FOUND = sorted(Path(__file__).with_name("found").glob("*.json"))
+"""Scenarios that broke a promise once."""
 QUICK = range(200)
 DEEP = range(200, 3_200)
 AT_ONCE = 25
@@ -30,6 +36,11 @@ def assert_holds(seeds: range) -> None:
 @pytest.mark.parametrize("seeds", blocks(QUICK), ids=str)
 def test_every_promise_holds(seeds: range) -> None:
     assert_holds(seeds)
+
+
+@pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)
+def test_what_was_found_once_holds(path: Path) -> None:
+    assert not run_scenario(msgspec.json.decode(path.read_bytes(), type=Scenario)).violations
 
 
 @pytest.mark.deep

@@ -308,7 +308,7 @@ class World:
         journal = None if call.journal is None else self.disk.directory / call.journal
         options: dict[str, Any] = {
             "journal": journal, "verify": call.verify, "concurrency": call.concurrency,
-            "stop_after": call.stop_after, "on_budget": call.on_budget,
+            "stop_after": call.stop_after, "canary": call.canary, "on_budget": call.on_budget,
             "on_outcome": functools.partial(self._report, record, process),
         }  # fmt: skip
         if not call.stream:
@@ -435,10 +435,14 @@ def simulate(scenario: Scenario, *, tracing: bool = False) -> World:
         disk = Disk(directory)
         world = World(scenario, loop, disk, tracing=tracing)
         pages = mock.patch("aiomutex.bulk.reads.MAX_SINGLE", scenario.options.max_single)
+        few = mock.patch("aiomutex.bulk.engine.FEW", -1)
         # Rounded down, as by a Redis server: FakeRedis would round it up, and so begin a day a moment early.
         redis_clock = SimpleNamespace(time=lambda: math.floor(loop.true_wall() * 1e6) / 1e6)
         redis_time = mock.patch("fakeredis.commands_mixins.server_mixin.time", redis_clock)
-        with quiet(), simulated_time(loop, scenario.seed), redis_time, world.network.connected(), disk.watched(), pages:
+        simulated = simulated_time(loop, scenario.seed), world.network.connected(), disk.watched()
+        with contextlib.ExitStack() as patches:
+            for patch in (quiet(), *simulated, redis_time, pages, few):
+                patches.enter_context(patch)
             main = loop.create_task(world.run(), name="simulation")
             try:
                 loop.run_until_complete(main)
