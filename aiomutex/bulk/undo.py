@@ -18,9 +18,9 @@ from aiomutex.bulk.preview import preview as preview_edits
 from aiomutex.bulk.reads import MAX_LAG
 from aiomutex.bulk.report import BulkReport, SlotOutcome
 from aiomutex.bulk.run import ALREADY_APPLIED, NOT_SENT
-from aiomutex.bulk.slot_lists import SlotLists, find_difference, same_items, slot_holds
+from aiomutex.bulk.slot_lists import SlotLists, same_items
 from aiomutex.errors import JournalError, StaleSlotError
-from aiomutex.models import SlotEdit, find_slot
+from aiomutex.models import SlotEdit
 
 if TYPE_CHECKING:
     import os
@@ -45,11 +45,17 @@ _NOTES: Final = {
 _DAMAGED: Final = "the slot's entry in the journal is damaged; its earlier content is unknown"
 
 
-class StreamingSession(ReadingSession, Protocol):
+class StreamingSession(Protocol):
     """What an undo needs of a session."""
 
     def stream_slot_edits(
-        self, edits: Edits, *, concurrency: int | None = None, journal: Any = None, verify: bool = False
+        self,
+        edits: Edits,
+        *,
+        concurrency: int | None = None,
+        journal: Any = None,
+        verify: bool = False,
+        skip_unchanged: bool = False,
     ) -> OutcomeStream:
         """Write many slots."""
         ...
@@ -67,10 +73,10 @@ async def undo(
 ) -> BulkReport: ...
 @overload
 async def undo(
-    session: StreamingSession, journal: str | os.PathLike[str], *, preview: Literal[True], force: bool = False
+    session: ReadingSession, journal: str | os.PathLike[str], *, preview: Literal[True], force: bool = False
 ) -> Preview: ...
 async def undo(
-    session: StreamingSession,
+    session: Any,
     journal: str | os.PathLike[str],
     *,
     preview: bool = False,
@@ -86,7 +92,7 @@ async def undo(
     canary changed by the path of another slot is written back by that path.
 
     Args:
-        session: An open session.
+        session: An open session, or a fleet.
         journal: The journal of the run.
         preview: Write nothing, and return what the undo would change and cost. Slots that changed since the run are
             ``impossible``.
@@ -140,7 +146,7 @@ async def undo(
     return BulkReport(outcomes=outcomes, stopped_by=stream.stopped_by)
 
 
-async def _preview(session: StreamingSession, journal: UndoJournal, *, force: bool) -> Preview:
+async def _preview(session: ReadingSession, journal: UndoJournal, *, force: bool) -> Preview:
     edits = [_edit_of(record, force=force) for record in journal.written_slots() if not record.is_damaged]
     damaged = [
         Problem(position=position, edit=SlotEdit(record.group_id, record.slot_index), reason=_DAMAGED)
@@ -153,19 +159,26 @@ async def _preview(session: StreamingSession, journal: UndoJournal, *, force: bo
 async def _undo_displaced(session: StreamingSession, position: int, record: SlotRecord, *, force: bool) -> SlotOutcome:
     """Write a slot back by the path that changed it, and read it back."""
     edit = _edit_of(record, force=True)
-    lists = SlotLists.of_edit(edit)
-    slot = find_slot(await session.get_group(record.group_id), record.slot_index)
-    if not (force or slot_holds(slot, record.after)):
-        return SlotOutcome(edit=edit, status="skipped", position=position, note=CHANGED_SINCE)
-    async with session.stream_slot_edits([lists.edit_of(record.group_id, record.path)]) as stream:
+    found = await _compare(session, record, record.after)
+    if found.status != "unchanged" and not (force and isinstance(found.error, StaleSlotError)):
+        return _of_undo(msgspec.structs.replace(found, edit=edit), position)
+    before = SlotLists.of_edit(edit)
+    async with session.stream_slot_edits([before.edit_of(record.group_id, record.path)]) as stream:
+        [written] = [outcome async for outcome in stream]
+    found = await _compare(session, record, before)
+    if isinstance(found.error, StaleSlotError):
+        await asyncio.sleep(MAX_LAG)
+        found = await _compare(session, record, before)
+    error = written.error or found.error
+    return SlotOutcome(edit=edit, status="failed" if error else "applied", position=position, error=error)
+
+
+async def _compare(session: StreamingSession, record: SlotRecord, lists: SlotLists) -> SlotOutcome:
+    """Read a slot by an edit that is never sent: ``unchanged`` if it holds the lists, else ``failed``."""
+    edit = lists.edit_of(record.group_id, record.slot_index)
+    edit = msgspec.structs.replace(edit, expected=(lists,))
+    async with session.stream_slot_edits([edit], skip_unchanged=True) as stream:
         [outcome] = [outcome async for outcome in stream]
-    outcome = msgspec.structs.replace(outcome, edit=edit, position=position)
-    for pause in (0.0, MAX_LAG) if outcome.status == "applied" else ():
-        await asyncio.sleep(pause)
-        difference = find_difference(await session.get_group(record.group_id), record.slot_index, lists, None)
-        if difference is None:
-            return outcome
-        outcome = msgspec.structs.replace(outcome, status="failed", error=difference)
     return outcome
 
 
