@@ -30,13 +30,7 @@ _MIN_WAIT: Final = timedelta(seconds=1)
 
 
 class Allowance:
-    """What a run may still use today.
-
-    Args:
-        limiter: Asked how much is left, if there is a reserve.
-        reserve: The number of requests to leave to others.
-        stopped: Ends a wait for the next day.
-    """
+    """What a run may still use today, without a ``reserve`` for others. ``stopped`` ends a wait for the next day."""
 
     def __init__(self, limiter: RateLimiter, reserve: int, stopped: asyncio.Event) -> None:
         self._limiter = limiter
@@ -49,14 +43,7 @@ class Allowance:
         self._logged: date | None = None
 
     def check(self, reads: int = 0) -> None:
-        """Check that more is left than the reserve.
-
-        Args:
-            reads: The number of reads for which something must be left as well.
-
-        Raises:
-            DailyBudgetExhaustedError: The rest is reserved for others, or for these reads.
-        """
+        """Raise ``DailyBudgetExhaustedError`` unless more is left than the reserve and what so many reads take."""
         now = asyncio.get_running_loop().time()
         if now < self._looks_at or not (self._reserve or reads):
             return

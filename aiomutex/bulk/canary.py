@@ -44,12 +44,10 @@ class Canary:
         self._tries = 0
 
     def is_wanted(self, item: Item, slot: Slot | None, *, skips: bool) -> bool:
-        """Whether an edit may show something new.
+        """Whether an edit may show something new, given what its slot holds, if that is known.
 
-        Args:
-            item: The edit.
-            slot: What the slot holds; ``None`` if that is not known. Then only empty lists are known to remove items.
-            skips: Whether edits that change nothing are not sent.
+        If it is not, only an empty list is known to remove items. With ``skips``, an edit that changes nothing is not
+        sent.
         """
         if self._tries >= FEW:
             return False
@@ -90,7 +88,9 @@ def displaced_slot(before: MutexGroup, after: MutexGroup, index: int, lists: Slo
 def find_misreading(
     before: MutexGroup, after: MutexGroup, index: int, lists: SlotLists, *, is_certain: bool
 ) -> VerificationError | None:
-    """Whether the service read a slot edit otherwise than this library, and how.
+    """The difference, if a service has read a slot edit otherwise than this library, with the reading that fits.
+
+    ``None`` if there is no difference, or if somebody else's write explains it better.
 
     Args:
         before: The group before the edit.
@@ -98,10 +98,6 @@ def find_misreading(
         index: The slot's index.
         lists: The lists that were written.
         is_certain: Whether a read shows the write by now.
-
-    Returns:
-        The difference, with its ``reading`` and the whole ``group`` as it was; ``None`` if there is none, or if
-        somebody else's write explains it better.
     """
     old, new = find_slot(before, index), find_slot(after, index)
     if old is None or new is None:

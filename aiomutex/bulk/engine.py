@@ -115,11 +115,7 @@ class Engine(Run):
         self._allowance = Allowance(limiter, settings.reserve, self.stopped)
 
     def open(self, edits: Edits) -> None:
-        """Open the journal.
-
-        Raises:
-            JournalError: It belongs to a different input or another process, or is not a journal.
-        """
+        """Open the journal; a ``JournalError`` says that it is of a different input, in use, or not a journal."""
         self._stretch.begin(asyncio.get_running_loop().time())
         if self._journal_given is None:
             return
@@ -168,12 +164,7 @@ class Engine(Run):
         self._read_now.set()
 
     async def run(self, edits: Edits) -> None:
-        """Work until the input ends or the run is stopped, and record the end of the input.
-
-        Raises:
-            JournalError: The journal belongs to a different input, or cannot be written.
-            BaseException: What the input raised, after every request sent has its outcome.
-        """
+        """Work until the input ends or the run is stopped, and record the end of the input."""
         await super().run(edits)
         if self._journal is not None and not self.stopped.is_set():
             self._journal.record_end(self.pulled)
@@ -235,7 +226,7 @@ class Engine(Run):
         """Whether the next edit of the group would show how the service reads it."""
         item = group.items[0]
         is_few = self._is_fed and self.pulled <= FEW
-        is_doubtful = bool(group.doubtful) or any(group.unconfirmed.values())
+        is_doubtful = bool(group.doubtful or group.late) or any(group.unconfirmed.values())
         if not self.settings.canary or is_few or item.is_repeat or is_doubtful:
             return False
         slot = group.slot_before(item.edit.slot_index)
@@ -264,6 +255,7 @@ class Engine(Run):
                 if group.written:
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
+            item.is_canary = False
 
     async def _write_next(self, group: GroupQueue) -> None:
         batch = group.take()

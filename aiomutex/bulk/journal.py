@@ -35,15 +35,7 @@ _LATE: Final = 60.0
 
 
 class Journal(JournalRows):
-    """An open journal.
-
-    Args:
-        path: The file; created if it does not exist.
-        must_exist: Do not create a file, for an undo.
-
-    Raises:
-        JournalError: The file is not a journal, is damaged, has a different version, or is in use by another process.
-    """
+    """An open journal. Its arguments and errors are those of the file."""
 
     def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = False) -> None:
         super().__init__(path, must_exist=must_exist)
@@ -59,20 +51,12 @@ class Journal(JournalRows):
     # A run of edits
 
     def check_not_undone(self) -> None:
-        """Check that edits may be run with this journal.
-
-        Raises:
-            JournalError: The run was undone, at least in part.
-        """
+        """Raise ``JournalError`` if the run was undone, at least in part."""
         if "undone" in self._facts:
             raise JournalError(f"journal {self.path} was undone; use a new journal to run the edits again")
 
     def check_input(self, edits: Iterable[AnyEdit]) -> None:
-        """Compare a whole input with what is recorded of the earlier run's input.
-
-        Raises:
-            JournalError: The input is a different one.
-        """
+        """Raise ``JournalError`` if a whole input differs from what is recorded of the earlier run's."""
         if self._max_position is None and self._total is None:
             return
         with self._translating():
@@ -90,13 +74,10 @@ class Journal(JournalRows):
             raise self._too_many()
 
     def progress_of(self, position: int, edit: AnyEdit) -> Progress:
-        """How far an earlier run got with the edit at ``position``.
+        """How far an earlier run got with the edit at ``position``; ``JournalError`` if it had a different edit there.
 
         The edits of a slot must be applied in the order given. If an edit is to be sent after a later one of its slot
         was applied (because it had failed, say), the later one counts as new, and is sent again after it.
-
-        Raises:
-            JournalError: The earlier run had a different edit at this position.
         """
         if self._total is not None and position >= self._total:
             raise self._too_many()
@@ -125,11 +106,7 @@ class Journal(JournalRows):
             self._put_slot(record)
 
     def record_end(self, total: int) -> None:
-        """Record that the input ended after ``total`` edits.
-
-        Raises:
-            JournalError: An earlier run with this journal had more edits.
-        """
+        """Record that the input ended after ``total`` edits; ``JournalError`` if an earlier run had more."""
         self._check_total(total)
         self._set_fact("total", total)
 
@@ -168,9 +145,6 @@ class Journal(JournalRows):
         Args:
             items: The edits; they are for one slot, and are not sent yet.
             before: The group as read; ``None`` if the slot's earlier content is recorded.
-
-        Raises:
-            JournalError: They could not be recorded.
         """
         self._sequence += 1
         if (second := int(time.time()) + 1) != self._facts.get("active"):
@@ -259,8 +233,7 @@ class Journal(JournalRows):
     def begin_apply(self) -> None:
         """Prepare for a run of an apply: keep what the slots held before, and forget the edits of earlier runs.
 
-        Raises:
-            JournalError: The journal belongs to an apply that is complete or was undone, or to a bulk run.
+        A ``JournalError`` says that the journal is that of an apply that is complete or was undone, or of a bulk run.
         """
         self.check_not_undone()
         state = self._facts.get("apply")

@@ -220,11 +220,7 @@ class JournalFile:
         self._end(None)
 
     async def sync(self) -> None:
-        """Wait until all that was recorded so far survives a power failure.
-
-        Raises:
-            JournalError: It could not be written.
-        """
+        """Wait until all that was recorded so far survives a power failure."""
         if (batch := self._batch or self._committing) is not None:
             # Not awaited directly: a cancelled caller would cancel it for all others.
             await asyncio.wait([batch])

@@ -46,11 +46,7 @@ class LateWrite(NamedTuple):
 
 
 class LateWrites:
-    """The writes of a run that may still arrive, at most 1,000.
-
-    Args:
-        attempt_timeout: Seconds that the service may take for a request.
-    """
+    """The writes of a run that may still arrive, at most 1,000, if a request may take ``attempt_timeout`` seconds."""
 
     def __init__(self, attempt_timeout: float) -> None:
         self._wait = max(_MIN_WAIT, attempt_timeout)

@@ -43,11 +43,7 @@ FATAL: Final = (
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of a run.
-
-    Raises:
-        InvalidRequestError: A setting breaks a rule.
-    """
+    """The settings of a run; ``InvalidRequestError`` if one breaks a rule."""
 
     concurrency: int
     stop_after: int | None = None
@@ -70,11 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def freeze(edit: AnyEdit) -> AnyEdit:
-    """A copy of an edit with lists of its own: the input may reuse the lists it passed for its next edit.
-
-    Raises:
-        InvalidRequestError: It is not an edit, or a change or an expectation that breaks a rule.
-    """
+    """A checked copy of an edit with lists of its own: the input may reuse the lists it passed for its next edit."""
     if isinstance(edit, SlotChange):
         return check_change(edit)
     if not isinstance(edit, SlotEdit):  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
@@ -92,11 +84,7 @@ def freeze(edit: AnyEdit) -> AnyEdit:
 
 
 def request_of(edit: AnyEdit) -> Request[None] | None:
-    """The request that makes an edit; ``None`` for a change, whose request depends on what the slot holds.
-
-    Raises:
-        InvalidRequestError: It breaks a rule.
-    """
+    """The request that makes an edit; ``None`` for a change, whose request depends on what the slot holds."""
     if isinstance(edit, SlotChange):
         return None
     return requests.edit_slot(edit.group_id, edit.slot_index, edit.experiments, edit.holdouts, edit.individuals)
@@ -105,11 +93,7 @@ def request_of(edit: AnyEdit) -> Request[None] | None:
 def check_all(edits: Iterable[AnyEdit]) -> Iterable[AnyEdit]:
     """Check each edit of a collection, so that an invalid one stops the run before it begins.
 
-    Returns:
-        The edits to run: of a list or tuple a frozen copy, because changing either during the run would go unnoticed.
-
-    Raises:
-        InvalidRequestError: An edit is invalid. The message names the first one.
+    Returns a frozen copy of a list or tuple, because changing either during the run would go unnoticed.
     """
     copies: list[AnyEdit] = []
     is_sequence = isinstance(edits, list | tuple)

@@ -37,13 +37,7 @@ class Reading(NamedTuple):
 
 
 class GroupReader:
-    """Reads groups for one run.
-
-    Args:
-        get_group: Fetches one group.
-        list_page: Fetches one page of the listing.
-        concurrency: The maximum number of requests in flight.
-    """
+    """Reads groups for one run, with at most ``concurrency`` requests in flight."""
 
     def __init__(
         self,
@@ -59,13 +53,10 @@ class GroupReader:
         """The number of pages of the listing, once its end was seen."""
 
     async def read(self, ids: Collection[str]) -> dict[str, Reading]:
-        """Read groups.
+        """Read groups. What it raises, every further request would raise as well.
 
         Pages are read until as many were read as groups are still missing, which are then read one by one. So the cost
         is at most about twice that of the cheaper way, although the number of pages is not known before.
-
-        Raises:
-            MutexError: Every further request would fail as well.
         """
         missing = set(ids)
         found: dict[str, Reading] = {}
@@ -75,11 +66,7 @@ class GroupReader:
         return found
 
     async def read_one(self, group_id: str) -> Reading:
-        """Read one group on its own.
-
-        Raises:
-            MutexError: Every further request would fail as well.
-        """
+        """Read one group on its own. What it raises, every further request would raise as well."""
         try:
             return Reading(await self._get_group(group_id), from_page=False)
         except FATAL:

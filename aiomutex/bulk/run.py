@@ -47,12 +47,7 @@ _END: Final = object()
 
 
 class Run(abc.ABC):
-    """One run, used once.
-
-    Args:
-        settings: The settings of the run.
-        look_ahead: The maximum number of edits pulled and without an outcome.
-    """
+    """One run, used once, with at most ``look_ahead`` edits pulled and without an outcome."""
 
     task_name = "aiomutex bulk run"
 
@@ -82,11 +77,7 @@ class Run(abc.ABC):
         self._source_error: BaseException | None = None
 
     async def run(self, edits: Edits) -> None:
-        """Work until the input ends or the run is stopped, and every edit pulled has its outcome.
-
-        Raises:
-            BaseException: What the input raised, after every request sent has its outcome.
-        """
+        """Work until the input ends or the run is stopped, and each has its outcome; raise what the input raised."""
         # A task of its own, because the code of an input may swallow its cancellation.
         self._feeder = asyncio.create_task(self._feed(edits), name=f"{self.task_name}, input")
         try:

@@ -48,11 +48,7 @@ class GroupChange:
 
     @asynccontextmanager
     async def locking(self, group_id: str) -> AsyncGenerator[None]:
-        """Wait for earlier writes of the group, and make later ones wait.
-
-        Raises:
-            DeadlineExceededError: The earlier writes took too long; nothing was sent.
-        """
+        """Wait for earlier writes of the group, at most until the deadline, and make later ones wait."""
         try:
             async with asyncio.timeout_at(self._ends_at):
                 await self._locks.acquire(group_id)
@@ -121,11 +117,7 @@ async def _read(change: GroupChange, segment: str) -> MutexGroup:
 
 
 async def _write(change: GroupChange, segment: str, before: Slot, desired: SlotLists) -> Slot:
-    """Write a slot and read it back.
-
-    Raises:
-        VerificationError: It does not hold what was written, or something else of it changed.
-    """
+    """Write a slot and read it back; ``VerificationError`` if it does not hold that, or anything else has changed."""
     # Without a group, the attempt does not wait for the lock that this change holds.
     await change.send(requests.edit_slot(segment, before.index, *desired.arguments)._replace(group=None))
     change.has_written = True

@@ -115,7 +115,7 @@ def no_slot(group: MutexGroup, index: int) -> InvalidRequestError:
 def find_difference(
     group: MutexGroup, index: int, desired: SlotLists, before: Slot | None, unconfirmed: Sequence[SlotLists] = ()
 ) -> VerificationError | None:
-    """Compare a slot that was read back with what it should hold.
+    """How a slot that was read back differs from what it should hold, if it does.
 
     Args:
         group: The group as read back.
@@ -123,9 +123,6 @@ def find_difference(
         desired: The lists written.
         before: The slot before the write. Its cohorts, and lists that are not desired, should be unchanged.
         unconfirmed: Later writes with an unknown outcome. A list may also be what one of them gave.
-
-    Returns:
-        The difference, if there is one.
     """
     slot = find_slot(group, index)
     expected: dict[str, list[Any]] = {}
@@ -152,11 +149,7 @@ def find_difference(
 
 
 def check_expected(expected: Any) -> tuple[SlotLists, ...]:
-    """The contents that an edit expects, as copies.
-
-    Raises:
-        InvalidRequestError: It is neither a slot nor lists by name, nor a tuple of these.
-    """
+    """The contents that an edit expects, as copies; ``InvalidRequestError`` if it is not a slot or lists by name."""
     if isinstance(expected, list | tuple) and expected and not isinstance(expected, SlotLists):
         return tuple(lists for each in cast("Sequence[Any]", expected) for lists in check_expected(each))
     if isinstance(expected, SlotLists):
@@ -172,12 +165,9 @@ def check_expected(expected: Any) -> tuple[SlotLists, ...]:
 
 
 def find_stale(edit: SlotEdit, group: MutexGroup, content: SlotLists | None) -> StaleSlotError | None:
-    """Whether a slot holds neither what its edit expects nor what the edit writes: the error to report then.
+    """The error of an edit whose slot holds neither what the edit expects nor what it writes.
 
-    Args:
-        edit: The edit, with its expectation checked.
-        group: The slot's group.
-        content: What the slot holds; ``None`` if the group has no such slot.
+    ``content`` is what the slot holds; ``None`` if the group has no such slot.
     """
     expected: tuple[SlotLists, ...] = () if edit.expected is UNSET else edit.expected  # type: ignore[assignment]  # as frozen
     desired = SlotLists.of_edit(edit)
@@ -198,11 +188,7 @@ def find_stale(edit: SlotEdit, group: MutexGroup, content: SlotLists | None) -> 
 
 
 def check_change(change: SlotChange) -> SlotChange:
-    """A copy of a change with lists of its own.
-
-    Raises:
-        InvalidRequestError: It breaks a rule.
-    """
+    """A copy of a change with lists of its own; ``InvalidRequestError`` if it breaks a rule."""
     copies: dict[str, Any] = {}
     for name in _CHANGES:
         items = getattr(change, name)

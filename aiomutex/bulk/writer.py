@@ -107,16 +107,11 @@ class SlotWriter:
         return group.before is not None and _now() - group.read_at > _MAX_AGE
 
     async def write(self, group: GroupQueue, batch: list[Item]) -> list[WriteResult]:
-        """Send the one request of a batch, if it is to be sent.
+        """Send the one request of a batch, if it is to be sent, and return what is known of the outcomes then.
 
-        Returns:
-            Its outcome, and those of later edits that an earlier run made as well; nothing if a read will find it, or
-            if ``group.wants_read`` says that it must be read first.
-
-        Raises:
-            DailyBudgetExhaustedError: The daily budget is exhausted. If its ``maybe_applied`` is true, the request was
-                sent at least once.
-            JournalError: The write could not be recorded. If that was before the write, nothing was sent.
+        That is nothing if a read will find it, or if ``group.wants_read`` says that it must be read first, and may have
+        later edits that an earlier run made as well. A ``DailyBudgetExhaustedError`` may come after the request was
+        sent (``maybe_applied``), a ``JournalError`` after or before it.
         """
         item = batch[0]
         index = item.edit.slot_index
@@ -250,11 +245,7 @@ class SlotWriter:
 
         A slot that does not hold what was written is left for a later read, because a page may be old, and so may a
         single read within ``MAX_LAG`` seconds of the write. Edits that a late write has overwritten are queued again.
-
-        Args:
-            group: The group, of which nothing was written since the read began.
-            actual: The group as read, or why it could not be read.
-            from_page: Whether it was read from a page of the listing.
+        Nothing may have been written to the group since the read began.
         """
         now = _now()
         readable = [index for index in group.desired() if self._slot_readable_at(group, index) <= now]

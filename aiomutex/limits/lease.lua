@@ -159,7 +159,10 @@ if not paused and #granted < wanted then
     state.last_turn = format(turn)
     wait = math.max(turn - now, next_free - horizon - latency)
 elseif is_probe and #granted == 0 then
-    wait = math.max(next_free - horizon - latency, 1000)
+    wait = next_free - horizon - latency
+end
+if #granted < request.wanted then
+    wait = math.max(wait, 1000) -- a worker would ask again and again otherwise
 end
 is_probe = is_probe and #granted == 1
 if is_probe then

@@ -16,6 +16,7 @@ from aiomutex.limits.messages import HORIZON, Lease, LeaseRequest
 
 BULK_HORIZON = 0.012
 """Seconds ahead that bulk work leases: about one send time, and what a process needs to wake up for it."""
+_MIN_WAIT = 0.001
 _BULK_TURN = 8  # while bulk work waits, at least every eighth send time is reserved for it
 _MAX_AHEAD = 5.0  # later send times mean that the clock was set back
 
@@ -67,10 +68,12 @@ def exchange(state: BudgetState, request: LeaseRequest, now: float, today: int) 
         state.suspected_day, state.pause_until, state.failed_probes = None, now, 0
     permits = state.recovery.permits(request.max_permits, now)
     granted, wait, is_probe = _grant(state, request, permits, now)
+    # A process that wants more would ask again and again otherwise.
+    least = 0.0 if len(granted) == request.wanted else _MIN_WAIT
     state.used += len(granted)
     state.log = state.log[-request.max_permits :]
     return Lease(
-        wait=wait,
+        wait=max(wait, least),
         next_free=max(0.0, _earliest(state.log, permits, request.window, now) - now),
         was_empty=was_empty,
         day=state.day,
@@ -146,9 +149,9 @@ def _grant(state: BudgetState, request: LeaseRequest, permits: int, now: float) 
     if state.paused:
         if granted:
             state.probe_until = now + request.probe_timeout
-        return granted, max(next_free - (HORIZON if interactive else BULK_HORIZON), 0.001), bool(granted)
+        return granted, next_free - (HORIZON if interactive else BULK_HORIZON), bool(granted)
     if not all_interactive:
-        return granted, max(next_free - HORIZON, 0.001), False
+        return granted, next_free - HORIZON, False
     if bulk_wanted <= 0:
         return granted, 0.0, False
     # A process that wants more gets a time to come back. These times form a queue, so that all of them are served.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from limits_support import most_in_a_second
 
@@ -41,6 +41,7 @@ asks = st.tuples(
 
 
 @given(st.integers(1, 97), st.lists(asks, max_size=60))
+@example(1, [(0.0, 0, 0, "throttled"), (0.2686976252218013, 0, 0, None), (0.2311545662665602, 1, 0, None)])
 def test_no_window_has_more_permits_than_allowed(permits: int, steps: list[tuple[float, int, int, str | None]]) -> None:
     state, now, granted = BudgetState(), 100.0, list[float]()
     for pause, wanted, interactive, kind in steps:
