@@ -80,7 +80,10 @@ def _removes(item: Item, slot: Slot | None) -> bool:
 
 
 def displaced_slot(before: MutexGroup, after: MutexGroup, index: int, lists: SlotLists) -> Slot | None:
-    """The slot, as it was before, that took what was written to slot ``index``."""
+    """The slot, as it was before, that took what was written to slot ``index``, if that one did not change."""
+    old, new = find_slot(before, index), find_slot(after, index)
+    if old is None or not slot_holds(new, SlotLists.of_slot(old)):
+        return None
     others = [slot for slot in before.slots if slot.index != index and not slot_holds(slot, lists)]
     return next((slot for slot in others if slot_holds(find_slot(after, slot.index), lists)), None)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aiomutex.cli.edits_file import Line
 
 _MAX_SHOWN: Final = 20
-_OF_UNDO: Final = ("undo", "force", "report", "as_json")
+_OF_UNDO: Final = ("undo", "force", "dry_run", "report", "as_json")
 
 
 @click.group()
@@ -70,7 +70,8 @@ def edit(group: str, slot_index: int, verify: bool, **lists: list[Any] | None) -
 @click.option("--journal", type=FilePath(), help="Keep the progress here, to resume or undo the run.")
 @click.option("--verify", is_flag=True, help="Read the groups before and after their edits.")
 @click.option("--skip-unchanged", is_flag=True, help="Do not send edits that change nothing.")
-@click.option("--dry-run", is_flag=True, help="Show what FILE would change and cost. Writes nothing.")
+@click.option("--canary/--no-canary", default=True, help="Read the first change back before any other is sent.")
+@click.option("--dry-run", is_flag=True, help="Show what the run or undo would change and cost. Writes nothing.")
 @click.option("--offline", is_flag=True, help="With --dry-run: only check FILE, and send nothing.")
 @click.option("--undo", type=FilePath(exists=True), help="Undo the run of this journal.")
 @click.option("--force", is_flag=True, help="With --undo: overwrite slots that changed since the run.")
@@ -94,7 +95,9 @@ def bulk(file: str | None, undo: str | None, force: bool, dry_run: bool, **optio
     if (offline := options.pop("offline")) and not dry_run:
         raise click.UsageError("--offline needs --dry-run")
     format_ = options.pop("format_") or ("csv" if file and file.endswith(".csv") else "jsonl")
-    if undo is not None:
+    if undo is not None and dry_run:
+        _preview_undo(undo, force=force)
+    elif undo is not None:
         _undo(undo, options["report"], force=force)
     elif file and dry_run:
         _preview(list(_valid_edits(file, format_)), options, offline=offline)
@@ -142,6 +145,14 @@ def _preview(lines: list[Line], options: dict[str, Any], *, offline: bool) -> No
     exit_if_json(found, fields, code=bool(found.impossible))
     echo(found.describe(lambda problem: f"line {lines[problem.position].number}"))
     sys.exit(bool(found.impossible))
+
+
+def _preview_undo(journal: str, *, force: bool) -> None:
+    found = call(lambda session: aiomutex.bulk.undo(session, journal, preview=True, force=force))
+    code = bool(found.impossible)
+    exit_if_json(found, code)
+    echo(found.describe(lambda problem: f"slot {problem.edit.slot_index} of group {problem.edit.group_id}"))
+    sys.exit(code)
 
 
 def _run(file: str, format_: str, *, failures: str | None, report: str | None, **options: Any) -> None:

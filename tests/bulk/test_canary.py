@@ -160,6 +160,15 @@ async def test_after_a_failure_or_another_writers_change_the_next_edit_serves(wa
         assert len(written(emulator)) == 3
 
 
+async def test_somebody_who_writes_the_same_to_another_slot_does_not_stop_the_run() -> None:
+    def interfere(attempt: Attempt) -> None:
+        if attempt.method == "PATCH" and attempt.path.endswith("/1/slots/1"):
+            emulator.groups["1"].slots[1].experiments[:] = [1]
+
+    async with service() as emulator, session_for(emulator.url, on_attempt=interfere) as session:
+        assert len((await session.edit_slots(edits_for(60, groups=30))).applied) == 60
+
+
 async def test_a_read_that_lags_does_not_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     no_lag(monkeypatch, 2.0)
     async with service(read_lag=0.7) as emulator, session_for(emulator.url) as session:

@@ -41,7 +41,8 @@ def start(*words: str, stdin: int = subprocess.DEVNULL, grace: float = 10.0) -> 
 
 
 def bulk(*words: str, stdin: int = subprocess.DEVNULL, grace: float = 10.0) -> subprocess.Popen[str]:
-    return start("slots", "bulk", *words, stdin=stdin, grace=grace)
+    canary = () if "--undo" in words else ("--no-canary",)  # many requests are to be in flight soon
+    return start("slots", "bulk", *words, *canary, stdin=stdin, grace=grace)
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aiomutex.emulator import Dialect
+
 if TYPE_CHECKING:
     from command_line import Aiomutex
 
@@ -221,14 +223,43 @@ def test_a_dry_run_of_a_file_with_invalid_lines_sends_nothing(
     assert not service.requests
 
 
-@pytest.mark.parametrize("words", [("--undo", "run.db", "--dry-run"), ("run.db", "--offline")])
+def test_the_dry_run_of_an_undo_shows_what_it_would_change_and_writes_nothing(
+    service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
+    file = edits(tmp_path / "e.jsonl", one(1, 1, experiments=[5]), one(2, 1, experiments=[5]))
+    aiomutex("slots", "bulk", file, "--journal", "run.db")
+    service.groups["2"].slots[0].experiments[:] = [9]
+    service.clear_history()
+    done = aiomutex("slots", "bulk", "--undo", "run.db", "--dry-run")
+    assert done.exit_code == 1
+    assert "group 1 (group-1), slot 1: experiments +101; experiments -5" in done.stdout
+    assert "slot 1 of group 2: group 2, slot 1: changed since it was read" in done.stdout
+    forced = json.loads(aiomutex("slots", "bulk", "--undo", "run.db", "--dry-run", "--force", "--json").stdout)
+    assert (len(forced["differences"]), forced["impossible"]) == (2, [])
+    assert not service.writes
+    assert {request.method for request in service.requests} == {"GET"}
+    assert aiomutex("slots", "bulk", "--undo", "run.db", "--force").exit_code == 0
+    assert service.groups["2"].slots[0].experiments == [201]
+
+
+def test_a_run_stops_after_its_canary(service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path) -> None:
+    service.dialect = Dialect(slot_patch="merge")
+    file = edits(tmp_path / "e.jsonl", *(one(1, 1 + n % 3, experiments=[n]) for n in range(1, 31)))
+    done = aiomutex("slots", "bulk", file)
+    assert done.exit_code == 1
+    assert "the service adds to experiments instead of replacing the list" in done.stderr
+    assert sum(service.writes.values()) == 1
+    assert aiomutex("slots", "bulk", file, "--no-canary").exit_code == 0
+
+
+@pytest.mark.parametrize("words", [("--undo", "run.db", "--dry-run", "--offline"), ("run.db", "--offline")])
 def test_a_dry_run_never_turns_into_a_run(words: tuple[str, ...], service: MutexEmulator, aiomutex: Aiomutex) -> None:
     file = edits(Path("e.jsonl"), one(1, 1, experiments=[5]))
     aiomutex("slots", "bulk", file, "--journal", "run.db")
     sent = len(service.requests)
     done = aiomutex("slots", "bulk", *words)
     assert done.exit_code == 2
-    assert "--dry-run" in done.stderr
+    assert "--offline" in done.stderr
     assert len(service.requests) == sent
 
 
@@ -256,7 +287,7 @@ def test_the_requests_of_a_run_over_midnight_are_all_counted(
     monkeypatch.setattr("aiomutex.limits.daily_budget.time", clock)
     service.fail_next(1, status=503)
     file = edits(tmp_path / "e.jsonl", *(one(1 + n % 5, 1, experiments=[n]) for n in range(50)))
-    done = aiomutex("slots", "bulk", file, "--used-today", "500", "--on-budget", "wait")
+    done = aiomutex("slots", "bulk", file, "--used-today", "500", "--on-budget", "wait", "--no-canary")
     assert done.stdout == "50 applied, 0 failed, 0 unknown, 0 done earlier, 0 never tried; 51 requests\n"
 
 
