@@ -21,8 +21,7 @@ __all__ = [
     "VerificationError",
 ]  # fmt: skip
 
-_LIST_SHOWN: Final = 200
-"""Characters of a list that a message shows, so that it stays readable."""
+_LIST_SHOWN: Final = 200  # characters of a list that a message shows, so that it stays readable
 
 
 class MutexError(Exception):

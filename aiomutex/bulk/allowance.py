@@ -17,16 +17,13 @@ from aiomutex.errors import DailyBudgetExhaustedError
 if TYPE_CHECKING:
     from aiomutex.limits import RateLimiter
 
-__all__ = ["Allowance"]
-
 logger = logging.getLogger("aiomutex.bulk")
 
 _MAX_SLEEP: Final = 30.0
 """Seconds between two looks at the clock, because the machine's clock may be changed during the wait."""
 _SUSPECTED_WAIT: Final = timedelta(seconds=60)
 """The wait after a response that only suggests an exhausted budget, before the limiter is asked again."""
-_MIN_WAIT: Final = timedelta(seconds=1)
-"""The wait if the next day should have begun already."""
+_MIN_WAIT: Final = timedelta(seconds=1)  # the wait if the next day should have begun already
 
 
 class Allowance:
@@ -36,10 +33,8 @@ class Allowance:
         self._limiter = limiter
         self._reserve = reserve
         self._stopped = stopped
-        self.waiting_until: datetime | None = None
-        """When a run that waits for the next day's budget continues."""
-        self._looks_at = 0.0
-        """When to ask the limiter again, on the event loop's clock."""
+        self.waiting_until: datetime | None = None  # when a run that waits for the next day's budget continues
+        self._looks_at = 0.0  # when to ask the limiter again, on the event loop's clock
         self._logged: date | None = None
 
     def check(self, reads: int = 0) -> None:

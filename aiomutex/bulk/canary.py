@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from aiomutex.errors import VerificationError
     from aiomutex.models import MutexGroup, Slot
 
-__all__ = ["FEW", "Canary", "displaced_slot", "find_misreading"]
-
 FEW: Final = 20
 """An input of at most this many edits has no canary, and after this many that showed nothing there is none any more."""
 

@@ -35,13 +35,12 @@ if TYPE_CHECKING:
     from aiomutex._api.requests import Request
     from aiomutex._http.call import CallResult
     from aiomutex.bulk.group_queues import GroupQueue, Item
-    from aiomutex.bulk.journal import Journal, Progress
+    from aiomutex.bulk.journal import Journal
+    from aiomutex.bulk.journal_rows import Progress
     from aiomutex.bulk.options import Edits, Settings
     from aiomutex.bulk.writer import WriteResult
     from aiomutex.limits import RateLimiter
     from aiomutex.models import GroupPage, MutexGroup
-
-__all__ = ["Engine"]
 
 _LOOK_AHEAD: Final = 1000
 """The maximum number of edits pulled and without an outcome. Only groups within it are edited concurrently."""
@@ -50,8 +49,7 @@ _LONG_LOOK_AHEAD: Final = 12_000
 is to be written in the next, and some more to write during the pass."""
 _PATIENCE: Final = 1.0
 """Seconds for which a run with nothing else to do waits for requests in flight before it reads without them."""
-_LONGEST_PAUSE: Final = 4.0
-"""Seconds between two reads of a canary that does not show yet."""
+_LONGEST_PAUSE: Final = 4.0  # seconds between two reads of a canary that does not show yet
 _CHUNK: Final = 100
 
 

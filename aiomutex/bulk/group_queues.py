@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from aiomutex.errors import MutexError
     from aiomutex.models import MutexGroup, Slot, SlotChange
 
-__all__ = ["GroupQueue", "Item", "Queues", "Written"]
-
 
 class Item:
     """One edit of a run, with its position and its request."""

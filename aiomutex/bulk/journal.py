@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from aiomutex.bulk.report import Status
     from aiomutex.models import MutexGroup, Slot
 
-__all__ = ["Journal", "Progress", "SlotRecord", "UndoJournal"]
-
 _APPLY_STARTED: Final = 1
 _APPLY_DONE: Final = 2
 _UNDONE: Final = 2

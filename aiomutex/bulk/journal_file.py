@@ -24,13 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from types import TracebackType
 
-__all__ = ["JournalFile", "checksum"]
-
 _APPLICATION_ID: Final = 0x616D7578  # "amux"
 _VERSION: Final = 3
 _MAGIC: Final = b"SQLite format 3\0"
-_COLLECT: Final = 0.005
-"""Seconds in which entries are collected for one commit."""
+_COLLECT: Final = 0.005  # seconds in which entries are collected for one commit
 
 _SCHEMA: Final = f"""
 CREATE TABLE facts (name BLOB PRIMARY KEY, value INTEGER NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
@@ -78,10 +75,8 @@ class JournalFile:
         self._file = Path(os.fsdecode(self.path)).absolute()
         self._db: sqlite3.Connection | None = None
         self._pending: list[Callable[[], object]] = []
-        self._batch: asyncio.Future[None] | None = None
-        """Done when the entries that are being collected are committed."""
-        self._committing: asyncio.Future[None] | None = None
-        """As above, for the commit that is running."""
+        self._batch: asyncio.Future[None] | None = None  # done when the entries that are being collected are committed
+        self._committing: asyncio.Future[None] | None = None  # as above, for the commit that is running
         self._timer: asyncio.TimerHandle | None = None
         self._thread = ThreadPoolExecutor(1, "aiomutex journal")
         self._failure: JournalError | None = None

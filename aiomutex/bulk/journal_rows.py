@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from aiomutex.bulk.group_queues import Item
     from aiomutex.models import SlotChange
 
-__all__ = ["JournalRows", "Progress", "SlotRecord", "digest_of"]
-
 Progress = Literal["new", "sent", "applied", "failed", "unknown", "written"]
 
 _PROGRESS: Final[tuple[Progress, ...]] = ("new", "sent", "applied", "failed", "unknown", "written")

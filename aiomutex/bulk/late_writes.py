@@ -15,8 +15,6 @@ from aiomutex.errors import DeadlineExceededError, MutexError, TransportError
 if TYPE_CHECKING:
     from aiomutex.models import Slot
 
-__all__ = ["LateWrite", "LateWrites", "is_unanswered"]
-
 _MIN_WAIT: Final = 10.0
 """Seconds after which a write without a response is expected to be applied or lost, if no attempt takes longer."""
 _MAX_WRITES: Final = 1000

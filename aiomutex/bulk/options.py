@@ -25,8 +25,6 @@ from aiomutex.models import SLOT_LISTS, SlotChange, SlotEdit
 if TYPE_CHECKING:
     from aiomutex._api.requests import Request
 
-__all__ = ["FATAL", "AnyEdit", "Edits", "OnBudget", "Reads", "Settings", "check_all", "freeze", "request_of"]
-
 AnyEdit = SlotEdit | SlotChange
 Edits = Iterable[AnyEdit] | AsyncIterable[AnyEdit]
 OnBudget = Literal["stop", "wait"]

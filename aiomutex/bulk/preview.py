@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from aiomutex.limits import RateLimiter
     from aiomutex.models import GroupPage, MutexGroup
 
-__all__ = ["Preview", "SlotDifference", "preview"]
-
 _CONCURRENCY: Final = 8
 _SHOWN: Final = 20
 

@@ -17,15 +17,12 @@ if TYPE_CHECKING:
 
     from aiomutex.models import GroupPage, MutexGroup
 
-__all__ = ["MAX_LAG", "MAX_SINGLE", "GroupReader", "Reading"]
-
 MAX_LAG: Final = 10.0
 """Seconds after which a read is assumed to show a write."""
 
 MAX_SINGLE: Final = 20
 """Up to this number of groups, pages are not considered: the listing may have many."""
-_MIN_PAGE: Final = 125
-"""Pages that fail are asked for half as many groups each, down to this number."""
+_MIN_PAGE: Final = 125  # pages that fail are asked for half as many groups each, down to this number
 
 
 class Reading(NamedTuple):
@@ -49,8 +46,7 @@ class GroupReader:
         self._list_page = list_page
         self._concurrency = concurrency
         self._limit = 1000
-        self.pages: int | None = None
-        """The number of pages of the listing, once its end was seen."""
+        self.pages: int | None = None  # the number of pages of the listing, once its end was seen
 
     async def read(self, ids: Collection[str]) -> dict[str, Reading]:
         """Read groups. What it raises, every further request would raise as well.

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from aiomutex.bulk.group_queues import Item
     from aiomutex.models import Slot
 
-__all__ = ["RecentWrites"]
-
 
 class _Recent(NamedTuple):
     at: float

@@ -23,10 +23,8 @@ from aiomutex.errors import InvalidRequestError, MutexError, TooManyFailuresErro
 
 if TYPE_CHECKING:
     from aiomutex.bulk.group_queues import GroupQueue
-    from aiomutex.bulk.journal import Progress
+    from aiomutex.bulk.journal_rows import Progress
     from aiomutex.bulk.options import Edits, Settings
-
-__all__ = ["ABANDONED", "ALREADY_APPLIED", "NOT_SENT", "Run"]
 
 logger = logging.getLogger("aiomutex.bulk")
 
@@ -37,12 +35,10 @@ NOT_SENT: Final = "not sent: the run was stopped before"
 """The note of an edit that a stopped run skips."""
 ALREADY_APPLIED: Final = "already applied, according to the journal"
 """The note of an edit that a resumed run skips."""
-_MAX_UNCONSUMED: Final = 64
-"""Outcomes waiting to be consumed, from which on nothing more is started."""
+_MAX_UNCONSUMED: Final = 64  # outcomes waiting to be consumed, from which on nothing more is started
 _CHUNK: Final = 500
 _CANCELLATIONS: Final = 5
-_PATIENCE: Final = 2.0
-"""Seconds for the clean-up code of an input before it is cancelled again."""
+_PATIENCE: Final = 2.0  # seconds for the clean-up code of an input before it is cancelled again
 _END: Final = object()
 
 
@@ -55,13 +51,10 @@ class Run(abc.ABC):
         self.settings = settings
         self.outcomes: asyncio.Queue[SlotOutcome | None] = asyncio.Queue()
         """Outcomes as they become known, then ``None``."""
-        self.in_flight: dict[int, Item] = {}
-        """By position, the edits whose request may have been sent."""
-        self.pulled = 0
-        """The number of edits taken from the input."""
+        self.in_flight: dict[int, Item] = {}  # by position, the edits whose request may have been sent
+        self.pulled = 0  # the number of edits taken from the input
         self.stopped = asyncio.Event()
-        self.stopped_by: MutexError | None = None
-        """What ended the run before its input did."""
+        self.stopped_by: MutexError | None = None  # what ended the run before its input did
         self._queues = Queues()
         self._ready: asyncio.Queue[GroupQueue | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(look_ahead)
@@ -72,8 +65,7 @@ class Run(abc.ABC):
         self._feeder: asyncio.Task[None] | None = None
         self._is_closing = self._is_fed = self._is_pulling = False
         self._has_ended = False
-        self.has_abandoned_input = False
-        """Whether the input went on after it was cancelled several times."""
+        self.has_abandoned_input = False  # whether the input went on after it was cancelled several times
         self._source_error: BaseException | None = None
 
     async def run(self, edits: Edits) -> None:

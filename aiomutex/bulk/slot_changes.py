@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from aiomutex._util.keyed_lock import KeyedLock
     from aiomutex.models import MutexGroup, Slot, SlotChange
 
-__all__ = ["GroupChange", "change_slot", "move_experiment"]
-
 if TYPE_CHECKING:
     Send = Callable[[Request[Any]], Awaitable[CallResult[Any]]]
 

@@ -22,20 +22,6 @@ if TYPE_CHECKING:
 
     from aiomutex.models import MutexGroup, SlotChange
 
-__all__ = [
-    "SlotLists",
-    "changed_lists",
-    "check_change",
-    "check_expected",
-    "find_difference",
-    "find_stale",
-    "no_slot",
-    "same_items",
-    "slot_holds",
-    "with_unconfirmed",
-    "without_overwritten",
-]
-
 _CHANGES: Final = tuple(f"{verb}_{name}" for name in SLOT_LISTS for verb in ("add", "remove"))
 _MAX_UNCONFIRMED: Final = 20
 """Unconfirmed writes of one slot that are kept, the latest ones. An outage may leave any number of them."""

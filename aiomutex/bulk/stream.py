@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from aiomutex.bulk.report import Status
     from aiomutex.errors import MutexError
 
-__all__ = ["OutcomeStream", "collect_report"]
-
 
 class OutcomeStream:
     """A run of slot edits: ``async with`` it, then ``async for`` over it.

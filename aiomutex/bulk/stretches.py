@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["Stretch", "count_stretches"]
-
 _FIRST: Final = 200
 _LONGEST: Final = 5_000
 _PER_PAGE: Final = 20
@@ -17,8 +15,7 @@ class Stretch:
 
     def __init__(self) -> None:
         self.number = 0
-        self.writes = 0
-        """The number of writes in it."""
+        self.writes = 0  # the number of writes in it
         self._length = _FIRST
         self._began = 0.0
 

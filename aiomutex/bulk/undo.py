@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
-    from aiomutex.bulk.journal import SlotRecord, UndoJournal
+    from aiomutex.bulk.journal import UndoJournal
+    from aiomutex.bulk.journal_rows import SlotRecord
     from aiomutex.bulk.options import Edits
     from aiomutex.bulk.stream import OutcomeStream
-
-__all__ = ["CHANGED_SINCE", "undo"]
 
 CHANGED_SINCE: Final = (
     "changed since the run, or the service merges lists instead of replacing them; force overwrites the slot"

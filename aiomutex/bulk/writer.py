@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from aiomutex.bulk.report import Status
     from aiomutex.models import MutexGroup, Slot
 
-__all__ = ["SlotWriter", "WriteResult"]
-
 _MAX_AGE: Final = 60.0
 """Seconds after which a group is read again. Its next edit may wait much longer, for a permit or the next day."""
 _LONG: Final = 10.0

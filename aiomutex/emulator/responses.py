@@ -19,8 +19,7 @@ JSON = "application/json; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 
-_PLACEHOLDER = 7_305_118_264_907
-"""A group number whose digits occur nowhere else in a generated group."""
+_PLACEHOLDER = 7_305_118_264_907  # a group number whose digits occur nowhere else in a generated group
 
 
 @dataclass(slots=True)

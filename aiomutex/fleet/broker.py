@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from aiomutex.limits import RateLimiter
 
-__all__ = ["REDIS_ERRORS", "TASK", "FleetBroker", "LeasedLimiter"]
-
 logger = logging.getLogger("aiomutex.fleet")
 
 REDIS_ERRORS: Final = (RedisError, OSError)

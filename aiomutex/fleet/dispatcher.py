@@ -25,11 +25,8 @@ if TYPE_CHECKING:
     from aiomutex.fleet.broker import FleetBroker
     from aiomutex.limits import LimiterState
 
-__all__ = ["Dispatcher"]
-
 _MIN_POLL: Final = 0.02
-_MAX_POLL: Final = 0.5
-"""Seconds between two looks for results: a tenth of the time since the last one, within these."""
+_MAX_POLL: Final = 0.5  # seconds between two looks for results: a tenth of the time since the last one, within these
 
 
 class _Sending(NamedTuple):

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from aiomutex.bulk.options import Edits, OnBudget, Reads
     from aiomutex.bulk.report import BulkReport, SlotOutcome
 
-__all__ = ["Fleet"]
-
 _CONCURRENCY: Final = 96
 """The number of groups written concurrently: at 100 requests a second, each may take most of a second."""
 

@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from aiomutex.fleet.dispatcher import Dispatcher
     from aiomutex.limits import LimiterState, RateLimiter
 
-__all__ = ["FleetRun"]
-
-_RETRY: Final = 0.1
-"""Seconds between two attempts to get a group that another run has."""
+_RETRY: Final = 0.1  # seconds between two attempts to get a group that another run has
 
 
 class FleetRun(Engine):

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from aiomutex._api.requests import Request
 
-__all__ = ["Answer", "JobRequest", "PackedError", "Result", "pack_error", "unpack_error"]
-
 
 class JobRequest(msgspec.Struct, frozen=True, array_like=True):
     """A request of a run, for a worker to send."""

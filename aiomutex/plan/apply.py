@@ -186,10 +186,8 @@ class _Run:
         self.session = session
         self.on_step = on_step
         self.steps: list[Step] = []
-        self.stopped = ""
-        """Why no more steps are sent at all."""
-        self.blocked: dict[str | None, str] = {}
-        """By group ID, why no more steps are sent for the group."""
+        self.stopped = ""  # why no more steps are sent at all
+        self.blocked: dict[str | None, str] = {}  # by group ID, why no more steps are sent for the group
 
     def record(self, step: Step) -> None:
         self.steps.append(step)

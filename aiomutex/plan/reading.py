@@ -23,10 +23,8 @@ from aiomutex.plan.lint import RULES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MAX_HINTS: Final = 100
-"""Problems after which no more similar field names are looked up, which is slow."""
-_MAX_SHOWN: Final = 60
-"""Characters of a value that a message shows."""
+_MAX_HINTS: Final = 100  # problems after which no more similar field names are looked up, which is slow
+_MAX_SHOWN: Final = 60  # characters of a value that a message shows
 
 
 def load_desired(path: str | Path) -> Desired:

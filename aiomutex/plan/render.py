@@ -31,8 +31,7 @@ Line = tuple[str, str]
 _MARKS: Final = {"create": "+", "update": "~", "archive": "-", "unarchive": "+", "none": " "}
 _DIFF_MARKS: Final = {"~": "!", "?": "#"}
 _MAX_MEMBERS: Final = 12
-_MAX_MARKDOWN: Final = 60_000
-"""Characters of the blocks; a comment on GitHub may have 65,536."""
+_MAX_MARKDOWN: Final = 60_000  # characters of the blocks; a comment on GitHub may have 65,536
 _MAX_LINE: Final = 1_000
 
 
