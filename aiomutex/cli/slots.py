@@ -150,16 +150,18 @@ def _preview(lines: list[Line], options: dict[str, Any], *, offline: bool) -> No
 def _preview_undo(journal: str, *, force: bool) -> None:
     found = call(lambda session: aiomutex.bulk.undo(session, journal, preview=True, force=force))
     code = bool(found.impossible)
-    exit_if_json(found, code)
+    exit_if_json(found, code=code)
     echo(found.describe(lambda problem: f"slot {problem.edit.slot_index} of group {problem.edit.group_id}"))
     sys.exit(code)
 
 
 def _run(file: str, format_: str, *, failures: str | None, report: str | None, **options: Any) -> None:
+    from aiomutex.bulk.canary import FEW
     from aiomutex.cli.edits_file import failures_file, read_file, read_in_thread
 
     # A pipe can be read only once, so its lines are checked during the run.
     total = sum(1 for _ in _valid_edits(file, format_)) if Path(file).is_file() else None
+    options["canary"] &= total is None or total > FEW
     journal = options["journal"]
     lines: dict[int, Line] = {}  # those without an outcome, by the positions of their edits
 

@@ -177,7 +177,9 @@ async def test_leaving_early_reports_the_edits_that_workers_have(redis_url: str)
     with EmulatorProcess(groups=60, latency="5ms", limits=False) as emulator, Worker(emulator.url, redis_url):
         async with Fleet(redis_url, name="project-1", batch_size=10, max_jobs=4) as fleet:
             reported: list[SlotOutcome] = []
-            stream = fleet.stream_slot_edits(stream_of(edits_for(500, groups=60)), on_outcome=reported.append)
+            stream = fleet.stream_slot_edits(
+                stream_of(edits_for(500, groups=60)), on_outcome=reported.append, canary=False
+            )
             async with stream as outcomes:
                 async for _ in outcomes:
                     break

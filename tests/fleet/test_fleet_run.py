@@ -46,7 +46,7 @@ def stream_over(
     work: Callable[[list[Any]], str] | Queue, count: int, on_outcome: Callable[[SlotOutcome], object]
 ) -> OutcomeStream:
     queue: Any = work if isinstance(work, Queue) else Queue(work)
-    run = FleetRun(Dispatcher(queue, batch_size=5, max_jobs=3), Settings(concurrency=15))
+    run = FleetRun(Dispatcher(queue, batch_size=5, max_jobs=3), Settings(concurrency=15, canary=False))
     return OutcomeStream(run, iter(edits_for(count, groups=count)), on_outcome)
 
 
