@@ -99,7 +99,8 @@ async def test_jobs_of_a_caller_that_left_are_never_done_and_free_their_groups(
     emulator: MutexEmulator, redis_server: RedisServer, redis: Any
 ) -> None:
     async with Fleet(redis_server.url, name=NAME) as fleet:
-        async with fleet.stream_slot_edits(SlotEdit(1, 1, experiments=[n]) for n in range(1, 100)) as stream:
+        edits = (SlotEdit(1, 1, experiments=[n]) for n in range(1, 100))
+        async with fleet.stream_slot_edits(edits, canary=False) as stream:
             while not await redis.xlen(JOBS):  # noqa: ASYNC110  # in Redis
                 await asyncio.sleep(0.01)
         assert {outcome.status for outcome in stream.unfinished} == {"unknown"}
