@@ -56,17 +56,9 @@ _CHUNK: Final = 100
 class Engine(Run):
     """A run that writes slots through a session: ``open`` it, await ``run``, then ``close`` it.
 
-    Args:
-        send: Sends a request with the session's options.
-        limiter: The session's limiter, which knows what is left of the daily budget and of a pause.
-        settings: The settings of the run.
-        on_stop: Called when the run is stopped.
-        canary: What the canaries of earlier runs have shown, if there were any.
-        journal: The file that records progress, if any.
-        attempt_timeout: Seconds that the service may take for a request.
-
-    Raises:
-        InvalidRequestError: The reserve is as large as the daily budget.
+    ``send`` sends a request with the session's options, for which the service may take ``attempt_timeout`` seconds.
+    The ``limiter`` knows what is left of the day and of a pause. ``on_stop`` is called when the run is stopped.
+    ``canary`` is what earlier runs have shown. ``InvalidRequestError`` if the reserve is as large as the daily budget.
     """
 
     def __init__(

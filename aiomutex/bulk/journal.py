@@ -140,9 +140,7 @@ class Journal(JournalRows):
     async def record_sent(self, items: Sequence[Item], before: MutexGroup | None) -> None:
         """Record the request of identical edits, and what their slot holds now, so that both survive a power failure.
 
-        Args:
-            items: The edits; they are for one slot, and are not sent yet.
-            before: The group as read; ``None`` if the slot's earlier content is recorded.
+        ``before`` is the group as read; ``None`` if the slot's earlier content is recorded.
         """
         self._sequence += 1
         if (second := int(time.time()) + 1) != self._facts.get("active"):
@@ -197,12 +195,9 @@ class Journal(JournalRows):
         self._record(functools.partial(self._put_edits, items, "written"))
 
     def record_outcome(self, items: Sequence[Item], status: Status, *, confirmed: bool) -> None:
-        """Record the outcome of edits that were sent. It is written with the next commit.
+        """Record the outcome of edits of one slot that were sent. It is written with the next commit.
 
-        Args:
-            items: The edits; they are for one slot, and ``record_sent`` has recorded them, perhaps in an earlier run.
-            status: Their status.
-            confirmed: Whether the service confirmed the write, whatever a read-back found.
+        ``confirmed`` says whether the service confirmed the write, whatever a read-back found.
         """
         self._record(functools.partial(self._write_outcome, items, status, confirmed=confirmed))
 

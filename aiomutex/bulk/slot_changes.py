@@ -28,13 +28,9 @@ if TYPE_CHECKING:
 
 
 class GroupChange:
-    """One change of a group: its deadline, and whether it has written anything.
+    """One change of a group, and whether it has written anything. ``send`` sends with what is left of the deadline.
 
-    Args:
-        send: Sends a request with what is left of the deadline.
-        locks: The locks of the groups' writes; one is held from the first read to the last.
-        ends_at: When the change must have ended, on the event loop's clock.
-        deadline: The seconds the change may take, for the message.
+    One of the ``locks`` is held from the first read to the last, until ``ends_at`` on the event loop's clock.
     """
 
     def __init__(self, send: Send, locks: KeyedLock, ends_at: float, deadline: float) -> None:

@@ -103,12 +103,8 @@ def find_difference(
 ) -> VerificationError | None:
     """How a slot that was read back differs from what it should hold, if it does.
 
-    Args:
-        group: The group as read back.
-        index: The slot's index.
-        desired: The lists written.
-        before: The slot before the write. Its cohorts, and lists that are not desired, should be unchanged.
-        unconfirmed: Later writes with an unknown outcome. A list may also be what one of them gave.
+    Its cohorts, and lists that are not ``desired``, should be those ``before``. A list may also be what one of the
+    later, ``unconfirmed`` writes gave.
     """
     slot = find_slot(group, index)
     expected: dict[str, list[Any]] = {}

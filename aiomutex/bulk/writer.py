@@ -60,12 +60,9 @@ class WriteResult(NamedTuple):
 
 
 class SlotWriter:
-    """Writes slots for a run.
+    """Writes slots for a run, with ``send``.
 
-    Args:
-        send: Sends a request with the run's options.
-        late: The run's writes that may still arrive, if writes are read back.
-        skip_unchanged: Whether edits of slots that hold them already are not sent.
+    ``late`` are its writes that may still arrive, if writes are read back.
     """
 
     def __init__(
