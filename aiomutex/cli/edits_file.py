@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from functools import cache, partial
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar, cast
 from unicodedata import normalize
 
@@ -73,11 +73,11 @@ def read_edits(lines: Iterable[str], format_: str) -> Iterator[Line]:
     """Read the edits of a file line by line, without its empty lines. The help of ``slots bulk`` shows the format."""
     rest = iter(lines)
     try:
-        first = list(islice(rest, 1))
-        if first and first[0].startswith(_UTF_16):
+        first = next(rest, "")
+        if first.startswith(_UTF_16):
             yield Line(1, {}, None, "the file is in UTF-16; save it as UTF-8")
         else:
-            yield from (_from_csv if format_ == "csv" else _from_json)(chain(first, rest))
+            yield from (_from_csv if format_ == "csv" else _from_json)(chain([first], rest))
     except LineTooLongError as error:
         yield Line(error.line, {}, None, str(error.args[0]))
 

@@ -99,9 +99,8 @@ class Run:
     def call(self, call: aiomutex.events.Call) -> contextlib.AbstractContextManager[None]:
         """Note which call takes permits."""
         group = "/".join(call.path.partition("?")[0].split("/")[:5])
-        _call.set(
-            SimpleNamespace(group=group, is_write=call.method != "GET", permits=0)
-        )  # the next call of the task replaces it
+        # Nothing resets this: the next call of the task replaces it before it takes a permit.
+        _call.set(SimpleNamespace(group=group, is_write=call.method != "GET", permits=0))
         return contextlib.nullcontext()
 
     def attempt(self, _: object) -> contextlib.AbstractContextManager[None]:
