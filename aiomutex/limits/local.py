@@ -148,5 +148,4 @@ class LocalRateLimiter(QueueingLimiter):
             # The log's times mean nothing on this clock, so assume that the last window was full.
             self._log = deque([now] * self._margin.permits, maxlen=self._margin.permits)
             self._last_due = -math.inf
-        self._open_at = math.inf if self._pause.active else self._log[0] + self._window
         self._check_clock_at = -math.inf

@@ -59,8 +59,7 @@ class MachineBudget:
             text = ""
         if not text or "\0" in text:
             raise ConfigurationError(f"path must be the path of a file, not {describe(path)}")
-        self.path = Path(text).absolute()
-        self.address = str(self.path)
+        self.path = self.address = Path(text).absolute()
         self._connection: sqlite3.Connection | None = None
         self._opened_as = (0, 0, 0)  # the process and the file of the connection
         self.clock_offset = 0.0  # seconds to add to the event loop's clock to get the wall clock

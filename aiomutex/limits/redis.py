@@ -119,13 +119,10 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
     # A share of the limits while Redis is unavailable
 
     def _schedule_without_budget(self, now: float) -> None:
-        fallback = self._fallback
-        if fallback is None:
-            return
-        if now >= fallback.ends_at:
+        if self._fallback and now >= self._fallback.ends_at:
             self._fallback = None
-        elif now <= fallback.valid_until:
-            self._leased.append(max(fallback.next, now, self._pause.next_probe_at))
+        elif self._fallback and now <= self._fallback.valid_until:
+            self._leased.append(max(self._fallback.next, now, self._pause.next_probe_at))
 
     def _take(self, due: float, now: float) -> None:  # noqa: ARG002 -- LocalRateLimiter needs the time
         if self._fallback:

@@ -64,7 +64,6 @@ class Bucketing:
             self.ends.append(_BUCKETS * ceil(_DISTRIBUTION_VALUES * total / 100))
             for individual in slot.individuals:
                 self.individuals.setdefault(individual, position)
-
         # Groups with the same salt, split and individuals place every user alike.
         self.identity = (self.prefix, tuple(self.ends), tuple(self.individuals.items()))
 
