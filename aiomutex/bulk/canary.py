@@ -91,8 +91,8 @@ def find_misreading(
 ) -> VerificationError | None:
     """The difference, if a service has read a slot edit otherwise than this library, with the reading that fits.
 
-    ``None`` if there is no difference, or if somebody else's write explains it better. ``is_certain`` says whether reads
-    show the write by now.
+    ``None`` if there is no difference, or if somebody else's write explains it better. ``is_certain`` says whether
+    reads show the write by now.
     """
     old, new = find_slot(before, index), find_slot(after, index)
     if old is None or new is None:
