@@ -181,12 +181,10 @@ def any_request(method: object, path: object, json: object, idempotent: object) 
         )
     if idempotent is not None and not isinstance(idempotent, bool):
         raise InvalidRequestError(f"idempotent must be True, False or None, not {describe(idempotent)}")
-    body = None
-    if json is not UNSET:
-        try:
-            body = _encode(json)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise InvalidRequestError(f"json cannot be encoded: {error}") from None
+    try:
+        body = None if json is UNSET else _encode(json)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidRequestError(f"json cannot be encoded: {error}") from None
     if idempotent is None:
         idempotent = method in _SAFE_METHODS + _IDEMPOTENT_METHODS
     effect = Effect.IDEMPOTENT if idempotent else Effect.NON_IDEMPOTENT

@@ -9,22 +9,12 @@ import email.utils
 import itertools
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
 
 import msgspec
 
+from aiomutex import errors
 from aiomutex._api.redaction import Redactor
-from aiomutex.errors import (
-    APIError,
-    AuthenticationError,
-    BadRequestError,
-    ConflictError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitedError,
-    ServerError,
-    UnexpectedResponseError,
-)
 from aiomutex.models import CreatedGroup, GroupPage, MutexGroup
 
 if TYPE_CHECKING:
@@ -33,13 +23,13 @@ if TYPE_CHECKING:
 _BODY_SHOWN: Final = 4096
 _BODY_READ: Final = 64 * 2**10
 _DETAIL_SHOWN: Final = 300
-_BY_STATUS: Final[dict[int, type[APIError]]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    409: ConflictError,
-    429: RateLimitedError,
+_BY_STATUS: Final[dict[int, type[errors.APIError]]] = {
+    400: errors.BadRequestError,
+    401: errors.AuthenticationError,
+    403: errors.PermissionDeniedError,
+    404: errors.NotFoundError,
+    409: errors.ConflictError,
+    429: errors.RateLimitedError,
 }
 # The service documents no header for it; these names are in common use.
 _REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "x-amzn-requestid", "x-correlation-id", "x-amz-cf-id")
@@ -91,11 +81,11 @@ class Response:
             problem = error
         raise self.unexpected(problem)
 
-    def unexpected(self, problem: Exception) -> UnexpectedResponseError:
+    def unexpected(self, problem: Exception) -> errors.UnexpectedResponseError:
         """The error for a success whose body cannot be decoded."""
         content_type = self.header("Content-Type", "no content type")[:100]
         detail = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
-        return UnexpectedResponseError(
+        return errors.UnexpectedResponseError(
             f"{len(self.body):,} bytes ({content_type}) that do not read as documented: {detail}", **self.facts()
         )
 
@@ -148,10 +138,10 @@ def _parse_date(value: str) -> datetime | None:
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when
 
 
-def error_from_response(response: Response) -> APIError:
+def error_from_response(response: Response) -> errors.APIError:
     """The error for a response with a status outside 200 to 299."""
     status = response.status
-    kind = _BY_STATUS.get(status) or (ServerError if 500 <= status <= 599 else APIError)  # noqa: PLR2004  # HTTP's
+    kind = _BY_STATUS.get(status) or (errors.ServerError if 500 <= status <= 599 else errors.APIError)  # noqa: PLR2004  # HTTP's
     if 300 <= status <= 399:  # noqa: PLR2004  # HTTP's
         target = response.header("Location", "nowhere")
         detail = f"redirects are not followed (this one leads to {target[:200]!r})"
@@ -179,14 +169,10 @@ def _detail(response: Response) -> str:
 def _message(decoded: object) -> str | None:
     if isinstance(decoded, str):
         return decoded
-    if isinstance(decoded, dict):
-        fields = cast("dict[str, object]", decoded)
+    if _is_object(decoded):
         for field in _MESSAGE_FIELDS:
-            found = fields.get(field)
-            if isinstance(found, str) and found:
-                return found
-            if isinstance(found, dict) and (inner := _message(cast("object", found))):
-                return inner
+            if message := _message(decoded.get(field)):
+                return message
     return None
 
 
@@ -242,37 +228,34 @@ def read_created(body: bytes, key: str) -> CreatedGroup:
 # itself converts numbers that are strings or floats.
 
 
-def _normalized_page(decoded: object) -> object:
-    page = _as_object(decoded)
-    if page is None or "mutexes" not in page:
-        return decoded
+def _normalized_page(page: object) -> object:
+    if not _is_object(page) or "mutexes" not in page:
+        return page
     groups: Any = [] if page["mutexes"] is None else _each(_normalized_group, page["mutexes"])
     return page | {"mutexes": groups}
 
 
-def _normalized_group(decoded: object) -> object:
-    group = _as_object(decoded)
-    if group is None:
-        return decoded
+def _normalized_group(group: object) -> object:
+    if not _is_object(group):
+        return group
     indexes = itertools.count(1)
     slots = _each(lambda slot: _normalized_slot(slot, next(indexes)), group.get("slots"))
     return _without_nulls(group | {"slots": slots})
 
 
-def _normalized_slot(decoded: object, index: int) -> object:
-    slot = _as_object(decoded)
-    if slot is None:
-        return decoded
+def _normalized_slot(slot: object, index: int) -> object:
+    if not _is_object(slot):
+        return slot
     individuals = _each(lambda item: str(item) if type(item) is int else item, slot.get("individuals"))
     return {"index": index} | _without_nulls(slot | {"individuals": individuals})
 
 
-def _each(convert: Callable[[object], object], value: object) -> Any:
+def _each(convert: Callable[[object], object], value: object) -> object:
     return [convert(item) for item in cast("list[object]", value)] if isinstance(value, list) else value
 
 
-def _as_object(decoded: object) -> dict[str, Any] | None:
-    return cast("dict[str, Any]", decoded) if isinstance(decoded, dict) else None
+def _is_object(decoded: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(decoded, dict)
 
 
 def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:

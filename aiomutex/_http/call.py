@@ -12,19 +12,12 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from aiomutex import retry
+from aiomutex import errors, retry
 from aiomutex._api import requests
 from aiomutex._http.context import Patience
 from aiomutex._http.observer import Observer, logger
 from aiomutex._util.checks import check_seconds, describe
-from aiomutex.errors import (
-    ConfigurationError,
-    DailyBudgetExhaustedError,
-    DeadlineExceededError,
-    LimiterUnavailableError,
-    MutexError,
-    SessionClosedError,
-)
+from aiomutex.errors import MutexError
 from aiomutex.limits import Priority
 from aiomutex.retry import RetryPolicy
 
@@ -34,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_BEFORE_SENDING = (DailyBudgetExhaustedError, LimiterUnavailableError, ConfigurationError)
+_BEFORE_SENDING = (errors.DailyBudgetExhaustedError, errors.LimiterUnavailableError, errors.ConfigurationError)
 
 
 class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +44,7 @@ class CallOptions(msgspec.Struct, frozen=True, kw_only=True):
             check_seconds(field, getattr(self, field), least=sys.float_info.min)
         for field, kind in (("retry", RetryPolicy), ("priority", Priority)):
             if not isinstance(value := getattr(self, field), kind):
-                raise ConfigurationError(f"{field} must be a {kind.__name__}, not {describe(value)}")
+                raise errors.ConfigurationError(f"{field} must be a {kind.__name__}, not {describe(value)}")
 
 
 class CallResult(NamedTuple, Generic[T]):
@@ -92,7 +85,7 @@ async def send(
                 if observer is not None:
                     observer.end(response, None, None)
                 return CallResult(value, len(earlier) + 1, earlier)
-            delay = _delay(transport, request, failure, earlier, options, ends_at)
+            delay = _delay(transport, request, failure, len(earlier) + 1, options, ends_at)
             if observer is not None:
                 observer.end(None, failure, delay)
             if delay is None:
@@ -107,15 +100,9 @@ async def send(
 
 
 def _delay(
-    transport: Transport,
-    request: Request[Any],
-    failure: MutexError,
-    earlier: tuple[MutexError, ...],
-    options: CallOptions,
-    ends_at: float,
+    transport: Transport, request: Request[Any], failure: MutexError, attempt: int, options: CallOptions, ends_at: float
 ) -> float | None:
-    """Return the seconds until the next attempt, or ``None`` if there must be none."""
-    attempt = len(earlier) + 1
+    """Return the seconds from ``attempt`` until the next one, or ``None`` if there must be none."""
     if not retry.is_retryable(failure) or attempt >= options.retry.max_attempts:
         return None
     if request.effect is requests.Effect.NON_IDEMPOTENT and retry.may_have_applied(failure):
@@ -133,12 +120,10 @@ def _delay(
 def _with_history(request: Request[Any], failure: MutexError, earlier: tuple[MutexError, ...]) -> MutexError:
     """Return the error with its attempts, and with whether any of them may have been applied."""
     maybe_applied = request.effect is not requests.Effect.SAFE and (
-        failure.maybe_applied
-        or retry.may_have_applied(failure)
-        or any(retry.may_have_applied(error) for error in earlier)
+        failure.maybe_applied or any(map(retry.may_have_applied, (failure, *earlier)))
     )
     unsent = isinstance(failure, _BEFORE_SENDING) or (
-        isinstance(failure, DeadlineExceededError | SessionClosedError) and not failure.maybe_applied
+        isinstance(failure, errors.DeadlineExceededError | errors.SessionClosedError) and not failure.maybe_applied
     )
     attempts = len(earlier) + (0 if unsent else 1)
     return failure.with_attempts(attempts, earlier, maybe_applied=maybe_applied)

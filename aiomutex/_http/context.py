@@ -73,7 +73,6 @@ class AttemptContext:
         self.limiter = limiter
         self.options = options
         if options.patience is not None:
-            ends_at = options.patience.ends_at
             options.patience.waiting.add(self)
         self.ends_at = ends_at
         self.timer, self.loop = timer, timer.loop
@@ -151,11 +150,10 @@ class AttemptContext:
 current_attempt: ContextVar[AttemptContext | None] = ContextVar("current_attempt", default=None)
 
 
-# The messages of these errors hold no headers, and so no API key.
+# The errors of an attempt without a complete response. Their messages hold no headers, and so no API key.
 
 
 def timed_out(request: Request[Any], context: AttemptContext) -> MutexError:
-    """Return the error of an attempt that its deadline interrupted."""
     if context.permit is not None and context.loop.time() < context.ends_at:
         seconds = min(context.options.attempt_timeout, round(context.deadline.at - context.permit, 3))
         detail = f"no complete response within {seconds:g} s of sending"
@@ -169,14 +167,12 @@ def timed_out(request: Request[Any], context: AttemptContext) -> MutexError:
 
 
 def closed_during(context: AttemptContext) -> SessionClosedError:
-    """Return the error of an attempt that the closing of the session interrupted."""
     error = SessionClosedError("the session was closed during the call")
     error.maybe_applied = context.permit is not None
     return error
 
 
 def connection_failed(request: Request[Any], context: AttemptContext, error: BaseException) -> ConnectionFailedError:
-    """Return the error of an attempt whose connection could not be made, or broke."""
     # A permit may be taken before the connection is made, but nothing is sent without a connection.
     is_connected = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
     sent = context.permit is not None and is_connected

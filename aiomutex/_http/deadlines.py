@@ -14,28 +14,27 @@ _NEVER: Final = float("inf")
 
 
 class Deadline:
-    """When one task is interrupted: ``at``, on the loop's clock. ``expired`` is true once it has been."""
+    """When one task is interrupted: ``at``, on the loop's clock. ``expired`` is true from then on until ``resolve``."""
 
-    __slots__ = ("_cancelling", "_unresolved", "at", "expired", "task")
+    __slots__ = ("_cancelling", "at", "expired", "task")
 
     def __init__(self, at: float, task: asyncio.Task[object]) -> None:
         self.at = at
         self.task = task
         self.expired = False
         self._cancelling = task.cancelling()
-        self._unresolved = False
 
     def expire(self) -> None:
         """Interrupt the task, unless an earlier interruption is unresolved: ``resolve`` makes only one ``uncancel``."""
-        if not self._unresolved:
-            self.expired = self._unresolved = True
+        if not self.expired:
+            self.expired = True
             self.task.cancel()
 
     def resolve(self) -> bool:
         """Undo our own cancellation of the task. False if it was not the only one, so that it must propagate."""
-        if not self._unresolved:
+        if not self.expired:
             return False
-        self._unresolved = False
+        self.expired = False
         return self.task.uncancel() <= self._cancelling
 
 
