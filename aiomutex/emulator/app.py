@@ -161,8 +161,7 @@ class Application:
         )
         if self._log:
             _logger.info("rejected: %s", message)
-        body = msgspec.json.encode({"status": 421, "message": message})
-        return web.Response(status=421, body=body, headers={"Content-Type": JSON})
+        return web.json_response({"status": 421, "message": message}, status=421)
 
     def _rejection(self, now: float, headers: Mapping[str, str]) -> Response | None:
         error = self._service.encoder.error
@@ -231,7 +230,7 @@ class Application:
             response.body = fault.body_or(b"")
             start = response.body[:1]
             response.content_type = HTML if start == b"<" else JSON if start in (b"{", b"[", b'"') else TEXT
-        if fault.status in _WITHOUT_BODY:
+        if fault.status in (204, 304):
             response.body = b""
         if fault.retry_after is not None:
             response.headers["Retry-After"] = str(fault.retry_after)
@@ -257,4 +256,3 @@ _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, PATCH",
     "Access-Control-Allow-Headers": "Authorization, Content-Type",
 }
-_WITHOUT_BODY = frozenset({204, 304})

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from bisect import insort
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import inf
+from operator import itemgetter
 from random import Random
 from typing import TYPE_CHECKING, Literal, Self, cast, get_args
 
@@ -37,9 +39,7 @@ FaultKind = Literal[
 POLL = 0.005
 """Seconds between two looks at the clock, which a test can move at any time."""
 
-_LATENCY = re.compile(
-    r"(?P<base>\d+(?:\.\d+)?)\s*(?P<unit>ms|s)(?:\s*(?:±|\+-|\+/-)\s*(?P<jitter>\d+(?:\.\d+)?)\s*(?P<jitter_unit>ms|s)?)?",
-)
+_LATENCY = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)(?:\s*(?:±|\+-|\+/-)\s*(\d+(?:\.\d+)?)\s*(ms|s)?)?")
 _SECONDS = {"ms": 0.001, "s": 1.0}
 _KINDS = tuple(kind for kind in get_args(FaultKind) if kind != "status")
 _FAULT = re.compile(
@@ -74,10 +74,9 @@ class Fault:
     def __post_init__(self) -> None:
         if self.kind not in get_args(FaultKind):
             raise ValueError(f"kind must be one of {', '.join(get_args(FaultKind))}, not {self.kind!r}")
-        if not 0 <= self.rate <= 1:
-            raise ValueError(f"rate must be from 0 to 1, not {self.rate}")
-        if not 200 <= self.status <= 599:  # noqa: PLR2004  # final statuses of HTTP
-            raise ValueError(f"status must be from 200 to 599, not {self.status}")
+        for name, lowest, highest in (("rate", 0, 1), ("status", 200, 599)):  # final statuses of HTTP
+            if not lowest <= getattr(self, name) <= highest:
+                raise ValueError(f"{name} must be from {lowest} to {highest}, not {getattr(self, name)}")
         if not 0 <= self.seconds < inf:
             raise ValueError(f"seconds must be a finite number of 0 or more, not {self.seconds}")
 
@@ -148,9 +147,8 @@ class Latency:
         match = _LATENCY.fullmatch(value.strip())
         if match is None:
             raise ValueError(f"latency must be a time such as '80ms', '80ms±40ms' or '1.5s', not {value!r}")
-        unit = match["unit"]
-        jitter = float(match["jitter"] or 0) * _SECONDS[match["jitter_unit"] or unit]
-        return cls(float(match["base"]) * _SECONDS[unit], jitter)
+        base, unit, jitter, jitter_unit = match.groups()
+        return cls(float(base) * _SECONDS[unit], float(jitter or 0) * _SECONDS[jitter_unit or unit])
 
     def sample(self, rng: Random) -> float:
         """Return the latency of one response, in seconds."""
@@ -173,8 +171,7 @@ class Faults:
         self._scheduled: list[_Scheduled] = []
         self.random = [Fault.parse(fault) if isinstance(fault, str) else fault for fault in random]
         self.storm_until = 0.0
-        total = sum(fault.rate for fault in self.random)
-        if total > 1 + 1e-9:
+        if (total := sum(fault.rate for fault in self.random)) > 1 + 1e-9:
             raise ValueError(f"faults must have rates that add up to at most 100%, not {total:.0%}")
 
     def __repr__(self) -> str:
@@ -223,15 +220,13 @@ class LateChanges:
         made: asyncio.Future[None] = loop.create_future()
         if not self.waiting:
             loop.call_soon(self._poll, loop)
-        self.waiting.append((self._clock.now() + seconds, change, made))
+        insort(self.waiting, (self._clock.now() + seconds, change, made), key=itemgetter(0))
         await made
 
     def make_due(self) -> None:
         """Make the changes whose time has come, in the order of their times."""
-        now = self._clock.now()
-        due = sorted((waiting for waiting in self.waiting if waiting[0] <= now), key=lambda waiting: waiting[0])
-        self.waiting = [waiting for waiting in self.waiting if waiting[0] > now]
-        for _, change, made in due:
+        while self.waiting and self.waiting[0][0] <= self._clock.now():
+            _, change, made = self.waiting.pop(0)
             change()
             if not made.done():
                 made.set_result(None)

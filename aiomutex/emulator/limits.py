@@ -6,7 +6,7 @@ Limits also count the arrivals in the busiest second exactly, by which tests jud
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from math import floor
@@ -27,19 +27,19 @@ class Clock:
         60.0
     """
 
-    __slots__ = ("_frozen", "_offset")
+    __slots__ = ("_offset", "_running")
 
     def __init__(self) -> None:
         # perf_counter is monotonic: a correction of the system's clock must not shorten or stretch a rate window.
         self._offset = time.time() - time.perf_counter()
-        self._frozen: float | None = None
+        self._running = True
 
     def __repr__(self) -> str:
-        return f"<Clock {'frozen' if self._frozen is not None else 'running'} at {self.utc().isoformat()}>"
+        return f"<Clock {'running' if self._running else 'frozen'} at {self.utc().isoformat()}>"
 
     def now(self) -> float:
         """Return the time in seconds since 1970-01-01T00:00:00Z."""
-        return time.perf_counter() + self._offset if self._frozen is None else self._frozen
+        return self._offset + (time.perf_counter() if self._running else 0.0)
 
     def utc(self) -> datetime:
         """Return the time as an aware datetime in UTC."""
@@ -53,10 +53,7 @@ class Clock:
         """
         if seconds < 0:
             raise ValueError(f"seconds must be 0 or more, not {seconds}: the clock only moves forward")
-        if self._frozen is None:
-            self._offset += seconds
-        else:
-            self._frozen += seconds
+        self._offset += seconds
 
     def move_to(self, moment: datetime) -> None:
         """Move the clock forward to ``moment``.
@@ -70,13 +67,12 @@ class Clock:
 
     def freeze(self) -> None:
         """Stop the clock; from now on only ``advance`` and ``move_to`` move it."""
-        self._frozen = self.now()
+        self._offset, self._running = self.now(), False
 
     def unfreeze(self) -> None:
         """Let the clock run again from its current time."""
-        if self._frozen is not None:
-            self._offset = self._frozen - time.perf_counter()
-            self._frozen = None
+        if not self._running:
+            self._offset, self._running = self._offset - time.perf_counter(), True
 
     def until_midnight(self) -> float:
         """Return the seconds until the next UTC day, when the daily budget resets."""
@@ -112,7 +108,8 @@ class Limits:
     def __post_init__(self) -> None:
         if self.per_second < 1 or self.per_day < 1:
             raise ValueError(f"per_second and per_day must be 1 or more, not {self.per_second} and {self.per_day}")
-        self._day = self._used_today = self._busiest = 0
+        self._busiest = 0
+        self._used: Counter[float] = Counter()  # by UTC day
         # Both hold the last second only, so that memory is bounded.
         self._arrivals: deque[float] = deque()
         self._counted: deque[float] = deque()
@@ -132,12 +129,11 @@ class Limits:
     def admit(self, now: float) -> Literal["second", "day"] | None:
         """Accept a request, or return the limit that it exceeds."""
         counted = self._counted
-        sliding, second = self.window == "sliding", floor(now)
+        sliding, second, day = self.window == "sliding", floor(now), now // DAY
         while counted and (counted[0] <= now - 1.0 if sliding else counted[0] < second):
             counted.popleft()
-        self.set_used_today(now, self.used_today(now))
         exceeded: Literal["second", "day"] | None = None
-        if self.enforced and self._used_today >= self.per_day:
+        if self.enforced and self._used[day] >= self.per_day:
             exceeded = "day"
         elif self.enforced and len(counted) >= self.per_second:
             exceeded = "second"
@@ -147,7 +143,7 @@ class Limits:
             self.rejected += 1
         if exceeded is None or self.count_rejected:
             counted.append(now)
-            self._used_today += 1
+            self._used[day] += 1
         return exceeded
 
     def wait(self, now: float) -> float:
@@ -163,12 +159,11 @@ class Limits:
 
     def used_today(self, now: float) -> int:
         """Return the requests that count against the budget of the UTC day of ``now``."""
-        return self._used_today if now // DAY == self._day else 0
+        return self._used[now // DAY]
 
     def set_used_today(self, now: float, used: int) -> None:
         """Set the requests that count against the budget of the UTC day of ``now``."""
-        self._day = int(now // DAY)
-        self._used_today = used
+        self._used[now // DAY] = used
 
     def busiest_second(self) -> int:
         """Return the most arrivals in any one second, including rejected ones."""
@@ -178,4 +173,5 @@ class Limits:
         """Set all counts to 0."""
         self._arrivals.clear()
         self._counted.clear()
-        self._busiest = self._used_today = self.accepted = self.rejected = 0
+        self._used.clear()
+        self._busiest = self.accepted = self.rejected = 0

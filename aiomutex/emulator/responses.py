@@ -11,7 +11,7 @@ import msgspec
 from aiomutex.emulator.state import Group, generated_group, json_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from aiomutex.emulator.dialect import Dialect
 
@@ -69,16 +69,18 @@ class Encoder:
             return Response(200, self.group(group))
         return Response(200, b"OK" if self.dialect.patch_body == "ok" else b"", TEXT)
 
-    def error(self, status: int, message: str) -> Response:
+    def error(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
         """Return an error response in the dialect's form."""
-        form = self.dialect.error_body
+        form, body, content_type = self.dialect.error_body, b"", TEXT
         if form in ("object", "string"):
             content = message if form == "string" else {"status": status, "message": message}
-            return Response(status, msgspec.json.encode(content))
-        if form == "html":
+            body, content_type = msgspec.json.encode(content), JSON
+        elif form == "html":
             page = f"<html><head><title>{status}</title></head><body><h1>{escape(message)}</h1></body></html>"
-            return Response(status, page.encode(), HTML)
-        return Response(status, message.encode() if form == "text" else b"", TEXT)
+            body, content_type = page.encode(), HTML
+        elif form == "text":
+            body = message.encode()
+        return Response(status, body, content_type, dict(headers or {}))
 
     def group(self, group: Group) -> bytes:
         """Return a group as JSON."""

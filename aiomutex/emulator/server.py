@@ -22,6 +22,7 @@ from aiomutex.emulator.faults import Fault, Faults, LateChanges, Latency
 from aiomutex.emulator.limits import Clock, Limits
 from aiomutex.emulator.listener import allowed_hosts, listening
 from aiomutex.emulator.pages import pages_of
+from aiomutex.emulator.responses import Encoder
 from aiomutex.emulator.service import Service
 from aiomutex.emulator.storage import GroupSeed, StateFile, read_state, seeded_store
 
@@ -114,10 +115,10 @@ class MutexEmulator(Controls):
         self.clock = Clock()
         self._service = Service(
             (read_state(path) if path else None) or seeded_store(groups, slots_per_group),
-            dialect or Dialect(),
-            seed=seed,
-            taken_keys=taken_keys,
-            local_experiments=local_experiments,
+            Encoder(dialect or Dialect()),
+            random=Random(seed),
+            taken_keys=frozenset(taken_keys),
+            local_experiments=frozenset(local_experiments),
             clock=self.clock,
             on_commit=self._save,
         )
@@ -140,15 +141,14 @@ class MutexEmulator(Controls):
         self._listen = partial(
             listening, self._handle, host=host, port=port, ssl=ssl_context, delay=delay, rng=Random(seed)
         )
-        self._running: AsyncExitStack | None = None
-        self._thread: ExitStack | None = None
+        self._running, self._thread = AsyncExitStack(), ExitStack()
 
     def __repr__(self) -> str:
         state = self.url if self._port is not None else "not running"
         return f"<MutexEmulator {state} · {len(self.groups):,} groups · {self.limits.accepted:,} requests accepted>"
 
     async def __aenter__(self) -> Self:
-        if self._running is not None:
+        if self._port is not None:
             raise RuntimeError("the emulator is already running")
         async with AsyncExitStack() as stack:
             if self._state_path is not None:
@@ -162,9 +162,7 @@ class MutexEmulator(Controls):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        running, self._running = self._running, None
-        if running is not None:
-            await running.aclose()
+        await self._running.aclose()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -174,9 +172,7 @@ class MutexEmulator(Controls):
         return self
 
     def __exit__(self, *_: object) -> None:
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.close()
+        self._thread.close()
 
     def _stopped(self) -> None:
         state, self._state, self._port = self._state, None, None

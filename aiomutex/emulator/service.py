@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from math import inf
 from random import Random
 from time import monotonic
@@ -18,13 +18,14 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from aiomutex.emulator.limits import Clock
-from aiomutex.emulator.responses import Encoder, Response
+from aiomutex.emulator.responses import Response
 from aiomutex.emulator.validation import Rejection, group_edit, new_group, page, slot_edit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from aiomutex.emulator.dialect import Dialect
+    from aiomutex.emulator.responses import Encoder
     from aiomutex.emulator.state import Group, GroupStore, Slot
 
 COLLECTION = "/api/1/mutexes"
@@ -46,31 +47,24 @@ class Commit:
     body: Any
 
 
+@dataclass(eq=False, repr=False)
 class Service:
     """Respond to requests to the endpoints; see ``MutexEmulator`` for the arguments."""
 
-    def __init__(
-        self,
-        store: GroupStore,
-        dialect: Dialect,
-        *,
-        seed: int = 0,
-        taken_keys: Iterable[str] = (),
-        local_experiments: Iterable[int] = (),
-        clock: Clock | None = None,
-        on_commit: Callable[[Group], None] | None = None,
-    ) -> None:
-        self.store = store
-        self.clock = clock or Clock()
+    store: GroupStore
+    encoder: Encoder
+    _: KW_ONLY
+    random: Random = field(default_factory=lambda: Random(0))
+    taken_keys: frozenset[str] = frozenset()
+    local_experiments: frozenset[int] = frozenset()
+    clock: Clock = field(default_factory=Clock)
+    on_commit: Callable[[Group], None] = lambda _: None
+    base_url: str = ""
+
+    def __post_init__(self) -> None:
         self.changes: deque[tuple[float, str, Group | None]] = deque()  # when, and the group as it was before
-        self.encoder = Encoder(dialect)
-        self.base_url = ""
-        self.taken_keys = set(taken_keys)
-        self.local_experiments = set(local_experiments)
         self.commits: deque[Commit] = deque(maxlen=100_000)
         self.writes: Counter[tuple[str, int | None]] = Counter()
-        self.on_commit = on_commit
-        self._random = Random(seed)
         self._last_read: dict[str, tuple[float, list[Slot]]] = {}
         self._committed = 0
 
@@ -94,19 +88,19 @@ class Service:
         group_id, slot_index = match.groups()
         allowed = "GET, POST" if group_id is None else "GET, PATCH" if slot_index is None else "PATCH"
         if method not in allowed.split(", "):
-            response = self.encoder.error(405, f"the method must be {allowed}, not {method}")
-            response.headers["Allow"] = allowed
-            return response
+            raise Rejection(405, f"the method must be {allowed}, not {method}", {"Allow": allowed})
         if method == "POST":
             return self._create(_json(body, content_type))
         if group_id is None:
             return self._list(query)
         group_id = unquote(group_id)
-        if method == "GET":
-            return self._details(group_id)
-        group = self.store.get(group_id)
-        if group is None:
+        before = self._changed_since(self.dialect.read_lag) if method == "GET" else {}
+        found = before.get(group_id, self.store.peek(group_id))
+        if found is None:
             raise Rejection(404, f"group {group_id} does not exist")
+        if method == "GET":
+            return Response(200, self._encode(found))
+        group = self.store[group_id]
         if slot_index is None:
             return self._edit(group, _json(body, content_type))
         index = _index(group, unquote(slot_index), first=1 if self.dialect.slot_numbers == "from 1" else 0)
@@ -127,7 +121,7 @@ class Service:
             return seen is not None and not (uncounted and seen.deleted)
 
         ids, total = self.store.page(offset, limit, is_listed if uncounted or before else None)
-        seen = [before[group_id] if group_id in before else self.store.peek(group_id) for group_id in ids]
+        seen = [before.get(group_id, self.store.peek(group_id)) for group_id in ids]
         groups = [
             self._encode(group)
             for group in seen
@@ -136,13 +130,6 @@ class Service:
         end = offset + limit
         more = end <= total and bool(ids) if dialect.end_of_list == "probed" else end < total
         return Response(200, self.encoder.page(groups, end if more else None))
-
-    def _details(self, group_id: str) -> Response:
-        before = self._changed_since(self.dialect.read_lag)
-        found = before[group_id] if group_id in before else self.store.peek(group_id)
-        if found is None:
-            raise Rejection(404, f"group {group_id} does not exist")
-        return Response(200, self._encode(found))
 
     def _encode(self, found: Group | int) -> bytes:
         encoder = self.encoder
@@ -160,7 +147,7 @@ class Service:
         for slot in group.slots:
             self._check_modes(group.evaluation_mode, slot.experiments, f"slots[{slot.index - 1}].experiments")
         group.id = self.store.next_id()
-        group.bucketing_salt = group.bucketing_salt or f"{self._random.getrandbits(32):08x}"
+        group.bucketing_salt = group.bucketing_salt or f"{self.random.getrandbits(32):08x}"
         self._remember(group.id, None)
         self.store[group.id] = group
         self._commit("POST", group, None, body)
@@ -216,14 +203,13 @@ class Service:
         self._committed += 1
         self.commits.append(Commit(self._committed, method, group.id, slot_index, body))
         self.writes[group.id, slot_index] += 1
-        if self.on_commit is not None:
-            self.on_commit(group)
+        self.on_commit(group)
 
     def _free_key(self, name: str) -> str:
         stem = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "group"
         key = stem
         while self.store.id_of_key(key) is not None or key in self.taken_keys:
-            key = f"{stem}-{self._random.getrandbits(24):06x}"
+            key = f"{stem}-{self.random.getrandbits(24):06x}"
         return key
 
 

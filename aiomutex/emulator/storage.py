@@ -60,16 +60,14 @@ def group_of(seed: GroupSeed, *, next_id: str) -> Group:
     if isinstance(seed, Group):
         return seed
     group_id = next_id if seed.get("id") is None else str(seed["id"])
-    defaults = {"name": f"Group {group_id}", "key": f"group-{group_id}", "bucketingSalt": f"salt-{group_id}"}
-    given: dict[str, Any] = {
-        "projectId": 1,
-        "slots": (50, 50),
-        **defaults,
-        **_fields_of(seed, Group, f"group {group_id}"),
+    fields: dict[str, Any] = {
+        "name": f"Group {group_id}",
+        "key": f"group-{group_id}",
+        "bucketingSalt": f"salt-{group_id}",
     }
-    slots = [_slot_of(slot, place) for place, slot in enumerate(given["slots"])]
-    fields = {**given, "id": group_id, "projectId": str(given["projectId"]), "slots": slots}
-    return msgspec.convert(fields, Group, strict=False)
+    fields |= {"projectId": 1, "slots": (50, 50), **_fields_of(seed, Group, f"group {group_id}"), "id": group_id}
+    fields["slots"] = [_slot_of(slot, place) for place, slot in enumerate(fields["slots"])]
+    return msgspec.convert({**fields, "projectId": str(fields["projectId"])}, Group, strict=False)
 
 
 def seeded_store(groups: int | Iterable[GroupSeed], slots_per_group: int) -> GroupStore:
@@ -103,9 +101,8 @@ def store_of(document: object) -> GroupStore:
     recipe = msgspec.convert(fields.get("generated") or {}, _Generated)
     seeds = fields.get("groups", fields.get("mutexes"))
     if not isinstance(seeds, list):
-        raise ValueError(  # noqa: TRY004  # the content of a file is a value
-            'the groups must be a list, or an object with such a list as "groups" or "mutexes"'
-        )
+        valid = 'a list, or an object with such a list as "groups" or "mutexes"'
+        raise ValueError(f"the groups must be {valid}")  # noqa: TRY004  # of a file
     store = GroupStore(recipe.count, slots=recipe.slots)
     for group_id in recipe.removed:
         if group_id not in store:

@@ -49,7 +49,7 @@ _RULES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
 
 
 class Rejection(Exception):  # noqa: N818  # it is a response, not an error of the emulator
-    """A request is invalid; its arguments are the status and the message of the response."""
+    """A request is invalid; its arguments are those of ``Encoder.error``."""
 
 
 def page(query: Mapping[str, str], dialect: Dialect) -> tuple[int, int]:
@@ -124,8 +124,7 @@ def _integer(query: Mapping[str, str], name: str, *, lowest: int, default: int) 
     text = query.get(name)
     if text is None:
         return default
-    digits = len(text) <= 15 and text.isascii() and text.isdigit()  # noqa: PLR2004  # far above any offset
-    if not digits or int(text) < lowest:
+    if not re.fullmatch("[0-9]{1,15}", text) or int(text) < lowest:
         raise _invalid(name, text, f"an integer of {lowest} or more")
     return int(text)
 

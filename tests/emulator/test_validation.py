@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiomutex.emulator import Dialect, GroupStore
+from aiomutex.emulator.responses import Encoder
 from aiomutex.emulator.service import COLLECTION, Service
 from aiomutex.emulator.storage import document_of
 
@@ -45,7 +46,7 @@ REQUESTS = st.sampled_from([("POST", ""), ("PATCH", "/1"), ("PATCH", "/1/slots/1
 @given(REQUESTS, ANY | CREATE, DIALECTS)
 def test_any_body_is_accepted_or_rejected_with_a_message(request: tuple[str, str], body: Any, dialect: Dialect) -> None:
     store = GroupStore(2)
-    service = Service(store, dialect)
+    service = Service(store, Encoder(dialect))
     before = [msgspec.json.encode(document_of(store)["groups"]) for _ in (store["1"], store["2"])][-1]
     method, path = request
     response = service.respond(method, COLLECTION + path, msgspec.json.encode(body), "application/json")
@@ -67,5 +68,5 @@ def test_any_body_is_accepted_or_rejected_with_a_message(request: tuple[str, str
 @settings(max_examples=100, deadline=None)
 @given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), max_size=20), st.sampled_from(["GET", "X"]))
 def test_any_path_gets_a_response(rest: str, method: str) -> None:
-    response = Service(GroupStore(2), Dialect()).respond(method, COLLECTION + rest, b"", "")
+    response = Service(GroupStore(2), Encoder(Dialect())).respond(method, COLLECTION + rest, b"", "")
     assert response.status in {200, 400, 404, 405}

@@ -45,7 +45,8 @@ def service_request(data: bytes) -> None:
     head, _, body = data[1:].partition(b"\n")
     # HTTP parsers let only ASCII through.
     method, _, target = head.decode("ascii", "ignore").partition(" ")
-    service = Service(GroupStore(3, slots=2), DIALECTS[data[0] % len(DIALECTS) if data else 0], local_experiments=[5])
+    encoder = Encoder(DIALECTS[data[0] % len(DIALECTS) if data else 0])
+    service = Service(GroupStore(3, slots=2), encoder, local_experiments=frozenset({5}))
     response = service.respond(method, target, body, JSON)
     keep(response.status in (200, 400, 404, 405, 409), f"status {response.status}")
     if response.body and response.content_type == JSON:
@@ -156,7 +157,7 @@ def state_json(data: bytes) -> None:
     with only(ValueError):
         store = store_of_json(data)
         if len(store) < 2000:
-            _check_state(Service(store, Dialect()))
+            _check_state(Service(store, Encoder(Dialect())))
 
 
 @functools.cache
@@ -187,7 +188,7 @@ def state_file(data: bytes) -> None:
     with only(ValueError):
         store = read_state(path)
         if store is not None and len(store) < 2000:
-            _check_state(Service(store, Dialect()))
+            _check_state(Service(store, Encoder(Dialect())))
             # Damage that only shows when writing is not the concern of reading.
             with contextlib.suppress(sqlite3.Error), contextlib.closing(StateFile(path)) as file:
                 file.save_all(store)

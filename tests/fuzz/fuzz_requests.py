@@ -31,7 +31,7 @@ from aiomutex._api.responses import read_group
 from aiomutex._http.config import check_api_key, service_url
 from aiomutex._http.transport import Transport
 from aiomutex.emulator.dialect import Dialect
-from aiomutex.emulator.responses import JSON
+from aiomutex.emulator.responses import JSON, Encoder
 from aiomutex.emulator.responses import Response as EmulatorResponse
 from aiomutex.emulator.service import COLLECTION, Service
 from aiomutex.emulator.state import GroupStore
@@ -65,7 +65,7 @@ def writes(data: bytes) -> None:
         return
     if not isinstance(given, dict):
         return
-    service = Service(GroupStore(7), Dialect(unknown_fields="rejected", empty_edit="rejected"))
+    service = Service(GroupStore(7), Encoder(Dialect(unknown_fields="rejected", empty_edit="rejected")))
     lists = {name: given.get(name, UNSET) for name in ("experiments", "holdouts", "individuals")}
     with only(InvalidRequestError):
         _send(service, edit_slot(given.get("group_id", 7), given.get("slot_index", 1), **lists))
