@@ -38,7 +38,7 @@ async def record_concurrency(emulator: MutexEmulator, most: Counter[str]) -> Non
 async def test_each_group_has_one_write_in_flight_and_groups_are_edited_concurrently(
     emulator: MutexEmulator, editor: Editor, verify: bool
 ) -> None:
-    emulator.latency = "3ms±3ms"
+    emulator.latency = "15ms±5ms"
     most: Counter[str] = Counter()
     watch = asyncio.create_task(record_concurrency(emulator, most))
     report = await editor.edit_slots(edits_for(300, groups=10), verify=verify)
