@@ -80,9 +80,8 @@ def emulator(no_limits: bool, dialect: str | None, ca_file: str | None, quiet: b
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda _, __: signal.raise_signal(signal.SIGINT))
     try:
-        asyncio.run(serve(instance, on_ready=announce))
-    except KeyboardInterrupt:
-        pass
+        with suppress(KeyboardInterrupt):
+            asyncio.run(serve(instance, on_ready=announce))
     except ValueError as error:  # the state file is invalid
         fail(str(error), 2)
     except OSError as error:

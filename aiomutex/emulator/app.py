@@ -106,7 +106,6 @@ class Application:
     _responses = 0
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Handle one request."""
         if host_of(host := request.headers.get("Host", "")) not in self._hosts:
             return self._misdirected(host)
         self._late.make_due()
@@ -185,12 +184,9 @@ class Application:
         return self._too_many_requests(self.limits.wait(now))
 
     def _too_many_requests(self, wait: float, message: str = "too many requests") -> Response:
-        response = self._service.encoder.error(429, message)
-        if self._service.dialect.retry_after == "seconds":
-            response.headers["Retry-After"] = str(max(1, ceil(wait)))
-        elif self._service.dialect.retry_after == "date":
-            response.headers["Retry-After"] = formatdate(ceil(self.clock.now() + wait), usegmt=True)
-        return response
+        date = formatdate(ceil(self.clock.now() + wait), usegmt=True)
+        header = {"none": None, "seconds": str(max(1, ceil(wait))), "date": date}[self._service.dialect.retry_after]
+        return self._service.encoder.error(429, message, {"Retry-After": header} if header else None)
 
     async def _apply_fault(self, fault: Fault, response: Response | None, request: web.BaseRequest) -> Response | None:
         if fault.kind == "status":
@@ -204,8 +200,7 @@ class Application:
         if fault.kind == "stall":
             # Never done: aiohttp cancels the handler when the connection closes.
             await asyncio.get_running_loop().create_future()
-        transport = request.transport
-        if transport is None:
+        if (transport := request.transport) is None:
             return None
         if fault.kind == "truncate" and response is not None:
             head = (
@@ -222,10 +217,9 @@ class Application:
         return None
 
     def _error(self, fault: Fault) -> Response:
+        response = self._service.encoder.error(fault.status, f"injected fault with status {fault.status}")
         if fault.status == 429:  # noqa: PLR2004 - too many requests
             response = self._too_many_requests(1.0)
-        else:
-            response = self._service.encoder.error(fault.status, f"injected fault with status {fault.status}")
         if fault.body is not None:
             response.body = fault.body_or(b"")
             start = response.body[:1]

@@ -212,26 +212,23 @@ class LateChanges:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.waiting: list[tuple[float, Callable[[], object], asyncio.Future[None]]] = []
+        self.waiting: list[tuple[float, Callable[[], object]]] = []  # the earliest first
 
     async def make_in(self, seconds: float, change: Callable[[], object]) -> None:
         """Wait ``seconds`` and call ``change``, which is called even if this wait is cancelled."""
-        loop = asyncio.get_running_loop()
-        made: asyncio.Future[None] = loop.create_future()
         if not self.waiting:
-            loop.call_soon(self._poll, loop)
-        insort(self.waiting, (self._clock.now() + seconds, change, made), key=itemgetter(0))
-        await made
+            asyncio.get_running_loop().call_soon(self._poll)
+        late = (self._clock.now() + seconds, change)
+        insort(self.waiting, late, key=itemgetter(0))
+        while late in self.waiting:  # noqa: ASYNC110  # it may also be dropped
+            await asyncio.sleep(POLL)
 
     def make_due(self) -> None:
         """Make the changes whose time has come, in the order of their times."""
         while self.waiting and self.waiting[0][0] <= self._clock.now():
-            _, change, made = self.waiting.pop(0)
-            change()
-            if not made.done():
-                made.set_result(None)
+            self.waiting.pop(0)[1]()
 
-    def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _poll(self) -> None:
         if self.waiting:
             self.make_due()
-            loop.call_later(POLL, self._poll, loop)
+            asyncio.get_running_loop().call_later(POLL, self._poll)

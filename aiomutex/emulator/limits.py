@@ -27,8 +27,6 @@ class Clock:
         60.0
     """
 
-    __slots__ = ("_offset", "_running")
-
     def __init__(self) -> None:
         # perf_counter is monotonic: a correction of the system's clock must not shorten or stretch a rate window.
         self._offset = time.time() - time.perf_counter()
@@ -137,10 +135,8 @@ class Limits:
             exceeded = "day"
         elif self.enforced and len(counted) >= self.per_second:
             exceeded = "second"
-        if exceeded is None:
-            self.accepted += 1
-        else:
-            self.rejected += 1
+        self.accepted += exceeded is None
+        self.rejected += exceeded is not None
         if exceeded is None or self.count_rejected:
             counted.append(now)
             self._used[day] += 1

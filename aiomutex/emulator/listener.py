@@ -40,9 +40,8 @@ async def listening(
         return await handler(request)
 
     # Cancel the handler when its client disconnects: a stalled request would otherwise wait forever.
-    http = web.Server(
-        handle_delayed if delay.base else handler, handler_cancellation=True, access_log=None, lingering_time=1.0
-    )
+    handle = handle_delayed if delay.base else handler
+    http = web.Server(handle, handler_cancellation=True, access_log=None, lingering_time=1.0)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(http, host, port, ssl=ssl, backlog=1024, start_serving=False)
     try:

@@ -9,6 +9,7 @@ import re
 from collections import Counter, deque
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field
+from itertools import count
 from math import inf
 from random import Random
 from time import monotonic
@@ -66,7 +67,7 @@ class Service:
         self.commits: deque[Commit] = deque(maxlen=100_000)
         self.writes: Counter[tuple[str, int | None]] = Counter()
         self._last_read: dict[str, tuple[float, list[Slot]]] = {}
-        self._committed = 0
+        self._numbers = count(1)
 
     @property
     def dialect(self) -> Dialect:
@@ -122,14 +123,10 @@ class Service:
 
         ids, total = self.store.page(offset, limit, is_listed if uncounted or before else None)
         seen = [before.get(group_id, self.store.peek(group_id)) for group_id in ids]
-        groups = [
-            self._encode(group)
-            for group in seen
-            if group is not None and not (hidden and not isinstance(group, int) and group.deleted)
-        ]
+        shown = (group for group in seen if group is not None and not (hidden and getattr(group, "deleted", False)))
         end = offset + limit
         more = end <= total and bool(ids) if dialect.end_of_list == "probed" else end < total
-        return Response(200, self.encoder.page(groups, end if more else None))
+        return Response(200, self.encoder.page(map(self._encode, shown), end if more else None))
 
     def _encode(self, found: Group | int) -> bytes:
         encoder = self.encoder
@@ -172,8 +169,8 @@ class Service:
             self._last_read[group.id] = monotonic(), deepcopy(group.slots)
         slot = next(slot for slot in group.slots if slot.index == index)
         for name, members in lists.items():
-            merged = [*getattr(slot, name), *members] if self.dialect.slot_patch == "merge" else None
-            setattr(slot, name, members if merged is None else list(dict.fromkeys(merged)))
+            merge = self.dialect.slot_patch == "merge"
+            setattr(slot, name, list(dict.fromkeys([*getattr(slot, name), *members])) if merge else members)
         if self.dialect.cohorts_on_edit == "dropped":
             slot.cohorts = []
         self._commit("PATCH", group, index, body)
@@ -200,8 +197,7 @@ class Service:
         return {group_id: before for at, group_id, before in reversed(self.changes) if at > start}
 
     def _commit(self, method: str, group: Group, slot_index: int | None, body: Any) -> None:
-        self._committed += 1
-        self.commits.append(Commit(self._committed, method, group.id, slot_index, body))
+        self.commits.append(Commit(next(self._numbers), method, group.id, slot_index, body))
         self.writes[group.id, slot_index] += 1
         self.on_commit(group)
 

@@ -114,13 +114,11 @@ class GroupStore(MutableMapping[str, Group]):
 
     def __getitem__(self, group_id: str) -> Group:
         group_id = str(group_id)
-        group = self._groups.get(group_id)
-        if group is None:
-            if not self._is_generated(group_id):
-                raise KeyError(group_id)
-            group = self._groups[group_id] = generated_group(group_id, self.generated_slots)
-            self._ids_by_key.setdefault(group.key, {})[group.project_id] = group_id
-        return group
+        if group_id not in self:
+            raise KeyError(group_id)
+        if group_id not in self._groups:
+            self._keep(generated_group(group_id, self.generated_slots))
+        return self._groups[group_id]
 
     def __setitem__(self, group_id: str, group: Group) -> None:
         group_id = str(group_id)
@@ -134,8 +132,7 @@ class GroupStore(MutableMapping[str, Group]):
         else:
             self.removed.discard(group_id)
             insort(self._ids, json_id(group_id), key=_order)
-        self._groups[group_id] = group
-        self._ids_by_key.setdefault(group.key, {})[group.project_id] = group_id
+        self._keep(group)
 
     def __delitem__(self, group_id: str) -> None:
         group_id = str(group_id)
@@ -176,6 +173,10 @@ class GroupStore(MutableMapping[str, Group]):
     def _is_generated(self, group_id: str) -> bool:
         number = json_id(group_id)
         return isinstance(number, int) and 1 <= number <= self.generated and group_id not in self.removed
+
+    def _keep(self, group: Group) -> None:
+        self._groups[group.id] = group
+        self._ids_by_key.setdefault(group.key, {})[group.project_id] = group.id
 
     def _forget_key(self, group: Group) -> None:
         self._ids_by_key.get(group.key, {}).pop(group.project_id, None)

@@ -66,17 +66,12 @@ def group_edit(body: Any, dialect: Dialect) -> dict[str, Any]:
     if fields.get("archive") is True:
         body = {name: fields[name] for name in fields if name not in ("name", "description")}
     given = _fields(body, ("name", "description", "archive"), dialect)
-    if not given and dialect.empty_edit == "rejected":
-        raise Rejection(400, "the body must have name, description or archive")
     return {"deleted" if name == "archive" else name: value for name, value in given.items()}
 
 
 def slot_edit(body: Any, dialect: Dialect) -> dict[str, list[Any]]:
     """Return the checked lists of a slot edit that the body has."""
-    given = _fields(body, _LISTS, dialect)
-    if not given and dialect.empty_edit == "rejected":
-        raise Rejection(400, "the body must have experiments, holdouts or individuals")
-    return _lists(given, "")
+    return _lists(_fields(body, _LISTS, dialect), "")
 
 
 def new_group(body: Any, dialect: Dialect) -> Group:
@@ -104,7 +99,7 @@ def _new_slot(entry: Any, index: int, dialect: Dialect) -> dict[str, Any]:
 def _fields(
     body: Any, known: tuple[str, ...], dialect: Dialect, where: str = "", *, required: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the ``known`` fields of ``body``, checked."""
+    """Return the ``known`` fields of ``body``, checked. Without ``required`` ones it is an edit."""
     if not isinstance(body, dict):
         raise _invalid(where or "the body", body, "a JSON object")
     fields = cast("dict[str, Any]", body)
@@ -117,7 +112,10 @@ def _fields(
             raise Rejection(400, f"{prefix}{name} is missing; it must be {valid}")
         if name in fields and not is_valid(fields[name]):
             raise _invalid(prefix + name, fields[name], valid)
-    return {name: fields[name] for name in known if name in fields}
+    given = {name: fields[name] for name in known if name in fields}
+    if not given and not required and dialect.empty_edit == "rejected":
+        raise Rejection(400, f"the body must have {', '.join(known[:-1])} or {known[-1]}")
+    return given
 
 
 def _integer(query: Mapping[str, str], name: str, *, lowest: int, default: int) -> int:
