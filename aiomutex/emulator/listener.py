@@ -75,12 +75,10 @@ def allowed_hosts(host: str, names: Iterable[str]) -> frozenset[str]:
     """Return the loopback host, the address ``host`` to listen on, and ``names``, as ``host_of`` returns them."""
     if isinstance(names, str):
         raise ValueError(f"allow_hosts must be a list of host names, not {names!r}")  # noqa: TRY004  # of its argument's value
-    allowed = {"localhost", _host_of_name(host)}
-    for name in names:
-        if not _host_of_name(name):
-            raise ValueError(f"allow_hosts must be host names such as 'emulator', not {name!r}")
-        allowed.add(_host_of_name(name))
-    return frozenset(allowed - {""})
+    allowed = {name: _host_of_name(name) for name in names}
+    if malformed := [name for name in allowed if not allowed[name]]:
+        raise ValueError(f"allow_hosts must be host names such as 'emulator', not {malformed[0]!r}")
+    return frozenset({"localhost", _host_of_name(host), *allowed.values()} - {""})
 
 
 def _host_of_name(name: str) -> str:

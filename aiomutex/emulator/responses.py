@@ -71,16 +71,14 @@ class Encoder:
 
     def error(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
         """Return an error response in the dialect's form."""
-        form, body, content_type = self.dialect.error_body, b"", TEXT
+        form, headers = self.dialect.error_body, dict(headers or {})
         if form in ("object", "string"):
             content = message if form == "string" else {"status": status, "message": message}
-            body, content_type = msgspec.json.encode(content), JSON
-        elif form == "html":
+            return Response(status, msgspec.json.encode(content), JSON, headers)
+        if form == "html":
             page = f"<html><head><title>{status}</title></head><body><h1>{escape(message)}</h1></body></html>"
-            body, content_type = page.encode(), HTML
-        elif form == "text":
-            body = message.encode()
-        return Response(status, body, content_type, dict(headers or {}))
+            return Response(status, page.encode(), HTML, headers)
+        return Response(status, message.encode() if form == "text" else b"", TEXT, headers)
 
     def group(self, group: Group) -> bytes:
         """Return a group as JSON."""

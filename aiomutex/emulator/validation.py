@@ -119,9 +119,7 @@ def _fields(
 
 
 def _integer(query: Mapping[str, str], name: str, *, lowest: int, default: int) -> int:
-    text = query.get(name)
-    if text is None:
-        return default
+    text = query.get(name, str(default))
     if not re.fullmatch("[0-9]{1,15}", text) or int(text) < lowest:
         raise _invalid(name, text, f"an integer of {lowest} or more")
     return int(text)
