@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
@@ -37,11 +37,9 @@ class GroupPager:
     pages is dropped; a skipped group cannot be noticed.
     """
 
-    def __init__(
-        self, fetch: Fetch, *, page_size: int, cursor: str | int | None, seen: Iterable[str | None] = ()
-    ) -> None:
-        self._fetch, self._seen = fetch, seen
-        self._page_size = validation.page_limit("page_size", page_size)
+    def __init__(self, fetch: Fetch, *, page_size: int, cursor: str | int | None) -> None:
+        self._fetch = fetch
+        self._page_size = check_integer("page_size", page_size, least=1, most=validation.MAX_PAGE_SIZE)
         self._start = validation.page_cursor(cursor)
 
     def __repr__(self) -> str:
@@ -72,7 +70,7 @@ class GroupPager:
             1 None
         """
         recent: dict[str, None] = {}
-        cursor, seen, idle = self._start, set(self._seen), 0
+        cursor, seen, idle = self._start, set[str | None](), 0
         while True:
             if cursor in seen:
                 problem = f"the service repeated the cursor {cursor!r}, so the listing would never end"
@@ -107,7 +105,7 @@ class GroupPager:
             pages += await _read_concurrently(self._fetch, self._page_size, start, step, concurrency)
         # The rest of the listing; there is none unless the cursor is not an offset.
         if (cursor := pages[-1].next_cursor) is not None:
-            rest = GroupPager(self._fetch, page_size=self._page_size, cursor=cursor, seen=[self._start])
+            rest = GroupPager(self._fetch, page_size=self._page_size, cursor=cursor)
             pages += [page async for page in rest.pages()]
         groups: dict[str, MutexGroup] = {}
         for group in itertools.chain.from_iterable(page.groups for page in pages):

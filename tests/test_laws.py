@@ -204,7 +204,7 @@ async def test_the_key_cannot_be_pickled_or_copied(emulator: MutexEmulator) -> N
                 make_copy(session)
             inside: Any = session
             with pytest.raises(TypeError, match="an API key cannot be pickled"):
-                make_copy(inside._transport._key)
+                make_copy(inside._transport._headers["Authorization"])
 
 
 async def test_the_key_is_sent_over_plain_http_to_loopback_only() -> None:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from aiomutex._api import responses, validation
-from aiomutex._util.checks import describe
+from aiomutex._util.checks import check_integer, describe
 from aiomutex.errors import InvalidRequestError
 from aiomutex.models import CreatedGroup, GroupPage, MutexGroup, NewGroup
 
@@ -84,7 +84,7 @@ def _check_not_html(body: bytes) -> None:
 
 def list_page(limit: int, cursor: str | int | None) -> Request[GroupPage]:
     """``GET /api/1/mutexes``."""
-    query = f"limit={validation.page_limit('limit', limit)}"
+    query = f"limit={check_integer('limit', limit, least=1, most=validation.MAX_PAGE_SIZE)}"
     start = validation.page_cursor(cursor)
     if start is not None:
         query += f"&cursor={quote(start, safe='')}"
@@ -175,10 +175,8 @@ def any_request(method: object, path: object, json: object, idempotent: object) 
     if not isinstance(method, str) or not _METHOD.fullmatch(method):
         raise InvalidRequestError(f"method must be an HTTP method in capital letters, not {describe(method)}")
     if not isinstance(path, str) or not _PATH.fullmatch(path) or path.startswith("//") or "#" in path:
-        raise InvalidRequestError(
-            f"path must be percent-encoded and begin with one '/', such as '/api/1/experiments?limit=10', "
-            f"not {describe(path)}"
-        )
+        expected = "percent-encoded and begin with one '/', such as '/api/1/experiments?limit=10'"
+        raise InvalidRequestError(f"path must be {expected}, not {describe(path)}")
     if idempotent is not None and not isinstance(idempotent, bool):
         raise InvalidRequestError(f"idempotent must be True, False or None, not {describe(idempotent)}")
     try:

@@ -84,10 +84,9 @@ class Response:
     def unexpected(self, problem: Exception) -> errors.UnexpectedResponseError:
         """The error for a success whose body cannot be decoded."""
         content_type = self.header("Content-Type", "no content type")[:100]
-        detail = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
-        return errors.UnexpectedResponseError(
-            f"{len(self.body):,} bytes ({content_type}) that do not read as documented: {detail}", **self.facts()
-        )
+        reason = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
+        detail = f"{len(self.body):,} bytes ({content_type}) that do not read as documented: {reason}"
+        return errors.UnexpectedResponseError(detail, **self.facts())
 
     def facts(self) -> dict[str, Any]:
         """What the errors of a response show, with the API key removed."""

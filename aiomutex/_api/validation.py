@@ -114,11 +114,6 @@ def _encodable(field: str, value: str) -> str:
     return value
 
 
-def page_limit(field: str, value: object) -> int:
-    """The maximum number of groups in a page: an integer from 1 to 1,000."""
-    return check_integer(field, value, least=1, most=MAX_PAGE_SIZE)
-
-
 def page_cursor(cursor: object) -> str | None:
     """The cursor of a page as a string; ``None`` is the beginning of the listing."""
     if cursor is None:

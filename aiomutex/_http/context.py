@@ -92,7 +92,6 @@ class AttemptContext:
         self._held += ((lock, key),)
 
     def leave(self) -> None:
-        """Release all locks."""
         held, self._held = self._held, ()
         for lock, key in held:
             lock.release(key)

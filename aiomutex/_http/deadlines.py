@@ -61,7 +61,6 @@ class DeadlineTimer:
         return deadline
 
     def move(self, deadline: Deadline, at: float) -> None:
-        """Change the time of a deadline."""
         deadline.at = at
         if at < self._next:
             self._wake_at(at)
@@ -81,14 +80,12 @@ class DeadlineTimer:
 
     def close(self) -> None:
         """Expire all deadlines now, and stop the timer."""
-        deadlines, self._deadlines = self._deadlines, set()
-        if not self.loop.is_closed():
-            for deadline in deadlines:
-                deadline.at = -_NEVER
-                deadline.expire()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._next = None, _NEVER
+        if not self.loop.is_closed():
+            for deadline in self._deadlines:
+                deadline.at = -_NEVER
+            self._expire_due()
 
     def _wake_at(self, at: float) -> None:
         if self._timer is not None:

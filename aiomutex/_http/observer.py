@@ -53,7 +53,6 @@ class Observer:
             self._call_contexts = _entered([tracer.call for tracer in self._tracers], self._call)
 
     def begin(self, started: float) -> None:
-        """Begin an attempt."""
         self._number += 1
         self._started = started
         self.ready_at: float | None = None  # until a connection is ready
@@ -72,7 +71,6 @@ class Observer:
                 logger.error("a tracer set a header that cannot be sent")
 
     def end(self, response: Response | None, error: MutexError | None, delay: float | None) -> None:
-        """Report the attempt."""
         context = self.context
         level = logging.DEBUG if delay is None else logging.INFO
         is_logged = logger.isEnabledFor(level)

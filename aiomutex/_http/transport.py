@@ -17,8 +17,8 @@ import anyio
 from yarl import URL
 
 from aiomutex import __version__
-from aiomutex._api import responses
 from aiomutex._api.redaction import Redactor, SecretStr
+from aiomutex._api.responses import Response, retry_after_of
 from aiomutex._http.context import AttemptContext, closed_during, connection_failed, current_attempt, timed_out
 from aiomutex._http.deadlines import DeadlineTimer
 from aiomutex._http.pool import CLOSED_ERROR, NETRC_ERROR, borrowed_headers, check_borrowed, create_http
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from aiomutex.events import Hooks
     from aiomutex.limits import RateLimiter
 
-_MAX_BODY: Final = 64 * 2**20  # after decompression
 _MAX_ERROR_BODY: Final = 64 * 2**10
 _CLOSED: Final = "the session is closed; create a new MutexSession"
 _TOO_MANY_REQUESTS: Final = 429
@@ -78,12 +77,10 @@ class Transport:
         self.hooks = hooks
         self.in_flight = 0
         self._calls = 0
-        self._is_draining = False
-        self._drained = asyncio.Event()
+        self._drained: asyncio.Event | None = None  # once no further call may begin
         self.root = str(base_url).rstrip("/")
         self.address = base_url.host or "", base_url.port or 0
         self._prefix = base_url.raw_path.rstrip("/")
-        self._key = SecretStr(api_key)
         self.redact = Redactor(api_key)
         self._headers = {
             "Authorization": SecretStr(f"Bearer {api_key}"),
@@ -97,7 +94,7 @@ class Transport:
         # could hold all connections, and interactive calls would wait behind them.
         self._bulk_slots = KeyedLock(max(1, max_connections * 3 // 4))
         self.group_locks = KeyedLock()
-        self._max_body = _MAX_BODY
+        self._max_body = 64 * 2**20  # after decompression
         self._borrowed = http
         self._http: aiohttp.ClientSession | None = None
         self._direct: DirectClient | None = None
@@ -132,22 +129,20 @@ class Transport:
 
     def begin_call(self) -> None:
         """Count a call that ``aclose`` may wait for."""
-        if self._is_draining:
+        if self._drained is not None:
             raise SessionClosedError(_CLOSED)
         self._calls += 1
 
     def end_call(self) -> None:
-        """Count the end of a call."""
         self._calls -= 1
-        if not self._calls:
+        if not self._calls and self._drained is not None:
             self._drained.set()
 
     async def aclose(self, drain: float = 0.0) -> None:
         """Wait up to ``drain`` seconds for calls, end the attempts in progress, and close the pool."""
         try:
             if self._calls and drain > 0:
-                self._is_draining = True
-                self._drained.clear()
+                self._drained = self._drained or asyncio.Event()
                 with anyio.move_on_after(drain):
                     await self._drained.wait()
         finally:
@@ -172,7 +167,7 @@ class Transport:
 
     async def attempt(
         self, request: Request[Any], options: CallOptions, ends_at: float, observer: Observer | None = None
-    ) -> responses.Response:
+    ) -> Response:
         """Send ``request`` once in a call that must end at ``ends_at``, and read the response, whatever its status."""
         http, timer = self.check_open()
         headers: dict[str, str] | None = None  # those of the pool
@@ -208,15 +203,13 @@ class Transport:
                 )
             if context.permit is not None:
                 if response.status == _TOO_MANY_REQUESTS:
-                    self.limiter.throttled(context.permit, responses.retry_after_of(response.headers))
+                    self.limiter.throttled(context.permit, retry_after_of(response.headers))
                 else:
                     self.limiter.answered(context.permit)
             status = response.status
             content = await self._read(response)
             if content is not None:
-                return responses.Response(
-                    status, response.headers, content, method=method, path=path, redact=self.redact
-                )
+                return Response(status, response.headers, content, method=method, path=path, redact=self.redact)
             detail = f"a body of more than {self._max_body:,} bytes"
             too_large = UnexpectedResponseError(detail, status=status, method=method, path=path)
             too_large.too_large = True

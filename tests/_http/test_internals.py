@@ -89,7 +89,6 @@ EDITS: dict[str, tuple[Edit, ...]] = {
     "http.StreamWriter.__init__": (Edit(r"\bloop\b", "event_loop", "http_writer.py"),),
     "http.StreamWriter.write_headers": renamed("write_headers"),
     "http.StreamWriter.write_eof": another_parameter("http_writer.py", r"async def write_eof\(self"),
-    "http.StreamWriter.set_eof": renamed("set_eof"),
     "client.ClientSession._default_proxy": renamed("_default_proxy"),
 }
 
