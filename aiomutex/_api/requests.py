@@ -167,7 +167,6 @@ _METHOD: Final = re.compile(r"[A-Z]{1,20}")
 _PATH: Final = re.compile(r"/[!-~]*")
 _GROUP_PATH: Final = re.compile(rf"{ROOT}/([^/?]+)")
 _SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
-_IDEMPOTENT_METHODS: Final = ("PUT", "DELETE")
 
 
 def any_request(method: object, path: object, json: object, idempotent: object) -> Request[Response]:
@@ -184,7 +183,7 @@ def any_request(method: object, path: object, json: object, idempotent: object) 
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidRequestError(f"json cannot be encoded: {error}") from None
     if idempotent is None:
-        idempotent = method in _SAFE_METHODS + _IDEMPOTENT_METHODS
+        idempotent = method in (*_SAFE_METHODS, "PUT", "DELETE")
     effect = Effect.IDEMPOTENT if idempotent else Effect.NON_IDEMPOTENT
     if idempotent and method in _SAFE_METHODS:
         effect = Effect.SAFE

@@ -117,12 +117,9 @@ class Response:
 def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
     """Seconds to wait by ``Retry-After``, which holds seconds or an HTTP date; ``None`` if it is absent or neither."""
     value = headers.get("Retry-After", "").strip()
-    if not value:
-        return None
     if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", value):
         return float(value)
-    when = _parse_date(value)
-    if when is None:
+    if (when := _parse_date(value)) is None:
         return None
     # From the response's own date: this machine's clock may differ from the service's by more than the wait.
     since = _parse_date(headers.get("Date", "")) or now or datetime.now(UTC)

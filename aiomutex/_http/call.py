@@ -125,5 +125,4 @@ def _with_history(request: Request[Any], failure: MutexError, earlier: tuple[Mut
     unsent = isinstance(failure, _BEFORE_SENDING) or (
         isinstance(failure, errors.DeadlineExceededError | errors.SessionClosedError) and not failure.maybe_applied
     )
-    attempts = len(earlier) + (0 if unsent else 1)
-    return failure.with_attempts(attempts, earlier, maybe_applied=maybe_applied)
+    return failure.with_attempts(len(earlier) + (0 if unsent else 1), earlier, maybe_applied=maybe_applied)

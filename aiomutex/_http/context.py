@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from aiomutex._util.keyed_lock import KeyedLock
     from aiomutex.errors import MutexError
     from aiomutex.limits import RateLimiter
-
-_NEVER: Final = 1e9  # no event loop's clock reaches it; timers cannot work with infinity
 
 
 class ImplicitRetryError(aiohttp.ClientConnectionError):
@@ -48,7 +46,7 @@ class Patience:
 
     def __init__(self, deadline: float) -> None:
         self.waiting: set[AttemptContext] = set()
-        self.ends_at = _NEVER
+        self.ends_at = 1e9  # never: no event loop's clock reaches it, and timers cannot work with infinity
         self._deadline = deadline
 
     def end(self) -> None:
@@ -152,21 +150,19 @@ current_attempt: ContextVar[AttemptContext | None] = ContextVar("current_attempt
 # The errors of an attempt without a complete response. Their messages hold no headers, and so no API key.
 
 
-def timed_out(request: Request[Any], context: AttemptContext) -> MutexError:
-    if context.permit is not None and context.loop.time() < context.ends_at:
+def interrupted(request: Request[Any], context: AttemptContext, *, is_closed: bool) -> MutexError:
+    error: SessionClosedError | DeadlineExceededError
+    if is_closed:
+        error = SessionClosedError("the session was closed during the call")
+    elif context.permit is not None and context.loop.time() < context.ends_at:
         seconds = min(context.options.attempt_timeout, round(context.deadline.at - context.permit, 3))
         detail = f"no complete response within {seconds:g} s of sending"
         return AttemptTimeoutError(detail, method=request.method, path=request.path, sent=True)
-    stage = "before the request was sent" if context.permit is None else "while waiting for the response"
-    deadline = context.options.deadline
-    detail = f"the deadline of {deadline:g} s passed {stage}"
-    error = DeadlineExceededError(detail, method=request.method, path=request.path, deadline=deadline)
-    error.maybe_applied = context.permit is not None
-    return error
-
-
-def closed_during(context: AttemptContext) -> SessionClosedError:
-    error = SessionClosedError("the session was closed during the call")
+    else:
+        stage = "before the request was sent" if context.permit is None else "while waiting for the response"
+        deadline = context.options.deadline
+        detail = f"the deadline of {deadline:g} s passed {stage}"
+        error = DeadlineExceededError(detail, method=request.method, path=request.path, deadline=deadline)
     error.maybe_applied = context.permit is not None
     return error
 

@@ -19,8 +19,6 @@ import msgspec
 
 
 class Internal(msgspec.Struct, frozen=True):
-    """A name of aiohttp."""
-
     path: str  # module, class and attribute
     signature: str | None
     """The parameters without ``self``; ``async`` for a coroutine function; ``...`` for further optional parameters,
@@ -62,10 +60,9 @@ def _has_signature(method: Any, signature: str) -> bool:
     except (TypeError, ValueError):
         return False
     prefix = "async " if inspect.iscoroutinefunction(method) else ""
-    if not signature.endswith("...)"):
-        return signature == f"{prefix}({', '.join(parameter.name for parameter in parameters)})"
-    required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
-    return signature == f"{prefix}({', '.join([*required, '...'])})"
+    is_open = signature.endswith("...)")
+    names = [each.name for each in parameters if not is_open or each.default is each.empty]
+    return signature == f"{prefix}({', '.join([*names, '...'] if is_open else names)})"
 
 
 MISSING: Final = find_missing()

@@ -19,7 +19,7 @@ from yarl import URL
 from aiomutex import __version__
 from aiomutex._api.redaction import Redactor, SecretStr
 from aiomutex._api.responses import Response, retry_after_of
-from aiomutex._http.context import AttemptContext, closed_during, connection_failed, current_attempt, timed_out
+from aiomutex._http.context import AttemptContext, connection_failed, current_attempt, interrupted
 from aiomutex._http.deadlines import DeadlineTimer
 from aiomutex._http.pool import CLOSED_ERROR, NETRC_ERROR, borrowed_headers, check_borrowed, create_http
 from aiomutex._util.keyed_lock import KeyedLock
@@ -219,7 +219,7 @@ class Transport:
                 # Frames of aiohttp have the response in their locals, and it may repeat the API key.
                 error.__traceback__ = None
                 raise
-            failure = closed_during(context) if self._is_closed else timed_out(request, context)
+            failure = interrupted(request, context, is_closed=self._is_closed)
         except (aiohttp.ClientError, OSError) as error:
             failure = connection_failed(request, context, error)
         except ValueError:

@@ -35,7 +35,6 @@ REDIS_ERRORS: Final = (RedisError, OSError)
 TASK: Final = "aiomutex.edit_slots"
 _SCRIPT: Final = resources.files("aiomutex.fleet").joinpath("queue.lua").read_text("utf-8")
 _current_job: ContextVar[str] = ContextVar("current_job", default="")  # the job that the current task works on
-_KEYS: Final = ("jobs", "unfinished", "leases", "runs", "results")
 
 
 class LeasedLimiter:
@@ -66,11 +65,8 @@ class FleetBroker(RedisStreamBroker):
     A run has the leases of the groups that it writes, and one job at a time for each of them, so no two jobs write to
     one group. A job leaves the queue in the step that stores its result, so a caller that waits for it always gets one.
 
-    Args:
-        url: The address of Redis.
-        name: Part of the names of all keys in Redis.
-        claim_timeout: Seconds without a sign of life after which a worker's jobs are requeued, and a run's jobs are
-            given up.
+    ``name`` is part of the names of all keys in Redis. After ``claim_timeout`` seconds without a sign of life, a
+    worker's jobs are requeued, and a run's jobs are given up.
     """
 
     def __init__(self, url: str, name: str, claim_timeout: float) -> None:
@@ -82,7 +78,7 @@ class FleetBroker(RedisStreamBroker):
             idle_timeout=round(claim_timeout * 1000),
         )
         self._redis = Redis(connection_pool=self.connection_pool)
-        self._keys = [f"aiomutex:{name}:{key}" for key in _KEYS]
+        self._keys = [f"aiomutex:{name}:{key}" for key in ("jobs", "unfinished", "leases", "runs", "results")]
         self.claim_timeout = claim_timeout
         self._jobs: set[asyncio.Task[Any]] = set()
         self._held: dict[str, float] = {}

@@ -45,13 +45,7 @@ class _Job:
 
 
 class Dispatcher:
-    """Sends the requests of one run.
-
-    Args:
-        broker: The fleet's queue.
-        batch_size: Requests in a job, at most.
-        max_jobs: Jobs queued or running, at most.
-    """
+    """Sends the requests of one run: up to ``batch_size`` in a job, with up to ``max_jobs`` queued or running."""
 
     def __init__(self, broker: FleetBroker, batch_size: int, max_jobs: int) -> None:
         self.broker = broker
@@ -70,11 +64,7 @@ class Dispatcher:
         self._wake = asyncio.Event()
 
     async def send(self, request: Request[Any]) -> CallResult[Any]:
-        """Let a worker send a request.
-
-        Raises:
-            MutexError: What the worker's session raised, or the error after which nothing is sent any more.
-        """
+        """Let a worker send a request. Raise what its session raises, or the error after which nothing is sent."""
         if self._failure is not None:
             raise self._failure
         sending = _Sending(request, asyncio.get_running_loop().create_future())
