@@ -7,13 +7,12 @@ session and the limiter that all workers share.
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, Unpack
 
 import msgspec
 from taskiq import TaskiqEvents, TaskiqState
 
-from aiomutex._util.checks import check_integer, check_seconds, describe
+from aiomutex._util.checks import check_integer, describe
 from aiomutex._util.tasks import run_in_task, run_to_completion
 from aiomutex.bulk.options import Settings
 from aiomutex.bulk.stream import OutcomeStream, collect_report
@@ -44,7 +43,6 @@ class RunOptions(TypedDict, total=False):
     journal: str | os.PathLike[str] | Journal | None
     verify: bool
     skip_unchanged: bool
-    canary: bool
     reads: Reads
     on_outcome: Callable[[SlotOutcome], object] | None
     stop_after: int | None
@@ -93,7 +91,10 @@ class Fleet:
         max_jobs: int = 12,
         session: Callable[[], MutexSession] | None = None,
     ) -> None:
-        check_seconds("claim_timeout", claim_timeout, least=sys.float_info.min, most=10**6)
+        if type(claim_timeout) not in (int, float) or not 0 < claim_timeout < 10**6:
+            raise ConfigurationError(
+                f"claim_timeout must be a number of seconds above 0, not {describe(claim_timeout)}"
+            )
         if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
             raise ConfigurationError(f"name must be a non-empty string, not {describe(name)}")
         self._url = redis_url
