@@ -23,6 +23,7 @@ _COLOURS = {"+": "green", "-": "red", "~": "yellow", "!": "bright_red", "?": "cy
 _check_running_option = click.option("--check-running", is_flag=True, help="Block if it affects a running experiment.")
 _listed_option = click.option("--show-individuals", "listed", is_flag=True, help="List individuals, not their number.")
 _allow_running_option = click.option("--allow-running", is_flag=True, help="Show running experiments without blocking.")
+_no_split_option = click.option("--no-split", is_flag=True, help="Do not split slots of a group that replaces another.")
 
 
 @click.command()
@@ -73,7 +74,13 @@ def pull(file: str | None, projects: tuple[str, ...], module: str | None, **flag
 
 
 def look(
-    file: str | None, names: str = "", *, listed: bool = True, check_running: bool = False, allow_running: bool = False
+    file: str | None,
+    names: str = "",
+    *,
+    listed: bool = True,
+    no_split: bool = False,
+    check_running: bool = False,
+    allow_running: bool = False,
 ) -> tuple[Any, aiomutex.plan.Plan, aiomutex.plan.Plan, aiomutex.plan.Review]:
     """The live groups, the plan of a file or a saved one, what is left to do of it, and what a reviewer should know."""
     from aiomutex.plan.experiments import experiments_in
@@ -82,8 +89,10 @@ def look(
     saved = aiomutex.plan.load_plan(file) if file and is_saved_plan(file) else None
     desired = aiomutex.plan.load_desired(file) if file and saved is None else aiomutex.plan.Desired()
     live = live_groups()
-    changes = saved or aiomutex.plan.plan(desired, live)
+    changes = saved or aiomutex.plan.plan(desired, live, split=not no_split)
     left = aiomutex.plan.remaining(changes, live) if saved and not changes.errors else changes
+    # Experiments of a group that is replaced may lose users, so they are always checked.
+    check_running = check_running or any(each.awaited for each in left.groups)
     affected = left.experiments if check_running or names == "affected" else ()
     wanted = experiments_in(aiomutex.plan.after(left, live)) if names == "all" else affected
     experiments = call(lambda session: aiomutex.plan.read_experiments(session, wanted)) if wanted else dict[int, Any]()
@@ -101,6 +110,7 @@ def look(
 @_listed_option
 @_check_running_option
 @_allow_running_option
+@_no_split_option
 def plan(file: str, out: str | None, format_: str, names: bool, listed: bool, **running: bool) -> None:
     """Show how the live groups would change to match FILE. Writes nothing."""
     read = "all" if format_ == "html" else "affected" if names else ""
@@ -151,13 +161,14 @@ def _show(changes: aiomutex.plan.Plan, review: aiomutex.plan.Review, format_: st
 @click.option("--no-verify", is_flag=True, help="Do not read the groups back after writing.")
 @_check_running_option
 @_allow_running_option
+@_no_split_option
 @json_option
 def apply(file: str, yes: bool, force: bool, journal: str | None, no_verify: bool, **running: bool) -> None:
     """Change the live groups to match a file, or apply a saved plan."""
     from msgspec import to_builtins
     from msgspec.structs import replace
 
-    from aiomutex.plan.edit_order import edit_rounds
+    from aiomutex.plan.changes import edit_rounds
 
     _, changes, left, review = look(file, "", **running)
     if not common.is_given("as_json"):

@@ -5,40 +5,28 @@ Every write can be repeated safely, so an interrupted apply is run again. A grou
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-from msgspec import UNSET
 
 from aiomutex._util.tasks import run_workers
 from aiomutex._util.wording import counted
-from aiomutex.errors import (
-    AuthenticationError,
-    ConfigurationError,
-    DailyBudgetExhaustedError,
-    LimiterUnavailableError,
-    MutexError,
-)
-from aiomutex.plan.changes import Plan
-from aiomutex.plan.edit_order import edit_rounds
+from aiomutex.errors import MutexError
+from aiomutex.plan.changes import GroupPlan, Plan, current_groups, edit_rounds, is_like
+from aiomutex.plan.desired import Identity, group_name
 from aiomutex.plan.saved import StalePlanError, remaining
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Sequence
 
-    from aiomutex.bulk.journal import Journal
     from aiomutex.bulk.options import AnyEdit
     from aiomutex.bulk.report import SlotOutcome
-    from aiomutex.models import SlotEdit
-    from aiomutex.plan.changes import GroupPlan
     from aiomutex.session import MutexSession
 
 StepKind = Literal["create", "unarchive", "edit", "slot", "archive"]
 StepStatus = Literal["applied", "failed", "skipped", "unknown"]
-
-# Errors that concern the whole run: every further step would fail with the same one.
-_FATAL: TypeAlias = AuthenticationError | ConfigurationError | DailyBudgetExhaustedError | LimiterUnavailableError
 
 
 class PlanBlockedError(MutexError):
@@ -152,13 +140,12 @@ async def apply(
     if plan.exceeded_thresholds and not force:
         raise PlanBlockedError(plan.exceeded_thresholds, forceable=True)
     # Two at a time, because with more, pages past the end would cost as much as the rest of a small apply.
-    todo = remaining(plan, await session.list_groups().collect(concurrency=2)).changes
+    live = await session.list_groups().collect(concurrency=2)
+    todo = remaining(plan, live).changes
     if not todo:
         return ApplyReport(steps=[])
-    if journal is not None:
-        with _open_journal(journal) as opened:
-            opened.begin_apply()
-    run = _Run(session, on_step)
+    _mark(journal)
+    run = _Run(session, on_step, {identity: group.id for identity, group in current_groups(live).items()})
     archived = [change for change in todo if change.action == "unarchive"]
     await run.write_all("unarchive", archived, lambda change: session.unarchive_group(change.group_id or ""))
     await run.write_all("create", [change for change in todo if change.new is not None], run.create)
@@ -167,27 +154,30 @@ async def apply(
     # Archives come last, so that experiments join their new groups before they lose the old one.
     await run.write_all("archive", [change for change in todo if change.action == "archive"], run.archive)
     report = ApplyReport(steps=run.steps)
-    if journal is not None and report.complete:
-        with _open_journal(journal) as opened:
-            opened.end_apply()
+    if report.complete:
+        _mark(journal, complete=True)
     return report
 
 
-def _open_journal(path: str | os.PathLike[str]) -> Journal:
-    from aiomutex.bulk.journal import Journal  # noqa: PLC0415  # imports SQLite only if a journal is used
+def _mark(path: str | os.PathLike[str] | None, *, complete: bool = False) -> None:
+    """Record in the journal, if there is one, that a run of the apply begins or that the apply is complete."""
+    if path is not None:
+        from aiomutex.bulk.journal import Journal  # noqa: PLC0415  # imports SQLite only if a journal is used
 
-    return Journal(path)
+        with Journal(path) as journal:
+            journal.end_apply() if complete else journal.begin_apply()
 
 
+@dataclass
 class _Run:
-    """The state of one apply."""
-
-    def __init__(self, session: MutexSession, on_step: Callable[[Step], object] | None) -> None:
-        self.session = session
-        self.on_step = on_step
-        self.steps: list[Step] = []
-        self.stopped = ""  # why no more steps are sent at all
-        self.blocked: dict[str | None, str] = {}  # by group ID, why no more steps are sent for the group
+    session: MutexSession
+    on_step: Callable[[Step], object] | None
+    ids: dict[Identity, str]
+    steps: list[Step] = field(default_factory=list[Step])
+    stopped: str = ""
+    """Why no more steps are sent at all."""
+    blocked: dict[str | Identity | None, str] = field(default_factory=dict[str | Identity | None, str])
+    """By group ID, why no more steps are sent for the group; by identity, why for the one that it replaces."""
 
     def record(self, step: Step) -> None:
         self.steps.append(step)
@@ -198,9 +188,10 @@ class _Run:
         self, kind: StepKind, changes: list[GroupPlan], write: Callable[[GroupPlan], Awaitable[object]]
     ) -> None:
         """Make one write for each change, a few at a time, and record the outcomes."""
+        from aiomutex.bulk.options import FATAL  # noqa: PLC0415  # imports what only a run needs
 
         async def write_one(change: GroupPlan) -> None:
-            if note := self.stopped or self.blocked.get(change.group_id):
+            if note := self.stopped or self.blocked.get(change.group_id) or self.blocked.get(change.awaited):
                 self.record(Step(kind=kind, group=change.name, status="skipped", note=note))
                 return
             try:
@@ -210,7 +201,8 @@ class _Run:
                 self.record(Step(kind=kind, group=change.name, status=status, error=error))
                 if kind == "unarchive":
                     self.blocked[change.group_id] = "not sent: the group may still be archived"
-                if isinstance(error, _FATAL):
+                self.blocked[change.identity] = f"not sent: {change.name} is not ready to replace it"
+                if isinstance(error, FATAL):
                     self.stopped = f"not sent: {error}"
             else:
                 self.record(Step(kind=kind, group=change.name))
@@ -220,26 +212,26 @@ class _Run:
     async def archive(self, change: GroupPlan) -> None:
         live = await self.session.get_group(change.group_id or "")
         remaining(Plan(groups=[change]), [live])  # raises if somebody changed the group: archiving cannot be undone
+        if (new := change.successor) is not None and change.awaited is not None:
+            found = await self.session.get_group(self.ids[change.awaited])
+            if not is_like(found, new):
+                raise StalePlanError([f"{group_name(new.project_id, new.key)} differs"])
         await self.session.archive_group(live.id)
 
     async def create(self, change: GroupPlan) -> None:
         if change.new is not None:
-            await self.session.create_group(change.new)
+            self.ids[change.identity] = (await self.session.create_group(change.new)).id
 
     async def edit(self, change: GroupPlan) -> None:
         live = await self.session.get_group(change.group_id or "")
         if any(getattr(live, each.field) not in (each.before, each.after) for each in change.fields):
             raise StalePlanError([f"{change.name} differs"])
         fields: dict[str, Any] = {each.field: each.after for each in change.fields}
-        await self.session.edit_group(
-            live.id, name=fields.get("name", UNSET), description=fields.get("description", UNSET)
-        )
+        await self.session.edit_group(live.id, **fields)
 
-    async def edit_slots(
-        self, changes: Sequence[GroupPlan], journal: str | os.PathLike[str] | None, *, verify: bool
-    ) -> None:
+    async def edit_slots(self, todo: list[GroupPlan], journal: str | os.PathLike[str] | None, *, verify: bool) -> None:
         """Send the slot edits in rounds. If an edit fails, its group gets no more edits in later rounds."""
-        names = {change.group_id: change.name for change in changes}
+        names = {change.group_id: change.name for change in todo}
 
         def record(edit: AnyEdit, status: StepStatus, *, error: MutexError | None = None, note: str = "") -> None:
             group, slot_index = names[str(edit.group_id)], edit.slot_index
@@ -252,8 +244,8 @@ class _Run:
                 self.blocked[str(outcome.edit.group_id)] = "not sent: an earlier edit of the group failed"
             record(outcome.edit, status, error=outcome.error, note=outcome.note)
 
-        for edits in edit_rounds(changes):
-            ready: list[SlotEdit] = []
+        for edits in edit_rounds(todo):
+            ready: list[AnyEdit] = []
             for edit in edits:
                 if note := self.stopped or self.blocked.get(str(edit.group_id)):
                     record(edit, "skipped", note=note)
@@ -261,9 +253,7 @@ class _Run:
                     ready.append(edit)
             if not ready:
                 continue
-            if journal is not None:
-                with _open_journal(journal) as opened:
-                    opened.begin_apply()
+            _mark(journal)
             recorded = len(self.steps)
             report = await self.session.edit_slots(ready, journal=journal, verify=verify, on_outcome=record_outcome)
             # A run that stops early does not call on_outcome for the edits it skips; the report lists them last.

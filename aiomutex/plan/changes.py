@@ -1,17 +1,19 @@
-"""What a plan consists of, the digest that recognizes groups that changed since, and how a plan leaves them."""
+"""What a plan consists of, its slot edits in order, and how it leaves the groups. A digest recognizes changed ones."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from itertools import groupby, product
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, Slot, SlotListName
-from aiomutex.plan.desired import GROUP_FIELDS, Identity, group_name, identity_of, sort_key, unique
+from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, Slot, SlotEdit, SlotListName
+from aiomutex.plan.desired import GROUP_FIELDS, Identity, group_name, identity_of, unique
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,12 +58,12 @@ class ListChange(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     @property
     def added(self) -> list[int | str]:
         """Members that join the slot, sorted."""
-        return sorted(set(self.after) - set(self.before), key=sort_key)
+        return [*unique(set(self.after) - set(self.before))]
 
     @property
     def removed(self) -> list[int | str]:
         """Members that leave the slot, sorted."""
-        return sorted(set(self.before) - set(self.after), key=sort_key)
+        return [*unique(set(self.before) - set(self.after))]
 
 
 class GroupPlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -78,10 +80,12 @@ class GroupPlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_
     new: NewGroup | None = None
     old: MutexGroup | None = None
     """The group to archive."""
+    successor: MutexGroup | None = None
+    """For an archive: the group that replaces it, as it must be by then."""
     fields: list[FieldChange] = []
     lists: list[ListChange] = []
     members: int = 0
-    """For an archive: how many members the group's slots have."""
+    """For an archive: how many members the group's slots have that its successor does not have."""
     experiments: list[int] = []
     """The experiments affected: those that join or leave a slot, or are in a group that is (un)archived."""
     errors: list[str] = []
@@ -106,11 +110,20 @@ class GroupPlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_
         return group_name(self.project_id, self.key)
 
     @property
+    def awaited(self) -> Identity | None:
+        """The group that must exist before this one is archived."""
+        new = self.successor if self.action == "archive" else None
+        return identity_of(new.project_id, new.key) if new is not None else None
+
+    @property
     def all_lists(self) -> list[ListChange]:
         """The changes of its lists, and the lists of the slots that it creates or archives."""
         made, ended = created(self.new).slots if self.new else [], self.old.slots if self.old else []
-        lists = [(slot.index, name, list[Any](), getattr(slot, name)) for slot in made for name in SLOT_LISTS]
-        lists += [(slot.index, name, getattr(slot, name), []) for slot in ended for name in SLOT_LISTS]
+        lists: list[Any] = [(slot.index, name, [], getattr(slot, name)) for slot in made for name in SLOT_LISTS]
+        heirs = self.successor.slots if self.successor else []
+        kept = {name: {member for slot in heirs for member in getattr(slot, name)} for name in SLOT_LISTS}
+        for slot, name in product(ended, SLOT_LISTS):
+            lists.append((slot.index, name, [each for each in getattr(slot, name) if each not in kept[name]], []))
         return [*self.lists, *(ListChange(slot_index=n, field=name, before=b, after=a) for n, name, b, a in lists)]
 
 
@@ -199,11 +212,8 @@ def fingerprint(group: MutexGroup | None) -> str:
     for slot in by_index(group):
         lists: list[Iterable[Any]] = [slot.experiments, slot.holdouts, slot.individuals, map(str, slot.cohorts)]
         slots.append((slot.index, float(slot.percentage), *map(unique, lists)))
-    fields = (
-        *(group.id, group.project_id, group.key, group.name, group.description, group.evaluation_mode),
-        *(group.bucketing_key, group.bucketing_salt, bool(group.deleted), slots),
-    )
-    return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()[:32]
+    fields = [getattr(group, name) for name in ("id", "project_id", "key", *GROUP_FIELDS)]
+    return hashlib.sha256(msgspec.json.encode([*fields, bool(group.deleted), slots])).hexdigest()[:32]
 
 
 def is_like(live: MutexGroup, expected: MutexGroup | NewGroup) -> bool:
@@ -241,3 +251,32 @@ def created(new: NewGroup) -> MutexGroup:
     fields: dict[str, Any] = defaults | to_builtins(new)
     fields["slots"] = [slot | {"index": index} for index, slot in enumerate(fields["slots"], 1)]
     return msgspec.convert(fields | {"description": new.description or None}, MutexGroup)
+
+
+def edit_rounds(changes: Iterable[GroupPlan]) -> list[list[SlotEdit]]:
+    """Return the slot edits of a plan, in at most two rounds to be sent one after another.
+
+    An edit writes whole lists of one slot, so to move a member takes two. It joins its new slot in the first round and
+    leaves the old one in the second, so it is in a slot at all times, and stays in the old one if the first edit fails.
+    Only a slot that members move to and that others leave is edited twice.
+    """
+    rounds: tuple[list[SlotEdit], list[SlotEdit]] = [], []
+    place = attrgetter("slot_index")
+    for group in changes:
+        joining = {(change.field, member) for change in group.lists for member in change.added}
+        leaving = {(change.field, member) for change in group.lists for member in change.removed}
+        moving = joining & leaving
+        for index, in_slot in groupby(sorted(group.lists, key=place), key=place):
+            lists = list(in_slot)
+            before, between, after = dict[str, Any](), dict[str, Any](), dict[str, Any]()
+            for each in lists:
+                staying = [member for member in each.removed if (each.field, member) in moving]
+                before[each.field], after[each.field] = each.before, each.after
+                between[each.field] = list(unique([*each.after, *staying])) if staying else each.after
+            known = [before]
+            if between == after or any((each.field, member) in moving for each in lists for member in each.added):
+                rounds[0].append(SlotEdit(group.group_id or "", index, expected=(before,), **between))
+                known.append(between)
+            if rest := {name: after[name] for name in after if known[-1][name] != after[name]}:
+                rounds[1].append(SlotEdit(group.group_id or "", index, expected=tuple(known), **rest))
+    return [edits for edits in rounds if edits]

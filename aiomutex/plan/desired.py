@@ -39,6 +39,8 @@ class DesiredGroup(msgspec.Struct, frozen=True, kw_only=True, rename="camel", om
 
     project_id: str
     key: str
+    replaces: str | UnsetType = UNSET
+    """The key of a group that this one replaces, with the same salt and bucketing key. It is then archived."""
     name: str | UnsetType = UNSET
     description: str | UnsetType | None = UNSET
     evaluation_mode: Literal["local", "remote"] | UnsetType = UNSET
@@ -56,6 +58,11 @@ class DesiredGroup(msgspec.Struct, frozen=True, kw_only=True, rename="camel", om
     def identity(self) -> Identity:
         """The project's ID and the normalized key."""
         return identity_of(self.project_id, self.key)
+
+    @property
+    def replaced(self) -> Identity | None:
+        """The identity of the group that this one replaces, unless it is archived itself."""
+        return identity_of(self.project_id, self.replaces) if self.replaces and self.archived is not True else None
 
 
 class Thresholds(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -91,11 +98,6 @@ def project_number(project_id: str) -> int | str:
     return int(project_id) if re.fullmatch("0|[1-9][0-9]{0,17}", project_id) else project_id
 
 
-def sort_key(member: str | int) -> tuple[bool, str | int]:
-    """Sort numbers before strings."""
-    return isinstance(member, str), member
-
-
 def unique(members: Iterable[Any]) -> tuple[Any, ...]:
-    """Return the members of a slot sorted, without duplicates, because the service documents no order."""
-    return tuple(sorted(set(members), key=sort_key))
+    """The members of a slot, numbers first, sorted and without duplicates, as the service documents no order."""
+    return tuple(sorted(set(members), key=lambda member: (isinstance(member, str), member)))

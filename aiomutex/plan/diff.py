@@ -1,40 +1,45 @@
 """Compares live groups with a desired state and returns the plan that leads there. Pure: no I/O.
 
 There are three kinds of differences. Those in mutable fields become changes. Those in fields that are fixed at creation
-become errors and never a replacement of the group, which would reassign its users. Those in cohorts become notes.
+become errors and never a replacement of the group, unless the file asks for a successor. Those in cohorts become notes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from aiomutex._api import validation
 from aiomutex.errors import InvalidRequestError
 from aiomutex.models import SLOT_LISTS, MutexGroup, NewGroup, NewSlot
-from aiomutex.plan.changes import Action, FieldChange, GroupPlan, ListChange, Plan, by_index, fingerprint
-from aiomutex.plan.desired import GROUP_FIELDS, identity_of, project_number, unique
+from aiomutex.plan.changes import FieldChange, GroupPlan, ListChange, Plan, apply_to, by_index, created, fingerprint
+from aiomutex.plan.desired import GROUP_FIELDS, DesiredGroup, identity_of, project_number, unique
+from aiomutex.plan.successor import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, Identity
+    from aiomutex.plan.desired import Desired, DesiredSlot, Identity
 
 
-def plan(desired: Desired, live: Iterable[MutexGroup]) -> Plan:
+def plan(desired: Desired, live: Iterable[MutexGroup], *, split: bool = True) -> Plan:
     """Plan the changes that lead from the live groups to a desired state. Pure: reads and writes nothing.
 
     Args:
         desired: The desired state.
         live: All groups of the service's listing.
+        split: Whether a slot of a group that replaces another may become several, so that fewer users move.
     """
     by_identity: dict[Identity, list[MutexGroup]] = {}
     for each in live:
         by_identity.setdefault(identity_of(each.project_id, each.key), []).append(each)
-    mentioned = {group.identity for group in desired.groups}
+    kept = {group.identity for group in desired.groups if group.archived is not True}
+    replacing = Counter(group.replaced for group in desired.groups)
+    mentioned = {group.identity for group in desired.groups} | replacing.keys()
     unmentioned = [group for each in by_identity.keys() - mentioned for group in by_identity[each] if not group.deleted]
     left_out: dict[tuple[Any, ...], list[str]] = {}
     for each in unmentioned:
@@ -43,10 +48,23 @@ def plan(desired: Desired, live: Iterable[MutexGroup]) -> Plan:
     changes: list[GroupPlan] = []
     compared: list[MutexGroup] = []
     for group in desired.groups:
+        if group.archived is True and group.identity in replacing:
+            continue  # its successor archives it
         namesakes = by_identity.get(group.identity, [])
         candidates = [each for each in namesakes if not each.deleted] or namesakes[-1:]
-        changes.append(_compare(group, candidates[0], len(candidates)) if candidates else _create(group, left_out))
-        compared += candidates[:1]
+        replaced = [each for each in by_identity.get(group.replaced, ()) if not each.deleted] if group.replaced else []
+        is_kept = group.replaced in kept or replacing[group.replaced] > 1
+        new, errors = resolve(group, replaced, candidates, is_kept=is_kept, split=split)
+        change = _compare(new, candidates[0], len(candidates)) if candidates else _create(new, left_out)
+        if errors:
+            change = GroupPlan(project_id=group.project_id, key=group.key, action="none", errors=errors)
+        changes.append(change)
+        compared += [*candidates[:1], *replaced]
+        if replaced and not change.errors:
+            successor = created(change.new) if change.new is not None else apply_to(change, candidates[0])
+            end = DesiredGroup(project_id=group.project_id, key=replaced[0].key, archived=True)
+            archive = replace(_compare(end, replaced[0], len(replaced)), successor=successor)
+            changes.append(with_affected(archive, replaced[0]))
     counts = Plan(groups=changes).counts
     members = sum(len(getattr(slot, name)) for each in compared for slot in each.slots for name in SLOT_LISTS)
     updates = counts.updates + counts.archives + counts.unarchives
@@ -69,13 +87,6 @@ def _traits(group: MutexGroup | NewGroup) -> set[tuple[Any, ...]]:
     return {(str(group.project_id), *trait) for trait in traits if trait[1]}
 
 
-def _rename_notes(new: NewGroup, left_out: Mapping[tuple[Any, ...], list[str]]) -> list[str]:
-    traits = _traits(new)
-    shared = Counter(key for trait in traits for key in left_out.get(trait, ()))
-    rule = "which the file leaves out: a key cannot change, so both groups will exist"
-    return [f"looks like {key}, {rule}" for key, count in shared.most_common(1) if 2 * count >= len(traits)]
-
-
 def _create(desired: DesiredGroup, left_out: Mapping[tuple[Any, ...], list[str]]) -> GroupPlan:
     change = GroupPlan(project_id=desired.project_id, key=desired.key, action="none")
     if desired.archived is True:
@@ -89,7 +100,10 @@ def _create(desired: DesiredGroup, left_out: Mapping[tuple[Any, ...], list[str]]
         new = validation.new_group(given)
     except InvalidRequestError as error:
         return replace(change, errors=[f"cannot be created: {error}"])
-    notes = _cohort_notes(desired, None) + _rename_notes(new, left_out)
+    traits, notes = _traits(new), _cohort_notes(desired, None)
+    shared = Counter(key for trait in traits for key in left_out.get(trait, ()))
+    rule = "which the file leaves out: a key cannot change, so both groups will exist"
+    notes += [f"looks like {key}, {rule}" for key, count in shared.most_common(1) if 2 * count >= len(traits)]
     return with_affected(replace(change, action="create", new=new, notes=notes), None)
 
 
@@ -119,7 +133,7 @@ def _compare(desired: DesiredGroup, live: MutexGroup, namesakes: int) -> GroupPl
     texts: list[tuple[Any, Any, Any]] = [(name, getattr(live, name), getattr(desired, name)) for name in names]
     fields = [FieldChange(field=name, before=old, after=new) for name, old, new in texts if new not in (UNSET, old)]
     lists = _list_changes(desired, live)
-    action: Action = "unarchive" if live.deleted else "update" if fields or lists else "none"
+    action = "unarchive" if live.deleted else "update" if fields or lists else "none"
     return with_affected(replace(change, action=action, fields=fields, lists=lists, notes=notes), live)
 
 
@@ -128,8 +142,8 @@ def with_affected(change: GroupPlan, live: MutexGroup | None) -> GroupPlan:
     change = replace(change, old=live if change.action == "archive" else None)
     lists = [each for each in change.all_lists if each.field == "experiments"]
     experiments: set[Any] = {member for each in lists for member in (*each.added, *each.removed)}
-    if live is not None and change.action == "unarchive":
-        experiments.update(experiment for slot in live.slots for experiment in slot.experiments)
+    for group in (live if change.action in ("archive", "unarchive") else None, change.successor):
+        experiments.update(experiment for slot in (group.slots if group else ()) for experiment in slot.experiments)
     members = sum(len(each.before) for each in change.all_lists) if change.old is not None else 0
     return replace(change, members=members, experiments=sorted(experiments))
 
@@ -146,19 +160,17 @@ def _immutable_errors(desired: DesiredGroup, live: MutexGroup) -> list[str]:
         elif actual != expected:
             old, new = (" / ".join(f"{percentage:g}" for percentage in each) for each in (actual, expected))
             differences.append(("percentages", old, new))
-    rule = "fixed at creation, and replacing the group would reassign its users"
+    rule = "fixed at creation, and another group would reassign its users, unless it 'replaces' this one"
     return [f"{name} cannot change from {actual} to {expected}: {rule}" for name, actual, expected in differences]
 
 
 def _list_changes(desired: DesiredGroup, live: MutexGroup) -> list[ListChange]:
     changes: list[ListChange] = []
-    for slot, actual in zip(desired.slots or (), by_index(live), strict=False):  # their numbers are equal
-        for name in SLOT_LISTS:
-            members: Sequence[int | str] | UnsetType = getattr(slot, name)
-            if members is UNSET or set(members) == set(getattr(actual, name)):
-                continue
-            old, new = list(unique(getattr(actual, name))), list(unique(members))
-            changes.append(ListChange(slot_index=actual.index, field=name, before=old, after=new))
+    pairs = zip(desired.slots or (), by_index(live), strict=False)  # their numbers are equal
+    for (slot, actual), name in product(pairs, SLOT_LISTS):
+        old, members = unique(getattr(actual, name)), getattr(slot, name)
+        if members is not UNSET and (new := unique(members)) != old:
+            changes.append(ListChange(slot_index=actual.index, field=name, before=[*old], after=[*new]))
     return changes
 
 

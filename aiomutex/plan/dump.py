@@ -11,16 +11,15 @@ from unicodedata import normalize
 from msgspec import UNSET, to_builtins
 from msgspec.structs import replace
 
-from aiomutex.models import SLOT_LISTS, EvaluationMode, MutexGroup, Slot
+from aiomutex.models import SLOT_LISTS, MutexGroup, Slot
 from aiomutex.plan.changes import by_index, current_groups
-from aiomutex.plan.desired import Desired, DesiredGroup, DesiredSlot, project_number, unique
+from aiomutex.plan.desired import GROUP_FIELDS, Desired, DesiredGroup, DesiredSlot, project_number, unique
 from aiomutex.plan.formats import write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _HEAD: Final = '"""Mutex groups. Written by ``aiomutex pull --python``; do not edit."""\n# fmt: off\n\nimport typing\n'
-_MODES: Final[dict[str, EvaluationMode]] = {"local": "local", "remote": "remote"}
 
 
 def _group_order(group: DesiredGroup) -> tuple[tuple[int, str], str]:
@@ -42,24 +41,19 @@ def desired_from(groups: Iterable[MutexGroup], *, settings: Desired | None = Non
     """
     settings = settings or Desired()
     ignored = {group.identity: group.ignore for group in settings.groups}
-    found = [
-        DesiredGroup(
-            project_id=group.project_id,
-            key=group.key,
-            name=group.name or UNSET,
-            description=group.description,
-            evaluation_mode=_MODES.get(group.evaluation_mode, UNSET),
-            bucketing_key=group.bucketing_key or UNSET,
-            bucketing_salt=group.bucketing_salt or UNSET,
-            archived=True if group.deleted else UNSET,
-            # A file cannot say that a group has no slots at all.
-            slots=tuple(map(_slot_from, by_index(group))) or UNSET,
-            ignore=ignored.get(identity, ()),
-        )
-        for identity, group in current_groups(groups).items()
-        if all(identity)
-    ]
+    named = {identity: group for identity, group in current_groups(groups).items() if all(identity)}
+    found = [replace(_group_from(group), ignore=ignored.get(identity, ())) for identity, group in named.items()]
     return replace(settings, groups=tuple(sorted(found, key=_group_order)))
+
+
+def _group_from(group: MutexGroup) -> DesiredGroup:
+    fields: dict[str, Any] = {name: getattr(group, name) or UNSET for name in GROUP_FIELDS}
+    fields |= {"description": group.description, "archived": group.deleted or UNSET}
+    if group.evaluation_mode not in ("local", "remote"):
+        fields["evaluation_mode"] = UNSET
+    # A file cannot say that a group has no slots at all.
+    slots = tuple(map(_slot_from, by_index(group))) or UNSET
+    return DesiredGroup(project_id=group.project_id, key=group.key, slots=slots, **fields)
 
 
 def _slot_from(slot: Slot) -> DesiredSlot:
@@ -93,18 +87,14 @@ def dump_desired(desired: Desired, format_: str = "yaml") -> str:
 def _tree(desired: Desired, *, sort: bool = False) -> dict[str, Any]:
     groups = sorted(desired.groups, key=_group_order) if sort else desired.groups
     lint = {"ignore": list(desired.ignore)} if desired.ignore else {}
-    found = {"version": 1, "thresholds": to_builtins(desired.thresholds), "lint": lint}
-    settings = {name: value for name, value in found.items() if value}
-    trees: list[dict[str, Any]] = []
-    for group in groups:
-        tree: dict[str, Any] = to_builtins(group) | {"projectId": project_number(group.project_id)}
-        slots: list[dict[str, Any]] = tree.get("slots", [])
-        for part in (tree, *slots):
-            part.pop("line", None)
-        for slot in slots if sort else ():
-            slot.update({name: list(unique(members)) for name, members in slot.items() if name != "percentage"})
-        trees.append(tree)
-    return {**settings, "groups": trees}
+    settings = {"version": 1, "thresholds": to_builtins(desired.thresholds), "lint": lint}
+    trees = [to_builtins(group) | {"projectId": project_number(group.project_id)} for group in groups]
+    slots = [slot for tree in trees for slot in tree.get("slots", ())]
+    for part in (*trees, *slots):
+        part.pop("line", None)
+    for slot in slots if sort else ():
+        slot.update({name: list(unique(members)) for name, members in slot.items() if name != "percentage"})
+    return {name: value for name, value in settings.items() if value} | {"groups": trees}
 
 
 def dump_constants(groups: Iterable[MutexGroup]) -> str:

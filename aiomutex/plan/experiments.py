@@ -111,8 +111,18 @@ async def read_experiments(session: MutexSession, experiments: Iterable[int]) ->
     """
     results: dict[int, Mapping[str, Any] | APIError] = {}
     wanted = set(experiments)
-    if len(wanted) > _FEW:
-        await _read_listing(session, wanted, results)
+    numbers = {str(number): number for number in wanted}
+    cursor, pages, more = "", 0, len(wanted) > _FEW
+    while more and pages < len(wanted) - len(results):
+        page = describe(await _get(session, f"{_PATH}?limit=1000&includeArchived=true{cursor}"))
+        pages += 1
+        for each in map(describe, _list(page.get("experiments"))):
+            # What is listed without its state is read singly.
+            if (number := numbers.get(str(each.get("id")))) is not None and "state" in each:
+                results[number] = each
+        following = page.get("nextCursor")
+        before, cursor = cursor, f"&cursor={quote(str(following), safe='')}"
+        more = following not in (None, "") and cursor != before
 
     async def read_one(experiment: int) -> None:
         results[experiment] = await _get(session, f"{_PATH}/{experiment:d}")
@@ -130,23 +140,6 @@ async def _get(session: MutexSession, path: str) -> Mapping[str, Any] | APIError
         raise
     except APIError as error:
         return error
-
-
-async def _read_listing(session: MutexSession, wanted: set[int], results: dict[int, Any]) -> None:
-    """Read pages until each wanted experiment is found, the listing ends or fails, or single reads are as cheap."""
-    numbers = {str(number): number for number in wanted}
-    cursor, pages = "", 0
-    while pages < len(wanted) - len(results):
-        page = describe(await _get(session, f"{_PATH}?limit=1000&includeArchived=true{cursor}"))
-        pages += 1
-        for each in map(describe, _list(page.get("experiments"))):
-            # What is listed without its state is read singly.
-            if (number := numbers.get(str(each.get("id")))) is not None and "state" in each:
-                results[number] = each
-        following = page.get("nextCursor")
-        before, cursor = cursor, f"&cursor={quote(str(following), safe='')}"
-        if following in (None, "") or cursor == before:
-            return
 
 
 def check_running(plan: Plan, experiments: Experiments) -> list[AffectedExperiment]:

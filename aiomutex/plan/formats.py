@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeAlias, cast
 
 from aiomutex._util.checks import describe
@@ -209,10 +209,8 @@ def _yaml_node(yaml: Any, events: Iterator[Any], event: Any, depth: int) -> Node
     if depth > MAX_DEPTH:
         raise _InvalidError(line, _TOO_DEEP)
     if isinstance(event, yaml.SequenceStartEvent):
-        items: list[Node] = []
-        while not isinstance(event := next(events), yaml.SequenceEndEvent):
-            items.append(_yaml_node(yaml, events, event, depth + 1))
-        return Node(line, items)
+        items = takewhile(lambda item: not isinstance(item, yaml.SequenceEndEvent), events)
+        return Node(line, [_yaml_node(yaml, events, item, depth + 1) for item in items])
     entries: dict[str, Node] = {}
     while not isinstance(event := next(events), yaml.MappingEndEvent):
         key_line = event.start_mark.line + 1

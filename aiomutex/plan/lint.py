@@ -21,7 +21,7 @@ from aiomutex.plan.changes import Plan, after
 from aiomutex.plan.desired import Desired, DesiredGroup, Identity, identity_of
 from aiomutex.plan.diff import plan
 from aiomutex.plan.dump import desired_from
-from aiomutex.plan.experiments import Experiments, dependencies_of, describe, is_archived, is_finished
+from aiomutex.plan.experiments import Experiments, dependencies_of, describe, experiments_in, is_archived, is_finished
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -79,7 +79,7 @@ def lint(
         state = desired_from(after(plan(desired, current), current), settings=desired)
         desired = replace(state, groups=tuple(replace(each, line=lines.get(each.identity, 0)) for each in state.groups))
     groups = {group.identity: group for group in desired.groups if group.archived is not True}
-    violations = [violation for group in groups.values() for violation in _check_group(group, found)]
+    violations = [(group, *each) for group in groups.values() for each in _check_group(group, found)]
     violations += _check_repetitions(groups.values())
     violations += _check_dependencies(groups, current, found)
     order = {identity: position for position, identity in enumerate(groups)}
@@ -97,38 +97,35 @@ def new_findings(changes: Plan, desired: Desired, live: list[MutexGroup]) -> lis
     return [each for each in lint(desired_from(after(changes, live), settings=desired)) if each not in known]
 
 
-def _check_group(group: DesiredGroup, experiments: Experiments) -> _Violations:
+def _check_group(group: DesiredGroup, experiments: Experiments) -> Iterator[tuple[str, str, int]]:
     if not is_normalized("NFC", group.key):
-        yield group, "AM110", "the key is not in Unicode normal form C", group.line
-    bucketing_key = "amplitude_id" if group.bucketing_key is UNSET else group.bucketing_key
-    if group.evaluation_mode == "local" and bucketing_key == "amplitude_id":
+        yield "AM110", "the key is not in Unicode normal form C", group.line
+    if group.evaluation_mode == "local" and group.bucketing_key in (UNSET, "amplitude_id"):
         default = " (the default)" if group.bucketing_key is UNSET else ""
-        yield group, "AM103", f"evaluationMode is local and bucketingKey is amplitude_id{default}", group.line
+        yield "AM103", f"evaluationMode is local and bucketingKey is amplitude_id{default}", group.line
     if group.slots is UNSET:
         return
     total = sum(slot.percentage for slot in group.slots)
     if total < 99.999:  # noqa: PLR2004  # three thirds may be written 33.333
-        message = f"the slots add up to {total:g} %, so {100 - total:g} % of the users get no slot"
-        yield group, "AM101", message, group.line
+        yield "AM101", f"the slots add up to {total:g} %, so {100 - total:g} % of the users get no slot", group.line
     first: dict[str, int] = {}
     for index, slot in enumerate(group.slots, 1):
         if slot.percentage == 0:
-            yield group, "AM102", f"slot {index} has 0 %", slot.line or group.line
+            yield "AM102", f"slot {index} has 0 %", slot.line or group.line
         for individual in slot.individuals or ():
             if first.setdefault(individual, index) != index:
                 message = f"individual {individual!r} is in slot {first[individual]} and again in slot {index}"
-                yield group, "AM104", message, slot.line or group.line
+                yield "AM104", message, slot.line or group.line
         if slot.experiments == () and not (slot.holdouts or slot.individuals):
-            yield group, "AM105", f"slot {index} has no members", slot.line or group.line
+            yield "AM105", f"slot {index} has no members", slot.line or group.line
         if slot.cohorts:
-            yield group, "AM109", f"slot {index} has cohorts", slot.line or group.line
+            yield "AM109", f"slot {index} has cohorts", slot.line or group.line
         for experiment in slot.experiments or ():
             for code, problem in _check_experiment(experiments.get(experiment, {}), group):
-                yield group, code, f"experiment {experiment} {problem}", slot.line or group.line
-    members = {experiment for slot in group.slots for experiment in slot.experiments or ()}
-    local = sum(describe(experiments.get(each)).get("evaluationMode") == "local" for each in members)
+                yield code, f"experiment {experiment} {problem}", slot.line or group.line
+    local = sum(describe(experiments.get(each)).get("evaluationMode") == "local" for each in experiments_in([group]))
     if group.evaluation_mode == "local" and local:
-        yield group, "AM118", f"{counted(local, 'experiment is', 'experiments are')} evaluated locally", group.line
+        yield "AM118", f"{counted(local, 'experiment is', 'experiments are')} evaluated locally", group.line
 
 
 def _check_experiment(result: Mapping[str, Any] | APIError, group: DesiredGroup) -> Iterator[tuple[str, str]]:
@@ -172,9 +169,8 @@ def _check_dependencies(
 def _check_repetitions(groups: Iterable[DesiredGroup]) -> _Violations:
     first: dict[object, DesiredGroup] = {}
     for group in groups:
-        experiments = sorted({each for slot in group.slots or () for each in slot.experiments or ()})
         split = [(group.bucketing_salt, group.bucketing_key)] if group.bucketing_salt else []
-        for trait in (*experiments, *split, normalize("NFC", group.key).casefold()):
+        for trait in (*sorted(experiments_in([group])), *split, normalize("NFC", group.key).casefold()):
             if (other := first.setdefault(trait, group)) is group:
                 continue
             if isinstance(trait, int) and split != [(other.bucketing_salt, other.bucketing_key)]:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from aiomutex._api.validation import is_project_id
-from aiomutex.plan.desired import Desired, DesiredGroup, Identity, Thresholds, group_name, identity_of
+from aiomutex.plan.desired import Desired, Identity, group_name, identity_of
 from aiomutex.plan.formats import FORMATS, DesiredFileError, Node, Problem, read, read_file
 from aiomutex.plan.lint import RULES
 
@@ -65,11 +65,7 @@ def parse_desired(data: str | bytes, *, format_: str = "yaml", file: str = "<str
     tree = reader.read(root, _SCHEMA, "the file")
     if reader.problems:
         raise DesiredFileError(file, sorted(reader.problems))
-    return Desired(
-        groups=msgspec.convert(tree.get("groups", ()), tuple[DesiredGroup, ...]),
-        thresholds=msgspec.convert(tree.get("thresholds", {}), Thresholds),
-        ignore=tuple(tree.get("lint", {}).get("ignore", ())),
-    )
+    return msgspec.convert(tree | tree.get("lint", {}), Desired)
 
 
 _SCHEMA: Final[dict[str, Any]] = msgspec.json.decode(Path(__file__).with_name("desired.schema.json").read_bytes())
@@ -132,9 +128,8 @@ class _Reader:
             close = difflib.get_close_matches(shown, list(known), n=1) if len(self.problems) < _MAX_HINTS else []
             hint = f"did you mean {close[0]!r}?" if close else f"known fields are {', '.join(known)}"
             self.problem(entry, f"{where} has an unknown field {shown!r}; {hint}")
-        for name in required:
-            if name not in entries:
-                self.problem(node, f"{where} has no {name}; required: {' and '.join(required)}")
+        for name in set(required) - entries.keys():
+            self.problem(node, f"{where} has no {name}; required: {' and '.join(required)}")
         if schema.get("format") == "group" and UNSET not in (values.get(name, UNSET) for name in required):
             values["projectId"] = project_id = str(values["projectId"])
             key = values["key"]
@@ -158,6 +153,5 @@ class _Reader:
             shares = [slot["percentage"] for slot in values if slot and slot.get("percentage", UNSET) is not UNSET]
             if (total := sum(shares)) > 100.001:  # noqa: PLR2004  # percentages; a third may be written 33.3334
                 parts = " + ".join(f"{share:g}" for share in shares)
-                problem = f"must have percentages that add up to at most 100, not {total:g} ({parts})"
-                self.problem(node, f"{where} {problem}")
+                self.problem(node, f"{where} must have percentages that add up to at most 100, not {total:g} ({parts})")
         return values

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import to_builtins
@@ -17,13 +17,11 @@ from msgspec.structs import replace
 from aiomutex._util.files import fill_page
 from aiomutex._util.wording import counted
 from aiomutex.models import SLOT_LISTS, MutexGroup
-from aiomutex.plan.changes import GroupPlan, Moves, Plan, after
+from aiomutex.plan.changes import GroupPlan, Moves, Plan, after, by_index
 from aiomutex.plan.desired import Desired
 from aiomutex.plan.experiments import AffectedExperiment, Experiments, describe, is_finished, state_of, state_word
 from aiomutex.plan.lint import Finding, lint
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from aiomutex.plan.successor import passages
 
 Line = tuple[str, str]
 """A mark and a text. The mark is "+", "-" or "~" for a change, "!" for an error, "?" for a note, or " "."""
@@ -75,10 +73,8 @@ def render(plan: Plan, review: Review | None = None) -> str:
 def blocks(plan: Plan, review: Review) -> list[list[Line]]:
     """Render a plan as lines: a block for each group, one for remarks on the whole plan, one for its outcome."""
     hidden = "" if review.show_individuals else "AM104"  # its messages name individuals
-    remarks: list[Line] = [
-        ("?", f"? {each.group}: {each.code} {each.reason if each.code == hidden else each.message}")
-        for each in review.findings
-    ]
+    texts = [(each, each.reason if each.code == hidden else each.message) for each in review.findings]
+    remarks: list[Line] = [("?", f"? {each.group}: {each.code} {text}") for each, text in texts]
     remarks += [("!", f"! {each}") for each in (*review.running, *plan.exceeded_thresholds)]
     end: list[Line] = [*(("!", f"! {each}") for each in review.blocked(plan)), (" ", summary(plan))]
     moves = plan.moves
@@ -111,13 +107,14 @@ def plan_json(plan: Plan, review: Review | None = None) -> dict[str, Any]:
         "findings": to_builtins(review.findings),
         "blocked": review.blocked(plan),
         "experiments": {str(each): [found.get("name"), found.get("state")] for each, found in known.items()},
+        "successors": [_succession(each) for each in plan.groups if each.awaited],
         "empty": plan.empty,
     }
 
 
 def _group(group: GroupPlan, review: Review, all_moves: Moves) -> Iterator[Line]:
     touched = [(each, member) for each in group.all_lists for member in (*each.removed, *each.added)]
-    keys = {(group.project_id, each.field, member) for each, member in touched} & all_moves.keys()
+    keys: set[Any] = {(group.project_id, each.field, member) for each, member in touched} & all_moves.keys()
     moves = sorted(((key[1], key[2], *all_moves[key]) for key in keys), key=itemgetter(0, 2, 3, 1))
     mark = _MARKS[group.action] if not group.errors else "!"
     title: str = "blocked" if group.errors else "no change" if group.action == "none" else group.action
@@ -135,7 +132,7 @@ def _group(group: GroupPlan, review: Review, all_moves: Moves) -> Iterator[Line]
         old, new = ("none" if each is None else repr(each) for each in (field.before, field.after))
         yield "~", f"    {field.field}: {old} → {new}"
     paths: dict[tuple[str, str], list[int | str]] = {}
-    for list_name, member, *sides in moves if group.new is None else ():
+    for list_name, member, *sides in moves if not (group.new or group.awaited) else ():
         places = ([f"{key if key != group.key else ''} slot {n}".lstrip() for key, n in side] for side in sides)
         paths.setdefault((list_name, " → ".join(map(" and ".join, places))), []).append(member)
     for (name, path), members in paths.items():
@@ -146,8 +143,22 @@ def _group(group: GroupPlan, review: Review, all_moves: Moves) -> Iterator[Line]
             if rest := [each for each in members if (group.project_id, change.field, each) not in keys]:
                 shown = _members(change.field, rest, review)
                 yield sign, f"    slot {change.slot_index} {change.field}: {sign} {shown}"
+    if group.awaited:
+        found = _succession(group)
+        yield "~", f"    replaced by {found['successor']}: {found['moved']:g} % of the users move"
+        for each in found["slots"]:
+            path = " → ".join(f"slot {index}" if index else "no slot" for index in (each["before"], each["after"]))
+            mark, word = ("~", "move") if each["moves"] else (" ", "stay")
+            yield mark, f"    {path}: {each['percentage']:g} % {word}"
     for note in group.notes:
         yield "?", f"    ? {note}"
+
+
+def _succession(group: GroupPlan) -> dict[str, Any]:
+    pair = [each for each in (group.old, group.successor) if each is not None]
+    slots = passages(*map(by_index, pair))
+    moved = round(sum(each["percentage"] for each in slots if each["moves"]), 6)
+    return {"group": group.name, "successor": pair[1].key, "moved": moved, "slots": slots}
 
 
 def _members(name: str, members: Sequence[int | str], review: Review) -> str:
@@ -155,9 +166,7 @@ def _members(name: str, members: Sequence[int | str], review: Review) -> str:
         return f"({len(members):,})"
     known: Mapping[Any, Any] = review.experiments if name == "experiments" else {}
     named = ((member, describe(known.get(member))) for member in members[:_MAX_MEMBERS])
-    shown = (
-        f"{each} {found['name']!r} ({state_word(found)})" if found.get("name") else str(each) for each, found in named
-    )
+    shown = [f"{each} {info['name']!r} ({state_word(info)})" if info.get("name") else str(each) for each, info in named]
     more = len(members) - _MAX_MEMBERS
     return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
 

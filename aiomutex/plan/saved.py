@@ -91,6 +91,8 @@ def remaining(plan: Plan, live: Iterable[MutexGroup]) -> Plan:
         creates = change.action == "create"
         actual = by_identity.get(change.identity) if creates else by_id.get(change.group_id or "")
         rest = change if change.action == "none" else _remaining_change(change, actual)
+        if change.awaited and change.awaited not in by_identity and (actual is None or actual.deleted):
+            rest = None  # without its successor, nothing holds the users of the archived group
         if rest is None:
             stale.append(f"{change.name} {'is gone' if actual is None else 'exists already' if creates else 'differs'}")
         else:
@@ -115,11 +117,8 @@ def _remaining_change(change: GroupPlan, live: MutexGroup | None) -> GroupPlan |
     if fingerprint(apply_to(change, live, revert=True)) != change.fingerprint or not _is_in_progress(change, live):
         return None
     fields = [each for each in change.fields if getattr(live, each.field) != each.after]
-    lists = [
-        replace(each, before=list(unique(actual)))
-        for each in change.lists
-        if set(actual := _list_of(live, each) or ()) != set(each.after)
-    ]
+    now = [(each, unique(_list_of(live, each) or ())) for each in change.lists]
+    lists = [replace(each, before=[*actual]) for each, actual in now if set(actual) != set(each.after)]
     action = "update" if change.action == "unarchive" and not live.deleted else change.action
     if (action == "archive" and live.deleted) or (action == "update" and not fields and not lists):
         action = "none"
@@ -128,8 +127,7 @@ def _remaining_change(change: GroupPlan, live: MutexGroup | None) -> GroupPlan |
 
 
 def _list_of(live: MutexGroup, change: ListChange) -> list[Any] | None:
-    slot = find_slot(live, change.slot_index)
-    return None if slot is None else getattr(slot, change.field)
+    return getattr(find_slot(live, change.slot_index), change.field, None)
 
 
 def _is_in_progress(change: GroupPlan, live: MutexGroup) -> bool:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from fractions import Fraction
-from math import ceil
+from itertools import accumulate, pairwise
+from math import ceil, prod
 from typing import TYPE_CHECKING, Final
 
 from aiomutex._util.checks import describe
@@ -115,13 +116,9 @@ def slot_of(group: MutexGroup, value: str, *, ids: Iterable[str] = ()) -> Slot |
 
 
 def _ranges(group: MutexGroup, experiment: int) -> list[tuple[Fraction, Fraction]]:
-    ranges: list[tuple[Fraction, Fraction]] = []
-    end = Fraction(0)
-    for slot in sorted(group.slots, key=lambda slot: slot.index):
-        start, end = end, end + Fraction(str(slot.percentage)) / 100
-        if experiment in slot.experiments:
-            ranges.append((start, end))
-    return ranges
+    slots = sorted(group.slots, key=lambda slot: slot.index)
+    ends = accumulate((Fraction(str(slot.percentage)) / 100 for slot in slots), initial=Fraction(0))
+    return [bounds for slot, bounds in zip(slots, pairwise(ends), strict=True) if experiment in slot.experiments]
 
 
 def split_of(group: MutexGroup) -> tuple[str, str] | None:
@@ -163,9 +160,7 @@ def traffic_share(experiment: int, groups: Iterable[MutexGroup], *, held_out: It
             split = split_of(group) or len(shared)
             both = [(max(a, c), min(b, d)) for a, b in shared.get(split, [(Fraction(0), Fraction(1))]) for c, d in own]
             shared[split] = [(start, end) for start, end in both if start < end]
-    share = Fraction(1)
-    for ranges in shared.values():
-        share *= sum(end - start for start, end in ranges)
+    share = prod((sum(end - start for start, end in ranges) for ranges in shared.values()), start=Fraction(1))
     for percentage in held_out:
         if not 0 <= percentage <= 100:  # noqa: PLR2004  # percent
             raise InvalidRequestError(f"held_out must be percentages from 0 to 100, not {describe(percentage)}")

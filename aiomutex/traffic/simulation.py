@@ -105,8 +105,7 @@ def sample_users(users: Iterable[str], size: int, *, seed: int = 0) -> tuple[lis
     sample = list(islice(rest, size))
     population = len(sample)
     draw = random.Random(seed).random
-    for user in rest:
-        population += 1
+    for population, user in enumerate(rest, len(sample) + 1):
         if (place := int(draw() * population)) < size:
             sample[place] = user
     return sample, population
@@ -140,10 +139,8 @@ class _Visibility:
 
     def pairs(self) -> set[tuple[int, int]]:
         """The pairs of experiments that are expected to share the most users."""
-        shares = {
-            experiment: traffic_share(experiment, [self.rules[place].group for place in tables])
-            for experiment, tables in self.members.items()
-        }
+        groups = {each: [self.rules[place].group for place in tables] for each, tables in self.members.items()}
+        shares = {experiment: traffic_share(experiment, own) for experiment, own in groups.items()}
         most = sorted(nlargest(_MAX_EXPERIMENTS, shares, key=shares.__getitem__))
         together = (sorted(set(slot.experiments)) for rule in self.rules for slot in rule.slots)
         expected = chain(
@@ -220,26 +217,21 @@ def compare(before: Iterable[MutexGroup], after: Iterable[MutexGroup], users: It
     """
     old, new = ({msgspec.json.encode(each): each for each in groups if not each.deleted} for groups in (before, after))
     changed = {each for text in old.keys() ^ new.keys() for each in _experiments(old.get(text) or new[text])}
-    old_view, new_view = (
-        _Visibility(group for group in groups.values() if not changed.isdisjoint(_experiments(group)))
-        for groups in (old, new)
-    )
+    views = [_Visibility(each for each in groups.values() if changed & _experiments(each)) for groups in (old, new)]
     total = moved = 0
     # For each experiment: users before, users after, users lost.
     counts = {experiment: [0, 0, 0] for experiment in sorted(changed)}
     for block, all_users in _blocks(users):
         total += len(block)
-        known = {rule.identity: rule for rule in (*old_view.rules, *new_view.rules)}
+        known = {rule.identity: rule for view in views for rule in view.rules}
         columns = {identity: rule.positions(block) for identity, rule in known.items()}
-        old_columns, new_columns = ([columns[rule.identity] for rule in view.rules] for view in (old_view, new_view))
+        sides = [(view, [columns[rule.identity] for rule in view.rules]) for view in views]
         moved_here = 0
         for experiment, count in counts.items():
-            had = old_view.mask(experiment, old_columns, all_users)
-            has = new_view.mask(experiment, new_columns, all_users)
+            had, has = (view.mask(experiment, own, all_users) for view, own in sides)
             moved_here |= had ^ has
-            count[0] += had.bit_count()
-            count[1] += has.bit_count()
-            count[2] += (had & ~has).bit_count()
+            for position, mask in enumerate((had, has, had & ~has)):
+                count[position] += mask.bit_count()
         moved += moved_here.bit_count()
     moves = [
         ExperimentMove(experiment=experiment, before=had, after=has, gained=has - had + lost, lost=lost)

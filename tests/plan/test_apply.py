@@ -24,7 +24,7 @@ from aiomutex.plan import (
     read_experiments,
     remaining,
 )
-from aiomutex.plan.edit_order import edit_rounds
+from aiomutex.plan.changes import edit_rounds
 from aiomutex.plan.experiments import state_of
 
 from .strategies import moves, moving, states

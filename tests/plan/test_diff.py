@@ -125,7 +125,7 @@ def test_immutable_differences_are_errors_and_the_group_gets_no_changes(group: M
         "  slots: [{percentage: 50, experiments: [1]}, {percentage: 50}]"
     )
     group_plan = only_group(plan(desired(extra), [group]))
-    rule = "fixed at creation, and replacing the group would reassign its users"
+    rule = "fixed at creation, and another group would reassign its users, unless it 'replaces' this one"
     assert group_plan.errors == [
         f"evaluationMode cannot change from local to remote: {rule}",
         f"bucketingKey cannot change from device_id to user_id: {rule}",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from aiomutex.plan import DesiredGroup, DesiredSlot, after, plan
-from aiomutex.plan.edit_order import edit_rounds
+from aiomutex.plan.changes import edit_rounds
 
 from .strategies import LISTS, moves, moving, states, written
 

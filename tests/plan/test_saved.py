@@ -22,7 +22,7 @@ from aiomutex.plan import (
     remaining,
     save_plan,
 )
-from aiomutex.plan.edit_order import edit_rounds
+from aiomutex.plan.changes import edit_rounds
 from aiomutex.plan.saved import is_saved_plan
 
 from .strategies import moves, moving, states, written
