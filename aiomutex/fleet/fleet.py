@@ -43,6 +43,7 @@ class RunOptions(TypedDict, total=False):
     journal: str | os.PathLike[str] | Journal | None
     verify: bool
     skip_unchanged: bool
+    canary: bool
     reads: Reads
     on_outcome: Callable[[SlotOutcome], object] | None
     stop_after: int | None
