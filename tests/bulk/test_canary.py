@@ -16,7 +16,8 @@ from aiomutex.testing import MutexEmulator
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aiomutex import Attempt, BulkReport
+    from aiomutex import BulkReport
+    from aiomutex.events import Attempt
 
 BARE: dict[str, Any] = {}
 WAYS = [BARE, {"verify": True}, {"skip_unchanged": True}, {"verify": True, "reads": "groups"}]

@@ -137,7 +137,7 @@ def error_response(data: bytes) -> None:
         waits = wait_before_next(error, 1, _POLICY)
         keep(0 <= waits <= max(_POLICY.cap, _POLICY.max_retry_after), "a wait that is too long")
         sent = unpack_error(msgspec.json.decode(msgspec.json.encode(pack_error(error)), type=PackedError))
-        keep(sent is not None and str(sent) == str(error), "the error changed on the wire")
+        keep(str(sent) == str(error), "the error changed on the wire")
     else:
         keep(promise=False, what="an error response was decoded as a success")
     with only(UnexpectedResponseError):
