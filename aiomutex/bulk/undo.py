@@ -134,9 +134,10 @@ async def undo(
             report(await _undo_displaced(session, position, record, force=force))
         positions = list(opened.records)
         edits = [_edit_of(record, force=force) for record in opened.records.values()]
-        async with session.stream_slot_edits(
+        stream: OutcomeStream = session.stream_slot_edits(
             iter(edits), journal=opened, verify=True, concurrency=concurrency
-        ) as stream:
+        )
+        async with stream:
             async for outcome in stream:
                 report(_of_undo(outcome, positions[outcome.position]))
             for number in range(stream.pulled, len(edits)):
