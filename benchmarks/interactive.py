@@ -23,7 +23,7 @@ async def _measure(url: str, seconds: float, *, bulk: bool) -> list[float]:
 
         async def flood() -> None:
             edits = (SlotEdit(n, 1, experiments=[n]) for n in range(10**6))
-            async with session.stream_slot_edits(edits) as outcomes:
+            async with session.stream_slot_edits(edits, canary=False) as outcomes:
                 async for outcome in outcomes:
                     check("edit of the bulk run", outcome.status, "applied")
 

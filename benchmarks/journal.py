@@ -39,7 +39,7 @@ async def _spend(url: str, count: int, journal: Path | None) -> dict[str, Any]:
     async with MutexSession(KEY, base_url=url, rate_limiter=limiter) as session:
         start, cpu = time.perf_counter(), time.process_time()
         applied = 0
-        async with session.stream_slot_edits(_paced(count), journal=journal) as outcomes:
+        async with session.stream_slot_edits(_paced(count), journal=journal, canary=False) as outcomes:
             async for outcome in outcomes:
                 applied += outcome.status == "applied"
         return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - start, "applied": applied}

@@ -44,7 +44,7 @@ def session_for(url: str) -> MutexSession:
 async def streamed(url: str, count: int) -> list[float]:
     held: list[float] = []
     done = 0
-    async with session_for(url) as session, session.stream_slot_edits(edits(count)) as outcomes:
+    async with session_for(url) as session, session.stream_slot_edits(edits(count), canary=False) as outcomes:
         async for outcome in outcomes:
             done += outcome.status == "applied"
             if not done % max(1, count // POINTS):

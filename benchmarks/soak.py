@@ -91,7 +91,7 @@ class _Caller:
         elif chance < 0.19:
             await session.edit_slot(group, 0, experiments=[number])
         elif chance < 0.191:
-            await session.edit_slots([SlotEdit(1 + n % GROUPS, 2, experiments=[n]) for n in range(50)])
+            await session.edit_slots([SlotEdit(1 + n % GROUPS, 2, experiments=[n]) for n in range(50)], canary=False)
         elif chance < 0.25:
             await self.once.edit_group(group, name=f"group {number}")
         elif chance < 0.6:

@@ -84,7 +84,7 @@ class Ours(Upstream):
 
     async def bulk(self) -> None:
         edits = (SlotEdit(1 + n % GROUPS, 2, experiments=[n]) for n in range(10**7))
-        async with self.session.stream_slot_edits(edits, concurrency=IN_FLIGHT) as outcomes:
+        async with self.session.stream_slot_edits(edits, concurrency=IN_FLIGHT, canary=False) as outcomes:
             async for outcome in outcomes:
                 self.edited[outcome.status] += 1
 

@@ -123,5 +123,5 @@ def test_too_many_instructions_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> 
         return 900 if name == "aiomutex" else 1000
 
     monkeypatch.setattr(instructions, "_count", counted)
-    with pytest.raises(WrongResultError, match="edit takes"):
+    with pytest.raises(WrongResultError, match="edit over http takes"):
         instructions.run(Size.TINY)
