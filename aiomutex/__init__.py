@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from aiomutex.bulk.report import BulkReport as BulkReport
     from aiomutex.bulk.report import SlotOutcome as SlotOutcome
     from aiomutex.bulk.stream import OutcomeStream as OutcomeStream
-    from aiomutex.limits import *  # noqa: F403
-    from aiomutex.models import *  # noqa: F403
+    from aiomutex.limits import *  # noqa: F403  # only public names, as in _HOMES
+    from aiomutex.models import *  # noqa: F403  # as above
     from aiomutex.paging import GroupPager as GroupPager
     from aiomutex.retry import RetryPolicy as RetryPolicy
     from aiomutex.session import MutexSession as MutexSession
@@ -47,7 +47,7 @@ _HOMES = {
 _HOME_OF = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names.split()}
 
 # Built from the table, so that no name is written a third time.
-__all__ = sorted({*errors.__all__, *_HOME_OF})  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted({*errors.__all__, *_HOME_OF})  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]  # a list
 
 
 def __getattr__(name: str) -> Any:

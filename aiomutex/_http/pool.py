@@ -43,9 +43,8 @@ def create_http(headers: Mapping[str, str], base_url: URL) -> tuple[aiohttp.Clie
     if MISSING:
         connector = aiohttp.TCPConnector(limit=0)  # pyright: ignore[reportUnknownMemberType]  # partly typed
         return create(connector=connector, middlewares=(_permit_before_connection,)), None
-    # These fail without the internals.
-    from aiomutex._http.connector import PermitConnector  # noqa: PLC0415
-    from aiomutex._http.direct import DirectClient  # noqa: PLC0415
+    from aiomutex._http.connector import PermitConnector  # noqa: PLC0415  # fails without the internals
+    from aiomutex._http.direct import DirectClient  # noqa: PLC0415  # as above
 
     http = create(connector=PermitConnector())
     return http, None if http.trace_configs else DirectClient(http, base_url)

@@ -23,14 +23,12 @@ if TYPE_CHECKING:
 
 FEW: Final = 20
 """An input of at most this many edits has no canary, and after this many that showed nothing there is none any more."""
-
-
 CHANGE: Final = 1
-"""A change shows that the slot addressed is the one that changes,"""
+"""Shown by any change: the slot addressed is the one that changes."""
 REMOVAL: Final = 2
-"""one that removes something, that lists are replaced and not merged,"""
+"""Shown by a change that removes something: lists are replaced and not merged."""
 COHORTS: Final = 4
-"""and one of a slot with cohorts, that it keeps them."""
+"""Shown by a change of a slot with cohorts: it keeps them."""
 
 
 class Canary:

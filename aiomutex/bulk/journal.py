@@ -315,6 +315,12 @@ class UndoJournal(Journal):
         if status == "applied":
             self._record_undo(items, _UNDONE)
 
+    def record_restored(self, record: SlotRecord) -> None:
+        """Record that a slot that was changed by a write to another one has been written back."""
+        self._set_fact("undone", 1)
+        record.undo = _UNDONE
+        self._record(functools.partial(self._put_slot, record))
+
     def _record_undo(self, items: Sequence[Item], undo: int) -> None:
         for item in items:
             record = self._in_order[item.position]

@@ -131,7 +131,10 @@ async def undo(
             edit = SlotEdit(record.group_id, record.slot_index)
             report(SlotOutcome(edit=edit, status="failed", position=position, error=JournalError(_DAMAGED)))
         for position, record in opened.displaced.items():
-            report(await _undo_displaced(session, position, record, force=force))
+            outcome = await _undo_displaced(session, position, record, force=force)
+            if outcome.status == "applied":
+                opened.record_restored(record)
+            report(outcome)
         positions = list(opened.records)
         edits = [_edit_of(record, force=force) for record in opened.records.values()]
         stream: OutcomeStream = session.stream_slot_edits(
@@ -159,6 +162,9 @@ async def _preview(session: ReadingSession, journal: UndoJournal, *, force: bool
 async def _undo_displaced(session: StreamingSession, position: int, record: SlotRecord, *, force: bool) -> SlotOutcome:
     """Write a slot back by the path that changed it, and read it back."""
     edit = _edit_of(record, force=True)
+    if record.undo:
+        note = _NOTES[ALREADY_APPLIED]
+        return SlotOutcome(edit=edit, status="skipped", position=position, note=note)
     found = await _compare(session, record, record.after)
     if found.status != "unchanged" and not (force and isinstance(found.error, StaleSlotError)):
         return _of_undo(msgspec.structs.replace(found, edit=edit), position)

@@ -8,7 +8,7 @@ import pytest
 from bulk_support import edits_for, held, session_for
 from support import no_lag
 
-from aiomutex import SlotChange, SlotEdit, VerificationError
+from aiomutex import JournalError, SlotChange, SlotEdit, VerificationError
 from aiomutex.bulk import undo
 from aiomutex.emulator import Dialect
 from aiomutex.testing import MutexEmulator
@@ -112,6 +112,15 @@ async def test_lists_that_are_merged_stop_the_run_after_one_write(way: dict[str,
         assert error.reading == "the service adds to experiments instead of replacing the list"
 
 
+@pytest.mark.parametrize("way", WAYS, ids=str)
+async def test_a_write_that_is_confirmed_and_not_made_stops_the_run(way: dict[str, Any]) -> None:
+    async with service() as emulator, session_for(emulator.url) as session:
+        emulator.fail_next(10, status=200, body="OK", method="PATCH")
+        error = stopped_by(await session.edit_slots(edits_for(60, groups=30), **way))
+        assert len(written(emulator)) == 1
+        assert error.reading == "the service confirmed the write, but has not made it"
+
+
 async def test_lost_cohorts_stop_the_run_after_one_write() -> None:
     async with service(cohorts_on_edit="dropped") as emulator, session_for(emulator.url) as session:
         for group in emulator.groups.values():
@@ -200,6 +209,10 @@ async def test_a_journal_remembers_its_canary_and_undo_restores_the_slot_that_ch
             report = await undo(session, journal)
             assert [(each.status, each.edit.slot_index) for each in report.outcomes] == [("applied", 2)]
             assert held(emulator, slots) == before
+            [again] = (await undo(session, journal)).outcomes
+            assert (again.status, again.note) == ("skipped", "already undone, according to the journal")
+            with pytest.raises(JournalError, match="was undone"):
+                await session.edit_slots(edits_for(60, groups=30), journal=journal)
 
 
 async def test_a_resumed_run_has_no_second_canary(tmp_path: Path) -> None:
