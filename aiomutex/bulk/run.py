@@ -69,7 +69,7 @@ class Run(abc.ABC):
         self._source_error: BaseException | None = None
 
     async def run(self, edits: Edits) -> None:
-        """Work until the input ends or the run is stopped and every edit has an outcome; raise what the input raised."""
+        """Work until the input ends or the run is stopped and each edit has an outcome; raise what the input raised."""
         # A task of its own, because the code of an input may swallow its cancellation.
         self._feeder = asyncio.create_task(self._feed(edits), name=f"{self.task_name}, input")
         try:
