@@ -19,6 +19,7 @@ from aiomutex import (
 )
 from aiomutex.bulk.undo import CHANGED_SINCE
 
+from .plans import PLAN_INVARIANTS
 from .service import holds
 from .world import InputBroke
 
@@ -63,11 +64,15 @@ def _runs(world: World) -> list[CallRecord]:
 
 
 def _chain(world: World, record: CallRecord) -> list[CallRecord]:
-    """A run and the runs before it with the same journal."""
+    """A run, or an apply, and those before it with the same journal."""
     if record.call.journal is None:
         return [record]
     runs = [
-        each for each in _runs(world) if each.call.journal == record.call.journal and each.started <= record.started
+        each
+        for each in world.records
+        if each.call.kind in ("run", "apply")
+        and each.call.journal == record.call.journal
+        and each.started <= record.started
     ]
     return [each for each in runs if each is not record] + ([record] if record.call.kind == "run" else [])
 
@@ -431,6 +436,7 @@ INVARIANTS: Final[tuple[Callable[[World], Iterator[str]], ...]] = (
     read_back_is_fair,
     single_calls_are_true,
     last_edit_stands,
+    *PLAN_INVARIANTS,
 )
 """Functions that yield a sentence for each case in which their promise was broken."""
 

@@ -72,6 +72,7 @@ class _Drawing:
             self._mixed,
             self._crowd,
             self._rush,
+            self._applied,
         ]
         phases = rng.choice(shapes)()
         kinds = sorted(self.kinds)
@@ -149,6 +150,34 @@ class _Drawing:
         ]  # fmt: skip
         reads = [Call(kind="read", start=rng.uniform(1, 6)) for _ in range(rng.randint(1, 8))]
         return [Phase(calls=[*runs, *reads])]
+
+    def _applied(self) -> list[Phase]:
+        """A plan that is applied until it is done, and perhaps undone."""
+        rng = self.rng
+        edits = [edit for edit in self._edits() if edit.slot <= self.service.slots]
+        for group in range(1, self.service.groups + 1):
+            if self.service.slots > 1 and self.chance(0.4):  # members change places, and some of them join others
+                first, second = 100 * group + 1, 100 * group + 2
+                edits.append(Edit(group, 1, {"experiments": [second] if self.chance(0.5) else [second, first]}))
+                edits.append(Edit(group, 2, {"experiments": [first]}))
+        call = Call(kind="apply", plan="a", edits=edits, verify=self.chance(0.7), slow=rng.choice([0.0, 0.0, 3.0]))
+        call.journal = rng.choice([None, "a.db", "a.db"])
+        if self.chance(0.4):
+            self.number += 1
+            call.key, call.members = "new", [self.number]
+        if self.chance(0.3):
+            call.archived = rng.randint(1, self.service.groups)
+            call.edits = [edit for edit in edits if edit.group != call.archived]
+        phases = [self._phase([call, *self._others()], crash=0.6) for _ in range(rng.randint(1, 3))]
+        if call.key and self.chance(0.1):
+            phases[0].events.append(
+                Event(kind="create", at=rng.uniform(0, 3), key="new", lists={"experiments": [4999]})
+            )
+        phases.append(Phase(calls=[call]))
+        if call.journal and self.chance(0.5):
+            phases.append(self._phase([Call(kind="undo", journal="a.db")], crash=0.3))
+            phases.append(Phase(calls=[Call(kind="undo", journal="a.db")]))
+        return phases
 
     # ------------------------------------------------------------------ parts
 

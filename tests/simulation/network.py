@@ -61,6 +61,8 @@ class Sent:
     arrived: float | None = None
     over: float | None = None
     """When its response arrived, or the client gave it up."""
+    is_answered: bool = False
+    """Whether the client got what the service answered."""
     on_over: Callable[[], object] | None = None
 
 
@@ -152,6 +154,7 @@ class Network:
             hook()
         self.trace(f"<- {sent.number} {data.split(b' ', 2)[1].decode()}")
         connection.finish()
+        sent.is_answered = fault.kind in ("slow", "close")
         if fault.kind == "reset":
             connection.reset()
         elif fault.kind == "cut":

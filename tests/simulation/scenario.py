@@ -23,15 +23,19 @@ class Edit(msgspec.Struct, omit_defaults=True):
 class Call(msgspec.Struct, omit_defaults=True):
     """One call of the library, in a task of its own."""
 
-    kind: Literal["run", "undo", "create", "change", "edit", "read", "list"]
+    kind: Literal["run", "undo", "apply", "create", "change", "edit", "read", "list"]
     start: float = 0.0
     """Seconds after the start of the phase."""
     cancel: float | None = None
     """Seconds after the start of the call at which its task is cancelled."""
     edits: list[Edit] = []
-    """For ``run``."""
+    """For ``run``; for ``apply``, what the slots are to hold."""
     journal: str | None = None
-    """For ``run`` and ``undo``."""
+    """For ``run``, ``undo`` and ``apply``."""
+    plan: str = ""
+    """For ``apply``: the name of its plan. The first call with this name makes it."""
+    archived: int | None = None
+    """For ``apply``: the group to archive."""
     source: Literal["list", "iterator", "async", "reuse", "raise", "swallow", "endless"] = "list"
     """How the edits are passed. ``reuse`` changes the lists of an edit once the next one is pulled; ``raise`` ends in
     an exception, ``swallow`` swallows a cancellation, and ``endless`` repeats the edits for ever."""
@@ -40,7 +44,7 @@ class Call(msgspec.Struct, omit_defaults=True):
     """Whether the run has a canary, however few edits it has."""
     stream: bool = False
     slow: float = 0.0
-    """Seconds that the consumer of a stream takes for each outcome."""
+    """Seconds that the consumer of a stream takes for each outcome, or between a new plan and its apply."""
     leave: int | None = None
     """Leave the stream after this many outcomes."""
     concurrency: int | None = None
@@ -55,7 +59,7 @@ class Call(msgspec.Struct, omit_defaults=True):
     """For ``change``; ``edit`` writes what is to be added."""
     key: str | None = None
     members: list[int] = []
-    """For ``create``: the experiments of the first slot."""
+    """For ``create`` and ``apply``: the key of the new group, and the experiments of its first slot."""
 
     @property
     def is_endless(self) -> bool:

@@ -67,6 +67,13 @@ class Group:
     author: str
     slots: dict[int, list[Version]]
     percentages: list[int]
+    archived_at: float = math.inf
+    archived_by: str = ""
+
+    @property
+    def is_archived(self) -> bool:
+        """Whether it is archived by now."""
+        return self.archived_at < math.inf
 
     def shown(self, at: float) -> dict[str, Any]:
         """The group as it was at a moment."""
@@ -75,7 +82,8 @@ class Group:
             content = next(version.content for version in reversed(versions) if version.since <= at)
             share = self.percentages[index - 1]
             slots.append({"index": index, "name": f"SLOT {index}", "percentage": share, "cohorts": [], **content})
-        return {"id": self.id, "key": self.key, "name": self.name, "projectId": 1, "slots": slots}
+        deleted = {"deleted": True} if self.archived_at <= at else {}
+        return {"id": self.id, "key": self.key, "name": self.name, "projectId": 1, "slots": slots, **deleted}
 
 
 @dataclass
@@ -159,6 +167,8 @@ class ModelService:
             return 404, {"message": "no such slot"}
         if len(parts) == 3:
             self.write((group.id, int(parts[2])), json.loads(body), author, request)
+        elif json.loads(body).get("archive") is True and not group.is_archived:
+            group.archived_at, group.archived_by = self.clock(), author
         return 200, None
 
     def _create(self, given: dict[str, Any], author: str) -> tuple[int, dict[str, Any]]:

@@ -31,16 +31,19 @@ from aiomutex import (
 from aiomutex.bulk import undo
 from aiomutex.limits.machine import MachineRateLimiter
 from aiomutex.limits.redis import RedisRateLimiter
+from aiomutex.plan import apply
 
 from .clock import MIDNIGHT, SimulationLoop, simulated_time
 from .disk import Disk
 from .network import Network, Process, current_call
+from .plans import make_plan
 from .service import COLLEAGUE, ModelService
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
     from aiomutex import RateLimiter, SlotOutcome
+    from aiomutex.plan import Plan, Step
 
     from .scenario import Call, Event, Phase, Scenario
 
@@ -74,6 +77,11 @@ class CallRecord:
     call: Call
     started: float
     outcomes: list[tuple[float, SlotOutcome]] = field(default_factory=list["tuple[float, SlotOutcome]"])
+    steps: list[tuple[float, Step]] = field(default_factory=list["tuple[float, Step]"])
+    """Of an ``apply``."""
+    plan: Plan | None = None
+    planned_at: float = 0.0
+    """When the groups were read for the plan."""
     ended: float | None = None
     """When it returned or raised; ``None`` if its process crashed before."""
     error: BaseException | None = None
@@ -112,6 +120,8 @@ class World:
         self.leftovers: list[Leftover] = []
         self._redis = FakeServer()
         self.hung: list[str] = []
+        self._plans: dict[str, tuple[Plan, float]] = {}
+        """By name, each with the time when the reading for it began. A person keeps them, so they outlive crashes."""
         self.phase = 0
 
     def trace(self, line: str) -> None:
@@ -252,7 +262,7 @@ class World:
     def _lock_budget(self, seconds: float) -> None:
         if self._budget.exists():
             holder = sqlite3.connect(self._budget, timeout=0, isolation_level=None)
-            with contextlib.suppress(sqlite3.OperationalError):  # another event holds it
+            with contextlib.suppress(sqlite3.DatabaseError):  # another event holds it, or a power failure damaged it
                 holder.execute("BEGIN IMMEDIATE")
             self.loop.call_later(seconds, holder.close)
 
@@ -329,6 +339,25 @@ class World:
         report = functools.partial(self._report, record, process)
         path = self.disk.directory / record.call.journal
         return await undo(session, path, force=record.call.force, on_outcome=report)
+
+    async def _apply(self, session: MutexSession, record: CallRecord, process: Process) -> object:
+        call = record.call
+        if call.plan not in self._plans:
+            began = self.loop.time()
+            made = make_plan(call, await session.list_groups().collect())
+            if not process.is_alive:
+                return None
+            self._plans[call.plan] = made, began
+            await asyncio.sleep(call.slow)
+        record.plan, record.planned_at = self._plans[call.plan]
+
+        def report(step: Step) -> None:
+            if process.is_alive:
+                record.steps.append((self.loop.time(), step))
+                self.trace(f"!! {record.name} {step}")
+
+        journal = None if call.journal is None else self.disk.directory / call.journal
+        return await apply(session, record.plan, journal=journal, verify=call.verify, on_step=report)
 
     async def _create(self, session: MutexSession, record: CallRecord, process: Process) -> object:
         call = record.call
