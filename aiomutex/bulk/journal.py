@@ -14,7 +14,7 @@ from aiomutex._util.wording import counted
 from aiomutex.bulk.journal_rows import JournalRows, Progress, SlotRecord, digest_of
 from aiomutex.bulk.slot_lists import SlotLists, with_unconfirmed, without_overwritten
 from aiomutex.errors import JournalError
-from aiomutex.models import find_slot
+from aiomutex.models import SlotChange, find_slot
 
 if TYPE_CHECKING:
     import os
@@ -80,7 +80,7 @@ class Journal(JournalRows):
         if self._total is not None and position >= self._total:
             raise self._too_many()
         if self._max_position is None or position > self._max_position:
-            return "new"
+            return "sent" if self._is_unconfirmed(edit) else "new"
         slot = str(edit.group_id), edit.slot_index
         with self._translating():
             found = next(self._edits_from(position), None)
@@ -97,6 +97,14 @@ class Journal(JournalRows):
             self._reopened[slot] = position - 1
             self._record(functools.partial(self._reopen, slot))
         return progress
+
+    def _is_unconfirmed(self, edit: AnyEdit) -> bool:
+        """Whether an earlier run of an apply, whose edits are forgotten, may have made this one."""
+        if "apply" not in self._facts or isinstance(edit, SlotChange):
+            return False
+        with self._translating():
+            record = self._slot(str(edit.group_id), edit.slot_index)
+        return record is not None and SlotLists.of_edit(edit) in record.unconfirmed
 
     def _reopen(self, slot: tuple[str, int]) -> None:
         if (record := self._slot(*slot)) is not None:
@@ -210,7 +218,7 @@ class Journal(JournalRows):
         lists = items[0].lists
         if items[0].is_late:
             record.late = with_unconfirmed(record.late, lists)
-        if status != "unknown":
+        if status != "unknown" and (confirmed or not items[0].was_sent):
             # A read-back confirms a write when later ones may have been sent already. Those stay unconfirmed.
             place = record.unconfirmed.index(lists) if lists in record.unconfirmed else -1
             earlier, later = record.unconfirmed[: max(place, 0)], record.unconfirmed[place + 1 :]
