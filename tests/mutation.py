@@ -5,27 +5,35 @@
     python tests/mutation.py --changes 100 --seed 7 --only aiomutex/limits aiomutex/bulk
 
 First all default tests and those with Redis run once, to learn which test runs which line. Then each change is made in
-a copy of the source, and the tests that run its line must fail. A change in a line that no test runs survives.
+a copy of the source, and a test that runs its line must fail. A change in a line that no test runs survives. In the
+end, tests run for one change in fifty without it: how many of them fail shows how many changes were caught by chance.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import copy
+import multiprocessing
 import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
+from queue import Queue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from xml.etree.ElementTree import parse
 
 import coverage
+import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +41,13 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[1]
 LEFT_OUT: Final = ("aiomutex/cli/", "aiomutex/bulk/report.py", "aiomutex/__main__.py", "aiomutex/testing.py")
 """The command line, and what is imported before coverage starts."""
+FORKS: Final = multiprocessing.get_context("forkserver")
+"""Each change runs in a fork of a process that has imported all but the package: that takes longest."""
+IMPORTED: Final = ["pytest", "hypothesis.core", "hypothesis.strategies", "faker", "schemathesis", "aiohttp", "msgspec"]
 MOST_TESTS: Final = 150
 """The most tests that run for one change."""
+MOST_SECONDS: Final = 20.0
+"""How long they take together, at most."""
 OTHER: Final[dict[type, type]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And,
@@ -80,11 +93,14 @@ def _others_of(node: Any) -> Iterator[ast.AST]:
         changed = ast.Continue() if isinstance(node, ast.Break) else ast.Break()
     else:
         return
-    yield changed
+    if ast.dump(changed) != ast.dump(node):
+        yield changed
 
 
 def _nodes(parent: ast.AST, statement: ast.stmt | None) -> Iterator[tuple[ast.AST, ast.stmt]]:
     """Each node with its statement, without type annotations and what only a type checker sees."""
+    if any("overload" in ast.unparse(each) for each in getattr(parent, "decorator_list", ())):
+        return
     for name, value in ast.iter_fields(parent):
         if name in ("annotation", "returns", "decorator_list", "type_params"):
             continue
@@ -120,24 +136,30 @@ def changes_of(path: str) -> Iterator[Change]:
             )  # fmt: skip
 
 
-def learn(folder: Path) -> dict[str, dict[int, list[str]]]:
-    """Run the tests once; return the tests of each line of each file."""
-    data = folder / "coverage"
-    command = [
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "4",
-        "-m",
-        "not deep",
-        "--cov=aiomutex",
-        "--cov-context=test",
-        "--cov-report=",
-    ]
-    environment = os.environ | {"COVERAGE_FILE": str(data)}
-    subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=False)
-    return tests_of(data)
+class Known(NamedTuple):
+    """What the tests did without a change."""
+
+    tests: dict[str, dict[int, list[str]]]
+    """The tests of each line of each file."""
+    seconds: dict[str, float]
+    """How long each test took."""
+
+
+def learn(folder: Path) -> Known:
+    """Run the tests once, or read what an earlier run left in ``folder``."""
+    data, times = folder / "coverage", folder / "times.xml"
+    if not times.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["-q", "-n", "4", "-m", "not deep", "--cov=aiomutex", "--cov-context=test", "--cov-report="]
+        environment = os.environ | {"COVERAGE_FILE": str(data)}
+        subprocess.run(
+            [sys.executable, "-m", "pytest", *command, f"--junitxml={times}"], cwd=ROOT, env=environment, check=False
+        )  # fmt: skip
+    seconds: dict[str, float] = {}
+    for case in parse(times).iter("testcase"):
+        # The name of a class would be a part of this path; there is none.
+        seconds[f"{case.attrib['classname'].replace('.', '/')}.py::{case.attrib['name']}"] = float(case.attrib["time"])
+    return Known(tests_of(data), seconds)
 
 
 def tests_of(data: Path) -> dict[str, dict[int, list[str]]]:
@@ -152,23 +174,73 @@ def tests_of(data: Path) -> dict[str, dict[int, list[str]]]:
     return found
 
 
-def is_caught(change: Change, tests: list[str], folder: Path, timeout: float) -> bool:
-    """Whether a test fails, or none ends in time, once the change is made in the copy in ``folder``."""
+def chosen_for(change: Change, known: Known, rng: random.Random) -> list[str]:
+    """The tests to run for a change: a sample of those that run its line, the tests of its module and package first.
+
+    A line outside all functions runs when it is imported, before any test: it gets tests of the whole file.
+    """
+    lines = known.tests.get(change.path, {})
+    tests = sorted({test for line in change.lines for test in lines.get(line, ())})
+    if not tests and any(line in lines for line in change.lines):
+        tests = sorted({test for those in lines.values() for test in those})
+    folder, module = change.path.removeprefix("aiomutex/").removesuffix(".py").rpartition("/")[::2]
+
+    def order(test: str) -> tuple[bool, bool, float]:
+        name = test.partition("::")[0].removeprefix("tests/")
+        return f"test_{module}" not in name, not name.startswith(f"{folder}/"), known.seconds.get(test, 1.0)
+
+    sample = sorted(rng.sample(tests, len(tests)), key=lambda test: order(test)[:2])[:MOST_TESTS]
+    in_order = sorted(sample, key=order)
+    together = accumulate(known.seconds.get(test, 1.0) for test in in_order)
+    return [test for test, seconds in zip(in_order, together, strict=True) if seconds <= MOST_SECONDS] or tests[:1]
+
+
+def run_tests(folder: Path, tests: list[str]) -> None:
+    """Run tests with the package in ``folder``, in a process of its own; exit with the code of pytest."""
+    os.setsid()  # with all that the tests start
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    os.environ["PYTHONPATH"] = str(folder)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    # Pytest does not like plugins that are imported already.
+    ignored = "ignore::pytest.PytestAssertRewriteWarning"
+    os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "", "-W", ignored, *tests]))
+
+
+def outcome_of(change: Change, tests: list[str], folder: Path, timeout: float) -> tuple[str, str]:
+    """Make the change in the copy in ``folder``: is it caught, does it survive, or do the tests not end in time?
+
+    Returns:
+        That, and the test that caught it.
+    """
+    if not tests:
+        return "survived", ""
     file = folder / change.path
     original = file.read_text("utf-8")
     file.write_text(change.source, "utf-8")
-    (folder / "tests.txt").write_text("\n".join(tests))
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "", "@tests.txt"]
+    process = FORKS.Process(target=run_tests, args=(folder, tests))
     try:
-        environment = os.environ | {"PYTHONPATH": str(folder)}
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, timeout=timeout, check=False
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return True
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            return "timed out", ""
     finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
         file.write_text(original, "utf-8")
-    return done.returncode != 0
+    failed = re.search("^(FAILED|ERROR) (.*)", (folder / "output.txt").read_text("utf-8", "replace"), re.MULTILINE)
+    return "caught" if process.exitcode else "survived", failed[2] if failed else ""
+
+
+def copy_to(folder: Path) -> Path:
+    """Copy what the tests need."""
+    for part in ("aiomutex", "tests", "benchmarks", "pyproject.toml", "README.md"):
+        (shutil.copytree if (ROOT / part).is_dir() else shutil.copyfile)(ROOT / part, folder / part)
+    return folder
 
 
 def main() -> None:
@@ -176,38 +248,50 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--changes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--start", type=int, default=0, help="the first change of the sample, to go on with it")
     parser.add_argument("--only", nargs="*", default=["aiomutex"], help="files or folders")
-    parser.add_argument("--coverage", type=Path, help="coverage of an earlier run, with the test as its context")
-    parser.add_argument("--minutes", type=float, default=1e6, help="stop after that time")
+    parser.add_argument("--known", type=Path, help="folder for what the run without a change showed, to be used again")
+    parser.add_argument("--jobs", type=int, default=2, help="changes that are tried at once")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for the tests of one change")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     paths = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("aiomutex/**/*.py"))
     paths = [path for path in paths if path.startswith(tuple(options.only)) and not path.startswith(LEFT_OUT)]
     changes = [change for path in paths for change in changes_of(path)]
-    sample = rng.sample(changes, min(options.changes, len(changes)))
+    sample = rng.sample(changes, min(options.changes, len(changes)))[options.start :]
     counts: Counter[str] = Counter()
-    until = time.monotonic() + 60 * options.minutes
+    FORKS.set_forkserver_preload(IMPORTED)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for part in ("aiomutex", "tests", "benchmarks", "pyproject.toml", "README.md"):
-            target = folder / part
-            (shutil.copytree if (ROOT / part).is_dir() else shutil.copyfile)(ROOT / part, target)
-        known = tests_of(options.coverage) if options.coverage else learn(folder)
-        for number, change in enumerate(sample):
-            if time.monotonic() > until:
-                break
-            if number % 20 == 19:
-                print(f"{counts['caught']} of {number} caught", flush=True)
-            lines = known.get(change.path, {})
-            tests = sorted({test for line in change.lines for test in lines.get(line, ())})
-            chosen = rng.sample(tests, min(MOST_TESTS, len(tests)))
-            caught = bool(chosen) and is_caught(change, chosen, folder, options.timeout)
-            counts["caught" if caught else "survived"] += 1
-            if not caught:
-                print(f"survived {len(chosen)} tests: {change}", flush=True)
-    total = sum(counts.values())
-    print(f"{counts['caught']} of {total} changes caught, of {len(changes):,} possible; seed {options.seed}")
+        known = learn(options.known or Path(name) / "known")
+        idle: Queue[Path] = Queue()
+        for job in range(options.jobs):
+            (Path(name) / str(job)).mkdir()
+            idle.put(copy_to(Path(name) / str(job)))
+
+        def attempt(change: Change, tests: list[str]) -> tuple[str, str]:
+            folder = idle.get()
+            try:
+                return outcome_of(change, tests, folder, options.timeout)
+            finally:
+                idle.put(folder)
+
+        unchanged = [change._replace(source=(ROOT / change.path).read_text("utf-8")) for change in sample[::50]]
+        tried = [*sample, *unchanged]
+        chosen = [chosen_for(change, known, rng) for change in tried]
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for number, (outcome, by) in enumerate(pool.map(attempt, tried, chosen)):
+                is_changed = number < len(sample)
+                counts[outcome if is_changed else f"{outcome} without a change"] += 1
+                if outcome != ("caught" if is_changed else "survived"):
+                    print(f"{outcome}, {len(chosen[number])} tests: {tried[number]}  {by}", flush=True)
+                if number % 20 == 19:
+                    print(f"{options.start + number + 1}: {dict(counts)}", flush=True)
+    noticed = counts["caught"] + counts["timed out"]
+    chance = len(unchanged) - counts["survived without a change"]
+    print(
+        f"{noticed} of {len(sample)} changes noticed, {counts['timed out']} of them by a timeout; {chance} of"
+        f" {len(unchanged)} runs without a change failed; {len(changes):,} possible changes; seed {options.seed}"
+    )
 
 
 if __name__ == "__main__":
