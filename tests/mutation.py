@@ -15,10 +15,12 @@ import argparse
 import ast
 import contextlib
 import copy
+import itertools
 import multiprocessing
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -26,7 +28,6 @@ import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
 from pathlib import Path
 from queue import Queue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -43,11 +44,12 @@ LEFT_OUT: Final = ("aiomutex/cli/", "aiomutex/bulk/report.py", "aiomutex/__main_
 """The command line, and what is imported before coverage starts."""
 FORKS: Final = multiprocessing.get_context("forkserver")
 """Each change runs in a fork of a process that has imported all but the package: that takes longest."""
+TICKS: Final = itertools.count(1)
 IMPORTED: Final = ["pytest", "hypothesis.core", "hypothesis.strategies", "faker", "schemathesis", "aiohttp", "msgspec"]
-MOST_TESTS: Final = 150
-"""The most tests that run for one change."""
-MOST_SECONDS: Final = 20.0
-"""How long they take together, at most."""
+MOST_CPU: Final = 600
+"""Seconds of processor time that the tests of one change may take."""
+START: Final = 0.1
+"""Seconds that a test takes beside its own."""
 OTHER: Final[dict[type, type]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And,
@@ -174,8 +176,8 @@ def tests_of(data: Path) -> dict[str, dict[int, list[str]]]:
     return found
 
 
-def chosen_for(change: Change, known: Known, rng: random.Random) -> list[str]:
-    """The tests to run for a change: a sample of those that run its line, the tests of its module and package first.
+def chosen_for(change: Change, known: Known, rng: random.Random, seconds: float) -> list[str]:
+    """The tests to run for a change, for ``seconds``: some that run its line, those of its module and package first.
 
     A line outside all functions runs when it is imported, before any test: it gets tests of the whole file.
     """
@@ -185,19 +187,20 @@ def chosen_for(change: Change, known: Known, rng: random.Random) -> list[str]:
         tests = sorted({test for those in lines.values() for test in those})
     folder, module = change.path.removeprefix("aiomutex/").removesuffix(".py").rpartition("/")[::2]
 
-    def order(test: str) -> tuple[bool, bool, float]:
+    def order(test: str) -> tuple[bool, bool, bool]:
         name = test.partition("::")[0].removeprefix("tests/")
-        return f"test_{module}" not in name, not name.startswith(f"{folder}/"), known.seconds.get(test, 1.0)
+        is_slow = known.seconds.get(test, 1.0) > seconds / 20
+        return is_slow, f"test_{module}" not in name, not name.startswith(f"{folder}/")
 
-    sample = sorted(rng.sample(tests, len(tests)), key=lambda test: order(test)[:2])[:MOST_TESTS]
-    in_order = sorted(sample, key=order)
-    together = accumulate(known.seconds.get(test, 1.0) for test in in_order)
-    return [test for test, seconds in zip(in_order, together, strict=True) if seconds <= MOST_SECONDS] or tests[:1]
+    in_order = sorted(rng.sample(tests, len(tests)), key=order)
+    together = itertools.accumulate(known.seconds.get(test, 1.0) + START for test in in_order)
+    return [test for test, until in zip(in_order, together, strict=True) if until <= seconds] or tests[:1]
 
 
 def run_tests(folder: Path, tests: list[str]) -> None:
     """Run tests with the package in ``folder``, in a process of its own; exit with the code of pytest."""
     os.setsid()  # with all that the tests start
+    resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU, MOST_CPU))  # an endless loop ends even if nobody ends it
     os.chdir(folder)
     sys.path.insert(0, str(folder))
     os.environ["PYTHONPATH"] = str(folder)
@@ -219,8 +222,9 @@ def outcome_of(change: Change, tests: list[str], folder: Path, timeout: float) -
     if not tests:
         return "survived", ""
     file = folder / change.path
-    original = file.read_text("utf-8")
+    original, before = file.read_text("utf-8"), file.stat().st_mtime
     file.write_text(change.source, "utf-8")
+    os.utime(file, (before, before + next(TICKS)))  # else Python might take an earlier change for this one
     process = FORKS.Process(target=run_tests, args=(folder, tests))
     try:
         process.start()
@@ -232,6 +236,7 @@ def outcome_of(change: Change, tests: list[str], folder: Path, timeout: float) -
             os.killpg(process.pid or 0, signal.SIGKILL)
         process.join()
         file.write_text(original, "utf-8")
+        os.utime(file, (before, before))
     failed = re.search("^(FAILED|ERROR) (.*)", (folder / "output.txt").read_text("utf-8", "replace"), re.MULTILINE)
     return "caught" if process.exitcode else "survived", failed[2] if failed else ""
 
@@ -250,6 +255,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", type=int, default=0, help="the first change of the sample, to go on with it")
     parser.add_argument("--only", nargs="*", default=["aiomutex"], help="files or folders")
+    parser.add_argument("--again", type=Path, help="output of an earlier run, whose survivors to try again")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long the tests of a change take together")
     parser.add_argument("--known", type=Path, help="folder for what the run without a change showed, to be used again")
     parser.add_argument("--jobs", type=int, default=2, help="changes that are tried at once")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for the tests of one change")
@@ -259,7 +266,12 @@ def main() -> None:
     paths = [path for path in paths if path.startswith(tuple(options.only)) and not path.startswith(LEFT_OUT)]
     changes = [change for path in paths for change in changes_of(path)]
     sample = rng.sample(changes, min(options.changes, len(changes)))[options.start :]
+    if options.again:
+        survivors = set(re.findall("^survived, .*? tests: (.*?)  $", options.again.read_text("utf-8"), re.MULTILINE))
+        sample = [change for change in sample if str(change) in survivors]
     counts: Counter[str] = Counter()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each fork would compile all tests
+    sys.dont_write_bytecode = False
     FORKS.set_forkserver_preload(IMPORTED)
     with tempfile.TemporaryDirectory() as name:
         known = learn(options.known or Path(name) / "known")
@@ -277,7 +289,7 @@ def main() -> None:
 
         unchanged = [change._replace(source=(ROOT / change.path).read_text("utf-8")) for change in sample[::50]]
         tried = [*sample, *unchanged]
-        chosen = [chosen_for(change, known, rng) for change in tried]
+        chosen = [chosen_for(change, known, rng, options.seconds) for change in tried]
         with ThreadPoolExecutor(options.jobs) as pool:
             for number, (outcome, by) in enumerate(pool.map(attempt, tried, chosen)):
                 is_changed = number < len(sample)
