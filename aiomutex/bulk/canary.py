@@ -84,13 +84,11 @@ def displaced_slot(before: MutexGroup, after: MutexGroup, index: int, lists: Slo
     return next((slot for slot in others if slot_holds(find_slot(after, slot.index), lists)), None)
 
 
-def find_misreading(
-    before: MutexGroup, after: MutexGroup, index: int, lists: SlotLists, *, is_certain: bool
-) -> VerificationError | None:
+def find_misreading(before: MutexGroup, after: MutexGroup, index: int, lists: SlotLists) -> VerificationError | None:
     """The difference, if a service has read a slot edit otherwise than this library, with the reading that fits.
 
-    ``None`` if there is no difference, or if somebody else's write explains it better. ``is_certain`` says whether
-    reads show the write by now.
+    ``None`` if there is no difference, or if somebody else's write explains it better. ``after`` must show the write: a
+    read that lags may show lists of an earlier run in other slots.
     """
     old, new = find_slot(before, index), find_slot(after, index)
     if old is None or new is None:
@@ -101,7 +99,7 @@ def find_misreading(
     else:
         error = find_difference(after, index, lists, old)
         readings = list(_misreadings(old, new, lists))
-        if not readings and is_certain and slot_holds(new, SlotLists.of_slot(old)):
+        if not readings and slot_holds(new, SlotLists.of_slot(old)):
             readings = ["the service confirmed the write, but has not made it"]
     if error is None or not readings:
         return None

@@ -296,8 +296,8 @@ class SlotWriter:
         lists, before = group.desired()[index], group.slot_before(index)
         note, difference = "", None
         is_canary = group.written_to(index)[0].batch[0].is_canary
-        if is_canary and group.before is not None:
-            misread = find_misreading(group.before, actual, index, lists, is_certain=is_certain)
+        if is_canary and is_certain and group.before is not None:
+            misread = find_misreading(group.before, actual, index, lists)
             if misread is not None:
                 return self._misread(group, actual, index, misread)
         if self._late is not None or is_canary:

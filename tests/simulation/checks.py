@@ -212,10 +212,11 @@ def interactive_calls_go_first(world: World) -> Iterator[str]:
         return  # workers that share a budget in Redis know nothing of each other's priorities
     window, permits = 1.02, max(1, service.per_second * 97 // 100)
     for number, phase in enumerate(world.scenario.phases):
-        if phase.faults or any(event.kind != "colleague" for event in phase.events):
+        events = [event for each in world.scenario.phases[: number + 1] for event in each.events]
+        if phase.faults or any(event.kind != "colleague" for event in events):
             continue
         records = [record for record in world.records if record.phase == number]
-        names = {record.name for record in records if record.call.kind not in ("run", "undo")}
+        names = {record.name for record in records if record.call.kind not in ("run", "undo", "apply")}
         requests = [sent for sent in world.network.sent if sent.call in names]
         for record in records:
             first = next((sent.at for sent in requests if sent.call == record.name), None)
