@@ -16,6 +16,8 @@ KNOWN: Final[dict[str, str]] = {}
 _FAULTS: Final = (
     "slow", "lost", "silent", "reset", "cut", "mute", "late", "status", "status after", "page", "close", "refused",
 )  # fmt: skip
+_FLEETS: Final = 8
+"""One seed in so many has a fleet."""
 _STATUSES: Final = (400, 403, 404, 408, 429, 429, 429, 500, 502, 503, 503, 504)
 
 
@@ -36,6 +38,8 @@ class _Drawing:
 
     def scenario(self, seed: int) -> Scenario:
         rng = self.rng
+        if seed % _FLEETS == _FLEETS - 1:
+            return self._fleet(seed)
         self.service = Service(
             groups=rng.randint(1, 4),
             slots=rng.randint(1, 3),
@@ -178,6 +182,59 @@ class _Drawing:
             phases.append(self._phase([Call(kind="undo", journal="a.db")], crash=0.3))
             phases.append(Phase(calls=[Call(kind="undo", journal="a.db")]))
         return phases
+    def _fleet(self, seed: int) -> Scenario:
+        """Runs on a fleet, whose processes die and freeze."""
+        rng = self.rng
+        self.options = Options(
+            limiter="redis",
+            workers=rng.randint(1, 3),
+            clients=rng.choice([1, 1, 2]),
+            claim_timeout=rng.choice([6.0, 30.0]),
+            batch_size=rng.choice([1, 3, 50]),
+            max_jobs=rng.choice([1, 2, 12]),
+            safe=self.chance(0.5),
+            attempt_timeout=rng.choice([4.0, 10.0, 30.0]),
+            max_attempts=rng.choice([1, 2, 3, 6, 6]),
+            max_single=rng.choice([0, 20]),
+        )
+        self.service = Service(
+            groups=rng.randint(1, 6),
+            slots=rng.randint(1, 3),
+            latency=rng.choice([(0.01, 0.02), (0.02, 0.3), (0.05, self.options.claim_timeout / 20)]),
+            per_second=rng.choice([5, 10, 20, 100, 100]),
+        )
+        if self.chance(0.15):
+            self.service.lag = rng.choice([0.2, 1.0])
+        if self.chance(0.1):
+            self.service.per_day, self.service.before_midnight = rng.randint(10, 60), rng.uniform(0.1, 60)
+        phases = rng.choice([self._one_run, self._resumed, self._resumed, self._undone, self._crowd])()
+        for phase in phases:
+            if self.chance(0.7):
+                phase.events += [self._trouble(phase) for _ in range(rng.randint(1, 3))]
+            for fault in phase.faults:
+                # A worker that loses its jobs leaves its requests this time to be handled.
+                longest = self.options.claim_timeout / 4 - self.service.latency[1] - 0.1
+                fault.delay = min(fault.delay, longest)
+        return Scenario(seed=seed, service=self.service, options=self.options, phases=phases, kinds=sorted(self.kinds))
+
+    def _trouble(self, phase: Phase) -> Event:
+        """Something that happens to one of the fleet's processes, or to its Redis."""
+        rng, timeout = self.rng, self.options.claim_timeout
+        kinds: list[Any] = ["death", "death", "freeze", "redis"]
+        event = Event(kind=rng.choice(kinds), worker=rng.randint(1, self.options.workers))
+        if event.kind == "death":
+            event.seconds = rng.choice([0.0, 2.0, 1.5 * timeout])
+        elif event.kind == "freeze":
+            event.worker = rng.choice([0, event.worker, event.worker])
+            event.seconds = timeout * rng.choice([0.1, 0.4, 0.8, 1.1, 2.0])
+        else:
+            event.seconds = rng.choice([0.0, 0.5, 0.3 * timeout, 1.2 * timeout])
+        if self.chance(0.4):
+            event.at = rng.uniform(0, 5)
+        else:
+            event.request = rng.randint(1, 5 + 2 * sum(len(call.edits) for call in phase.calls))
+            event.answered = self.chance(0.5)
+        return event
 
     # ------------------------------------------------------------------ parts
 

@@ -8,8 +8,9 @@ import errno
 import functools
 import http
 import json
+import math
 import random
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
@@ -25,25 +26,40 @@ if TYPE_CHECKING:
     from .scenario import Scenario
     from .service import ModelService
 
-__all__ = ["Connection", "Network", "Process", "Sent", "current_call"]
+__all__ = ["Connection", "Network", "Process", "Sent", "current_call", "current_process", "permitted_at"]
 
 current_call: ContextVar[str] = ContextVar("current_call", default="")
 """The call that the current task belongs to."""
+current_process: ContextVar[Process | None] = ContextVar("current_process", default=None)
+"""The process that the current task belongs to, if it is not the one of the phase."""
+permitted_at: ContextVar[float] = ContextVar("permitted_at", default=0.0)
+"""When the limiter of a fleet's worker granted the request that the current task sends."""
 _NO_FAULT: Final = Fault(request=0, kind="slow")
 _PAGE: Final = b"<!doctype html><title>Maintenance</title><p>We will be back soon."
 
 
 @dataclass
 class Process:
-    """One process of the client: dead after a crash."""
+    """One process of the client: dead after a crash. A worker of a fleet lives through phases, and has their faults."""
 
     number: int
     faults: dict[int, Fault]
     on_request: dict[int, Callable[[], None]]
     on_response: dict[int, Callable[[], None]]
+    is_worker: bool = False
     is_alive: bool = True
+    died_at: float = math.inf
     requests: int = 0
     connects: int = 0
+    frozen: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    """When it was frozen, and when it went on: never before ``math.inf``."""
+    held: list[asyncio.Handle] = field(default_factory=list[asyncio.Handle])
+    """What the event loop has to run when the process goes on."""
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing of it runs now."""
+        return bool(self.frozen) and self.frozen[-1][1] == math.inf
 
 
 @dataclass
@@ -52,7 +68,7 @@ class Sent:
 
     number: int
     call: str
-    process: int
+    sender: Process
     at: float
     wall: float
     method: str
@@ -64,6 +80,13 @@ class Sent:
     is_answered: bool = False
     """Whether the client got what the service answered."""
     on_over: Callable[[], object] | None = None
+    permitted_at: float = 0.0
+    """When the limiter granted it, if a fleet's worker sent it."""
+
+    @property
+    def process(self) -> int:
+        """The number of the process that sent it."""
+        return self.sender.number
 
 
 @dataclass
@@ -88,16 +111,18 @@ class Network:
         process = connection.process
         if not process.is_alive:
             return
-        process.requests += 1
+        counter = self.process if process.is_worker else process
+        counter.requests += 1
         number = len(self.sent) + 1
         sent = Sent(
-            number, current_call.get(), process.number, self.loop.time(), self.loop.true_wall(), method, path, body
-        )
+            number, current_call.get(), process, self.loop.time(), self.loop.true_wall(), method, path, body,
+            permitted_at=permitted_at.get(),
+        )  # fmt: skip
         self.sent.append(sent)
         connection.current = sent
         if number >= self.most and self.on_excess is not None:
             self.on_excess()
-        fault = process.faults.get(process.requests, _NO_FAULT)
+        fault = counter.faults.get(counter.requests, _NO_FAULT)
         self.trace(
             f"-> {number} {sent.call} {method} {path} {body.decode()}"
             + (f"  [{fault.kind} {fault.delay:g}]" if fault is not _NO_FAULT else "")
@@ -106,14 +131,18 @@ class Network:
         least, most = self.scenario.service.latency
         up, down = rng.uniform(least, most), rng.uniform(least, most)
         lag = rng.choice((0.0, rng.uniform(0, self.scenario.service.lag))) if self.scenario.service.lag else 0.0
-        order = process.requests
-        if (hook := process.on_request.get(order)) is not None:
+        order = counter.requests
+        if (hook := counter.on_request.get(order)) is not None:
             hook()
-        arrive = functools.partial(self._arrive, connection, sent, fault, down, lag, order)
+        arrive = functools.partial(self._arrive, connection, sent, fault, down, lag, counter, order)
         if fault.kind == "late":
-            sent.on_over = functools.partial(self.loop.call_later, fault.delay, arrive)
+            sent.on_over = functools.partial(self._later, fault.delay, arrive)
         else:
-            self.loop.call_later(up + fault.delay, arrive)
+            self._later(up + fault.delay, arrive)
+
+    def _later(self, seconds: float, happen: Callable[..., None], *arguments: Any) -> None:
+        """Let something happen outside the client: also while the process that sends now is frozen."""
+        self.loop.call_later(seconds, happen, *arguments, context=Context())
 
     def fail(self, seconds: float) -> None:
         """Break all connections, and let none be made for a while."""
@@ -121,7 +150,9 @@ class Network:
         for connection in list(self.open):
             connection.reset()
 
-    def _arrive(self, connection: Connection, sent: Sent, fault: Fault, down: float, lag: float, order: int) -> None:
+    def _arrive(
+        self, connection: Connection, sent: Sent, fault: Fault, down: float, lag: float, counter: Process, order: int
+    ) -> None:
         if fault.kind == "silent":
             return
         if fault.kind == "lost":
@@ -145,12 +176,14 @@ class Network:
             f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n{extra}"
             f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        self.loop.call_later(down, self._deliver, connection, sent, fault, head.encode() + body, order)
+        self._later(down, self._deliver, connection, sent, fault, head.encode() + body, counter, order)
 
-    def _deliver(self, connection: Connection, sent: Sent, fault: Fault, data: bytes, order: int) -> None:
+    def _deliver(
+        self, connection: Connection, sent: Sent, fault: Fault, data: bytes, counter: Process, order: int
+    ) -> None:
         if connection.current is not sent or not connection.process.is_alive:
             return
-        if (hook := connection.process.on_response.get(order)) is not None:
+        if (hook := counter.on_response.get(order)) is not None:
             hook()
         self.trace(f"<- {sent.number} {data.split(b' ', 2)[1].decode()}")
         connection.finish()
@@ -171,12 +204,14 @@ class Network:
         network = self
 
         async def create_connection(connector: Any, request: Any, traces: object, timeout: Any) -> object:
-            process = network.process
-            process.connects += 1
-            rng = random.Random(network.scenario.seed * 7_919 + process.number * 1_009 + process.connects)
+            process = current_process.get() or network.process
+            counter = network.process if process.is_worker else process
+            counter.connects += 1
+            number = counter.connects
+            rng = random.Random(network.scenario.seed * 7_919 + counter.number * 1_009 + number)
             await asyncio.sleep(rng.uniform(*network.scenario.service.latency))
             is_down = network.loop.time() < network.down_until
-            if is_down or process.faults.get(-process.connects) is not None or not process.is_alive:
+            if is_down or counter.faults.get(-number) is not None or not process.is_alive:
                 raise aiohttp.ClientConnectorError(request.connection_key, OSError(errno.ECONNREFUSED, "refused"))
             protocol = connector._factory()
             Connection(network, process, protocol)
@@ -225,7 +260,7 @@ class Connection(asyncio.Transport):
     def receive(self, data: bytes) -> None:
         """Bytes arrive at the client."""
         if not self._is_closing:
-            self._protocol.data_received(data)
+            self._tell(self._protocol.data_received, data)
 
     def reset(self) -> None:
         """The connection breaks."""
@@ -237,7 +272,14 @@ class Connection(asyncio.Transport):
         self._is_closing = True
         self.finish()
         self._network.open.pop(self, None)
-        self._network.loop.call_soon(self._protocol.connection_lost, error)
+        self._network.loop.call_soon(self._tell, self._protocol.connection_lost, error)
+
+    def _tell(self, tell: Callable[[Any], None], argument: object) -> None:
+        """Pass something to the client, or keep it until its process goes on."""
+        if self.process.is_frozen:
+            self.process.held.append(asyncio.Handle(tell, (argument,), self._network.loop, Context()))
+        else:
+            tell(argument)
 
     def close(self) -> None:
         self._close(None)

@@ -92,10 +92,14 @@ class Event(msgspec.Struct, omit_defaults=True):
     ``colleague`` writes a slot. ``create`` makes a group that looks like one of ours, but for its members. ``clock``
     sets the wall clock wrong by ``seconds``. ``outage`` breaks all connections and lets none be made for ``seconds``.
     ``crash`` ends a process: its memory is lost, and its requests in flight go on. ``power`` also loses what the disk
-    was not made to keep. ``lock`` holds the lock of the machine limiter's file for ``seconds``.
+    was not made to keep. ``lock`` holds the lock of the machine limiter's file for ``seconds``. ``death`` ends a worker
+    of a fleet, and another one takes its place after ``seconds``. ``freeze`` stops a worker or the caller for
+    ``seconds``. ``redis`` breaks all connections to the fleet's Redis, and lets none be made for ``seconds``.
     """
 
-    kind: Literal["colleague", "create", "clock", "outage", "crash", "power", "lock"]
+    kind: Literal[
+        "colleague", "create", "clock", "outage", "crash", "power", "lock", "death", "freeze", "redis"
+    ]  # fmt: skip
     at: float | None = None
     """Seconds after the start of the phase; or else at a request."""
     request: int | None = None
@@ -107,6 +111,8 @@ class Event(msgspec.Struct, omit_defaults=True):
     lists: Lists = {}
     key: str = ""
     seconds: float = 0.0
+    worker: int = 0
+    """The worker of ``death`` and ``freeze``, from 1. 0 is the caller."""
 
 
 class Phase(msgspec.Struct, omit_defaults=True):
@@ -148,6 +154,14 @@ class Options(msgspec.Struct, omit_defaults=True):
     max_connections: int = 64
     max_single: int = 20
     """The number of groups that a run reads one by one; it reads more of them by pages."""
+    workers: int = 0
+    """The workers of the fleet that does the runs and undos; without any, the sessions do them. They share the limiter
+    in Redis with the sessions, and outlive the crashes of their callers."""
+    claim_timeout: float = 30.0
+    batch_size: int = 50
+    max_jobs: int = 12
+    safe: bool = False
+    """Whether the workers' limiter keeps its wider margin."""
 
 
 class Scenario(msgspec.Struct, omit_defaults=True):

@@ -7,13 +7,11 @@ import contextlib
 import functools
 import itertools
 import logging
-import math
 import random
 import sqlite3
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
 
@@ -33,10 +31,13 @@ from aiomutex.limits.machine import MachineRateLimiter
 from aiomutex.limits.redis import RedisRateLimiter
 from aiomutex.plan import apply
 
-from .clock import MIDNIGHT, SimulationLoop, simulated_time
+from .clock import MIDNIGHT, OrderedSet, SimulationLoop, simulated_time
 from .disk import Disk
 from .network import Network, Process, current_call
 from .plans import make_plan
+from .fleet import NAME, FleetModel, seeded_ids
+from .network import Network, Process, current_call, current_process
+from .redis_model import redis_clock
 from .service import COLLEAGUE, ModelService
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from aiomutex import RateLimiter, SlotOutcome
     from aiomutex.plan import Plan, Step
+    from aiomutex.fleet import Fleet
 
     from .scenario import Call, Event, Phase, Scenario
 
@@ -56,6 +58,8 @@ _MEMORY: Final = Path("/dev/shm")
 _LONGEST_LOCK: Final = 2.0
 _SETTLE: Final = 60.0
 """Seconds after the last phase, for what is still on its way."""
+_TOO_LONG_FOR_A_FLEET: Final = 7_200.0
+"""The same for a fleet, which asks Redis for news all the time."""
 
 
 class _HangError(Exception):
@@ -119,6 +123,9 @@ class World:
         self.records: list[CallRecord] = []
         self.leftovers: list[Leftover] = []
         self._redis = FakeServer()
+        self.fleet = (
+            FleetModel(scenario, loop, self._redis, self._session, self.trace) if scenario.options.workers else None
+        )
         self.hung: list[str] = []
         self._plans: dict[str, tuple[Plan, float]] = {}
         """By name, each with the time when the reading for it began. A person keeps them, so they outlive crashes."""
@@ -132,12 +139,21 @@ class World:
 
     async def run(self) -> None:
         """Run all phases, then wait for what is still on its way."""
+        if self.fleet is not None:
+            self.fleet.start()
         for number, phase in enumerate(self.scenario.phases):
             self.phase = number
             self.trace(f"== phase {number}")
             await self._run_phase(phase)
             await asyncio.sleep(phase.gap)
         await asyncio.sleep(_SETTLE)
+        if self.fleet is not None:
+            await self._end_fleet(self.fleet)
+
+    async def _end_fleet(self, fleet: FleetModel) -> None:
+        await asyncio.sleep(3 * self.scenario.options.claim_timeout)  # dead runs count as dead, and jobs are given up
+        self.leftovers += [Leftover(self.phase, each) for each in fleet.leftovers()]
+        await fleet.stop()
 
     async def _run_phase(self, phase: Phase) -> None:
         crashed = self.loop.create_future()
@@ -153,7 +169,9 @@ class World:
         sessions = self._sessions(used)
         for session in sessions:
             inside: Any = await session.__aenter__()
-            inside._transport._timer._deadlines = _OrderedSet()
+            inside._transport._timer._deadlines = OrderedSet()
+        if self.fleet is not None:
+            await self.fleet.open_callers(process)
         tasks: list[asyncio.Task[None]] = []
         for number, call in enumerate(phase.calls):
             client = number % len(sessions)
@@ -163,7 +181,8 @@ class World:
         self.records += records
         everything = asyncio.gather(*tasks, return_exceptions=True)
         self.network.on_excess = functools.partial(_set, crashed)
-        done, _ = await asyncio.wait((everything, crashed), timeout=_TOO_LONG, return_when=asyncio.FIRST_COMPLETED)
+        too_long = _TOO_LONG if self.fleet is None else _TOO_LONG_FOR_A_FLEET
+        done, _ = await asyncio.wait((everything, crashed), timeout=too_long, return_when=asyncio.FIRST_COMPLETED)
         if not done or len(self.network.sent) >= self.network.most:
             process.is_alive = False
             self.hung += [task.get_name() for task in tasks if not task.done()]
@@ -180,10 +199,14 @@ class World:
             if lost and is_one_day and isinstance(limiter, LocalRateLimiter):
                 self.leftovers.append(Leftover(self.phase, f"{lost} permits without a request"))
         process.is_alive = False
+        if self.fleet is not None:
+            self.fleet.end_caller(process)
         for task in tasks:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await everything
+        if self.fleet is not None:
+            await self.fleet.close_callers()
         for session in sessions:
             await session.aclose()
             if isinstance(session.rate_limiter, MachineRateLimiter | RedisRateLimiter):
@@ -204,16 +227,19 @@ class World:
                 )  # fmt: skip
             elif options.limiter == "redis":
                 limiter = RedisRateLimiter(
-                    FakeRedis(server=self._redis), name="simulated", per_second=settings.per_second,
+                    FakeRedis(server=self._redis), name=NAME, per_second=settings.per_second,
                     per_day=settings.per_day,
                 )  # fmt: skip
-            session = MutexSession(
-                "simulated", base_url="http://127.0.0.1", rate_limiter=limiter,
-                retry=RetryPolicy(max_attempts=options.max_attempts), attempt_timeout=options.attempt_timeout,
-                deadline=options.deadline, max_connections=options.max_connections,
-            )  # fmt: skip
-            sessions.append(session)
+            sessions.append(self._session(limiter))
         return sessions
+
+    def _session(self, limiter: RateLimiter) -> MutexSession:
+        options = self.scenario.options
+        return MutexSession(
+            "simulated", base_url="http://127.0.0.1", rate_limiter=limiter,
+            retry=RetryPolicy(max_attempts=options.max_attempts), attempt_timeout=options.attempt_timeout,
+            deadline=options.deadline, max_connections=options.max_connections,
+        )  # fmt: skip
 
     @property
     def _budget(self) -> Path:
@@ -235,6 +261,8 @@ class World:
             if process.is_alive and not crashed.done():
                 self.trace(f"** {event.kind}")
                 process.is_alive = False
+                if self.fleet is not None:
+                    self.fleet.end_caller(process)
                 for record in records:
                     record.power_failed = event.kind == "power"
                 self.disk.crash(
@@ -242,7 +270,7 @@ class World:
                     power=event.kind == "power",
                     rng=random.Random(self.scenario.seed + self.phase),
                 )
-                if event.kind == "power":
+                if event.kind == "power" and self.fleet is None:  # which runs on many machines
                     self.loop.boot_offset -= 500.0
                 _set(crashed)
             return
@@ -254,6 +282,9 @@ class World:
             self.network.fail(event.seconds)
         elif event.kind == "lock":
             self._lock_budget(event.seconds)
+        elif event.kind in ("death", "freeze", "redis"):
+            if self.fleet is not None:
+                self.fleet.happen(event, process)
         elif event.kind == "create":
             self.service.create(event.key, "New", COLLEAGUE, [event.lists.get("experiments", []), []], [50, 50])
         else:
@@ -270,7 +301,10 @@ class World:
         inside: Any = session
         transport = inside._transport
         known = {"simulation", *(record.name for record in self.records)}
-        found = [task.get_name() for task in asyncio.all_tasks() if not task.done() and task.get_name() not in known]
+        tasks = [task for task in asyncio.all_tasks() if not task.done()]
+        if self.fleet is not None:
+            tasks = [task for task in tasks if not self.fleet.is_elsewhere(task)]
+        found = [task.get_name() for task in tasks if task.get_name() not in known]
         if transport.in_flight:
             found.append(f"{transport.in_flight} requests in flight")
         if transport.limiter.state().waiting:
@@ -285,7 +319,9 @@ class World:
 
     async def _call(self, session: MutexSession, record: CallRecord, process: Process) -> None:
         current_call.set(record.name)
+        current_process.set(process)
         call = record.call
+        client = self.fleet.callers[record.client] if self.fleet and call.kind in ("run", "undo") else session
         await asyncio.sleep(call.start)
         record.started = self.loop.time()
         self.trace(f"++ {record.name}")
@@ -294,7 +330,7 @@ class World:
         handle = None if call.cancel is None else self.loop.call_later(call.cancel, task.cancel)
         make = getattr(self, f"_{call.kind}")
         try:
-            result, error = await make(session, record, process), None
+            result, error = await make(client, record, process), None
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001  # judged afterwards
             result, error = None, raised
         if handle is not None:
@@ -312,7 +348,7 @@ class World:
                 f" {'' if outcome.error is None else repr(outcome.error)[:200]}"
             )
 
-    async def _run(self, session: MutexSession, record: CallRecord, process: Process) -> object:
+    async def _run(self, session: MutexSession | Fleet, record: CallRecord, process: Process) -> object:
         call = record.call
         edits = _input_of(call, record)
         journal = None if call.journal is None else self.disk.directory / call.journal
@@ -334,7 +370,7 @@ class World:
                     break
         return None
 
-    async def _undo(self, session: MutexSession, record: CallRecord, process: Process) -> object:
+    async def _undo(self, session: MutexSession | Fleet, record: CallRecord, process: Process) -> object:
         assert record.call.journal is not None
         report = functools.partial(self._report, record, process)
         path = self.disk.directory / record.call.journal
@@ -386,16 +422,6 @@ class World:
         return [group.id async for group in session.list_groups(page_size=2)]
 
 
-class _OrderedSet(dict[Any, None]):
-    """A set with an order. In a plain one, deadlines that expire together would do so in another order each time."""
-
-    def add(self, item: Any) -> None:
-        self[item] = None
-
-    def discard(self, item: Any) -> None:
-        self.pop(item, None)
-
-
 def _ignore(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Say nothing of tasks that are left as they are."""
 
@@ -440,13 +466,15 @@ def _input_of(call: Call, record: CallRecord) -> Any:
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
     """Log nothing but what is critical."""
-    logger = logging.getLogger("aiomutex")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("aiomutex", "taskiq")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def simulate(scenario: Scenario, *, tracing: bool = False) -> World:
@@ -465,13 +493,12 @@ def simulate(scenario: Scenario, *, tracing: bool = False) -> World:
         world = World(scenario, loop, disk, tracing=tracing)
         pages = mock.patch("aiomutex.bulk.reads.MAX_SINGLE", scenario.options.max_single)
         few = mock.patch("aiomutex.bulk.engine.FEW", -1)
-        # Rounded down, as by a Redis server: FakeRedis would round it up, and so begin a day a moment early.
-        redis_clock = SimpleNamespace(time=lambda: math.floor(loop.true_wall() * 1e6) / 1e6)
-        redis_time = mock.patch("fakeredis.commands_mixins.server_mixin.time", redis_clock)
         simulated = simulated_time(loop, scenario.seed), world.network.connected(), disk.watched()
         with contextlib.ExitStack() as patches:
-            for patch in (quiet(), *simulated, redis_time, pages, few):
+            for patch in (quiet(), *simulated, redis_clock(loop), seeded_ids(scenario.seed), pages, few):
                 patches.enter_context(patch)
+            if world.fleet is not None:
+                patches.enter_context(world.fleet.installed())
             main = loop.create_task(world.run(), name="simulation")
             try:
                 loop.run_until_complete(main)
