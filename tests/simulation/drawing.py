@@ -206,8 +206,10 @@ class _Drawing:
         if self.chance(0.15):
             self.service.lag = rng.choice([0.2, 1.0])
         if self.chance(0.1):
-            self.service.per_day, self.service.before_midnight = rng.randint(10, 60), rng.uniform(0.1, 60)
+            self.service.per_day, self.service.before_midnight = rng.randint(10, 40), rng.uniform(0.1, 60)
         phases = rng.choice([self._one_run, self._resumed, self._resumed, self._undone, self._crowd])()
+        if self.service.per_day < 1_000:
+            self._shorten(phases)
         for phase in phases:
             if self.chance(0.7):
                 phase.events += [self._trouble(phase) for _ in range(rng.randint(1, 3))]
@@ -216,6 +218,15 @@ class _Drawing:
                 longest = self.options.claim_timeout / 4 - self.service.latency[1] - 0.1
                 fault.delay = min(fault.delay, longest)
         return Scenario(seed=seed, service=self.service, options=self.options, phases=phases, kinds=sorted(self.kinds))
+
+    @staticmethod
+    def _shorten(phases: list[Phase]) -> None:
+        """Let no run wait for a second day: a fleet's processes ask for news all day."""
+        for number, phase in enumerate(phases):
+            for call in phase.calls:
+                del call.edits[4:]
+                call.source = "list" if call.is_endless else call.source
+                call.on_budget = call.on_budget if number == 0 and len(phase.calls) == 1 else "stop"
 
     def _trouble(self, phase: Phase) -> Event:
         """Something that happens to one of the fleet's processes, or to its Redis."""

@@ -58,7 +58,7 @@ _MEMORY: Final = Path("/dev/shm")
 _LONGEST_LOCK: Final = 2.0
 _SETTLE: Final = 60.0
 """Seconds after the last phase, for what is still on its way."""
-_TOO_LONG_FOR_A_FLEET: Final = 7_200.0
+_TOO_LONG_FOR_A_FLEET: Final = 4_000.0
 """The same for a fleet, which asks Redis for news all the time."""
 
 
