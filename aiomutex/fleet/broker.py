@@ -86,7 +86,7 @@ class FleetBroker(RedisStreamBroker):
 
     # The caller's side
 
-    async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str]]:
+    async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str], bool]:
         """Show that the caller of a run is alive, and exchange what is new. May be repeated if the reply is lost.
 
         Args:
@@ -96,15 +96,15 @@ class FleetBroker(RedisStreamBroker):
             job: The ID, requests and groups of a job to queue, if any.
 
         Returns:
-            The groups that other runs have, and for each job its result: empty while it is unfinished, ``skipped`` or
-            ``unknown`` if it was given up.
+            The groups that other runs have; for each job its result: empty while it is unfinished, ``skipped`` or
+            ``unknown`` if it was given up; and whether the run is alive.
         """
         arguments: list[Any] = []
         if job:
             message = TaskiqMessage(task_id=job[0], task_name=TASK, labels={}, args=[*job[:2]], kwargs={})
             arguments = [job[0], self.formatter.dumps(message).message, *job[2]]
-        taken, states = await self._run("exchange", run, msgspec.json.encode(given), *arguments)
-        return {group.decode() for group in taken}, [state.decode() for state in states]
+        taken, states, is_alive = await self._run("exchange", run, msgspec.json.encode(given), *arguments)
+        return {group.decode() for group in taken}, [state.decode() for state in states], bool(is_alive)
 
     async def leave(self, run: str) -> None:
         """Give up the jobs of a run, and free its groups. Without this, that happens once the run counts as dead."""

@@ -134,10 +134,12 @@ class Dispatcher:
         while True:
             is_sent = False
             try:
-                taken, states = await self.broker.exchange(self._run, given)  # without Redis, the job is not sent
+                # Without Redis, the job is not sent.
+                taken, states, is_alive = await self.broker.exchange(self._run, given)
                 if job is not None:
                     is_sent = True
-                    taken, states = await self.broker.exchange(self._run, given, job.id, job.text, job.groups)
+                    what = job.id, job.text, job.groups
+                    taken, states, is_alive = await self.broker.exchange(self._run, given, *what)
                     job.may_be_queued = True
                 break
             except REDIS_ERRORS as error:
@@ -151,15 +153,17 @@ class Dispatcher:
         for group in wanted:
             _settle(self._wanted.pop(group), group not in taken)
         failures = [self._conclude(each, state) for each, state in zip(jobs, states, strict=True) if state]
-        if failure := next(filter(None, failures), None):
+        failure = next(filter(None, failures), None)
+        if not (failure or is_alive or self._jobs):
+            failure = self._silence()  # no job tells it, and it gets no group: it would wait for one forever
+        if failure:
             self._give_up(failure)
 
     def _conclude(self, job: _Job, state: str) -> MutexError | None:
         """Pass on the answers of a job. If it has none, a worker may still be writing: return an error."""
         if state in ("skipped", "unknown"):
             job.may_be_queued = state == "unknown"
-            silence = f"the fleet heard nothing of this run for {self.broker.claim_timeout:g} s and gave up its jobs"
-            return LimiterUnavailableError(silence)
+            return self._silence()
         try:
             answers, self.limiter_state = msgspec.structs.astuple(msgspec.json.decode(state, type=Result))
             results = [answer.result(each.request) for each, answer in zip(job.sendings, answers, strict=True)]
@@ -171,6 +175,10 @@ class Dispatcher:
         self._received.append(job.id)
         del self._jobs[job.id]
         return None
+
+    def _silence(self) -> MutexError:
+        timeout = self.broker.claim_timeout
+        return LimiterUnavailableError(f"the fleet heard nothing of this run for {timeout:g} s and gave up its jobs")
 
     def _give_up(self, error: MutexError) -> None:
         """Send nothing more. Requests of jobs that workers may have begun may have been made."""

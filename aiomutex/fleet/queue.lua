@@ -89,7 +89,8 @@ local function queue(job, run, data, groups)
 end
 
 -- Everything a caller needs, in one command that it may repeat if the reply is lost. Returns the groups that it cannot
--- have now, and the state of each job it waits for: empty while the job is unfinished, else its result.
+-- have now; the state of each job it waits for: empty while the job is unfinished, else its result; and whether the
+-- run is alive.
 function commands.exchange(run, given, job, data, ...)
     given = cjson.decode(given)
     if #given.received > 0 then redis.call('HDEL', results .. ':' .. run, unpack(given.received)) end
@@ -105,7 +106,7 @@ function commands.exchange(run, given, job, data, ...)
         -- A job that was not queued, because its run is dead or has lost a lease, was not done either.
         table.insert(states, state or find(each) and '' or each == job and 'skipped' or 'Redis lost it')
     end
-    return {taken, states}
+    return {taken, states, alive and 1 or 0}
 end
 
 function commands.accept(entry, job)

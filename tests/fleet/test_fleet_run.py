@@ -32,11 +32,11 @@ class Queue:
         self.queued = asyncio.Event()
         self.has_left = False
 
-    async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str]]:
+    async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str], bool]:
         if job:
             self.queued.set()
             self.results[job[0]] = self.work(msgspec.json.decode(job[1]))
-        return set(), [self.results.get(each, "") for each in given["waiting"]]
+        return set(), [self.results.get(each, "") for each in given["waiting"]], True
 
     async def leave(self, run: str) -> None:
         self.has_left = True
