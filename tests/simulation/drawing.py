@@ -188,7 +188,7 @@ class _Drawing:
         self.options = Options(
             limiter="redis",
             workers=rng.randint(1, 3),
-            clients=rng.choice([1, 1, 2]),
+            clients=rng.choice([1, 2, 3]),
             claim_timeout=rng.choice([6.0, 30.0]),
             batch_size=rng.choice([1, 3, 50]),
             max_jobs=rng.choice([1, 2, 12]),
@@ -198,25 +198,29 @@ class _Drawing:
             max_single=rng.choice([0, 20]),
         )
         self.service = Service(
-            groups=rng.randint(1, 6),
+            groups=rng.choice([1, 2, 3, 6]),
             slots=rng.randint(1, 3),
-            latency=rng.choice([(0.01, 0.02), (0.02, 0.3), (0.05, self.options.claim_timeout / 20)]),
-            per_second=rng.choice([5, 10, 20, 100, 100]),
+            latency=rng.choice([(0.01, 0.02), (0.02, 0.3), (0.2, self.options.claim_timeout / 10)]),
+            per_second=rng.choice([5, 5, 20, 100]),
         )
         if self.chance(0.15):
             self.service.lag = rng.choice([0.2, 1.0])
         if self.chance(0.1):
             self.service.per_day, self.service.before_midnight = rng.randint(10, 40), rng.uniform(0.1, 60)
-        phases = rng.choice([self._one_run, self._resumed, self._resumed, self._undone, self._crowd])()
+        phases = rng.choice([self._one_run, self._resumed, self._undone, self._crowd, self._crowd])()
         if self.service.per_day < 1_000:
             self._shorten(phases)
         for phase in phases:
             if self.chance(0.7):
+                # A new run waits by itself until no worker writes for an old one.
+                phase.gap = rng.choice([0.01, 0.5, 3.0])
+            for call in phase.calls if len(phase.calls) > 1 else []:
+                del call.edits[6:]  # several callers of a fleet take long to simulate
+            if self.chance(0.7):
                 phase.events += [self._trouble(phase) for _ in range(rng.randint(1, 3))]
             for fault in phase.faults:
                 # A worker that loses its jobs leaves its requests this time to be handled.
-                longest = self.options.claim_timeout / 4 - self.service.latency[1] - 0.1
-                fault.delay = min(fault.delay, longest)
+                fault.delay = min(fault.delay, self.options.claim_timeout / 4 - self.service.latency[1] - 0.1)
         return Scenario(seed=seed, service=self.service, options=self.options, phases=phases, kinds=sorted(self.kinds))
 
     @staticmethod
