@@ -193,7 +193,7 @@ class _Drawing:
             batch_size=rng.choice([1, 3, 50]),
             max_jobs=rng.choice([1, 2, 12]),
             safe=self.chance(0.5),
-            attempt_timeout=rng.choice([4.0, 10.0, 30.0]),
+            attempt_timeout=rng.choice([2.0, 4.0, 10.0]),
             max_attempts=rng.choice([1, 2, 3, 6, 6]),
             max_single=rng.choice([0, 20]),
         )
