@@ -21,6 +21,7 @@ from aiomutex.bulk.undo import CHANGED_SINCE
 
 from .plans import PLAN_INVARIANTS
 from .fleet import writes_at_once
+from .fleet import writes_at_once, writes_too_late
 from .service import holds
 from .world import InputBroke
 
@@ -170,10 +171,12 @@ def edits_are_in_order(world: World) -> Iterator[str]:
 
 
 def one_writer_of_a_group(world: World) -> Iterator[str]:
-    """A session never has two writes of one group in flight, nor a fleet with all its workers and runs."""
+    """A session never has two writes of one group in flight. Nor has a fleet, which sends nothing for a lost job."""
     if world.scenario.options.workers:
         for first, second in writes_at_once(world.network.sent, world.scenario.options.claim_timeout):
             yield f"requests {first.number} ({first.call}) and {second.number} ({second.call}) at once"
+        for first, second in writes_too_late(world.network.sent):
+            yield f"request {second.number} ({second.call}) was sent after {first.number} ({first.call})"
         return
     writes = [sent for sent in world.network.sent if sent.method == "PATCH"]
     clients = {record.name: (record.phase, record.client) for record in world.records}

@@ -29,7 +29,7 @@ from aiomutex.limits import Priority
 from aiomutex.limits.redis import RedisRateLimiter
 
 from .clock import OrderedSet
-from .network import Process, current_call, current_process, permitted_at
+from .network import Process, current_call, current_job, current_process, permitted_at
 from .redis_model import URL, RedisModel
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .network import Sent
     from .scenario import Event, Scenario
 
-__all__ = ["NAME", "FleetModel", "seeded_ids", "writes_at_once"]
+__all__ = ["NAME", "FleetModel", "seeded_ids", "writes_at_once", "writes_too_late"]
 
 NAME: Final = "simulated"
 """The name of the queue and of the budget."""
@@ -234,6 +234,7 @@ class FleetModel:
 
     async def _work(self, work: Callable[..., Any], job: str, doing: object) -> None:
         current_call.set(self._runs[job])
+        current_job.set(job)
         await work(job, doing)
 
 
@@ -312,9 +313,33 @@ def writes_at_once(sent: list[Sent], claim_timeout: float) -> Iterator[tuple[Sen
         for second in writes[index + 1 :]:
             if second.at >= until:
                 break
-            was_checked = all(end <= second.permitted_at or second.at <= start for start, end in second.sender.frozen)
-            if was_checked and first.path.split("/")[4] == second.path.split("/")[4]:
+            if _was_checked(second) and _group(first) == _group(second):
                 yield first, second
+
+
+def writes_too_late(sent: list[Sent]) -> Iterator[tuple[Sent, Sent]]:
+    """Pairs of writes of a group of which the second was sent although its job had been given to others before."""
+    turns: dict[str, list[tuple[Process, str]]] = {}
+    last: dict[str, Sent] = {}
+    for each in sent:
+        if each.method != "PATCH":
+            continue
+        mine, ended = (each.sender, each.job), turns.setdefault(_group(each), [])
+        before = last.get(_group(each))
+        if before is not None and (before.sender, before.job) != mine:
+            ended.append((before.sender, before.job))
+            if mine in ended and _was_checked(each):
+                yield before, each
+        last[_group(each)] = each
+
+
+def _group(sent: Sent) -> str:
+    return sent.path.split("/")[4]
+
+
+def _was_checked(sent: Sent) -> bool:
+    """Whether its process was not frozen between the check of its job and the send."""
+    return all(end <= sent.permitted_at or sent.at <= start for start, end in sent.sender.frozen)
 
 
 def _in_flight_until(sent: Sent, claim_timeout: float) -> float:

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from .scenario import Scenario
     from .service import ModelService
 
-__all__ = ["Connection", "Network", "Process", "Sent", "current_call", "current_process", "permitted_at"]
+__all__ = ["Connection", "Network", "Process", "Sent", "current_call", "current_job", "current_process", "permitted_at"]
 
 current_call: ContextVar[str] = ContextVar("current_call", default="")
 """The call that the current task belongs to."""
+current_job: ContextVar[str] = ContextVar("current_job", default="")
+"""The job of a fleet that the current task belongs to."""
 current_process: ContextVar[Process | None] = ContextVar("current_process", default=None)
 """The process that the current task belongs to, if it is not the one of the phase."""
 permitted_at: ContextVar[float] = ContextVar("permitted_at", default=0.0)
@@ -82,6 +84,7 @@ class Sent:
     on_over: Callable[[], object] | None = None
     permitted_at: float = 0.0
     """When the limiter granted it, if a fleet's worker sent it."""
+    job: str = ""
 
     @property
     def process(self) -> int:
@@ -116,7 +119,7 @@ class Network:
         number = len(self.sent) + 1
         sent = Sent(
             number, current_call.get(), process, self.loop.time(), self.loop.true_wall(), method, path, body,
-            permitted_at=permitted_at.get(),
+            permitted_at=permitted_at.get(), job=current_job.get(),
         )  # fmt: skip
         self.sent.append(sent)
         connection.current = sent
