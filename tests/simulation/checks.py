@@ -19,9 +19,8 @@ from aiomutex import (
 )
 from aiomutex.bulk.undo import CHANGED_SINCE
 
-from .plans import PLAN_INVARIANTS
-from .fleet import writes_at_once
 from .fleet import writes_at_once, writes_too_late
+from .plans import PLAN_INVARIANTS
 from .service import holds
 from .world import InputBroke
 

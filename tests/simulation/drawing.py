@@ -182,6 +182,7 @@ class _Drawing:
             phases.append(self._phase([Call(kind="undo", journal="a.db")], crash=0.3))
             phases.append(Phase(calls=[Call(kind="undo", journal="a.db")]))
         return phases
+
     def _fleet(self, seed: int) -> Scenario:
         """Runs on a fleet, whose processes die and freeze."""
         rng = self.rng

@@ -33,10 +33,9 @@ from aiomutex.plan import apply
 
 from .clock import MIDNIGHT, OrderedSet, SimulationLoop, simulated_time
 from .disk import Disk
-from .network import Network, Process, current_call
-from .plans import make_plan
 from .fleet import NAME, FleetModel, seeded_ids
 from .network import Network, Process, current_call, current_process
+from .plans import make_plan
 from .redis_model import redis_clock
 from .service import COLLEAGUE, ModelService
 
@@ -44,8 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
     from aiomutex import RateLimiter, SlotOutcome
-    from aiomutex.plan import Plan, Step
     from aiomutex.fleet import Fleet
+    from aiomutex.plan import Plan, Step
 
     from .scenario import Call, Event, Phase, Scenario
 
