@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
@@ -62,6 +63,11 @@ class Dispatcher:
         self._received: list[str] = []
         self._failure: MutexError | None = None
         self._wake = asyncio.Event()
+
+    @property
+    def unanswered(self) -> int:
+        """How many requests are queued or being sent, as far as is known."""
+        return len(self._pending) + sum(len(job.sendings) for job in self._jobs.values())
 
     async def send(self, request: Request[Any]) -> CallResult[Any]:
         """Let a worker send a request. Raise what its session raises, or the error after which nothing is sent."""
@@ -165,12 +171,14 @@ class Dispatcher:
             job.may_be_queued = state == "unknown"
             return self._silence()
         try:
-            answers, self.limiter_state = msgspec.structs.astuple(msgspec.json.decode(state, type=Result))
+            answers, limiter = msgspec.structs.astuple(msgspec.json.decode(state, type=Result))
             results = [answer.result(each.request) for each, answer in zip(job.sendings, answers, strict=True)]
         except (ValueError, RecursionError):
             return OutcomeUnknownError(f"a worker failed to run the job: {state:.200}")
         for sending, result in zip(job.sendings, results, strict=True):
             _settle(sending.result, result)
+        # Results that come together have no order.
+        self.limiter_state = max(self.limiter_state or limiter, limiter, key=attrgetter("resets_at", "used_today"))
         self.received_at = asyncio.get_running_loop().time()
         self._received.append(job.id)
         del self._jobs[job.id]

@@ -38,13 +38,14 @@ class FleetRun(Engine):
         self._leased: set[str] = set()
 
     def state(self) -> LimiterState:
-        """What the workers' limiter knew last."""
+        """What the workers' limiter knew last, with all requests counted that may have been sent since."""
         state = self._dispatcher.limiter_state
         if state is None or state.resets_at <= datetime.now(UTC):
             # Such a window makes the run look at its budget before every write, until it knows more.
             return msgspec.structs.replace(LocalRateLimiter().state(), per_window=10**9)
         known_for = asyncio.get_running_loop().time() - self._dispatcher.received_at
-        return msgspec.structs.replace(state, paused_for=max(0.0, state.paused_for - known_for))
+        used, paused_for = state.used_today + self._dispatcher.unanswered, max(0.0, state.paused_for - known_for)
+        return msgspec.structs.replace(state, used_today=used, paused_for=paused_for)
 
     async def run(self, edits: Edits) -> None:
         """Work until the input ends or the run is stopped, and show the workers meanwhile that the run is alive."""

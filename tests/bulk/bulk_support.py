@@ -20,7 +20,7 @@ from aiomutex.limits import LimiterState, Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     import pytest
 
@@ -135,8 +135,11 @@ class BudgetLimiter:
         self.given = 0
         self.rejected = 0
         self.per_day = 1_000
+        self.per_window = 100
         self.used = 0
         self.error = error
+        self.resets_in: timedelta | None = None
+        """How long after the first rejection the day ends, however long the requests before it take."""
 
     async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
         from datetime import UTC, datetime  # noqa: PLC0415
@@ -145,6 +148,8 @@ class BudgetLimiter:
 
         await asyncio.sleep(0)
         if self.given >= self.permits and datetime.now(UTC) < self.resets_at:
+            if self.resets_in is not None and not self.rejected:
+                self.resets_at = datetime.now(UTC) + self.resets_in
             self.rejected += 1
             raise DailyBudgetExhaustedError("used up", resets_at=self.resets_at, used=self.given, limit=self.permits)
         self.given += 1
@@ -160,7 +165,7 @@ class BudgetLimiter:
     def state(self) -> LimiterState:
         return LimiterState(
             used=0,
-            per_window=100,
+            per_window=self.per_window,
             window=1.0,
             used_today=self.used,
             per_day=self.per_day,

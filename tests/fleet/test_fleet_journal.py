@@ -186,17 +186,18 @@ async def test_a_reserve_and_the_next_day_are_known_from_the_workers(
     emulator: MutexEmulator, redis_server: RedisServer
 ) -> None:
     limiter: Any = BudgetLimiter(permits=10_000, resets_at=datetime.now(UTC) + timedelta(days=1))
+    limiter.per_window = 10**9  # as many as it grants: the run may not rely on a pace
     edits = edits_for(400, groups=10)
     async with worker(emulator, redis_server.url, limiter), Fleet(redis_server.url, name=NAME) as fleet:
         report = await fleet.edit_slots(edits, reserve=900)  # of 1,000 a day
         assert isinstance(report.stopped_by, DailyBudgetExhaustedError)
-        assert 90 <= len(report.applied) <= 110
+        assert 80 <= len(report.applied) <= 100
         assert report.stopped_by.resets_at == limiter.resets_at
-        limiter.permits, limiter.resets_at = limiter.given + 5, datetime.now(UTC) + timedelta(seconds=2)
+        limiter.permits, limiter.resets_in = limiter.given + 5, timedelta(seconds=1)
         async with fleet.stream_slot_edits(edits[:20], on_budget="wait") as stream:
-            waiting = [stream.waiting_until async for _ in stream]
+            _ = [each async for each in stream]
         assert stream.counts == {"applied": 20}
-        assert limiter.resets_at in waiting or limiter.rejected
+        assert limiter.rejected
 
 
 async def test_a_group_is_another_runs_until_it_has_read_it_back(
