@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import msgspec
 import pytest
 
 import aiomutex
-from aiomutex import UNSET, CreatedGroup, GroupPage, MutexGroup, NewGroup, NewSlot, Slot, SlotEdit
+from aiomutex import (
+    UNSET,
+    CreatedGroup,
+    GroupPage,
+    MutexGroup,
+    NewGroup,
+    NewSlot,
+    Slot,
+    SlotEdit,
+    bulk,
+    plan,
+    probe,
+    traffic,
+)
 
 MODELS: list[Any] = [
     Slot(index=1, percentage=100),
@@ -49,6 +63,23 @@ def test_models_can_be_encoded_as_json_and_decoded() -> None:
 def test_default_lists_are_not_shared() -> None:
     Slot(index=1, percentage=1).experiments.append(5)
     assert Slot(index=1, percentage=1).experiments == []
+
+
+PUBLIC: list[Any] = [
+    struct
+    for module in (aiomutex, bulk, plan, probe, traffic)
+    for name in module.__all__
+    if isinstance(struct := getattr(module, name), type) and issubclass(struct, msgspec.Struct)
+]
+POSITIONAL = {"SlotEdit", "SlotChange", "Review"}
+"""Structs that are made with positional arguments."""
+
+
+@pytest.mark.parametrize("struct", PUBLIC, ids=lambda struct: struct.__name__)
+def test_what_the_library_returns_cannot_be_changed_and_may_get_more_fields(struct: Any) -> None:
+    assert struct.__struct_config__.frozen
+    kinds = {parameter.kind for parameter in inspect.signature(struct).parameters.values()}
+    assert kinds == {inspect.Parameter.KEYWORD_ONLY} or struct.__name__ in POSITIONAL
 
 
 def test_every_public_name_exists_and_is_documented() -> None:
