@@ -125,9 +125,9 @@ class SlowQueue:
     def __init__(self, ended: list[str]) -> None:
         self.ended = ended
 
-    async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str]]:
+    async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str], bool]:
         if not job:
-            return set(), []
+            return set(), [], True
         try:
             await asyncio.Event().wait()
         finally:
