@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import command_line
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 def _reads_do_not_lag(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
     """Runs do not wait ten seconds before they read an unexpected slot again."""
     no_lag(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _sigint_is_not_ignored() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+    """A shell that starts the tests in the background lets them ignore SIGINT, and so the commands that they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
