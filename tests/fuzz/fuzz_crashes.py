@@ -35,6 +35,7 @@ CRASHES: Final[tuple[tuple[str, str, bytes], ...]] = (
     ("group", "a percentage whose bar would exceed memory", _GROUP % b"9007199254740992"),
     ("error_response", "a request ID that cannot be printed", b"d\nX-Request-Id: \xff\n\nno"),
     ("error_response", "a location that cannot be printed", b"\x01\nLocation: https://\xff/%b\n\n" % KEY.encode()),
+    ("edits_jsonl", "bytes that are not UTF-8 beside an escaped surrogate", b'{"group_id": "\xbd", "id": "\\ud800"}'),
     ("lease", "not JSON", b""),
     ("lease", "no time", _LEASE % (b"later", b"1")),
     ("lease", "an infinite time", _LEASE % (b"inf", b"1")),
