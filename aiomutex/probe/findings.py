@@ -80,8 +80,7 @@ class Findings:
         content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if re.fullmatch(r"[a-z]+/[a-z0-9.+-]{1,60}", content_type):
             self._names["content_types"].add(f"{status // 100}xx {content_type}")
-        if response.request_id is not None or status != 429:  # noqa: PLR2004  # a gateway may send a 429 on its own
-            self.add("request_ids", "absent" if response.request_id is None else "present")
+        self.add("request_ids", "absent" if response.request_id is None else "present")
         if status == 429:  # noqa: PLR2004  # too many requests
             wait = response.headers.get("retry-after", "").strip()
             self.add("retry_after", "none" if not wait else "seconds" if re.fullmatch("[0-9.]+", wait) else "date")
@@ -124,7 +123,7 @@ class Findings:
             values = self._readings[knob]
             if len(values) == 1:
                 (dialect[knob],) = values
-            elif knob == "request_ids" and values:
+            elif knob == "request_ids" and values:  # a gateway may send a 429 on its own
                 dialect[knob] = "present"
             else:
                 undetermined[knob] = f"seen as {' and as '.join(sorted(map(str, values)))}" if values else reason
