@@ -16,6 +16,7 @@ from aiomutex import (
     LocalRateLimiter,
     MutexSession,
     OutcomeUnknownError,
+    Response,
     RetryPolicy,
     ServerError,
     UnexpectedResponseError,
@@ -23,7 +24,8 @@ from aiomutex import (
 from aiomutex.cli.emulator import probe as command
 from aiomutex.emulator import Dialect, MutexEmulator
 from aiomutex.probe import MAX_READS, MAX_WRITES, probe
-from aiomutex.probe.findings import REASONS
+from aiomutex.probe.findings import REASONS, Findings
+from aiomutex.probe.requests import Prober
 
 from .pairwise import describe, dialects
 
@@ -137,7 +139,68 @@ async def test_the_probe_works_with_any_number_of_groups(groups: int) -> None:
         assert "last_cursor" in report.dialect
         assert ("ids" in report.dialect) is (groups > 0)
         assert ("cursors" in report.dialect) is (groups > 0)
+        assert ("end_of_list" in report.dialect) is (0 < groups < 1000)
+        assert "archived" not in report.dialect
         assert len(emulator.requests) <= MAX_READS
+
+
+async def test_the_probe_reads_as_little_as_shows_each_reading() -> None:
+    async with running(Dialect(end_of_list="probed"), groups=2) as (emulator, session):
+        await probe(session)
+        assert [(request.method, request.target) for request in emulator.requests] == [
+            ("GET", "/api/1/mutexes?limit=1"),
+            ("GET", "/api/1/mutexes?limit=1000"),
+            ("GET", "/api/1/mutexes?limit=2"),
+            ("GET", "/api/1/mutexes?limit=2&cursor=2"),
+            ("GET", "/api/1/mutexes?limit=1001"),
+            ("GET", "/api/1/mutexes/1"),
+            ("GET", "/api/1/mutexes/0"),
+        ]
+
+
+async def test_no_more_requests_are_sent_than_promised() -> None:
+    async with running(Dialect(retry_after="none"), limits=False) as (emulator, session):
+        prober = Prober(session)
+        for number in range(MAX_READS):
+            await prober.send(f"read {number}", "GET", "/api/1/mutexes/0")
+        with pytest.raises(InvalidRequestError, match="the probe has sent its maximum of 10 requests"):
+            await prober.send("one more", "GET", "/api/1/mutexes/0")
+        assert len(emulator.requests) == prober.sent == MAX_READS
+
+
+@pytest.mark.parametrize(
+    ("status", "rest"),
+    [
+        (503, {}),
+        (200, {"mutexes": [{"id": 987102}], "nextCursor": None}),
+        (200, {"mutexes": [], "nextCursor": 2}),
+    ],
+)
+async def test_a_full_page_is_not_the_last_one_if_more_may_follow(status: int, rest: dict[str, Any]) -> None:
+    full: dict[str, Any] = {"mutexes": [{"id": 987101}], "nextCursor": 1}
+    async with running(Dialect()) as (emulator, session):
+        for answer in (full, full | {"nextCursor": None}, full):
+            emulator.fail_next(1, status=200, body=answer, path="/api/1/mutexes")
+        emulator.fail_next(1, status=status, body=rest, path="/api/1/mutexes")
+        report = await probe(session)
+    assert report.observed["statuses"]["list after all"] == status
+    assert "end_of_list" in report.undetermined
+
+
+async def test_groups_of_the_largest_page_show_readings_that_no_other_page_shows() -> None:
+    async with running(Dialect(over_limit="capped", ids="string")) as (emulator, session):
+        emulator.fail_next(1, status=200, body={"mutexes": []}, path="/api/1/mutexes")
+        emulator.fail_next(1, status=503, path="/api/1/mutexes")
+        report = await probe(session)
+    assert report.dialect["ids"] == "string"
+
+
+@pytest.mark.parametrize("of_service", [200, 429])
+def test_a_429_without_a_request_id_may_be_a_gateways_and_contradicts_no_other_response(of_service: int) -> None:
+    findings = Findings()
+    for status, headers in ((429, {}), (of_service, {"x-request-id": "a1"})):
+        findings.add_response("list", Response(status, headers, b"{}", method="GET", path="/p"))
+    assert findings.report(requests=2, wrote=False).dialect["request_ids"] == "present"
 
 
 @pytest.mark.parametrize("form", ["none", "seconds", "date"])
@@ -179,6 +242,7 @@ async def test_an_error_response_shows_nothing_about_pages_and_groups() -> None:
         "one group": 403,
         "an absent group": 404,
     }
+    assert report.observed["content_types"] == [f"{family}xx application/json" for family in (2, 4, 5)]
     assert report.observed["page_fields"] == ["mutexes", "nextCursor"]
     assert report.observed["group_fields"] == ["id"]
     assert "groups" not in report.observed
@@ -228,8 +292,9 @@ async def test_an_invalid_project_id_sends_nothing(project_id: Any) -> None:
 async def test_a_service_that_is_not_the_expected_one_is_an_error() -> None:
     async with running(Dialect()) as (emulator, session):
         emulator.fail_next(1, status=200, body="OK", path="/api/1/mutexes")
-        with pytest.raises(UnexpectedResponseError, match="not a page of groups"):
+        with pytest.raises(UnexpectedResponseError, match="not a page of groups") as caught:
             await probe(session)
+        assert caught.value.path == emulator.requests[-1].target
 
 
 @pytest.mark.parametrize("after_commit", [False, True])
