@@ -164,6 +164,11 @@ async def test_many_empty_pages_before_the_last_group_are_read() -> None:
     assert await Service(pages).collected() == "7"
 
 
+async def test_more_than_a_thousand_pages_with_new_groups_are_read() -> None:
+    service = Service(offsets(1100, size=1))
+    assert len(await service.pager(page_size=1).collect()) == 1100
+
+
 async def test_a_group_that_moves_to_the_next_page_is_returned_once() -> None:
     service = Service({None: page([1, 2, 3], "x"), "x": page([3, 4], "y"), "y": page([4, 5, 1], None)})
     assert await service.ids() == "1 2 3 4 5"
@@ -307,9 +312,11 @@ async def test_a_concurrent_listing_can_start_at_a_cursor() -> None:
 async def test_errors_past_the_end_are_ignored_and_errors_before_it_are_raised() -> None:
     past: Any = {**offsets(9), **{str(offset): error() for offset in range(9, 60, 3)}}
     assert await Service(past).collected(8) == " ".join(map(str, range(9)))
-    before: Any = {**offsets(30), "12": error()}
+    before: Any = {**offsets(300), "12": error()}
+    service = Service(before)
     with pytest.raises(ServerError):
-        await Service(before).collected(8)
+        await service.collected(8)
+    assert len(service.requested) < 30
 
 
 async def test_an_error_on_the_first_page_is_raised() -> None:

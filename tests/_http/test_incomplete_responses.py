@@ -211,6 +211,22 @@ async def test_a_body_of_exactly_the_maximum_is_read(raw: RawServer) -> None:
             await session.get_group("7")
 
 
+@pytest.mark.parametrize("first", [1, 1000])
+async def test_a_body_of_one_byte_too_many_is_too_large_however_it_arrives(raw: RawServer, first: int) -> None:
+    async def in_two_pieces(visit: Visit) -> None:
+        await visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n" + b" " * first)
+        await asyncio.sleep(0.05)
+        await visit.send(b" " * (1001 - first))
+
+    raw.answer(in_two_pieces)
+    async with session_for(raw.url, retry=ONCE) as session:
+        inside: Any = session
+        inside._transport._max_body = 1000
+        error = await failure_of(session)
+    assert isinstance(error, UnexpectedResponseError)
+    assert "a body of more than 1,000 bytes" in str(error)
+
+
 async def test_only_the_beginning_of_a_large_error_body_is_read(raw: RawServer) -> None:
     sent = 0
 

@@ -96,11 +96,14 @@ async def test_a_stopped_run_waits_for_permits_no_longer_than_the_deadline(emula
         assert waiting_contexts(outcomes) == 0
 
 
-async def test_a_retry_after_a_stop_has_the_deadline_too(emulator: MutexEmulator) -> None:
+@pytest.mark.parametrize("sent", [False, True])
+async def test_after_a_stop_an_attempt_keeps_its_timeout_and_a_retry_has_the_deadline_too(
+    emulator: MutexEmulator, sent: bool
+) -> None:
     async with session_for(emulator.url, deadline=5.0, attempt_timeout=0.2, retry=FAST) as session:
         emulator.fail_next(1, kind="stall", method="PATCH")
         async with session.stream_slot_edits([SlotEdit(1, 1, experiments=[7])]) as outcomes:
-            await until(lambda: outcomes.in_flight)
+            await until(lambda: emulator.requests if sent else outcomes.in_flight)
             outcomes.stop()
             (outcome,) = [outcome async for outcome in outcomes]
         assert (outcome.status, outcome.attempts) == ("applied", 2)
