@@ -170,7 +170,8 @@ def test_an_error_can_be_encoded_with_its_facts() -> None:
     assert "__notes__" not in plain
     at = datetime(2026, 11, 24, tzinfo=UTC)
     spent = DailyBudgetExhaustedError("none left", resets_at=at, used=5, limit=5).to_dict()
-    assert (spent["resets_at"], spent["maybe_applied"]) == ("2026-11-24T00:00:00+00:00", False)
+    assert spent["resets_at"] == "2026-11-24T00:00:00+00:00"
+    assert (spent["maybe_applied"], spent["suspected"]) == (False, False)
 
 
 def test_a_star_import_of_the_errors_brings_errors_only() -> None:

@@ -147,6 +147,7 @@ async def test_patch_body(start: Start) -> None:
     for value in ("ok", "empty", "json"):
         api.emulator.dialect = Dialect(patch_body=value)
         for reply in (await api.edit("1", {"name": "x"}), await api.edit_slot("1", 1, {"experiments": [1]})):
+            assert reply.status == 200
             expected = {"ok": b"OK", "empty": b"", "json": (await api.get("1")).body}[value]
             if value != "json":
                 assert reply.body == expected

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from aiomutex.emulator import Dialect, Fault, Latency
+from aiomutex.emulator import Dialect, Fault, Latency, MutexEmulator
 from aiomutex.emulator.faults import Faults
 
 from .helpers import PATH
@@ -285,9 +285,11 @@ async def test_a_client_can_disconnect_during_the_handshake_delay(start: Start) 
     [
         ("reset-after:2%", Fault(kind="reset-after", rate=0.02)),
         ("503:0.5%", Fault(kind="status", status=503, rate=0.005)),
+        ("500:1%", Fault(kind="status", rate=0.01)),
         (" Stall ", Fault(kind="stall")),
         ("storm:1%:5s", Fault(kind="storm", rate=0.01, seconds=5)),
         ("late:2%:0.5s", Fault(kind="late", rate=0.02, seconds=0.5)),
+        ("late:2%:0s", Fault(kind="late", rate=0.02, seconds=0)),
     ],
 )
 def test_a_fault_is_parsed(text: str, fault: Fault) -> None:
@@ -332,6 +334,9 @@ def test_a_latency_is_parsed(text: Any, latency: Latency) -> None:
     parsed = Latency.parse(text)
     assert parsed.base == pytest.approx(latency.base)
     assert parsed.jitter == pytest.approx(latency.jitter)
+    emulator = MutexEmulator()
+    emulator.latency = text
+    assert emulator.latency == parsed
 
 
 @pytest.mark.parametrize("text", ["80", "80m", "ms", "-80ms", "80ms±", "80ms±90ms", "80ms40ms", -1])

@@ -86,10 +86,12 @@ async def test_an_archived_group_disappears_after_the_lag(start: Start, offsets:
 async def test_without_a_lag_nothing_is_remembered(start: Start) -> None:
     api, _ = await frozen(start, Dialect(read_lag=2), groups=1)
     await api.edit("1", {"name": "a"})
-    assert (await api.get("1")).json["name"] == "Group 1"
+    for dialect in (Dialect(read_lag=2), Dialect(read_lag=2, project_ids="string"), Dialect(read_lag=2, list_lag=2)):
+        api.emulator.dialect = dialect
+        assert (await api.get("1")).json["name"] == "Group 1"
     api.emulator.dialect = Dialect()
     assert (await api.get("1")).json["name"] == "a"
-    api.emulator.dialect = Dialect(read_lag=2)
+    api.emulator.dialect = Dialect(read_lag=2, list_lag=2)
     assert (await api.get("1")).json["name"] == "a"
     await api.edit("1", {"name": "b"})
     api.emulator.restore(api.emulator.snapshot())

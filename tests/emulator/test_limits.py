@@ -70,7 +70,7 @@ def test_the_busiest_second_is_exact() -> None:
     for at in (0, 0.75, 0.875, 1, 1.25, 1.75, 1.875, 5, 5.5):
         limits.arrive(START + at)
     assert limits.busiest_second() == 4  # after 0.75, up to 1.75
-    assert limits.rate(START + 5.75) == 2
+    assert [limits.rate(START + at) for at in (5.75, 6.25, 6.5)] == [2, 1, 0]
 
 
 def test_the_memory_of_the_limits_is_bounded() -> None:
@@ -125,6 +125,7 @@ def test_a_clock_runs_freezes_and_only_moves_forward() -> None:
     clock = Clock()
     assert abs(clock.utc() - datetime.now(UTC)) < timedelta(seconds=1)
     clock.unfreeze()
+    assert abs(clock.utc() - datetime.now(UTC)) < timedelta(seconds=1)
     clock.freeze()
     frozen = clock.now()
     assert repr(clock).startswith("<Clock frozen at ")
@@ -134,6 +135,7 @@ def test_a_clock_runs_freezes_and_only_moves_forward() -> None:
     clock.move_to(datetime(2040, 1, 1, 23, tzinfo=UTC))
     assert clock.until_midnight() == 3600
     clock.unfreeze()
+    assert repr(clock).startswith("<Clock running at ")
     assert 0 <= clock.until_midnight() <= 3600
     assert clock.utc() >= datetime(2040, 1, 1, 23, tzinfo=UTC)
     before = clock.now()

@@ -79,15 +79,16 @@ async def test_a_new_group_gets_the_next_integer_as_its_id(start: Start) -> None
     assert api.emulator.add_group().id == "11"
 
 
-async def test_a_generated_group_is_the_same_after_it_was_accessed(start: Start) -> None:
-    api = await start(groups=30, slots_per_group=20)
+@pytest.mark.parametrize("slots", [1, 3, 20])
+async def test_a_generated_group_is_the_same_after_it_was_accessed(start: Start, slots: int) -> None:
+    api = await start(groups=30, slots_per_group=slots)
     before = [(await api.get(group_id)).body for group_id in ("7", "23")]
     for group_id in ("7", "23"):
         api.emulator.groups[group_id].slots[0].experiments.append(5)
         api.emulator.groups[group_id].slots[0].experiments.pop()
     assert [(await api.get(group_id)).body for group_id in ("7", "23")] == before
     group = api.emulator.groups["7"]
-    assert (len(group.slots), sum(slot.percentage for slot in group.slots)) == (20, 100)
+    assert (len(group.slots), sum(slot.percentage for slot in group.slots)) == (slots, 100)
 
 
 async def test_with_500_000_groups_the_start_and_the_last_page_are_fast(start: Start) -> None:
