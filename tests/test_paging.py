@@ -367,6 +367,13 @@ def test_a_page_size_out_of_range_is_named() -> None:
         Service({}).pager(page_size=1001)
 
 
+def test_a_cursor_of_another_type_is_named() -> None:
+    for cursor in (-1, 1.5, True):
+        wrong: Any = cursor
+        with pytest.raises(InvalidRequestError, match=rf"^cursor must be a string or an integer from 0, not {cursor} "):
+            Service({}).pager(wrong)
+
+
 def test_the_repr_of_a_pager_states_facts() -> None:
     assert repr(Service({}).pager()) == "<GroupPager from the beginning · 3 a page>"
     assert repr(Service({}).pager(5)) == "<GroupPager from cursor 5 · 3 a page>"

@@ -248,8 +248,9 @@ async def test_the_largest_and_smallest_valid_values_are_sent(emulator: MutexEmu
     assert emulator.groups["a.b_c~d-e"].slots[19].individuals == ["ä \N{PARTY POPPER}"]
     await session.create_group(group(slots=shares(*[5] * 20)))
     await session.create_group(group(slots=shares(1, 99), description="", project_id="p"))
+    await session.create_group(group(project_id=0, key="of-project-0"))
     await session.create_group(group(slots=tuple(shares(100)), description=None))
-    assert [request.status for request in emulator.requests] == [200] * 6
+    assert [request.status for request in emulator.requests] == [200] * 7
 
 
 async def test_an_experiment_may_be_in_several_slots(emulator: MutexEmulator, session: MutexSession) -> None:

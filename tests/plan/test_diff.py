@@ -199,9 +199,13 @@ def test_thresholds_are_shares_of_the_groups_in_the_file(group: MutexGroup) -> N
     ]
     assert "! 2 of 5 members leave" in render(changes)
     assert plan(desired(fewer, head="thresholds: {removals: 0.4, updates: 1}\n"), [group]).exceeded_thresholds == []
-    assert (
-        plan(desired("  archived: true", head=head), [group]).exceeded_thresholds[0].startswith("5 of 5 members leave")
-    )
+    of_groups = "1 of 1 groups change (100%), more than the threshold of 50%"
+    assert plan(desired("  archived: true", head=head), [group]).exceeded_thresholds == [
+        "5 of 5 members leave their slots (100%), more than the threshold of 30%",
+        of_groups,
+    ]
+    archived = [replace(group, deleted=True)]
+    assert plan(desired("  archived: false", head=head), archived).exceeded_thresholds == [of_groups]
 
 
 def test_a_plan_as_json(group: MutexGroup) -> None:

@@ -154,6 +154,21 @@ def test_the_readme_has_all_rules_with_their_severity() -> None:
     ]
 
 
+def test_a_finding_about_a_slot_has_its_line() -> None:
+    text = """\
+- projectId: 1
+  key: a
+  slots:
+  - {percentage: 0, experiments: [1]}
+  - {percentage: 50, individuals: [x], cohorts: [c]}
+  - {percentage: 40, individuals: [x]}
+  - {percentage: 5, experiments: []}
+  - {percentage: 5, experiments: [79]}
+"""
+    lines = {"AM102": 5, "AM109": 6, "AM104": 7, "AM105": 8, "AM112": 9}
+    assert {finding.code: finding.line for finding in findings(text)} == lines
+
+
 def test_archived_groups_are_not_checked() -> None:
     assert lint(parse_desired("groups:\n" + group("b") + group("a", "archived: true"))) == []
 

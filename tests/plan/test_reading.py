@@ -177,6 +177,7 @@ def test_a_problem_in_yaml_is_reported_with_its_line_and_what_is_valid(text: str
         ("[NaN]", 0, "invalid JSON: NaN is not a JSON number"),
         ("[" + "9" * 5_000 + "]", 0, "invalid JSON: Exceeds the limit"),
         ('{"version": 1e0}', 0, "version must be 1, the only version, not 1.0"),
+        ('{"groups": [[]]}', 0, "groups[0] must be a mapping with"),
     ],
 )
 def test_a_problem_in_json_is_reported_with_its_path_or_line(text: str, line: int, message: str) -> None:
@@ -203,13 +204,23 @@ def test_a_file_with_too_many_values_is_rejected(monkeypatch: pytest.MonkeyPatch
             parse_desired("[" + "1, " * 100 + "1]", format_=format_)
 
 
-def test_all_problems_are_reported_at_once_up_to_a_limit() -> None:
-    text = "groups:\n" + "- projectId: 1\n" * 30
+@pytest.mark.parametrize(
+    ("problems", "last"), [(20, "groups.yaml:21: groups[19] has no key"), (30, "groups.yaml: and 10 more problems")]
+)
+def test_all_problems_are_reported_at_once_up_to_a_limit(problems: int, last: str) -> None:
+    text = "groups:\n" + "- projectId: 1\n" * problems
     with pytest.raises(DesiredFileError) as caught:
         parse_desired(text, file="groups.yaml")
-    assert len(caught.value.problems) == 30
-    assert str(caught.value).splitlines()[-1] == "groups.yaml: and 10 more problems"
+    assert len(caught.value.problems) == problems
+    assert str(caught.value).splitlines()[-1].startswith(last)
     assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
+
+
+@pytest.mark.parametrize("format_", ["yaml", "json"])
+def test_the_depth_is_limited_alike_in_both_formats(format_: str) -> None:
+    for depth, problem in ((12, "must be"), (13, "nested more than 12 deep")):
+        with pytest.raises(DesiredFileError, match=problem):
+            parse_desired("[" * depth + "]" * depth, format_=format_)
 
 
 def test_plain_words_stay_strings_and_only_numbers_are_numbers() -> None:
@@ -225,7 +236,7 @@ def test_a_file_of_another_type_or_size_is_rejected(tmp_path: Path) -> None:
     for parse in (lambda: parse_desired("", format_="toml"), lambda: dump_desired(Desired(), "toml")):
         with pytest.raises(InvalidRequestError, match=r"format_ must be 'yaml' or 'json', not 'toml' \(str\)"):
             parse()
-    with pytest.raises(DesiredFileError, match="more than the maximum of 16,777,216"):
+    with pytest.raises(DesiredFileError, match=r"^<string>: the file has .* more than the maximum of 16,777,216"):
         parse_desired(b" " * (16 * 1024 * 1024 + 1))
     with pytest.raises(DesiredFileError, match="<string>:2: the file is not valid UTF-8"):
         parse_desired(b"a: 1\nb: \xff")

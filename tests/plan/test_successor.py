@@ -130,6 +130,21 @@ def test_fractions_of_live_slots_count() -> None:
     assert moved(old, slots) == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize("sizes", [(0, 100), (40, 50), (50.5, 49.5), (60, 60)])
+def test_slots_that_cannot_be_laid_out_stay_as_they_are(sizes: tuple[float, float]) -> None:
+    new = [DesiredSlot(percentage=size, experiments=(number,)) for number, size in enumerate(sizes)]
+    assert lay_out(old_slots((40, [1]), (60, [0])), new) == new
+
+
+def test_live_slots_of_more_than_100_percent_share_100_percent_of_the_users() -> None:
+    live = old_slots((60, [1]), (60, [2]))
+    assert [(each["before"], each["percentage"]) for each in passages(live, new_slots((100, [1])))] == [
+        (1, 60),
+        (2, 40),
+    ]
+    assert sum(each["percentage"] for each in passages(live, live)) == 100
+
+
 def test_individuals_are_in_the_first_part_of_their_slot() -> None:
     first, second = new_slots((60, [1]), (40, [2]))
     new = [replace(first, individuals=("ada",)), second]

@@ -39,6 +39,14 @@ def test_ids_land_in_the_same_slots_as_in_the_independent_engine(salt: str, spli
     assert len(set(ours)) == len(split) + (sum(split) < 100)
 
 
+def test_the_distribution_value_of_a_user_is_what_the_boundaries_are_compared_with() -> None:
+    rule = Bucketing(group([50, 50]))
+    values = [rule.value(user) for user in USERS]
+    assert bytes(value >= 21_474_837 for value in values) == rule.positions(USERS)
+    assert 0 <= min(values) < 100_000
+    assert 42_849_672 < max(values) <= 42_949_672
+
+
 @pytest.mark.deep
 @pytest.mark.parametrize("salt", ["abcd", "nI33zio8", "x"])
 @pytest.mark.parametrize("split", [[50, 50], [95, 5], [40, 35, 25], [5] * 19])

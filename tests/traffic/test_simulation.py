@@ -50,7 +50,7 @@ def experiments_of(groups: list[MutexGroup], user: str, experiments: set[int]) -
 
 def test_the_counts_equal_those_of_one_user_at_a_time() -> None:
     groups = [
-        group("a", (40, [1]), (35, [2]), (10, [1, 3])),
+        group("a", (40, [1]), (35, [2]), (10, [1, 3, 4])),
         group("b", (50, [3, 4]), (50, [2]), individuals=["u1", "u2"]),
     ]
     result = simulate(groups, iter(USERS))
@@ -140,6 +140,11 @@ def test_a_sample_is_random_and_its_error_is_as_expected() -> None:
         share = simulate([rule], sample).experiments[1] / 500
         misses += abs(share - true) > sampling_error(share, 500, size)
     assert 0 < misses < 15, "95 % of the samples are within the error"
+
+
+def test_the_error_of_a_small_population_is_smaller() -> None:
+    assert sampling_error(0.2, 100, 10**12) == pytest.approx(1.96 * 0.04)
+    assert sampling_error(0.2, 100, 101) == pytest.approx(1.96 * 0.004)
 
 
 def test_few_users_are_all_in_the_sample() -> None:
