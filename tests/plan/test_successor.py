@@ -121,6 +121,8 @@ def test_a_slot_whose_members_change_keeps_the_places_of_the_most_similar_one() 
     old = old_slots((30, [1]), (40, [2]), (30, [3]))
     slots = lay_out(old, new_slots((30, [3, 4]), (30, [1, 5]), (40, [2])))
     assert laid(slots) == [(30, [1, 5]), (40, [2]), (30, [3, 4])]
+    slots = lay_out(old_slots((50, [1]), (50, [1, 2])), new_slots((50, [1, 2, 3]), (50, [1, 4])))
+    assert laid(slots) == [(50, [1, 4]), (50, [1, 2, 3])]
 
 
 def test_fractions_of_live_slots_count() -> None:
