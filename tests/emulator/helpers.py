@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 import msgspec
+from support import until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +49,16 @@ class Api:
     async def __aexit__(self, *error: object) -> None:
         await self.http.close()
         await self.emulator.__aexit__(None, None, None)
+
+    async def leave(self, method: str, path: str, **options: Any) -> None:
+        """Send a request, and leave without a response soon after it has arrived, however long that takes."""
+        arrived = len(self.emulator.requests)
+        request = asyncio.create_task(self.send(method, path, **options))
+        await until(lambda: len(self.emulator.requests) > arrived)
+        await asyncio.wait([request], timeout=0.05)
+        assert not request.done()
+        request.cancel()
+        await asyncio.wait([request])
 
     async def send(
         self, method: str, path: str, *, key: str | None = "key", timeout: float = 5, **options: Any
