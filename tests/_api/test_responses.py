@@ -139,6 +139,11 @@ def test_a_next_cursor_of_white_space_is_an_error(cursor: bytes) -> None:
         responses.read_page(b'{"mutexes":[],"nextCursor":%s}' % cursor, None)
 
 
+def test_a_group_of_a_page_that_is_no_object_is_an_error() -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"Expected `object`, got `int` - at `\$.mutexes\[1\]`"):
+        responses.read_page(b'{"mutexes":[%s,5]}' % GROUP, None)
+
+
 def test_a_page_of_null_is_empty() -> None:
     assert responses.read_page(b'{"mutexes":null}', None).groups == []
 
