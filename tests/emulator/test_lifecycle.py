@@ -286,6 +286,7 @@ def test_groups_can_be_objects_or_mappings() -> None:
     added = emulator.add_group(12, slots=[40, {"percentage": 60, "experiments": [5]}], evaluation_mode="local")
     assert emulator.groups["12"] is added
     assert (added.id, added.evaluation_mode, added.slots[1].experiments) == ("12", "local", [5])
+    assert [slot.percentage for slot in emulator.add_group().slots] == [50, 50]
 
 
 def test_invalid_groups_are_errors() -> None:
