@@ -9,18 +9,18 @@ import subprocess
 import sys
 import urllib.request
 from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import support
 from support import idle
 
-from aiomutex import UNSET, LocalRateLimiter, MutexSession, SlotEdit
+from aiomutex import UNSET, DailyBudgetExhaustedError, LocalRateLimiter, MutexSession, SlotEdit
 from aiomutex.limits import LimiterState, Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from datetime import datetime, timedelta
 
     import pytest
 
@@ -126,6 +126,10 @@ def left_over(editor: Editor) -> list[str]:
     return left
 
 
+def in_seconds(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
 class BudgetLimiter:
     """A limiter that grants ``permits`` requests, and no more until ``resets_at``."""
 
@@ -142,10 +146,6 @@ class BudgetLimiter:
         """How long after the first rejection the day ends, however long the requests before it take."""
 
     async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
-        from datetime import UTC, datetime  # noqa: PLC0415
-
-        from aiomutex import DailyBudgetExhaustedError  # noqa: PLC0415
-
         await asyncio.sleep(0)
         if self.given >= self.permits and datetime.now(UTC) < self.resets_at:
             if self.resets_in is not None and not self.rejected:

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from bulk_support import BudgetLimiter, after, assert_holds, edits_for, left_over, session_for
+from bulk_support import BudgetLimiter, after, assert_holds, edits_for, in_seconds, left_over, session_for
 
 from aiomutex import DailyBudgetExhaustedError, InvalidRequestError, LocalRateLimiter, RetryPolicy, SlotEdit
 from aiomutex.bulk.allowance import Allowance
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
     from aiomutex import SlotOutcome
     from aiomutex.testing import MutexEmulator
-
-
-def in_seconds(seconds: float) -> datetime:
-    return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize("verify", [False, True])

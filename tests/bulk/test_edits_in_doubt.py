@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from bulk_support import BudgetLimiter, session_for
+from bulk_support import BudgetLimiter, in_seconds, session_for
 from support import ONCE
 
 from aiomutex import PermissionDeniedError, SlotEdit
@@ -36,10 +35,6 @@ def script(emulator: MutexEmulator, **faults: list[Fault | None]) -> None:
 
     inside: Any = emulator.faults
     inside.next_fault = next_fault
-
-
-def in_seconds(seconds: float) -> datetime:
-    return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
 def experiments(emulator: MutexEmulator) -> list[int]:
@@ -91,6 +86,23 @@ async def test_an_edit_in_doubt_that_a_resumed_run_cannot_look_up_stays_in_doubt
     async with session_for(emulator.url) as session:
         undone = await undo(session, tmp_path / "run.db")
     assert [outcome.status for outcome in undone.outcomes] == ["applied"]
+    assert experiments(emulator) == before
+
+
+async def test_a_canary_of_a_resumed_run_keeps_what_the_slots_held_before_the_first_run(
+    emulator: MutexEmulator, tmp_path: Path
+) -> None:
+    before = list(experiments(emulator))
+    edits = [EDIT, *(SlotEdit(1, 2, experiments=[n]) for n in range(25))]
+    script(emulator, GET=[None, FORBIDDEN], PATCH=[LOST])
+    async with session_for(emulator.url, retry=ONCE) as session:
+        report = await session.edit_slots(edits, journal=tmp_path / "run.db", canary=False, stop_after=1)
+        assert [outcome.position for outcome in report.unknown] == [0]
+        report = await session.edit_slots(edits, journal=tmp_path / "run.db")
+        assert len(report.applied) == 26
+        assert experiments(emulator) == [7]
+        undone = await undo(session, tmp_path / "run.db")
+    assert [outcome.status for outcome in undone.outcomes] == ["applied", "applied"]
     assert experiments(emulator) == before
 
 

@@ -1,0 +1,209 @@
+"""Reads that lag, requests that arrive late, and a budget that ends, on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+from timed_service import Failure, TimedService, unanswered, unavailable
+from virtual_time import run
+
+from aiomutex import BadRequestError, LimiterUnavailableError, SlotChange, SlotEdit, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiomutex import BulkReport
+    from aiomutex.bulk.options import AnyEdit
+
+LAG = 5.0
+GET = "GET /api/1/mutexes/1"
+
+
+@pytest.fixture(autouse=True)
+def _reads_do_not_lag() -> None:  # pyright: ignore[reportUnusedFunction]
+    """Here they do."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_arrives_late() -> None:
+    """Here it does."""
+
+
+def statuses(report: BulkReport) -> list[str]:
+    return [outcome.status for outcome in sorted(report.outcomes, key=lambda outcome: outcome.position)]
+
+
+async def spaced(*edits: AnyEdit) -> AsyncIterator[AnyEdit]:
+    """Edits with a second between them, in which a run forgets the group."""
+    for edit in edits:
+        yield edit
+        await asyncio.sleep(1.0)
+
+
+# ---------------------------------------------------------------------------------------------- reads that lag
+
+
+def test_a_change_keeps_what_the_run_wrote_before_although_reads_do_not_show_it_yet() -> None:
+    service = TimedService(lag=LAG)
+    edits = spaced(SlotChange(1, 1, add_experiments=[7]), SlotChange(1, 1, add_experiments=[8]))
+    assert statuses(run(service.edit(edits))) == ["applied", "applied"]
+    assert service.experiments("1", 1) == [0, 7, 8]
+    # The second one is read again when a read shows the first one, and not before that.
+    assert service.methods() == {"GET": 3, "PATCH": 2}
+
+
+def test_an_edit_is_not_skipped_because_a_read_does_not_show_one_in_doubt_yet() -> None:
+    service = TimedService(lag=LAG)
+    service.failures = {"PATCH": [unavailable(commits=True)], "GET": [None, unavailable()]}
+    edits = spaced(SlotEdit(1, 1, experiments=[7]), SlotEdit(1, 1, experiments=[0]))
+    assert statuses(run(service.edit(edits, skip_unchanged=True))) == ["unknown", "applied"]
+    assert service.experiments("1", 1) == [0]
+
+
+def test_a_canary_is_read_back_as_soon_as_a_read_shows_it_with_few_requests() -> None:
+    service = TimedService(groups=30, lag=LAG)
+
+    async def main() -> None:
+        started = asyncio.get_running_loop().time()
+        edits = [SlotEdit(number, 1, experiments=[number]) for number in range(1, 31)]
+        assert statuses(await service.edit(edits, canary=True)) == ["applied"] * 30
+        assert asyncio.get_running_loop().time() - started < 9.0
+
+    run(main())
+    assert service.methods() == {"GET": 6, "PATCH": 30}  # once before it, and after 0, 0.5, 1.5, 3.5 and 7.5 seconds
+
+
+# ---------------------------------------------------------------------------------------------- requests in doubt
+
+
+def test_a_change_keeps_what_an_edit_in_doubt_may_have_written() -> None:
+    service = TimedService()
+    service.failures = {"PATCH": [unavailable(commits=True)], "GET": [None, unavailable()]}
+    changes = [SlotChange(1, 1, add_experiments=[7]), SlotChange(1, 1, add_experiments=[8])]
+    assert statuses(run(service.edit(changes))) == ["unknown", "applied"]
+    assert service.experiments("1", 1) == [0, 7, 8]
+
+
+def test_a_group_that_waits_for_a_late_write_is_served_once_when_the_wait_ends_during_a_write() -> None:
+    service = TimedService()
+    service.failures = {"PATCH": [unanswered()]}
+    last = "PATCH /api/1/mutexes/1/slots/3"
+    service.latency = {last: 5.0}
+
+    async def edits() -> AsyncIterator[AnyEdit]:
+        yield SlotEdit(1, 1, experiments=[7])
+        yield SlotEdit(1, 1, experiments=[8])
+        await asyncio.sleep(29.5)  # the first one may arrive for 30 seconds
+        yield SlotEdit(1, 3, experiments=[9])
+        await service.sent(last)
+        await asyncio.sleep(4.0)
+        yield SlotEdit(1, 2, experiments=[9])
+
+    assert statuses(run(service.edit(edits(), verify=True))) == ["unknown", "applied", "applied", "applied"]
+    assert service.requests[-1] == GET
+
+
+def test_a_write_that_can_no_longer_arrive_does_not_explain_what_somebody_else_wrote() -> None:
+    service = TimedService()
+    service.failures = {"PATCH": [unanswered()]}
+    service.latency = {GET: 0.1}
+    write = "PATCH /api/1/mutexes/1/slots/1"
+
+    async def edits() -> AsyncIterator[AnyEdit]:
+        yield SlotEdit(1, 1, experiments=[7])
+        yield SlotEdit(1, 1, experiments=[8])
+        await service.sent(GET, 3)  # before the first edit, after it, and when it can no longer arrive
+        yield SlotEdit(1, 1, experiments=[9])
+        await service.sent(write, 3)
+        await asyncio.sleep(0.05)
+        service.write("1", 1, experiments=[7])
+
+    report = run(service.edit(edits(), verify=True))
+    assert statuses(report) == ["unknown", "applied", "failed"]
+    assert isinstance(report.failed[0].error, VerificationError)
+    assert service.experiments("1", 1) == [7]
+    assert service.requests.count(write) == 3
+
+
+def test_what_a_run_knows_of_a_group_is_not_read_again() -> None:
+    service = TimedService()
+    changes = [SlotChange(1, slot, add_experiments=[n]) for n, slot in enumerate((1, 2, 1), start=7)]
+    assert statuses(run(service.edit(changes))) == ["applied"] * 3
+    assert service.experiments("1", 1) == [0, 7, 9]
+    assert service.methods() == {"GET": 1, "PATCH": 3}
+
+
+# ---------------------------------------------------------------------------------------------- the end of a run
+
+
+def test_every_edit_has_an_outcome_if_no_group_can_be_read() -> None:
+    service = TimedService(groups=5)
+    service.failures = {"GET": [Failure(LimiterUnavailableError("no Redis")) for _ in range(5)]}
+    report = run(service.edit([SlotEdit(number, 1, experiments=[number]) for number in range(1, 6)], verify=True))
+    assert sorted(statuses(report)) == ["failed", *["skipped"] * 4]
+    assert isinstance(report.stopped_by, LimiterUnavailableError)
+
+
+def test_an_edit_that_fails_after_the_run_was_stopped_is_failed_and_not_skipped() -> None:
+    service = TimedService()
+    error = BadRequestError("rejected", status=400, method="PATCH", path="").with_attempts(1)
+    service.failures = {"PATCH": [Failure(error)]}
+
+    async def main() -> list[str]:
+        async with service.stream([SlotEdit(1, 1, experiments=[n]) for n in (1, 2)]) as outcomes:
+            await service.sent("PATCH /api/1/mutexes/1/slots/1")
+            outcomes.stop()
+            return [outcome.status async for outcome in outcomes]
+
+    assert run(main()) == ["failed", "skipped"]
+
+
+@pytest.mark.parametrize(("verify", "most"), [(False, 1_000), (True, 12_000)])
+def test_the_number_of_edits_pulled_ahead_is_bounded(verify: bool, most: int) -> None:
+    service = TimedService()
+    service.latency = {GET: 100.0, "PATCH /api/1/mutexes/1/slots/1": 100.0}
+
+    async def main() -> int:
+        endless = (SlotEdit(1, 1, experiments=[n]) for n in itertools.count())
+        async with service.stream(endless, verify=verify) as outcomes:
+            await asyncio.sleep(1.0)
+            return outcomes.pulled
+
+    assert run(main()) == most
+
+
+# ---------------------------------------------------------------------------------------------- budgets
+
+
+def test_what_was_read_back_needs_no_more_of_the_budget() -> None:
+    service = TimedService(groups=20, per_day=63)
+    edits = spaced(*(SlotEdit(number, 1, experiments=[number]) for number in range(1, 21)))
+    assert statuses(run(service.edit(edits, verify=True))) == ["applied"] * 20
+    assert service.methods() == {"GET": 40, "PATCH": 20}
+
+
+@pytest.mark.parametrize(
+    ("groups", "per_day"),
+    [
+        pytest.param(20, 31, id="groups one by one"),
+        pytest.param(60, 115, id="pages that fail"),
+    ],
+)
+def test_what_was_written_is_read_back_before_the_budget_ends(groups: int, per_day: int) -> None:
+    service = TimedService(groups=groups, per_day=per_day)
+    service.failures = {"LIST": [unavailable() for _ in range(100)]}
+    edits = [SlotEdit(number, 1, experiments=[number]) for number in range(1, groups + 1)]
+    report = run(service.edit(edits, verify=True, concurrency=1))
+    assert set(statuses(report)) == {"applied", "skipped"}
+    assert len(report.applied) == service.methods()["PATCH"]
+
+
+def test_a_listing_of_many_pages_is_read_after_more_writes() -> None:
+    service = TimedService(groups=1_500)
+    service.failures = {"LIST": [unavailable() for _ in range(3)]}  # pages of 125 groups: 12 of them
+    edits = [SlotEdit(number, 1, experiments=[number]) for number in range(1, 1_441, 6)]
+    assert statuses(run(service.edit(edits, verify=True))) == ["applied"] * 240
+    assert service.methods()["LIST"] < 3 + 3 * 12  # before the writes and after them
