@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bulk_support import edits_for, held, session_for
-from support import no_lag
+from support import ONCE, no_lag
 
-from aiomutex import JournalError, SlotChange, SlotEdit, VerificationError
+from aiomutex import JournalError, ServerError, SlotChange, SlotEdit, VerificationError
 from aiomutex.bulk import undo
+from aiomutex.bulk.undo import CHANGED_SINCE
 from aiomutex.emulator import Dialect
 from aiomutex.testing import MutexEmulator
 
@@ -213,6 +214,38 @@ async def test_a_journal_remembers_its_canary_and_undo_restores_the_slot_that_ch
             assert (again.status, again.note) == ("skipped", "already undone, according to the journal")
             with pytest.raises(JournalError, match="was undone"):
                 await session.edit_slots(edits_for(60, groups=30), journal=journal)
+
+
+async def test_a_slot_that_changed_since_its_canary_is_restored_only_if_forced_and_read(tmp_path: Path) -> None:
+    journal = tmp_path / "run.db"
+    async with service(slot_numbers="from 0") as emulator, session_for(emulator.url, retry=ONCE) as session:
+        slots = [("1", 1), ("1", 2), ("1", 3)]
+        before = held(emulator, slots)
+        stopped_by(await session.edit_slots(edits_for(60, groups=30), journal=journal))
+        emulator.groups["1"].slots[1].experiments = [4242]
+        emulator.clear_history()
+        [outcome] = (await undo(session, journal)).outcomes
+        assert (outcome.status, outcome.note) == ("skipped", CHANGED_SINCE)
+        emulator.fail_next(1, status=503, method="GET")
+        [outcome] = (await undo(session, journal, force=True)).outcomes
+        assert (outcome.status, type(outcome.error)) == ("failed", ServerError)
+        assert not written(emulator)
+        [outcome] = (await undo(session, journal, force=True)).outcomes
+        assert outcome.status == "applied"
+        assert outcome.edit == SlotEdit("1", 2, experiments=before["1", 2]["experiments"])
+        assert held(emulator, slots) == before
+
+
+async def test_a_slot_that_disappears_after_its_canary_fails_one_edit() -> None:
+    def interfere(attempt: Attempt) -> None:
+        if attempt.method == "PATCH" and attempt.path.endswith("/1/slots/3"):
+            del emulator.groups["1"].slots[2]
+
+    async with service() as emulator, session_for(emulator.url, on_attempt=interfere) as session:
+        edits = [SlotEdit(1, 3, experiments=[7]), *(SlotEdit(number, 1, experiments=[7]) for number in range(2, 31))]
+        report = await session.edit_slots(edits, concurrency=1)
+        assert [type(each.error) for each in report.failed] == [VerificationError]
+        assert len(report.applied) == 29
 
 
 async def test_a_resumed_run_has_no_second_canary(tmp_path: Path) -> None:

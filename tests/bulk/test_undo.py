@@ -9,6 +9,7 @@ from support import ONCE, no_lag, until
 
 from aiomutex import AuthenticationError, InvalidRequestError, JournalError, MutexSession, ServerError, SlotEdit
 from aiomutex.bulk import undo
+from aiomutex.bulk.undo import CHANGED_SINCE
 from aiomutex.emulator import Dialect
 from aiomutex.testing import MutexEmulator
 
@@ -80,6 +81,17 @@ async def test_a_slot_changed_since_the_run_is_skipped_unless_forced(
     forced = await undo(session, tmp_path / "run.db", force=True)
     assert len(forced.applied) == 1
     assert held(emulator, ADDRESSES) == before
+
+
+async def test_a_slot_that_was_set_back_to_an_earlier_edit_of_the_run_has_changed_since(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path
+) -> None:
+    edits = [SlotEdit(1, 1, experiments=[5]), SlotEdit(1, 1, experiments=[6])]
+    assert len((await session.edit_slots(edits, journal=tmp_path / "run.db")).applied) == 2
+    emulator.groups["1"].slots[0].experiments = [5]
+    [outcome] = (await undo(session, tmp_path / "run.db")).outcomes
+    assert (outcome.status, outcome.note) == ("skipped", CHANGED_SINCE)
+    assert emulator.groups["1"].slots[0].experiments == [5]
 
 
 async def test_undo_restores_what_someone_else_wrote_during_the_run_before_its_first_write(
