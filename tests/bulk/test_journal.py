@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bulk_support import after, assert_holds, edits_for, landed, session_for
-from support import ONCE
+from support import ONCE, until
 
 from aiomutex import JournalError, MutexSession, SlotEdit
 from aiomutex.bulk import undo
@@ -137,6 +137,36 @@ async def test_a_different_input_is_rejected(
     assert not emulator.writes
     report = await session.edit_slots(edits, journal=tmp_path / "run.db")
     assert len(report.skipped) == 100
+
+
+@pytest.mark.parametrize("kind", ["list", "stream"])
+async def test_an_input_that_ends_before_an_edit_of_an_unfinished_run_is_rejected(
+    emulator: MutexEmulator, session: MutexSession, tmp_path: Path, kind: str
+) -> None:
+    edits = edits_for(10)
+
+    async def broken() -> AsyncIterator[SlotEdit]:
+        for edit in edits:
+            yield edit
+        await until(lambda: emulator.writes.total() == 10)
+        raise RuntimeError("the input broke")
+
+    with pytest.raises(RuntimeError, match="the input broke"):
+        await session.edit_slots(broken(), journal=tmp_path / "run.db")
+    less = edits[:-1] if kind == "list" else stream_of(edits[:-1])
+    with pytest.raises(JournalError, match="that one has at least 10 edits, this one has 9"):
+        await session.edit_slots(less, journal=tmp_path / "run.db")
+    assert len((await session.edit_slots(edits, journal=tmp_path / "run.db")).outcomes) == 10
+
+
+async def test_a_fact_that_was_changed_in_the_file_is_noticed(session: MutexSession, tmp_path: Path) -> None:
+    await session.edit_slots(edits_for(5), journal=tmp_path / "run.db")
+    with sqlite3.connect(tmp_path / "run.db") as db:
+        db.execute("UPDATE facts SET value = 4 WHERE CAST(name AS TEXT) = 'total'")
+    db.close()
+    for use in (session.edit_slots(edits_for(4), journal=tmp_path / "run.db"), undo(session, tmp_path / "run.db")):
+        with pytest.raises(JournalError, match="the entry of a fact about the run has a wrong checksum"):
+            await use
 
 
 async def test_a_different_list_is_rejected_before_anything_is_sent(
