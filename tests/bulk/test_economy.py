@@ -167,10 +167,13 @@ async def test_what_is_written_can_be_read_back_before_the_day_ends(many: MutexE
     assert len(report.skipped) == GROUPS - len(report.applied)
 
 
-async def test_a_change_of_other_lists_long_after_the_read_is_noted(
-    many: MutexEmulator, session: MutexSession, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("long", "status", "note"), [(0.0, "applied", "other lists of the slot have changed"), (1_000.0, "failed", "")]
+)
+async def test_a_change_of_other_lists_is_noted_long_after_the_read_and_fails_the_edit_before(
+    many: MutexEmulator, session: MutexSession, monkeypatch: pytest.MonkeyPatch, long: float, status: str, note: str
 ) -> None:
-    monkeypatch.setattr("aiomutex.bulk.writer._LONG", 0.0)
+    monkeypatch.setattr("aiomutex.bulk.writer._LONG", long)
     edits = one_each()[:2]
     many.latency = 0.02
     run = asyncio.create_task(session.edit_slots(edits, verify=True))
@@ -178,6 +181,6 @@ async def test_a_change_of_other_lists_long_after_the_read_is_noted(
     many.groups["1"].slots[0].holdouts = [4242]
     report = await run
     notes = {each.edit.group_id: (each.status, each.note) for each in report.outcomes}
-    assert notes["1"][0] == "applied"
-    assert "other lists of the slot have changed" in notes["1"][1]
+    assert notes["1"][0] == status
+    assert note in notes["1"][1]
     assert notes["2"] == ("applied", "")
