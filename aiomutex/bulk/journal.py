@@ -312,7 +312,6 @@ class UndoJournal(Journal):
         """Record that a slot's earlier content is being written back."""
         if "undone" not in self._facts:
             self._set_fact("undone", 1)
-        self._record_undo(items, 1)
         await self.sync()
 
     def record_answered(self, items: Sequence[Item]) -> None:
@@ -321,19 +320,14 @@ class UndoJournal(Journal):
     def record_outcome(self, items: Sequence[Item], status: Status, *, confirmed: bool) -> None:  # noqa: ARG002  # as above
         """Record that a slot's earlier content has been written back."""
         if status == "applied":
-            self._record_undo(items, _UNDONE)
+            for item in items:
+                self.record_restored(self._in_order[item.position])
 
     def record_restored(self, record: SlotRecord) -> None:
-        """Record that a slot that was changed by a write to another one has been written back."""
+        """Record that a slot has been written back."""
         self._set_fact("undone", 1)
         record.undo = _UNDONE
         self._record(functools.partial(self._put_slot, record))
-
-    def _record_undo(self, items: Sequence[Item], undo: int) -> None:
-        for item in items:
-            record = self._in_order[item.position]
-            record.undo = undo
-            self._record(functools.partial(self._put_slot, record))
 
     def record_end(self, total: int) -> None:
         """An undo has no end of its own."""

@@ -41,7 +41,7 @@ class SlotRecord(msgspec.Struct, array_like=True):
     done: int = -1
     """The position of the last edit that was applied."""
     undo: int = 0
-    """0: not started, 1: sent, 2: done."""
+    """2 once it is written back. Earlier versions set it to 1 before that."""
     late: list[SlotLists] = []
     """Writes of which an attempt got no response. It may arrive after later writes, and after the run."""
     path: int = 0
