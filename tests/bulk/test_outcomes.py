@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import inspect
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from aiomutex import (
     TooManyFailuresError,
     TransportError,
 )
+from aiomutex.bulk.options import Settings
 from aiomutex.emulator.faults import Fault
 from aiomutex.testing import MutexEmulator
 
@@ -192,6 +194,12 @@ async def test_an_invalid_edit_of_an_iterator_fails_alone(
     assert sorted(outcome.position for outcome in report.failed) == [5, 6]
     assert all(isinstance(outcome.error, InvalidRequestError) for outcome in report.failed)
     assert all(outcome.attempts == 0 for outcome in report.failed)
+
+
+def test_the_options_of_a_fleet_have_the_defaults_of_a_session() -> None:
+    parameters = inspect.signature(MutexSession.stream_slot_edits).parameters
+    settings = {each.name: each.default for each in msgspec.structs.fields(Settings) if each.name != "concurrency"}
+    assert settings == {name: parameters[name].default for name in settings}
 
 
 @pytest.mark.parametrize(
