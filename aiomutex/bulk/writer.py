@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _MAX_AGE: Final = 60.0
 """Seconds after which a group is read again. Its next edit may wait much longer, for a permit or the next day."""
-_LONG: Final = 10.0
+_LONG: Final = 2 * MAX_LAG
 """Seconds after which a change of other lists than those written is more likely somebody else's than the service's."""
 _CHANGED: Final = "written, but other lists of the slot have changed since they were read, perhaps by someone else"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from timed_service import Failure, TimedService, unanswered, unavailable
@@ -207,3 +208,28 @@ def test_a_listing_of_many_pages_is_read_after_more_writes() -> None:
     edits = [SlotEdit(number, 1, experiments=[number]) for number in range(1, 1_441, 6)]
     assert statuses(run(service.edit(edits, verify=True))) == ["applied"] * 240
     assert service.methods()["LIST"] < 3 + 3 * 12  # before the writes and after them
+
+
+# ---------------------------------------------------------------------------------------------- other lists
+
+
+class ClearingService(TimedService):
+    """A service that clears the lists that an edit does not give."""
+
+    def write(self, group: str, slot: int, **lists: Any) -> None:
+        super().write(group, slot, **{"experiments": [], "holdouts": [], "individuals": []} | lists)
+
+
+def test_an_edit_that_changed_other_lists_fails_although_its_last_read_back_is_slow() -> None:
+    service = ClearingService()
+    service.versions["1", 1] = [(-math.inf, {"experiments": [0], "holdouts": [5], "individuals": []})]
+
+    async def main() -> None:
+        editing = asyncio.create_task(service.edit([SlotEdit(1, 1, experiments=[7])], verify=True))
+        await service.sent(GET, 2)
+        service.latency[GET] = 0.5
+        report = await editing
+        assert statuses(report) == ["failed"]
+        assert isinstance(report.outcomes[0].error, VerificationError)
+
+    run(main())
