@@ -131,19 +131,21 @@ def in_seconds(seconds: float) -> datetime:
 
 
 class BudgetLimiter:
-    """A limiter that grants ``permits`` requests, and no more until ``resets_at``."""
+    """A limiter that grants ``permits`` requests, and no more until ``resets_at``.
 
-    def __init__(self, permits: int, resets_at: datetime, error: type[MutexError] | None = None) -> None:
+    With a ``timedelta``, that is so long after the first rejection, however long the requests before it take.
+    """
+
+    def __init__(self, permits: int, resets_at: datetime | timedelta, error: type[MutexError] | None = None) -> None:
         self.permits = permits
-        self.resets_at = resets_at
+        self.resets_in = resets_at if isinstance(resets_at, timedelta) else None
+        self.resets_at = resets_at if isinstance(resets_at, datetime) else in_seconds(86_400)
         self.given = 0
         self.rejected = 0
         self.per_day = 1_000
         self.per_window = 100
         self.used = 0
         self.error = error
-        self.resets_in: timedelta | None = None
-        """How long after the first rejection the day ends, however long the requests before it take."""
 
     async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
         await asyncio.sleep(0)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,7 +41,7 @@ async def test_a_run_that_exceeds_the_daily_budget_stops_and_can_be_resumed(
 async def test_a_run_that_exceeds_the_daily_budget_waits_for_the_next_day(
     emulator: MutexEmulator, tmp_path: Path, mode: str
 ) -> None:
-    limiter = BudgetLimiter(50, in_seconds(1.5))  # a busy machine needs a while for 50 requests
+    limiter = BudgetLimiter(50, timedelta(seconds=0.3))
     edits = edits_for(100)
     waited: set[datetime | None] = set()
     async with session_for(emulator.url, rate_limiter=limiter) as session:
@@ -93,7 +93,7 @@ async def test_an_edit_sent_before_the_budget_was_exhausted_is_never_skipped(
     emulator: MutexEmulator, on_budget: str
 ) -> None:
     emulator.fail_next(1, kind="reset-before", method="PATCH")
-    limiter = BudgetLimiter(1, in_seconds(0.3))
+    limiter = BudgetLimiter(1, timedelta(seconds=0.3))
     policy = RetryPolicy(base=0.001)
     async with session_for(emulator.url, rate_limiter=limiter, retry=policy) as session:
         report = await session.edit_slots([SlotEdit(1, 1, experiments=[5])], on_budget=on_budget)  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ async def test_an_edit_sent_before_the_budget_was_exhausted_is_never_skipped(
 async def test_a_budget_exhausted_before_the_read_back_leaves_the_outcome_unknown_or_waits(
     emulator: MutexEmulator, on_budget: str
 ) -> None:
-    limiter = BudgetLimiter(2, in_seconds(0.3))  # one read and one write
+    limiter = BudgetLimiter(2, timedelta(seconds=0.3))  # one read and one write
     async with session_for(emulator.url, rate_limiter=limiter) as session:
         report = await session.edit_slots(
             [SlotEdit(1, 1, experiments=[5])],

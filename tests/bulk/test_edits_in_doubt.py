@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from bulk_support import BudgetLimiter, in_seconds, session_for
+from bulk_support import BudgetLimiter, session_for
 from support import ONCE
 
 from aiomutex import PermissionDeniedError, SlotEdit
@@ -55,7 +56,7 @@ async def leave_in_doubt(emulator: MutexEmulator, edits: list[SlotEdit], journal
 
 async def test_an_edit_in_doubt_when_the_budget_ends_is_not_failed_the_next_day(emulator: MutexEmulator) -> None:
     script(emulator, GET=[FORBIDDEN], PATCH=[FAILED, FORBIDDEN])
-    async with session_for(emulator.url, rate_limiter=BudgetLimiter(1, in_seconds(0.3))) as session:
+    async with session_for(emulator.url, rate_limiter=BudgetLimiter(1, timedelta(seconds=0.3))) as session:
         report = await session.edit_slots([EDIT], on_budget="wait")
     [outcome] = report.outcomes
     assert (outcome.status, type(outcome.error)) == ("unknown", PermissionDeniedError)
@@ -68,7 +69,7 @@ async def test_an_edit_in_doubt_does_not_fail_the_read_back_of_an_earlier_one(
     monkeypatch.setattr("aiomutex.bulk.writer._MAX_AGE", 0.1)
     script(emulator, PATCH=[None, FAILED])
     edits = [EDIT, SlotEdit(1, 1, experiments=[8])]
-    async with session_for(emulator.url, rate_limiter=BudgetLimiter(3, in_seconds(0.5))) as session:
+    async with session_for(emulator.url, rate_limiter=BudgetLimiter(3, timedelta(seconds=0.5))) as session:
         report = await session.edit_slots(edits, on_budget="wait", verify=True)
     assert [outcome.status for outcome in report.outcomes] == ["applied", "applied"]
     assert experiments(emulator) == [8]
