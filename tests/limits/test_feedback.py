@@ -7,6 +7,7 @@ import asyncio
 import logging
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from limits_support import most_in_a_second, wait_for_many
@@ -145,11 +146,17 @@ def test_a_probe_cancelled_before_it_was_sent_is_replaced_at_once() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("stall", [0.0, 500.0], ids=["same clock", "another clock"])
+@pytest.mark.parametrize(
+    ("stall", "passed", "wait"),
+    [(0.0, 0.0, 100.0), (30.0, 30.0, 70.0), (500.0, 0.0, WINDOW)],
+    ids=["same clock", "same clock, later", "another clock"],
+)
 def test_a_pause_continues_on_a_loop_with_the_same_clock_and_otherwise_sends_a_probe_at_once(
-    stall: float,
+    stall: float, passed: float, wait: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limiter = LocalRateLimiter()
+    clock = SimpleNamespace(monotonic=lambda: 5.0)
+    monkeypatch.setattr("aiomutex.limits.queueing.time", clock)
 
     async def get_throttled() -> None:
         limiter.throttled(await limiter.acquire(), 100.0)
@@ -162,7 +169,8 @@ def test_a_pause_continues_on_a_loop_with_the_same_clock_and_otherwise_sends_a_p
         return await limiter.acquire() - start
 
     run(get_throttled())
-    assert run(waits()) == (pytest.approx(WINDOW) if stall else pytest.approx(100.0, abs=0.1))
+    clock.monotonic = lambda: 5.0 + passed
+    assert run(waits()) == pytest.approx(wait, abs=0.001)
 
 
 def test_429s_lower_the_permits_step_by_step_to_a_floor() -> None:

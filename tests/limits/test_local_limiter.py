@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -39,6 +40,27 @@ def test_it_is_a_rate_limiter_with_a_state() -> None:
         assert (state.waiting, state.paused_for) == (0, 0.0)
 
     run(main())
+
+
+def test_the_state_of_a_limiter_that_keeps_no_totals_says_zero() -> None:
+    state = LimiterState(
+        used=1,
+        per_window=2,
+        window=1.0,
+        used_today=3,
+        per_day=4,
+        resets_at=datetime.now(UTC),
+        waiting=5,
+        paused_for=6.0,
+    )
+    totals = (
+        state.granted_total,
+        state.waits_total,
+        state.wait_seconds_total,
+        state.throttled_total,
+        state.pauses_total,
+    )
+    assert totals == (0, 0, 0.0, 0, 0)
 
 
 def test_the_repr_states_facts() -> None:

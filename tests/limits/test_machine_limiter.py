@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from limits_support import exchanged, most_in_a_second, take
 from support import until
+from virtual_time import run
 
 from aiomutex import (
     ConfigurationError,
@@ -26,7 +27,9 @@ from aiomutex import (
     Priority,
     RateLimiter,
 )
-from aiomutex.limits.machine import MachineRateLimiter
+from aiomutex.limits import schedule
+from aiomutex.limits.machine import MachineBudget, MachineRateLimiter
+from aiomutex.limits.messages import Lease, LeaseRequest
 from aiomutex.testing import MutexEmulator
 
 if TYPE_CHECKING:
@@ -84,6 +87,53 @@ async def test_two_limiters_share_the_second_and_the_day(path: Path) -> None:
     assert most_in_a_second(first + second) <= 97
     await other.acquire()
     assert other.state().used_today >= 161  # a send time that this machine was too slow for counts, too
+
+
+async def test_no_other_process_can_act_on_the_state_that_an_exchange_is_about_to_change(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter = MachineRateLimiter(path)
+    with contextlib.closing(sqlite3.connect(path, timeout=0)) as other_process:
+
+        def exchange(*args: Any) -> Lease:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other_process.execute("BEGIN IMMEDIATE")
+            return schedule.exchange(*args)
+
+        monkeypatch.setattr("aiomutex.limits.machine.exchange", exchange)
+        await limiter.acquire()
+        other_process.execute("BEGIN IMMEDIATE")
+    await limiter.aclose()
+
+
+def test_an_interactive_call_does_not_wait_for_the_turn_of_bulk_work(path: Path) -> None:
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        others = MachineBudget(path)
+        crowd = LeaseRequest(
+            max_permits=97,
+            window=1.02,
+            per_day=999,
+            wanted=60,
+            interactive=0,
+            uncertain=False,
+            day=0,
+            used=0,
+            spacing=2.0,
+        )
+        assert (await others.lease(crowd, loop.time)).wait == pytest.approx(2.0)
+        limiter = MachineRateLimiter(path)
+        bulk = asyncio.ensure_future(limiter.acquire(Priority.BULK))
+        await asyncio.sleep(0.001)
+        start = loop.time()
+        await limiter.acquire()
+        waited = loop.time() - start
+        bulk.cancel()
+        await others.aclose()
+        await limiter.aclose()
+        return waited
+
+    assert run(main()) < 0.2
 
 
 async def test_the_day_is_shared_and_ends_in_an_error(path: Path) -> None:
