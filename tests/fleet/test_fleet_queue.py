@@ -14,7 +14,7 @@ from support import until
 from taskiq.formatters.json_formatter import JSONFormatter
 from taskiq.message import TaskiqMessage
 
-from aiomutex import LocalRateLimiter, SlotEdit
+from aiomutex import ConfigurationError, LocalRateLimiter, SlotEdit
 from aiomutex.fleet import Fleet
 
 if TYPE_CHECKING:
@@ -79,6 +79,22 @@ async def test_an_entry_of_others_that_a_worker_died_with_is_deleted(
     async with worker(emulator, redis_server.url, claim_timeout=0.2), asyncio.timeout(10):
         while await redis.xlen(JOBS):  # noqa: ASYNC110  # in Redis
             await asyncio.sleep(0.01)
+
+
+async def test_a_job_has_the_same_id_in_the_queue_and_for_taskiq(redis_server: RedisServer, redis: Any) -> None:
+    async with Fleet(redis_server.url, name=NAME) as fleet, fleet.stream_slot_edits(edits_for(1)):
+        while not await redis.xlen(JOBS):  # noqa: ASYNC110  # in Redis
+            await asyncio.sleep(0.01)
+        [(_, fields)] = await redis.xrange(JOBS)
+    assert JSONFormatter().loads(fields[b"data"]).task_id == fields[b"id"].decode()
+
+
+async def test_a_fleet_that_was_left_is_not_open(redis_server: RedisServer) -> None:
+    async with Fleet(redis_server.url, name=NAME) as fleet:
+        assert repr(fleet) == f"<Fleet {NAME!r} · open>"
+    assert repr(fleet) == f"<Fleet {NAME!r} · not open>"
+    with pytest.raises(ConfigurationError, match="async with fleet"):
+        await fleet.edit_slots([])
 
 
 async def test_a_second_copy_of_a_job_is_not_done(

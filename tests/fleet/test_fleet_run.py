@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 from bulk_support import edits_for
+from virtual_time import run
 
 from aiomutex import LimiterUnavailableError, LocalRateLimiter, OutcomeUnknownError, SlotOutcome
 from aiomutex.bulk.options import Settings
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 class Queue:
     """A queue whose jobs all have the result that ``work`` returns for their requests, or none if it raises."""
 
-    claim_timeout: Final = 0.2
+    claim_timeout = 0.2
 
     def __init__(self, work: Callable[[list[Any]], str]) -> None:
         self.work = work
         self.results: dict[str, str] = {}
+        self.done_at: dict[str, float] = {}
         self.queued = asyncio.Event()
         self.has_left = False
 
@@ -92,7 +94,72 @@ async def test_a_job_without_a_result_stops_the_run_before_the_end_of_its_input(
     assert statuses[status] > 0
     assert statuses["unknown"] <= 3 * 5
     assert isinstance(stream.stopped_by, LimiterUnavailableError | OutcomeUnknownError)
+    assert stream.stopped_by.attempts == 0
     assert queue.has_left
+
+
+class AwayBeforeJobs(Queue):
+    """A queue that cannot be reached from the moment at which the first job is ready."""
+
+    async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str], bool]:
+        if given["waiting"]:
+            assert not job
+            raise ConnectionError("gone")
+        return await super().exchange(run, given, *job)
+
+
+def test_edits_of_a_job_that_never_left_the_caller_are_skipped() -> None:
+    async def main() -> None:
+        reported: list[SlotOutcome] = []
+        async with (stream := stream_over(AwayBeforeJobs(apply_all), 10, reported.append)):
+            async for _ in stream:
+                pass
+        assert {outcome.status for outcome in reported} == {"skipped"}
+
+    run(main())
+
+
+class Prompt(Queue):
+    """A queue whose jobs are done after 50 ms."""
+
+    claim_timeout = 30.0
+
+    async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str], bool]:
+        now = asyncio.get_running_loop().time()
+        waiting = [each if self.done_at.get(each, now + 1) <= now else "" for each in given["waiting"]]
+        if job:
+            self.done_at[job[0]] = now + 0.05
+        return await super().exchange(run, {**given, "waiting": waiting}, *job)
+
+
+def test_results_are_looked_for_often_while_they_come() -> None:
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        queue: Any = Prompt(apply_all)
+        fleet_run = FleetRun(Dispatcher(queue, batch_size=1, max_jobs=1), Settings(concurrency=1, canary=False))
+        start = loop.time()
+        async with OutcomeStream(fleet_run, iter(edits_for(20, groups=20)), None) as stream:
+            async for _ in stream:
+                pass
+        assert stream.counts == {"applied": 20}
+        return loop.time() - start
+
+    assert run(main()) < 0.5 + 20 * (0.05 + 0.02)
+
+
+def test_a_pause_that_the_workers_reported_ends_in_time() -> None:
+    async def main() -> None:
+        dispatcher = Dispatcher(unused, batch_size=1, max_jobs=1)
+        fleet_run = FleetRun(dispatcher, Settings(concurrency=1, canary=False))
+        dispatcher.limiter_state = msgspec.structs.replace(LocalRateLimiter().state(), paused_for=10.0)
+        dispatcher.received_at = asyncio.get_running_loop().time()
+        await asyncio.sleep(4)
+        assert fleet_run.state().paused_for == pytest.approx(6.0)
+        await asyncio.sleep(7)
+        assert fleet_run.state().paused_for == 0.0
+
+    unused: Any = None
+    run(main())
 
 
 async def test_an_exception_of_on_outcome_ends_the_run_and_it_is_not_called_again() -> None:
