@@ -135,7 +135,7 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
             self._losses = self._losses + 1 if lease.was_empty else 0
             if self._losses >= _MAX_LOSSES:
                 # Each loss costs a silent window, so without an error the callers would wait forever.
-                request.unreported = self._losses = 0
+                self._losses = 0
                 message = f"{self._budget.address} loses the shared budget again and again; are its keys evicted?"
                 self._on_failure(request, LimiterUnavailableError(message), loop.time())
         finally:

@@ -103,6 +103,7 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         self._label = f"{name!r} at {budget.address} · "
         self._timeout = timeout
         self._workers = workers if on_backend_failure == "local" else None
+        self._unreported = self._reported = 0  # permits used without Redis, and those that the last exchange reports
         if not isinstance(url_or_client, str):
             self._fork_error = (
                 "this RedisRateLimiter and its redis.asyncio client were used before a fork; create both after it"
@@ -111,7 +112,6 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
     def _reset(self) -> None:
         super()._reset()
         self._fallback: _Fallback | None = None
-        self._unreported = 0
 
     def _describe(self) -> str:
         return super()._describe() + (" · without Redis" if self._fallback else "")
@@ -132,11 +132,12 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
 
     def _request(self) -> LeaseRequest:
         request = super()._request()
-        request.unreported, self._unreported = self._unreported, 0
+        request.unreported = self._reported = self._unreported
         request.fallback_grace = _RETRY_INTERVAL + self._timeout if self._workers else 0.0
         return request
 
     def _apply(self, lease: Lease, asked_at: float, now: float) -> None:
+        self._unreported -= self._reported
         if self._fallback:
             # Redis assumes a full window, so its first send time is one window after the fallback must end.
             self._fallback.ends_at = self._fallback.valid_until = now + lease.next_free - self._window
@@ -146,7 +147,6 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
             self._not_before = self._next_exchange
 
     def _on_failure(self, request: LeaseRequest, error: MutexError, now: float) -> None:
-        self._unreported += request.unreported
         if self._workers is None or isinstance(error, ConfigurationError):
             super()._on_failure(request, error, now)
             return
@@ -156,7 +156,8 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
             permits, workers, daily = self._full.permits, self._workers, self._daily_budget
             # A share below one permit a window becomes one permit in several windows.
             interval = self._window * workers / permits if workers > permits else self._window / (permits // workers)
-            share = DailyBudget(max(1, daily.limit // workers), used=-(-daily.used // workers), clock=daily.clock)
+            used = -(-daily.used // workers) + self._unreported
+            share = DailyBudget(max(1, daily.limit // workers), used=used, clock=daily.clock)
             self._fallback = _Fallback(interval, share, start)
         self._fallback.valid_until = now + _RETRY_INTERVAL + self._timeout
         self._not_before = self._next_exchange = now + _RETRY_INTERVAL

@@ -157,6 +157,27 @@ def test_what_was_sent_without_redis_counts_once_it_is_back() -> None:
     run(main())
 
 
+def test_on_another_loop_a_worker_has_no_second_share_of_the_day_and_still_reports_what_it_sent() -> None:
+    client = Client(FakeServer(), AWAY)
+    limiter = limiter_of(client, per_second=4, per_day=40, on_backend_failure="local", workers=4)
+    run(take(limiter, 6))
+    run(take(limiter, 3))
+
+    async def use_the_rest() -> None:
+        await limiter.acquire()
+        with pytest.raises(DailyBudgetExhaustedError, match="10 of 10"):
+            await limiter.acquire()
+
+    async def continue_with_redis() -> None:
+        client.error = None
+        await limiter.acquire()
+        assert limiter.state().used_today == 11
+        await limiter.aclose()
+
+    run(use_the_rest())
+    run(continue_with_redis())
+
+
 def test_workers_that_notice_late_that_redis_is_back_empty_exceed_no_limit() -> None:
     async def main() -> None:
         server = FakeServer()
