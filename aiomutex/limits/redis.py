@@ -121,8 +121,8 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
     def _schedule_without_budget(self, now: float) -> None:
         if self._fallback and now >= self._fallback.ends_at:
             self._fallback = None
-        elif self._fallback and now <= self._fallback.valid_until:
-            self._leased.append(max(self._fallback.next, now, self._pause.next_probe_at))
+        elif (own := self._fallback) and (due := max(own.next, now, self._pause.next_probe_at)) <= own.valid_until:
+            self._leased.append(due)
 
     def _take(self, due: float, now: float) -> None:  # noqa: ARG002 -- LocalRateLimiter needs the time
         if self._fallback:
@@ -142,6 +142,7 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
             # Redis assumes a full window, so its first send time is one window after the fallback must end.
             self._fallback.ends_at = self._fallback.valid_until = now + lease.next_free - self._window
             lease.send_times = []
+            self._leased.clear()  # a send time after that is void
         super()._apply(lease, asked_at, now)
         if self._fallback:
             self._not_before = self._next_exchange

@@ -178,6 +178,30 @@ def test_on_another_loop_a_worker_has_no_second_share_of_the_day_and_still_repor
     run(continue_with_redis())
 
 
+def test_no_worker_of_many_uses_a_send_time_of_its_share_once_redis_grants_them_again() -> None:
+    async def main() -> None:
+        client = Client(FakeServer(), AWAY)
+        limiters = [limiter_of(client, on_backend_failure="local", workers=75) for _ in range(75)]
+        permits, end = list[float](), now() + 4.6
+
+        async def use(limiter: RedisRateLimiter) -> None:
+            while now() < end:
+                permits.append(await limiter.acquire())
+
+        using = list[asyncio.Task[None]]()
+        for limiter in limiters:
+            using += [asyncio.ensure_future(use(limiter)) for _ in range(2)]
+            await asyncio.sleep(0.013)  # so their shares are spread over a window
+        await asyncio.sleep(1.0)
+        client.error = None
+        await asyncio.gather(*using)
+        assert 90 < most_in_a_second(permits) <= 97
+        for limiter in limiters:
+            await limiter.aclose()
+
+    run(main())
+
+
 def test_workers_that_notice_late_that_redis_is_back_empty_exceed_no_limit() -> None:
     async def main() -> None:
         server = FakeServer()
