@@ -74,7 +74,6 @@ def exchange(state: BudgetState, request: LeaseRequest, now: float, today: int) 
     state.log = state.log[-request.max_permits :]
     return Lease(
         wait=max(wait, least),
-        next_free=max(0.0, _earliest(state.log, permits, request.window, now) - now),
         was_empty=was_empty,
         day=state.day,
         used=state.used,
