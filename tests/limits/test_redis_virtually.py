@@ -229,6 +229,29 @@ def test_workers_that_notice_late_that_redis_is_back_empty_exceed_no_limit() -> 
     run(main())
 
 
+def test_a_worker_gives_up_the_send_time_it_had_planned_for_itself_when_it_reaches_redis() -> None:
+    async def main() -> None:
+        server = FakeServer()
+        clients = [Client(server, AWAY, 60.0), Client(server, AWAY)]
+        late, soon = [limiter_of(client, on_backend_failure="local", workers=40) for client in clients]
+        waiting = wait_for_many(late, 40)
+        await asyncio.sleep(0.05)
+        waiting += wait_for_many(soon, 40)
+        await asyncio.sleep(2.98)
+        for each in clients:  # an attempt of the late one has just begun, and will time out
+            each.error = None
+        await asyncio.sleep(1.0)
+        assert late._fallback
+        ends_at = late._fallback.ends_at
+        permits = await asyncio.gather(*waiting)
+        assert any(ends_at - 1 < permit < ends_at for permit in permits)
+        assert [permit - ends_at for permit in permits if ends_at < permit < ends_at + WINDOW - 0.001] == []
+        for limiter in (late, soon):
+            await limiter.aclose()
+
+    run(main())
+
+
 def test_a_borrowed_client_must_not_be_used_after_a_fork_and_a_url_may(monkeypatch: pytest.MonkeyPatch) -> None:
     borrowed = limiter_of(Client(FakeServer(), AWAY))
     own = RedisRateLimiter("redis://127.0.0.1:1", name="x")
