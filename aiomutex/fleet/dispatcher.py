@@ -170,12 +170,15 @@ class Dispatcher:
         if state in ("skipped", "unknown"):
             job.may_be_queued = state == "unknown"
             return self._silence()
+        is_again, state = state.startswith("again "), state.removeprefix("again ")
         try:
             answers, limiter = msgspec.structs.astuple(msgspec.json.decode(state, type=Result))
             results = [answer.result(each.request) for each, answer in zip(job.sendings, answers, strict=True)]
         except (ValueError, RecursionError):
             return OutcomeUnknownError(f"a worker failed to run the job: {state:.200}")
         for sending, result in zip(job.sendings, results, strict=True):
+            if is_again and isinstance(result, MutexError) and sending.request.body is not None:
+                result.maybe_applied = True  # by the worker that had the job before and died
             _settle(sending.result, result)
         # Results that come together have no order.
         self.limiter_state = max(self.limiter_state or limiter, limiter, key=attrgetter("resets_at", "used_today"))

@@ -124,10 +124,12 @@ function commands.accept(entry, job)
     return 'accepted'
 end
 
--- The result is stored in the step that ends the job, so the next job of a group cannot start before.
+-- The result is stored in the step that ends the job, so the next job of a group cannot start before. It says whether
+-- the job was done again: the worker that died may have sent requests, too.
 function commands.finish(job, result)
     local found = find(job)
-    if found and pending(found.entry, worker) then finish(job, found, result) end
+    local again = found and found.status == 'unknown' and 'again ' or ''
+    if found and pending(found.entry, worker) then finish(job, found, again .. result) end
 end
 
 local function requeue(job, found, fields)
