@@ -63,6 +63,19 @@ async def test_a_deadline_in_the_past_expires_at_once() -> None:
     timer.close()
 
 
+async def test_a_deadline_interrupts_once() -> None:
+    loop = asyncio.get_running_loop()
+    timer = DeadlineTimer(loop)
+    deadline = timer.set(loop.time())
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(5)
+    assert deadline.resolve()
+    later = timer.set(loop.time() + 60)  # so the timer goes on
+    await asyncio.sleep(0.01)
+    timer.cancel(later)
+    timer.close()
+
+
 async def test_any_other_cancellation_of_the_task_takes_precedence() -> None:
     timer = DeadlineTimer(asyncio.get_running_loop())
     task = asyncio.ensure_future(sleeper(timer, 0.0))
@@ -98,7 +111,7 @@ async def test_closing_expires_each_deadline_once() -> None:
     timer = DeadlineTimer(asyncio.get_running_loop())
     calls = [asyncio.ensure_future(sleeper(timer, 60.0)) for _ in range(3)]
     await asyncio.sleep(0)
-    expire_all(timer)
+    next(iter(timer._deadlines)).expire()  # pyright: ignore[reportPrivateUsage]
     timer.close()
     assert await asyncio.gather(*calls) == ["expired"] * 3
     assert [call.cancelling() for call in calls] == [0] * 3

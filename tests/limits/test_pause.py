@@ -65,6 +65,14 @@ def test_the_wait_doubles_three_times_and_up_to_a_quarter_is_random(pause: Pause
     assert waits[:4] == pytest.approx([1.25, 2.5, 5.0, 10.0])
 
 
+def test_the_wait_doubles_no_further_after_more_failed_probes_in_less_time(pause: Pause) -> None:
+    for number in range(6):
+        throttle(pause, number, 1.0, number + 0.5)
+    throttle(pause, 6.0, None, 6.5)
+    assert facts(pause)[2:5:2] == (6, None)
+    assert pause.until == 6.5 + 10.0
+
+
 def test_four_failed_probes_over_fifteen_windows_mean_an_exhausted_daily_budget(pause: Pause) -> None:
     throttle(pause, 0.0, 1.0, 0.5)
     for number in range(1, 4):

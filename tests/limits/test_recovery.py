@@ -164,7 +164,7 @@ def test_a_permit_of_a_cancelled_caller_is_not_counted() -> None:
         limiter = LocalRateLimiter()
         limiter.throttled(await limiter.acquire(), 1.0)
         first, second = wait_for_many(limiter, 2)
-        asyncio.get_running_loop().call_later(1.0, first.cancel)  # in the loop iteration that grants it
+        asyncio.get_running_loop().call_later(1.0 + 5e-10, first.cancel)  # in the loop iteration that grants it
         await second
         assert limiter.state().granted_total == limiter.state().used_today == 2
 

@@ -166,6 +166,7 @@ def test_a_pause_lets_one_probe_through_and_ends_with_its_success() -> None:
     assert exchange(state, request(20, 20), 101.9, DAY).send_times == []
     probe = exchange(state, request(20, 20), 102.1, DAY)
     assert (len(probe.send_times), probe.is_probe, probe.pause_left) == (1, True, 0.0)
+    assert probe.since_first_429 == pytest.approx(2.1)
     second = exchange(state, request(20, 20), 103.0, DAY)
     assert second.send_times == []
     assert second.wait > 0
