@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 WINDOW = 1.02
+MIDNIGHT = 20_780 * 86_400.0
 AWAY = RedisConnectionError("away")
 
 
@@ -35,7 +36,12 @@ def now() -> float:
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
     """FakeRedis sees the time of the event loop, on a day that does not end soon."""
-    clock = SimpleNamespace(time=lambda: 20_780 * 86_400.0 + now())
+    set_server_clock(monkeypatch, MIDNIGHT)
+
+
+def set_server_clock(monkeypatch: pytest.MonkeyPatch, offset: float) -> None:
+    """Let FakeRedis see the time of the event loop plus ``offset``."""
+    clock = SimpleNamespace(time=lambda: offset + now())
     for module in ("commands_mixins.server_mixin", "_helpers", "_socket._base"):
         monkeypatch.setattr(f"fakeredis.{module}.time", clock)
 
@@ -108,6 +114,36 @@ def test_a_caller_who_finds_nobody_waiting_need_not_wait_for_the_turn_of_those_w
     run(main())
 
 
+@pytest.mark.parametrize("jump", [-0.5, 0.5])
+def test_after_a_jump_of_the_servers_clock_nothing_is_granted_for_one_window(
+    jump: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        limiter = limiter_of(Client(FakeServer()))
+        permits = await take(limiter, 40)
+        await asyncio.sleep(0.5)
+        set_server_clock(monkeypatch, MIDNIGHT + jump)
+        jumped_at = now()
+        permits += (after := await take(limiter, 90))
+        assert min(after) - jumped_at > WINDOW
+        assert most_in_a_second(permits) <= 97
+        await limiter.aclose()
+
+    run(main())
+
+
+def test_by_default_a_caller_waits_half_a_second_for_redis() -> None:
+    async def main() -> None:
+        limiter = limiter_of(Client(FakeServer(), AWAY, 60.0))
+        start = now()
+        with pytest.raises(LimiterUnavailableError, match=r"did not respond within 0\.5 s"):
+            await limiter.acquire()
+        assert now() - start == pytest.approx(0.5)
+        await limiter.aclose()
+
+    run(main())
+
+
 # Without Redis
 
 
@@ -133,6 +169,20 @@ def test_without_redis_a_worker_has_its_share_of_the_day() -> None:
         client = Client(FakeServer(), AWAY)
         limiter = limiter_of(client, per_second=4, per_day=40, on_backend_failure="local", workers=4)
         await take(limiter, 10)
+        with pytest.raises(DailyBudgetExhaustedError, match="10 of 10"):
+            await limiter.acquire()
+        await limiter.aclose()
+
+    run(main())
+
+
+def test_of_what_all_workers_sent_before_a_workers_share_of_the_day_has_its_part() -> None:
+    async def main() -> None:
+        client = Client(FakeServer())
+        limiter = limiter_of(client, per_second=20, per_day=40, on_backend_failure="local", workers=4)
+        await take(limiter, 10)
+        client.error = AWAY
+        await take(limiter, 7)
         with pytest.raises(DailyBudgetExhaustedError, match="10 of 10"):
             await limiter.acquire()
         await limiter.aclose()
