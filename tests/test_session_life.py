@@ -12,7 +12,14 @@ import pytest
 from support import KEY, ONCE, say_nothing, session_for, until
 
 import aiomutex
-from aiomutex import AttemptTimeoutError, ConfigurationError, MutexSession, SessionClosedError, SlotEdit
+from aiomutex import (
+    AttemptTimeoutError,
+    ConfigurationError,
+    LocalRateLimiter,
+    MutexSession,
+    SessionClosedError,
+    SlotEdit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -57,6 +64,31 @@ async def test_draining_ends_when_its_time_is_over(raw: RawServer) -> None:
     with pytest.raises(SessionClosedError, match="closed during the call") as caught:
         await call
     assert (caught.value.attempts, caught.value.maybe_applied) == (1, True)
+
+
+async def test_draining_ends_with_the_last_call(emulator: MutexEmulator) -> None:
+    session = await session_for(emulator.url).open()
+    await session.get_group("1")
+    emulator.fail_next(1, status=503)
+    call = asyncio.ensure_future(session.get_group("1"))
+    await until(lambda: len(emulator.requests) == 2)
+    async with asyncio.timeout(20):
+        await session.aclose(drain=60.0)
+    assert (await call).id == "1"
+
+
+async def test_closing_ends_calls_that_wait_for_a_permit(emulator: MutexEmulator) -> None:
+    limiter = LocalRateLimiter()
+    session = await session_for(emulator.url, rate_limiter=limiter).open()
+    await session.get_group("1")
+    limiter.throttled(asyncio.get_running_loop().time(), 60.0)
+    call = asyncio.ensure_future(session.get_group("1"))
+    await until(lambda: limiter.state().waiting)
+    async with asyncio.timeout(20):
+        await session.aclose()
+        with pytest.raises(SessionClosedError, match="closed during the call"):
+            await call
+    assert limiter.state().waiting == 0
 
 
 @pytest.mark.parametrize("sent", [False, True])

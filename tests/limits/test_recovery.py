@@ -120,6 +120,17 @@ def test_the_429s_of_probes_delay_the_recovery_without_lowering_the_rate() -> No
     run(main())
 
 
+@pytest.mark.parametrize(("per_second", "permits", "floor"), [(1, 1, 1), (2, 1, 1), (10, 9, 8), (100, 97, 80)])
+def test_no_number_of_429s_lowers_the_rate_below_four_fifths_of_the_limit(
+    per_second: int, permits: int, floor: int
+) -> None:
+    full, recovery = Margin.below(per_second), Recovery()
+    assert full.permits == permits
+    for _ in range(100):
+        recovery = recovery.throttled(full, 0.0, 1.0, lower=True)
+    assert recovery.permits(permits, 0.0) == floor
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 2 * DAY), st.booleans()), max_size=40),
     st.integers(1, 200),
