@@ -126,10 +126,10 @@ async def test_a_flood_between_two_requests_closes_its_connection(raw: RawServer
         assert (await session.get_group("8")).id == "8"
 
 
-async def test_early_hints_before_a_response_keep_the_connection(raw: RawServer) -> None:
+async def test_informational_responses_before_a_response_keep_the_connection(raw: RawServer) -> None:
     async def hints(visit: Visit) -> None:
-        for _ in range(3):
-            await visit.send(raw_response("103 Early Hints\r\nLink: </x>"))
+        for status in ("100 Continue", "102 Processing", "103 Early Hints\r\nLink: </x>", "199 Another"):
+            await visit.send(raw_response(status))
             await asyncio.sleep(0.005)
         await visit.send(http(200, GROUP))
 

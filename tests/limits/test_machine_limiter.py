@@ -182,6 +182,11 @@ async def test_a_429_pauses_all_processes(path: Path) -> None:
     assert other.state().per_window == 95
 
 
+def test_a_permit_is_reported_as_no_later_than_it_was_although_some_loops_count_in_milliseconds(path: Path) -> None:
+    rounded = 5.0  # up to a millisecond after the permit was granted
+    assert 0.0009 < rounded - MachineBudget(path).earliest_server_time(rounded) < 0.01
+
+
 async def test_the_rate_recovers_for_all_processes(path: Path) -> None:
     one, other = MachineRateLimiter(path), MachineRateLimiter(path)
     one.throttled(await one.acquire(), 0.1)

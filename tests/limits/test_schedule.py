@@ -115,6 +115,20 @@ def test_bulk_work_gets_an_eighth_and_not_much_more_while_interactive_calls_neve
     assert bulk == pytest.approx((interactive + bulk) / 8, abs=15)
 
 
+def test_in_backlog_at_least_every_eighth_send_time_goes_to_bulk_work() -> None:
+    now = 100.0
+    state = BudgetState(log=[now - WINDOW + number * WINDOW / 97 for number in range(97)], day=DAY)
+    granted: list[tuple[float, str]] = []
+    while now < 103.0:
+        now += 0.005
+        granted += [(at, "i") for at in exchange(state, request(20, 20), now, DAY).send_times]
+        granted += [(at, "b") for at in exchange(state, request(20), now, DAY).send_times]
+    order = "".join(priority for _, priority in sorted(granted))
+    assert len(order) > 250
+    assert "b" in order[:20]
+    assert max(map(len, order.strip("i").split("b"))) == 7
+
+
 def test_send_times_reserved_for_bulk_work_that_ended_are_given_up() -> None:
     state, now = idle_state(), 100.0
     exchange(state, request(20), now, DAY)
