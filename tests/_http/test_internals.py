@@ -11,17 +11,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 import pytest
 from aiohttp import client_proto
+from support import http, session_for
 
 from aiomutex._http import internals
 from aiomutex._http.internals import INTERNALS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from support import RawServer
 
 ROOT = Path(__file__).parents[2]
 ALTERED = "altered" in Path(aiohttp.__file__).parts
@@ -142,6 +145,27 @@ def test_a_class_that_is_gone_is_found_missing_with_all_its_attributes(monkeypat
 def test_with_every_internal_there_is_no_warning(tmp_path: Path) -> None:
     done = run_without((), tmp_path, "tests/_http/without_internal.py")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.skipif(ALTERED, reason="this aiohttp lacks an internal")
+async def test_with_every_internal_only_large_bodies_are_sent_by_aiohttps_session(
+    raw: RawServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_session: list[str] = []
+    original = aiohttp.ClientSession.request
+
+    def request(inner: aiohttp.ClientSession, method: str, url: Any, **options: Any) -> Any:
+        by_session.append(method)
+        return original(inner, method, url, **options)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "request", request)
+    raw.answer(http())
+    async with session_for(raw.url) as session:
+        await session.edit_slot("1", 1, experiments=[7])
+        await session.edit_slot("1", 1, individuals=["x" * 10_000] * 100)
+        assert by_session == []
+        await session.edit_slot("1", 1, individuals=["x" * 10_000] * 200)
+        assert by_session == ["PATCH"]
 
 
 REPRESENTATIVES = (
