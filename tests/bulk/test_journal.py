@@ -41,6 +41,12 @@ async def test_repeating_a_finished_run_sends_nothing(
     second.raise_for_failures()
 
 
+async def test_an_input_without_edits_can_have_a_journal(session: MutexSession, tmp_path: Path) -> None:
+    for _ in range(2):
+        report = await session.edit_slots([], journal=tmp_path / "run.db")
+        assert not report.outcomes
+
+
 async def test_a_journal_costs_one_read_per_group(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path
 ) -> None:
@@ -119,10 +125,10 @@ def nothing(_: list[SlotEdit]) -> list[SlotEdit]:
     ("change", "message"),
     [
         (one_other, "edit 10 "),
-        (one_less, "this one has 99"),
+        (one_less, ": that one has 100 edits, this one has 99"),
         (one_more, "this one has more"),
         (backwards, "edit 0 "),
-        (nothing, "this one has 0"),
+        (nothing, ": that one has 100 edits, this one has 0"),
     ],
 )
 async def test_a_different_input_is_rejected(

@@ -40,7 +40,9 @@ async def test_each_edit_is_counted_as_what_it_would_do(emulator: MutexEmulator,
         (5, "group nope does not exist"),
         (6, "slot_index must be an integer from 1 to 20"),
     ]
-    assert [each.position for each in found.contradictions] == [7]
+    assert [(each.position, each.reason) for each in found.contradictions] == [
+        (7, "group a, slot 1: an earlier edit writes other content")
+    ]
     assert [str(each) for each in found.differences] == [
         "group a (checkout), slot 1: experiments +9; experiments -1, 2",
         "group b (search), slot 1: individuals -u",

@@ -137,6 +137,22 @@ def test_what_a_run_knows_of_a_group_is_not_read_again() -> None:
     assert service.methods() == {"GET": 1, "PATCH": 3}
 
 
+def test_a_group_is_read_again_before_a_change_that_waited_for_more_than_a_minute() -> None:
+    service = TimedService()
+    first = "PATCH /api/1/mutexes/1/slots/1"
+    service.latency = {first: 70.0}
+
+    async def main() -> None:
+        changes = [SlotChange(1, slot, add_experiments=[7]) for slot in (1, 2)]
+        editing = asyncio.create_task(service.edit(changes))
+        await service.sent(first)
+        service.write("1", 2, experiments=[5])
+        assert statuses(await editing) == ["applied", "applied"]
+
+    run(main())
+    assert service.experiments("1", 2) == [5, 7]
+
+
 # ---------------------------------------------------------------------------------------------- the end of a run
 
 
