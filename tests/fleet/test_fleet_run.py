@@ -9,17 +9,27 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 from bulk_support import edits_for
+from msgspec import UNSET
 from virtual_time import run
 
-from aiomutex import LimiterUnavailableError, LocalRateLimiter, OutcomeUnknownError, SlotOutcome
+from aiomutex import (
+    LimiterUnavailableError,
+    LocalRateLimiter,
+    MutexError,
+    OutcomeUnknownError,
+    SlotEdit,
+    SlotOutcome,
+)
+from aiomutex._api import requests
 from aiomutex.bulk.options import Settings
 from aiomutex.bulk.stream import OutcomeStream
+from aiomutex.fleet.broker import FleetBroker
 from aiomutex.fleet.dispatcher import Dispatcher
 from aiomutex.fleet.run import FleetRun
-from aiomutex.fleet.wire import Answer, Result
+from aiomutex.fleet.wire import Answer, PackedError, Result, unpack_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 
 class Queue:
@@ -145,6 +155,89 @@ def test_results_are_looked_for_often_while_they_come() -> None:
         return loop.time() - start
 
     assert run(main()) < 0.5 + 20 * (0.05 + 0.02)
+
+
+class Recording(Queue):
+    """A queue that records which groups the run takes, writes and frees, and the number of requests in each job."""
+
+    claim_timeout = 30.0
+
+    def __init__(self, work: Callable[[list[Any]], str]) -> None:
+        super().__init__(work)
+        self.leases: list[tuple[str, str]] = []
+        self.sizes: list[int] = []
+
+    async def exchange(self, run: str, given: dict[str, list[str]], *job: Any) -> tuple[set[str], list[str], bool]:
+        if job:
+            self.leases += [("write", group) for group in job[2]]
+            self.sizes.append(len(msgspec.json.decode(job[1])))
+        else:
+            self.leases += [(name, group) for name in ("freed", "wanted") for group in given[name]]
+        return await super().exchange(run, given, *job)
+
+
+def test_a_run_has_a_group_until_no_edit_of_it_is_left_and_takes_it_again_for_the_next() -> None:
+    async def edits() -> AsyncIterator[SlotEdit]:
+        for number in (1, 2):
+            yield SlotEdit(1, 1, experiments=[number])
+        await asyncio.sleep(60)
+        yield SlotEdit(1, 1, experiments=[3])
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        queue: Any = Recording(apply_all)
+        fleet_run = FleetRun(Dispatcher(queue, batch_size=5, max_jobs=3), Settings(concurrency=4, canary=False))
+        async with OutcomeStream(fleet_run, edits(), None) as stream:
+            async for _ in stream:
+                pass
+        first, second = ["wanted", "write", "write", "freed"], ["wanted", "write", "freed"]
+        assert queue.leases == [(name, "1") for name in (*first, *second)]
+
+    run(main())
+
+
+def empty_pages(to_send: list[Any]) -> str:
+    answers = [Answer(b'{"mutexes": []}' if "?" in path else b"", 1, []) for path, _ in to_send]
+    return msgspec.json.encode(Result(answers, LocalRateLimiter().state())).decode()
+
+
+@pytest.mark.parametrize(
+    ("to_send", "sizes"),
+    [
+        pytest.param(
+            [requests.edit_slot(n, 1, [n], UNSET, UNSET) for n in range(1, 7)], [2, 2, 1, 1], id="edits in equal shares"
+        ),
+        pytest.param([requests.list_page(10, str(n)) for n in range(4)], [1, 1, 1, 1], id="each page in its own job"),
+    ],
+)
+def test_requests_are_shared_out_among_the_jobs(to_send: list[Any], sizes: list[int]) -> None:
+    async def main() -> None:
+        queue: Any = Recording(empty_pages)
+        dispatcher = Dispatcher(queue, batch_size=5, max_jobs=3)
+        sending = [asyncio.create_task(dispatcher.send(request)) for request in to_send]
+        dispatching = asyncio.create_task(dispatcher.run())
+        await asyncio.gather(*sending)
+        dispatching.cancel()
+        await asyncio.wait([dispatching])
+        assert queue.sizes == sizes
+
+    run(main())
+
+
+def test_a_worker_abandons_a_job_that_it_has_lost() -> None:
+    async def main() -> None:
+        broker = FleetBroker("redis://127.0.0.1:1", "project-1", 30.0)
+        async with asyncio.timeout(60):
+            await broker.work("lost", asyncio.sleep(600, result=""))
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["NewerError", "Mapping", "annotations"])
+def test_an_error_that_this_version_does_not_know_is_a_plain_one(name: str) -> None:
+    error = unpack_error(PackedError(name, ["broken"], {}, []))
+    assert type(error) is MutexError
+    assert str(error) == f"{name}: broken"
 
 
 def test_a_pause_that_the_workers_reported_ends_in_time() -> None:
