@@ -145,6 +145,14 @@ async def test_a_different_input_is_rejected(
     assert len(report.skipped) == 100
 
 
+async def test_a_journal_that_is_closed_keeps_that_its_apply_is_complete(tmp_path: Path) -> None:
+    with Journal(tmp_path / "apply.db") as journal:
+        journal.begin_apply()
+        journal.end_apply()
+    with Journal(tmp_path / "apply.db") as journal, pytest.raises(JournalError, match="belongs to a completed apply"):
+        journal.begin_apply()
+
+
 @pytest.mark.parametrize("kind", ["list", "stream"])
 async def test_an_input_that_ends_before_an_edit_of_an_unfinished_run_is_rejected(
     emulator: MutexEmulator, session: MutexSession, tmp_path: Path, kind: str

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bulk_support import commit_inline
 from timed_service import Failure, TimedService, unanswered, unavailable
 from virtual_time import run
 
@@ -15,6 +17,7 @@ from aiomutex import BadRequestError, LimiterUnavailableError, SlotChange, SlotE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from aiomutex import BulkReport
     from aiomutex.bulk.options import AnyEdit
@@ -127,6 +130,31 @@ def test_a_write_that_can_no_longer_arrive_does_not_explain_what_somebody_else_w
     assert isinstance(report.failed[0].error, VerificationError)
     assert service.experiments("1", 1) == [7]
     assert service.requests.count(write) == 3
+
+
+def test_a_resumed_run_expects_that_a_request_of_the_killed_run_arrives_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_inline(monkeypatch)
+    (tmp_path / "first").mkdir()
+    service = TimedService()
+    write = "PATCH /api/1/mutexes/1/slots/1"
+    edits = [SlotEdit(1, 1, experiments=[n]) for n in (7, 8)]
+
+    async def main() -> None:
+        service.latency = {write: 10.0}
+        first = asyncio.create_task(service.edit(edits, journal=tmp_path / "first" / "run.db"))
+        await service.sent(write)
+        shutil.copytree(tmp_path / "first", tmp_path / "killed")  # what is on the disk if the process is killed now
+        first.cancel()
+        service.latency.clear()
+        asyncio.get_running_loop().call_later(5.0, lambda: service.write("1", 1, experiments=[7]))
+        report = await service.edit(edits, journal=tmp_path / "killed" / "run.db", verify=True)
+        assert statuses(report) == ["applied", "applied"]
+        await asyncio.sleep(5.0)
+
+    run(main())
+    assert service.experiments("1", 1) == [8]
 
 
 def test_what_a_run_knows_of_a_group_is_not_read_again() -> None:

@@ -18,6 +18,8 @@ from aiomutex.bulk.options import Settings
 from aiomutex.bulk.stream import collect_report
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aiomutex import BulkReport, MutexError
     from aiomutex._api.requests import Request
     from aiomutex.bulk.options import Edits
@@ -67,10 +69,10 @@ class TimedService:
         """By method, what happens to the next requests."""
         self._arrival = asyncio.Event()
 
-    def stream(self, edits: Edits, **settings: Any) -> OutcomeStream:
+    def stream(self, edits: Edits, journal: Path | None = None, **settings: Any) -> OutcomeStream:
         """A run of edits."""
         given: dict[str, Any] = {"concurrency": 4, "canary": False} | settings
-        engine = Engine(self.send, self.limiter, Settings(**given), lambda: None, journal=None)
+        engine = Engine(self.send, self.limiter, Settings(**given), lambda: None, journal=journal)
         return OutcomeStream(engine, edits, None)
 
     async def edit(self, edits: Edits, **settings: Any) -> BulkReport:
