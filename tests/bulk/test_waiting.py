@@ -10,19 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bulk_support import commit_inline
+from simulation.clock import MIDNIGHT, SimulationLoop, simulated_time
 from timed_service import Failure, TimedService, unanswered, unavailable
 from virtual_time import run
 
-from aiomutex import BadRequestError, LimiterUnavailableError, SlotChange, SlotEdit, VerificationError
+from aiomutex import BadRequestError, LimiterUnavailableError, LocalRateLimiter, SlotChange, SlotEdit, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from aiomutex import BulkReport
+    from aiomutex._api.requests import Request
+    from aiomutex._http.call import CallResult
     from aiomutex.bulk.options import AnyEdit
 
 LAG = 5.0
+DAY = 86_400.0
 GET = "GET /api/1/mutexes/1"
 
 
@@ -252,6 +256,35 @@ def test_a_listing_of_many_pages_is_read_after_more_writes() -> None:
     edits = [SlotEdit(number, 1, experiments=[number]) for number in range(1, 1_441, 6)]
     assert statuses(run(service.edit(edits, verify=True))) == ["applied"] * 240
     assert service.methods()["LIST"] < 3 + 3 * 12  # before the writes and after them
+
+
+class DailyService(TimedService):
+    """A service with a budget for each day."""
+
+    def __init__(self, groups: int, per_day: int) -> None:
+        super().__init__(groups)
+        self.limiter = LocalRateLimiter(5_000, per_day)
+
+    async def send(self, request: Request[Any]) -> CallResult[Any]:
+        await self.limiter.acquire()
+        return await super().send(request)
+
+
+def test_waiting_for_the_next_day_reserves_no_more_of_the_days_after_it() -> None:
+    loop = SimulationLoop()
+    loop.wall_offset = MIDNIGHT - loop.time()
+
+    async def main() -> None:
+        service = DailyService(groups=5, per_day=40)
+        edits = [SlotEdit(1 + n % 5, 1 + n % 3, experiments=[n]) for n in range(120)]
+        started = loop.time()
+        async with asyncio.timeout(10 * DAY):
+            report = await service.edit(edits, verify=True, on_budget="wait", concurrency=8)
+        assert statuses(report) == ["applied"] * 120
+        assert loop.time() - started < 4.5 * DAY  # 30 writes a day, or a few less
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner, simulated_time(loop, seed=1):
+        runner.run(main())
 
 
 # ---------------------------------------------------------------------------------------------- other lists
