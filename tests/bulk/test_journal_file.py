@@ -15,7 +15,7 @@ from bulk_support import HERE, ROOT, after, assert_holds, edits_for
 from aiomutex import JournalError, MutexSession
 from aiomutex.bulk import undo
 from aiomutex.bulk.journal import Journal
-from aiomutex.bulk.journal_file import JournalFile
+from aiomutex.bulk.journal_file import JournalFile, checksum
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,3 +185,7 @@ async def test_a_forked_process_cannot_use_a_journal_and_does_not_harm_it(tmp_pa
     assert "opened before a fork; open it again in this process" in output.decode(), errors.decode()
     assert output.decode().splitlines()[-1] == "[1, 3]", errors.decode()
     assert process.returncode == 0
+
+
+def test_the_checksums_in_existing_journals_stay_right() -> None:
+    assert checksum(b"total", 5) == -1_325_010_481
