@@ -310,8 +310,7 @@ class UndoJournal(Journal):
 
     async def record_sent(self, items: Sequence[Item], before: MutexGroup | None) -> None:  # noqa: ARG002  # as above
         """Record that a slot's earlier content is being written back."""
-        if "undone" not in self._facts:
-            self._set_fact("undone", 1)
+        self._mark_undone()
         await self.sync()
 
     def record_answered(self, items: Sequence[Item]) -> None:
@@ -323,9 +322,13 @@ class UndoJournal(Journal):
             for item in items:
                 self.record_restored(self._in_order[item.position])
 
+    def _mark_undone(self) -> None:
+        if "undone" not in self._facts:
+            self._set_fact("undone", 1)
+
     def record_restored(self, record: SlotRecord) -> None:
         """Record that a slot has been written back."""
-        self._set_fact("undone", 1)
+        self._mark_undone()
         record.undo = _UNDONE
         self._record(functools.partial(self._put_slot, record))
 
