@@ -140,12 +140,10 @@ class Dispatcher:
         while True:
             is_sent = False
             try:
-                # Without Redis, the job is not sent.
-                taken, states, is_alive = await self.broker.exchange(self._run, given)
+                reply = await self.broker.exchange(self._run, given)  # without Redis, the job is not sent
                 if job is not None:
                     is_sent = True
-                    what = job.id, job.text, job.groups
-                    taken, states, is_alive = await self.broker.exchange(self._run, given, *what)
+                    reply = await self.broker.exchange(self._run, given, job.id, job.text, job.groups)
                     job.may_be_queued = True
                 break
             except REDIS_ERRORS as error:
@@ -156,6 +154,7 @@ class Dispatcher:
                     self._give_up(LimiterUnavailableError(message))
                     return
             await asyncio.sleep(min(10 * _MIN_POLL, timeout / 4))
+        taken, states, is_alive = reply
         for group in wanted:
             _settle(self._wanted.pop(group), group not in taken)
         failures = [self._conclude(each, state) for each, state in zip(jobs, states, strict=True) if state]
@@ -181,7 +180,7 @@ class Dispatcher:
                 result.maybe_applied = True  # by the worker that had the job before and died
             _settle(sending.result, result)
         # Results that come together have no order.
-        self.limiter_state = max(self.limiter_state or limiter, limiter, key=attrgetter("resets_at", "used_today"))
+        self.limiter_state = max(limiter, self.limiter_state or limiter, key=attrgetter("resets_at", "used_today"))
         self.received_at = asyncio.get_running_loop().time()
         self._received.append(job.id)
         del self._jobs[job.id]
