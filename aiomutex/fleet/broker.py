@@ -97,7 +97,7 @@ class FleetBroker(RedisStreamBroker):
 
         Returns:
             The groups that other runs have; for each job its result: empty while it is unfinished, ``skipped`` or
-            ``unknown`` if it was given up; and whether the run is alive.
+            ``unknown`` if it was given up, with ``again`` before it if it was done again; and whether the run is alive.
         """
         arguments: list[Any] = []
         if job:
