@@ -232,9 +232,11 @@ def outcome_of(change: Change, tests: list[str], folder: Path, timeout: float) -
         if process.exitcode is None:
             return "timed out", ""
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid or 0, signal.SIGKILL)
-        process.join()
+        if process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()  # it may not have had its own group yet
+            process.join()
         file.write_text(original, "utf-8")
         os.utime(file, (before, before))
     failed = re.search("^(FAILED|ERROR) (.*)", (folder / "output.txt").read_text("utf-8", "replace"), re.MULTILINE)
