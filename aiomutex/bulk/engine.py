@@ -171,7 +171,10 @@ class Engine(Run):
         try:
             if group.wants_read and (group.read_again or self.settings.reads == "groups"):
                 await self._read_singly(group)
-            elif group.items and not group.wants_read:
+                if self.stopped.is_set():
+                    return
+            # At once: after a turn of all other groups, what was read might be too old.
+            if group.items and not group.wants_read:
                 # A new stretch begins with a read of what was written in the one before.
                 is_due = bool(group.written) and group.stretch < self._stretch.number
                 group.needs_before = await self._writer.needs_reading(group)

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from aiomutex.models import MutexGroup, Slot
 
 _MAX_AGE: Final = 60.0
-"""Seconds after which a group is read again. Its next edit may wait much longer, for a permit or the next day."""
+"""Seconds after which a group is read again, because our changes could no longer be distinguished from those of others.
+Its next edit may wait much longer, for a permit or the next day."""
 _LONG: Final = 2 * MAX_LAG
 """Seconds after which a change of other lists than those written is more likely somebody else's than the service's."""
 _CHANGED: Final = "written, but other lists of the slot have changed since they were read, perhaps by someone else"
@@ -90,16 +91,12 @@ class SlotWriter:
         """Whether the group must be read before its next edit."""
         item = group.items[0]
         is_bound = _is_bound(item)
-        if group.before is not None and not self._is_old(group):
+        if group.before is not None and _now() - group.read_at <= _MAX_AGE:
             return is_bound and item.edit.slot_index in group.doubtful
         if is_bound or group.written or self._late is not None or self._skips:
             return True
         slots = {item.edit.slot_index for item in group.items}
         return self.journal is not None and not await self.journal.has_before(group.group_id, slots)
-
-    def _is_old(self, group: GroupQueue) -> bool:
-        """Whether the group was read too long ago to distinguish our changes from those of others."""
-        return group.before is not None and _now() - group.read_at > _MAX_AGE
 
     async def write(self, group: GroupQueue, batch: list[Item]) -> list[WriteResult]:
         """Send the one request of a batch, if it is to be sent, and return what is known of the outcomes then.

@@ -9,6 +9,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import timed_service
 from bulk_support import commit_inline
 from simulation.clock import MIDNIGHT, SimulationLoop, simulated_time
 from timed_service import Failure, TimedService, unanswered, unavailable
@@ -186,6 +187,19 @@ def test_a_group_is_read_again_before_a_change_that_waited_for_more_than_a_minut
 
 
 # ---------------------------------------------------------------------------------------------- the end of a run
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_run_whose_groups_wait_for_more_than_a_minute_reads_each_of_them_once_before_its_edit(
+    monkeypatch: pytest.MonkeyPatch, verify: bool
+) -> None:
+    groups = 200
+    monkeypatch.setattr(timed_service, "LATENCY", 1.0)
+    service = TimedService(groups, per_day=10 * groups)
+    edits = [SlotEdit(number, 1, experiments=[number]) for number in range(1, groups + 1)]
+    report = run(service.edit(edits, reads="groups", verify=verify, skip_unchanged=True, concurrency=2))
+    assert statuses(report) == ["applied"] * groups
+    assert service.methods() == {"GET": groups * (1 + verify), "PATCH": groups}
 
 
 def test_every_edit_has_an_outcome_if_no_group_can_be_read() -> None:
