@@ -63,7 +63,8 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
         per_day: Requests the service allows per UTC day.
         safe: Keep the wider margin, for networks whose delay varies by more than about 20 ms.
         on_backend_failure: ``"raise"`` or ``"local"``.
-        workers: The most processes that share the budget; required with ``"local"``.
+        workers: The most processes that share the budget, at most one for each permit of a window (97 of 100 per
+            second); required with ``"local"``.
         timeout: Seconds to wait for a response from Redis, at most 60.
 
     Raises:
@@ -96,10 +97,11 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
             raise ConfigurationError(
                 f'on_backend_failure must be "raise" or "local", not {describe(on_backend_failure)}'
             )
-        if on_backend_failure == "local":
-            check_integer('with on_backend_failure="local", workers', workers, least=1, error=ConfigurationError)
         budget = RedisBudget(url_or_client, name, timeout)
         super().__init__(per_second, per_day, safe=safe, budget=budget)
+        if on_backend_failure == "local":
+            field, most = 'with on_backend_failure="local", workers', min(self._full.permits, per_day)
+            check_integer(field, workers, least=1, most=most, error=ConfigurationError)
         self._label = f"{name!r} at {budget.address} · "
         self._timeout = timeout
         self._workers = workers if on_backend_failure == "local" else None
@@ -155,10 +157,9 @@ class RedisRateLimiter(LeasingLimiter[RedisBudget]):
             # After one silent window, send times that other workers leased just before no longer count.
             start = now + self._window + HORIZON + self._budget.latency
             permits, workers, daily = self._full.permits, self._workers, self._daily_budget
-            # A share below one permit a window becomes one permit in several windows.
-            interval = self._window * workers / permits if workers > permits else self._window / (permits // workers)
+            interval = self._window / (permits // workers)
             used = -(-daily.used // workers) + self._unreported
-            share = DailyBudget(max(1, daily.limit // workers), used=used, clock=daily.clock)
+            share = DailyBudget(daily.limit // workers, used=used, clock=daily.clock)
             self._fallback = _Fallback(interval, share, start)
         self._fallback.valid_until = now + _RETRY_INTERVAL + self._timeout
         self._not_before = self._next_exchange = now + _RETRY_INTERVAL
