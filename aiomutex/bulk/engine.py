@@ -183,7 +183,7 @@ class Engine(Run):
                     await self._write_canary(group)
                 elif not group.wants_read:
                     await self._write_next(group)
-                if group.read_again and self._writer.readable_at(group) <= asyncio.get_running_loop().time():
+                if group.read_again and self._writer.readable_in(group) <= 0:
                     await self._read_singly(group)
         finally:
             self._busy -= 1
@@ -195,10 +195,9 @@ class Engine(Run):
         if group.items and not group.wants_read:
             self._ready.put_nowait(group)
         elif group.wants_read or group.written:
-            now = asyncio.get_running_loop().time()
-            if (at := self._writer.readable_at(group)) > now:
+            if (delay := self._writer.readable_in(group)) > 0:
                 group.is_parked = True
-                asyncio.get_running_loop().call_at(at, self._wake, group)
+                asyncio.get_running_loop().call_later(delay, self._wake, group)
             elif group.read_again or self.settings.reads == "groups":
                 group.wants_read = True
                 self._ready.put_nowait(group)
@@ -268,7 +267,10 @@ class Engine(Run):
                 for item in batch:
                     del self.in_flight[item.position]
             group.items.extendleft(reversed(batch))
-            await self._out_of_budget(error)
+            if group.written and self._writer.readable_in(group) <= 0 and not is_last:
+                group.wants_read = True  # today, as that was reserved
+            else:
+                await self._out_of_budget(error)
         else:
             self._stretch.writes += 1
             if group.written:
@@ -325,9 +327,8 @@ class Engine(Run):
             if number % _CHUNK == 0:
                 await asyncio.sleep(0)
         await self._conclude(*results)
-        now = asyncio.get_running_loop().time()
         # Before more is written: what these show may end the run.
-        again = [group for group in groups if group.read_again and self._writer.readable_at(group) <= now]
+        again = [group for group in groups if group.read_again and self._writer.readable_in(group) <= 0]
         await run_workers(self._read_singly, again, self.settings.concurrency)
         for group in groups:
             self._release(group)

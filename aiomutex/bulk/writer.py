@@ -216,12 +216,12 @@ class SlotWriter:
             if late := [*known, *(each for each in self._late.of(group.group_id, index) if each not in known)]:
                 group.late[index] = late
 
-    def readable_at(self, group: GroupQueue) -> float:
-        """When a read is of use, on the event loop's clock."""
+    def readable_in(self, group: GroupQueue) -> float:
+        """After how many seconds a read is of use; 0 or less for now."""
         if group.wants_read and not group.read_again:
             return 0.0
         slots = {*group.read_again, *(each.slot_index for each in group.written)}
-        return min((self._slot_readable_at(group, index) for index in slots), default=0.0)
+        return min((self._slot_readable_at(group, index) for index in slots), default=0.0) - _now()
 
     def _slot_readable_at(self, group: GroupQueue, index: int) -> float:
         """When a read of the slot is of use, and no late write can change it any more."""

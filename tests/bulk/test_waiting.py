@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import math
 import shutil
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -284,7 +285,7 @@ class DailyService(TimedService):
         return await super().send(request)
 
 
-def test_waiting_for_the_next_day_reserves_no_more_of_the_days_after_it() -> None:
+def test_each_day_of_a_run_is_used_up_and_what_was_written_on_it_is_read_back_on_it() -> None:
     loop = SimulationLoop()
     loop.wall_offset = MIDNIGHT - loop.time()
 
@@ -292,10 +293,16 @@ def test_waiting_for_the_next_day_reserves_no_more_of_the_days_after_it() -> Non
         service = DailyService(groups=5, per_day=40)
         edits = [SlotEdit(1 + n % 5, 1 + n % 3, experiments=[n]) for n in range(120)]
         started = loop.time()
+        by_day = Counter[int]()
         async with asyncio.timeout(10 * DAY):
-            report = await service.edit(edits, verify=True, on_budget="wait", concurrency=8)
-        assert statuses(report) == ["applied"] * 120
-        assert loop.time() - started < 4.5 * DAY  # 30 writes a day, or a few less
+            stream = service.stream(edits, verify=True, on_budget="wait", concurrency=8)
+            async with stream as outcomes:
+                async for outcome in outcomes:
+                    assert outcome.status == "applied"
+                    by_day[int((loop.time() - started) / DAY)] += 1
+        assert len(by_day) == 5
+        assert all(by_day[day] >= 28 for day in range(4))  # 30 writes a day, or a few less
+        assert sum(by_day.values()) == 120
 
     with asyncio.Runner(loop_factory=lambda: loop) as runner, simulated_time(loop, seed=1):
         runner.run(main())
