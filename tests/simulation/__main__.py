@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parents[1] / "limits"))
 
 import msgspec
 
-from .drawing import KINDS, KNOWN, draw
+from .drawing import draw
 from .running import command_of, run_scenario, shrink  # virtual_time is in tests/limits
 from .scenario import Scenario
 
@@ -25,25 +25,22 @@ def main() -> int:
     parser.add_argument("--scenario", help="run a scenario saved as JSON instead")
     parser.add_argument("--trace", action="store_true", help="print what happens")
     parser.add_argument("--shrink", action="store_true", help="reduce a failing scenario, and print it as JSON")
-    parser.add_argument("--with", dest="kinds", action="append", default=[], choices=[*KNOWN, "all"],
-                        help="include a kind of trouble that is known to break something")  # fmt: skip
     parser.add_argument("--only", help="look at this invariant only")
     options = parser.parse_args()
-    kinds = KINDS if "all" in options.kinds else frozenset(options.kinds)
     seeds = range(options.start, options.start + options.runs) if options.seed is None else [options.seed]
     started, failed = time.perf_counter(), Counter[str]()
     for seed in seeds:
         if options.scenario:
             scenario = msgspec.json.decode(Path(options.scenario).read_bytes(), type=Scenario)
         else:
-            scenario = draw(seed, kinds)
+            scenario = draw(seed)
         result = run_scenario(scenario, tracing=options.trace, only=options.only)
         if options.trace:
             print("\n".join(result.lines))
         if not result.violations:
             continue
         failed.update({each.invariant for each in result.violations})
-        print(f"\nseed {seed}: {command_of(seed, kinds)}")
+        print(f"\nseed {seed}: {command_of(seed)}")
         for each in result.violations[:5]:
             print(f"  {each}")
         if options.shrink:

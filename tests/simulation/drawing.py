@@ -8,10 +8,7 @@ from typing import Any, Final
 
 from .scenario import Call, Edit, Event, Fault, Options, Phase, Scenario, Service
 
-__all__ = ["KINDS", "KNOWN", "draw"]
-
-KNOWN: Final[dict[str, str]] = {}
-"""Kinds of trouble that the library is known not to survive. They are drawn only on demand."""
+__all__ = ["draw"]
 
 _FAULTS: Final = (
     "slow", "lost", "silent", "reset", "cut", "mute", "late", "status", "status after", "page", "close", "refused",
@@ -22,19 +19,14 @@ _STATUSES: Final = (400, 403, 404, 408, 429, 429, 429, 500, 502, 503, 503, 504)
 
 
 class _Drawing:
-    def __init__(self, seed: int, kinds: frozenset[str]) -> None:
+    def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.kinds = kinds
         self.number = 1000
         self.options = Options()
         self.service = Service()
 
     def chance(self, share: float) -> bool:
         return self.rng.random() < share
-
-    def wants(self, kind: str, share: float = 0.5) -> bool:
-        """Whether a known kind of trouble is drawn; the numbers drawn after it stay the same either way."""
-        return self.chance(share) and kind in self.kinds
 
     def scenario(self, seed: int) -> Scenario:
         rng = self.rng
@@ -79,8 +71,7 @@ class _Drawing:
             self._applied,
         ]
         phases = rng.choice(shapes)()
-        kinds = sorted(self.kinds)
-        return Scenario(seed=seed, service=self.service, options=self.options, phases=phases, kinds=kinds)
+        return Scenario(seed=seed, service=self.service, options=self.options, phases=phases)
 
     # ------------------------------------------------------------------ shapes
 
@@ -222,7 +213,7 @@ class _Drawing:
             for fault in phase.faults:
                 # A worker that loses its jobs leaves its requests this time to be handled.
                 fault.delay = min(fault.delay, self.options.claim_timeout / 4 - self.service.latency[1] - 0.1)
-        return Scenario(seed=seed, service=self.service, options=self.options, phases=phases, kinds=sorted(self.kinds))
+        return Scenario(seed=seed, service=self.service, options=self.options, phases=phases)
 
     @staticmethod
     def _shorten(phases: list[Phase]) -> None:
@@ -362,14 +353,6 @@ class _Drawing:
         return fault
 
 
-KINDS: Final = frozenset(KNOWN)
-
-
-def draw(seed: int, kinds: frozenset[str] = frozenset()) -> Scenario:
-    """Draw the scenario of a seed.
-
-    Args:
-        seed: The seed.
-        kinds: The kinds of ``KNOWN`` trouble to include.
-    """
-    return _Drawing(seed, kinds).scenario(seed)
+def draw(seed: int) -> Scenario:
+    """Draw the scenario of a seed."""
+    return _Drawing(seed).scenario(seed)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import shlex
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from .checks import Violation, violations
-from .drawing import KINDS
 from .world import simulate
 
 if TYPE_CHECKING:
@@ -39,10 +37,9 @@ def run_scenario(scenario: Scenario, *, tracing: bool = False, only: str | None 
     return Result(found, world.lines, len(world.network.sent))
 
 
-def command_of(seed: int, kinds: frozenset[str]) -> str:
+def command_of(seed: int) -> str:
     """The command that runs a seed again."""
-    extra = "".join(f" --with {shlex.quote(kind)}" for kind in sorted(kinds)) if kinds != KINDS else " --with all"
-    return f"python -m tests.simulation --seed {seed} --trace{extra}"
+    return f"python -m tests.simulation --seed {seed} --trace"
 
 
 def shrink(scenario: Scenario, invariant: str) -> Scenario:

@@ -171,5 +171,3 @@ class Scenario(msgspec.Struct, omit_defaults=True):
     service: Service
     options: Options
     phases: list[Phase]
-    kinds: list[str] = []
-    """The kinds of trouble that the library is known not to survive, and that are included all the same."""
