@@ -328,7 +328,7 @@ def writes_too_late(sent: list[Sent]) -> Iterator[tuple[Sent, Sent]]:
         before = last.get(_group(each))
         if before is not None and (before.sender, before.job) != mine:
             ended.append((before.sender, before.job))
-            if mine in ended and _was_checked(each):
+            if mine in ended and _was_checked(each) and not _was_given_up(before, each.at):
                 yield before, each
         last[_group(each)] = each
 
@@ -340,6 +340,11 @@ def _group(sent: Sent) -> str:
 def _was_checked(sent: Sent) -> bool:
     """Whether its process was not frozen between the check of its job and the send."""
     return all(end <= sent.permitted_at or sent.at <= start for start, end in sent.sender.frozen)
+
+
+def _was_given_up(sent: Sent, at: float) -> bool:
+    """Whether its process died or froze until then, so that its job may be given to others, even for a second time."""
+    return sent.sender.died_at <= at or any(start < at and end > sent.at for start, end in sent.sender.frozen)
 
 
 def _in_flight_until(sent: Sent, claim_timeout: float) -> float:
