@@ -100,10 +100,7 @@ def check_all(edits: Iterable[AnyEdit]) -> Iterable[AnyEdit]:
             copy = freeze(edit)
             request_of(copy)
         except InvalidRequestError as error:
-            problem = str(error)
-        else:
-            if is_sequence:
-                copies.append(copy)
-            continue
-        raise InvalidRequestError(f"edits[{position}]: {problem}")
+            raise InvalidRequestError(f"edits[{position}]: {error}") from None
+        if is_sequence:
+            copies.append(copy)
     return copies if is_sequence else edits

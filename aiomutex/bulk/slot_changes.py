@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from aiomutex._util.keyed_lock import KeyedLock
     from aiomutex.models import MutexGroup, Slot, SlotChange
 
-if TYPE_CHECKING:
     Send = Callable[[Request[Any]], Awaitable[CallResult[Any]]]
 
 
@@ -77,11 +76,7 @@ async def change_slot(change: GroupChange, slot_change: SlotChange) -> Slot:
 
 
 async def move_experiment(
-    change: GroupChange,
-    group_id: str | int,
-    experiment: int,
-    from_slot: int,
-    to_slot: int,
+    change: GroupChange, group_id: str | int, experiment: int, from_slot: int, to_slot: int
 ) -> MutexGroup:
     """Move an experiment to another slot of its group; return the group after the change."""
     segment = validation.group_segment(group_id)

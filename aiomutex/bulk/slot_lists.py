@@ -107,12 +107,8 @@ def find_difference(
     later, ``unconfirmed`` writes gave.
     """
     slot = find_slot(group, index)
-    expected: dict[str, list[Any]] = {}
-    for name, items in zip(SLOT_LISTS, desired, strict=True):
-        if items is not None:
-            expected[name] = items
-        elif before is not None:
-            expected[name] = getattr(before, name)
+    lists = desired if before is None else SlotLists.of_slot(before).updated(desired)
+    expected: dict[str, list[Any]] = {name: items for name, items in lists._asdict().items() if items is not None}
     if before is not None:
         expected["cohorts"] = list(before.cohorts)
     if slot is not None and all(
@@ -121,12 +117,11 @@ def find_difference(
         for name, items in expected.items()
     ):
         return None
-    actual = {} if slot is None else {name: list(getattr(slot, name)) for name in expected}
     return VerificationError(
         group_id=group.id,
         slot_index=index,
         expected={name: _sorted(items) for name, items in expected.items()},
-        actual={name: _sorted(items) for name, items in actual.items()},
+        actual={} if slot is None else {name: _sorted(getattr(slot, name)) for name in expected},
     )
 
 
@@ -143,7 +138,7 @@ def check_expected(expected: Any) -> tuple[SlotLists, ...]:
         raise InvalidRequestError(
             f"expected must be a Slot, or lists by name ({', '.join(SLOT_LISTS)}), not {describe(given)}"
         )
-    return (SlotLists(**{name: list(_checked_list(f"expected.{name}", items)) for name, items in given.items()}),)
+    return (SlotLists(**{name: _checked_list(f"expected.{name}", items) for name, items in given.items()}),)
 
 
 def find_stale(edit: SlotEdit, group: MutexGroup, content: SlotLists | None) -> StaleSlotError | None:
@@ -175,7 +170,7 @@ def check_change(change: SlotChange) -> SlotChange:
     for name in _CHANGES:
         items = getattr(change, name)
         if items is not UNSET:
-            copies[name] = list(_checked_list(name, items))
+            copies[name] = _checked_list(name, items)
     validation.group_segment(change.group_id)
     validation.slot_number(change.slot_index)
     if not copies:
@@ -186,10 +181,9 @@ def check_change(change: SlotChange) -> SlotChange:
     return msgspec.structs.replace(change, **copies)
 
 
-def _checked_list(name: str, items: object) -> Sequence[Any]:
+def _checked_list(name: str, items: object) -> list[Any]:
     check: Any = validation.individual_list if name.endswith("individuals") else validation.id_list
-    checked: Sequence[Any] = check(name, items)
-    return checked
+    return list(check(name, items))
 
 
 def changed_lists(change: SlotChange, content: SlotLists) -> SlotLists:

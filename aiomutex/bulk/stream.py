@@ -21,7 +21,6 @@ from aiomutex.errors import ConfigurationError, InvalidRequestError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from datetime import datetime
-    from types import TracebackType
 
     from aiomutex.bulk.engine import Engine
     from aiomutex.bulk.options import Edits
@@ -64,9 +63,7 @@ class OutcomeStream:
         self._task.add_done_callback(lambda _: self._run.outcomes.put_nowait(None))
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         task = self._running
         task.cancel()
         try:

@@ -163,8 +163,7 @@ async def _undo_displaced(session: StreamingSession, position: int, record: Slot
     """Write a slot back by the path that changed it, and read it back."""
     edit = _edit_of(record, force=True)
     if record.undo:
-        note = _NOTES[ALREADY_APPLIED]
-        return SlotOutcome(edit=edit, status="skipped", position=position, note=note)
+        return SlotOutcome(edit=edit, status="skipped", position=position, note=_NOTES[ALREADY_APPLIED])
     found = await _compare(session, record, record.after)
     if found.status != "unchanged" and not (force and isinstance(found.error, StaleSlotError)):
         return _of_undo(msgspec.structs.replace(found, edit=edit), position)
@@ -181,8 +180,7 @@ async def _undo_displaced(session: StreamingSession, position: int, record: Slot
 
 async def _compare(session: StreamingSession, record: SlotRecord, lists: SlotLists) -> SlotOutcome:
     """Read a slot by an edit that is never sent: ``unchanged`` if it holds the lists, else ``failed``."""
-    edit = lists.edit_of(record.group_id, record.slot_index)
-    edit = msgspec.structs.replace(edit, expected=(lists,))
+    edit = msgspec.structs.replace(lists.edit_of(record.group_id, record.slot_index), expected=(lists,))
     async with session.stream_slot_edits([edit], skip_unchanged=True) as stream:
         [outcome] = [outcome async for outcome in stream]
     return outcome
