@@ -223,7 +223,7 @@ class _Simulation:
         else:
             lists = SlotLists.of_edit(edit)
         earlier = self._written.get(at, SlotLists())
-        if any(map(_contradicts, earlier, lists)):
+        if not all(None in (old, new) or same_items(old, new) for old, new in zip(earlier, lists, strict=True)):
             reason = f"group {at[0]}, slot {at[1]}: an earlier edit writes other content"
             self.contradictions.append(Problem(position=position, edit=edit, reason=reason))
         updated = content.updated(lists)
@@ -246,10 +246,6 @@ class _Simulation:
                     SlotDifference(group_id=group_id, group_key=key, slot_index=index, added=added, removed=removed)
                 )
         return found
-
-
-def _contradicts(old: list[Any] | None, new: list[Any] | None) -> bool:
-    return old is not None and new is not None and not same_items(old, new)
 
 
 def _missing(lists: SlotLists, other: SlotLists) -> dict[str, list[Any]]:

@@ -14,18 +14,6 @@ from aiomutex.emulator.service import Commit
 from aiomutex.emulator.state import Group, GroupStore, Slot
 
 __all__ = [
-    "Clock",
-    "Commit",
-    "Dialect",
-    "Fault",
-    "FaultKind",
-    "Group",
-    "GroupStore",
-    "Latency",
-    "Limits",
-    "MutexEmulator",
-    "RecordedRequest",
-    "Slot",
-    "Snapshot",
-    "serve",
-]
+    "Clock", "Commit", "Dialect", "Fault", "FaultKind", "Group", "GroupStore", "Latency", "Limits", "MutexEmulator",
+    "RecordedRequest", "Slot", "Snapshot", "serve",
+]  # fmt: skip

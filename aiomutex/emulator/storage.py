@@ -60,12 +60,9 @@ def group_of(seed: GroupSeed, *, next_id: str) -> Group:
     if isinstance(seed, Group):
         return seed
     group_id = next_id if seed.get("id") is None else str(seed["id"])
-    fields: dict[str, Any] = {
-        "name": f"Group {group_id}",
-        "key": f"group-{group_id}",
-        "bucketingSalt": f"salt-{group_id}",
-    }
-    fields |= {"projectId": 1, "slots": (50, 50), **_fields_of(seed, Group, f"group {group_id}"), "id": group_id}
+    fields: dict[str, Any] = {"name": f"Group {group_id}", "key": f"group-{group_id}", "projectId": 1}
+    fields |= {"bucketingSalt": f"salt-{group_id}", "slots": (50, 50)}
+    fields |= {**_fields_of(seed, Group, f"group {group_id}"), "id": group_id}
     fields["slots"] = [_slot_of(slot, place) for place, slot in enumerate(fields["slots"])]
     return msgspec.convert({**fields, "projectId": str(fields["projectId"])}, Group, strict=False)
 

@@ -25,9 +25,7 @@ def format_duration(seconds: float) -> str:
     """A duration for people: ``3 h 12 min``, ``12 min``, ``40 s``."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes else f"{rest} s"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{rest} s"
 
 
 class DailyBudget:

@@ -181,7 +181,6 @@ class LeasingLimiter(QueueingLimiter, Generic[BudgetT]):
             self._waiters.fail_all(self._daily_budget.exhausted_error())
 
     def _on_failure(self, request: LeaseRequest, error: MutexError, now: float) -> None:  # noqa: ARG002 -- for subclasses
-        """Fail the waiters."""
         self._not_before = self._next_exchange = -math.inf
         self._waiters.fail_all(error)
 

@@ -44,8 +44,7 @@ class BudgetState(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 def without_times(state: BudgetState) -> BudgetState:
     """Drop all times, which mean nothing on another clock. ``exchange`` then assumes a full window."""
-    recovery = msgspec.structs.replace(state.recovery, since=0.0)
-    return BudgetState(day=state.day, used=state.used, recovery=recovery)
+    return BudgetState(day=state.day, used=state.used, recovery=msgspec.structs.replace(state.recovery, since=0.0))
 
 
 def exchange(state: BudgetState, request: LeaseRequest, now: float, today: int) -> Lease:
