@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Iterable
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @contextlib.contextmanager
@@ -46,6 +47,17 @@ async def run_workers(work: Callable[[T], Awaitable[object]], items: Iterable[T]
         async with anyio.create_task_group() as tasks:
             for _ in range(min(concurrency, length_hint(remaining, concurrency))):
                 tasks.start_soon(worker)
+
+
+async def results_of(work: Callable[[T], Awaitable[R]], items: Collection[T], concurrency: int) -> dict[T, R]:
+    """Return the result of ``work(item)`` by item, in the order of ``items``; otherwise like ``run_workers``."""
+    results: dict[T, R] = {}
+
+    async def keep(item: T) -> None:
+        results[item] = await work(item)
+
+    await run_workers(keep, items, concurrency)
+    return {item: results[item] for item in items}
 
 
 async def wait_done(task: asyncio.Task[Any]) -> None:

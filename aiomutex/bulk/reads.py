@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aiomutex._util.tasks import run_workers
+from aiomutex._util.tasks import results_of
 from aiomutex.bulk.options import FATAL
 from aiomutex.errors import MutexError
 from aiomutex.paging import offset_step
@@ -58,8 +58,7 @@ class GroupReader:
         found: dict[str, Reading] = {}
         if len(missing) > MAX_SINGLE and (self.pages is None or self.pages < len(missing)):
             await self._read_pages(missing, found)
-        await run_workers(lambda group_id: self._read_one(group_id, found), sorted(missing), self._concurrency)
-        return found
+        return found | await results_of(self.read_one, sorted(missing), self._concurrency)
 
     async def read_one(self, group_id: str) -> Reading:
         """Read one group on its own. What it raises, every further request would raise as well."""
@@ -69,9 +68,6 @@ class GroupReader:
             raise
         except MutexError as error:
             return Reading(error, from_page=False)
-
-    async def _read_one(self, group_id: str, found: dict[str, Reading]) -> None:
-        found[group_id] = await self.read_one(group_id)
 
     async def _read_pages(self, missing: set[str], found: dict[str, Reading]) -> None:
         wanted = set(missing)
@@ -93,7 +89,7 @@ class GroupReader:
                     return
                 self._limit, step = self._limit // 2, 0
                 continue
-            for at, page in zip(cursors, batch, strict=True):
+            for at, page in batch.items():
                 pages += 1
                 for group in page.groups:
                     if group.id in wanted:
@@ -106,16 +102,10 @@ class GroupReader:
                 if step and cursor != str(int(at or 0) + step):
                     break  # no offset after all: go on from here, one page after another
             if len(batch) == 1:
-                step = offset_step(batch[0])
+                step = offset_step(batch[cursors[0]])
 
-    async def _fetch(self, cursors: list[str | None]) -> list[GroupPage]:
-        pages: dict[int, GroupPage] = {}
-
-        async def fetch(index: int) -> None:
-            pages[index] = await self._list_page(self._limit, cursors[index])
-
-        await run_workers(fetch, range(len(cursors)), self._concurrency)
-        return [pages[index] for index in range(len(cursors))]
+    async def _fetch(self, cursors: list[str | None]) -> dict[str | None, GroupPage]:
+        return await results_of(lambda cursor: self._list_page(self._limit, cursor), cursors, self._concurrency)
 
 
 def _offsets(cursor: str | None, step: int, width: int) -> list[str]:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from aiomutex._util.tasks import run_workers
+from aiomutex._util.tasks import results_of
 from aiomutex.errors import APIError, AuthenticationError, NotFoundError, UnexpectedResponseError
 
 if TYPE_CHECKING:
@@ -123,12 +123,8 @@ async def read_experiments(session: MutexSession, experiments: Iterable[int]) ->
         following = page.get("nextCursor")
         before, cursor = cursor, f"&cursor={quote(str(following), safe='')}"
         more = following not in (None, "") and cursor != before
-
-    async def read_one(experiment: int) -> None:
-        results[experiment] = await _get(session, f"{_PATH}/{experiment:d}")
-
-    await run_workers(read_one, sorted(wanted - results.keys()), concurrency=8)
-    return results
+    missing = sorted(wanted - results.keys())
+    return results | await results_of(lambda each: _get(session, f"{_PATH}/{each:d}"), missing, concurrency=8)
 
 
 async def _get(session: MutexSession, path: str) -> Mapping[str, Any] | APIError:

@@ -10,7 +10,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from aiomutex._util.tasks import run_to_completion, run_workers
+from aiomutex._util.tasks import results_of, run_to_completion
 from aiomutex.errors import APIError, InvalidRequestError, MutexError, OutcomeUnknownError, UnexpectedResponseError
 from aiomutex.models import UNSET
 from aiomutex.probe.findings import Findings, id_type, next_cursor_of, object_of, objects, succeeded
@@ -161,16 +161,14 @@ async def _edit(prober: Prober, group_id: str) -> None:
             if all(edited):
                 prober.findings.add("slot_patch", "merge" if "probe-a" in held else "replace")
 
-    responses: list[ResponseOrError] = []
-
-    async def write(target: tuple[int, str]) -> None:
+    async def write(target: tuple[int, str]) -> ResponseOrError:
         slot, path = target
-        responses.append(await _edit_slot(prober, "edit slots concurrently", path, slot, [f"probe-c{slot}"]))
+        return await _edit_slot(prober, "edit slots concurrently", path, slot, [f"probe-c{slot}"])
 
     # A session makes one write at a time to a path's group. Escaped, the ID is the same group under another path.
     escaped = "".join(f"%{byte:02X}" for byte in group_id.encode())
-    await run_workers(write, enumerate((_path(group_id), f"{ROOT}/{escaped}"), start=1), 2)
-    if all(map(succeeded, responses)):
+    responses = await results_of(write, [(1, _path(group_id)), (2, f"{ROOT}/{escaped}")], 2)
+    if all(map(succeeded, responses.values())):
         individuals = await _individuals(prober, group_id)
         if any(f"probe-c{slot}" not in individuals.get(slot, [f"probe-c{slot}"]) for slot in (1, 2)):
             prober.findings.add("slot_writes", "racy")

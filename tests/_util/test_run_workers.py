@@ -6,7 +6,7 @@ import itertools
 import anyio
 import pytest
 
-from aiomutex._util.tasks import run_workers
+from aiomutex._util.tasks import results_of, run_workers
 
 
 async def test_each_item_is_worked_on_once_and_in_order_by_at_most_so_many_workers() -> None:
@@ -84,3 +84,17 @@ async def test_an_exception_inside_a_scope_that_is_not_cancelled_is_raised() -> 
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
+
+
+async def test_results_come_in_the_order_of_the_items_whichever_ends_first() -> None:
+    last_has_ended = asyncio.Event()
+
+    async def work(item: int) -> int:
+        if item == 3:
+            last_has_ended.set()
+        await last_has_ended.wait()
+        if item == 1:
+            await asyncio.sleep(0)
+        return 10 * item
+
+    assert list((await results_of(work, [1, 2, 3], 3)).items()) == [(1, 10), (2, 20), (3, 30)]
