@@ -212,8 +212,7 @@ class Journal(JournalRows):
     def _write_outcome(self, items: Sequence[Item], status: Any, *, confirmed: bool) -> None:
         status = "applied" if status == "unchanged" else status
         self._put_edits(items, status)
-        record = self._slot(items[0].group_id, items[0].edit.slot_index)
-        if record is None:
+        if (record := self._slot(items[0].group_id, items[0].edit.slot_index)) is None:
             return
         lists = items[0].lists
         if items[0].is_late:

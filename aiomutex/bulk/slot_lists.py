@@ -168,8 +168,7 @@ def check_change(change: SlotChange) -> SlotChange:
     """A copy of a change with lists of its own; ``InvalidRequestError`` if it breaks a rule."""
     copies: dict[str, Any] = {}
     for name in _CHANGES:
-        items = getattr(change, name)
-        if items is not UNSET:
+        if (items := getattr(change, name)) is not UNSET:
             copies[name] = _checked_list(name, items)
     validation.group_segment(change.group_id)
     validation.slot_number(change.slot_index)

@@ -85,8 +85,7 @@ class OutcomeStream:
 
     async def __anext__(self) -> SlotOutcome:
         task = self._running
-        outcome = await self._run.next_outcome()
-        if outcome is None:
+        if (outcome := await self._run.next_outcome()) is None:
             await task  # raises what ended the run, if anything did
             raise StopAsyncIteration
         self._pass_on(outcome)

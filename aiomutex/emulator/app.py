@@ -174,8 +174,7 @@ class Application:
             return error(401, "the key is invalid or revoked")
         if now < self.faults.storm_until:
             return self._too_many_requests(self.faults.storm_until - now)
-        exceeded = self.limits.admit(now)
-        if exceeded is None:
+        if (exceeded := self.limits.admit(now)) is None:
             return None
         if exceeded == "day" and self._service.dialect.daily_hint:
             used = f"{self.limits.per_day:,} of {self.limits.per_day:,}"

@@ -91,8 +91,7 @@ class Fault:
             >>> Fault.parse("503:1%").status
             503
         """
-        match = _FAULT.fullmatch(text.strip().lower())
-        if match is None:
+        if (match := _FAULT.fullmatch(text.strip().lower())) is None:
             kinds = ", ".join(_KINDS)
             raise ValueError(f"fault must be KIND:RATE%, not {text!r}; KIND is {kinds} or a status from 400 to 599")
         kind, rate = match["kind"], float(match["rate"] or 100) / 100
@@ -144,8 +143,7 @@ class Latency:
             return value
         if not isinstance(value, str):
             return cls(float(value))
-        match = _LATENCY.fullmatch(value.strip())
-        if match is None:
+        if (match := _LATENCY.fullmatch(value.strip())) is None:
             raise ValueError(f"latency must be a time such as '80ms', '80ms±40ms' or '1.5s', not {value!r}")
         base, unit, jitter, jitter_unit = match.groups()
         return cls(float(base) * _SECONDS[unit], float(jitter or 0) * _SECONDS[jitter_unit or unit])

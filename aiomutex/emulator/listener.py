@@ -89,8 +89,7 @@ def _host_of_name(name: str) -> str:
 @lru_cache(64)
 def host_of(header: str) -> str:
     """Return the host in a Host header, which is ``localhost`` for a loopback address; empty if it is malformed."""
-    match = _HEADER.fullmatch(header)
-    if match is None:
+    if (match := _HEADER.fullmatch(header)) is None:
         return ""
     try:
         if match["v6"]:

@@ -83,8 +83,7 @@ class Service:
 
     def _route(self, method: str, target: str, body: bytes, content_type: str) -> Response:
         path, _, query = target.partition("?")
-        match = _PATH.fullmatch(path)
-        if match is None:
+        if (match := _PATH.fullmatch(path)) is None:
             raise Rejection(404, f"{path} does not exist")
         group_id, slot_index = match.groups()
         allowed = "GET, POST" if group_id is None else "GET, PATCH" if slot_index is None else "PATCH"
@@ -96,8 +95,7 @@ class Service:
             return self._list(query)
         group_id = unquote(group_id)
         before = self._changed_since(self.dialect.read_lag) if method == "GET" else {}
-        found = before.get(group_id, self.store.peek(group_id))
-        if found is None:
+        if (found := before.get(group_id, self.store.peek(group_id))) is None:
             raise Rejection(404, f"group {group_id} does not exist")
         if method == "GET":
             return Response(200, self._encode(found))

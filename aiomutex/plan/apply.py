@@ -141,8 +141,7 @@ async def apply(
         raise PlanBlockedError(plan.exceeded_thresholds, forceable=True)
     # Two at a time, because with more, pages past the end would cost as much as the rest of a small apply.
     live = await session.list_groups().collect(concurrency=2)
-    todo = remaining(plan, live).changes
-    if not todo:
+    if not (todo := remaining(plan, live).changes):
         return ApplyReport(steps=[])
     _mark(journal)
     run = _Run(session, on_step, {identity: group.id for identity, group in current_groups(live).items()})

@@ -38,8 +38,7 @@ def load_desired(path: str | Path) -> Desired:
     path = Path(path)
     # A name may hold bytes that are not UTF-8, which a saved plan cannot hold.
     name = os.fsencode(path).decode(errors="backslashreplace")
-    format_ = FORMATS.get(path.suffix.lower())
-    if format_ is None:
+    if (format_ := FORMATS.get(path.suffix.lower())) is None:
         raise DesiredFileError(name, [Problem(0, f"the name must end in one of {', '.join(FORMATS)}")])
     return parse_desired(read_file(path), format_=format_, file=name)
 

@@ -95,8 +95,7 @@ async def _probe_full_last_page(prober: Prober, groups: int) -> None:
     response = await prober.send("list exactly all", "GET", listing_path(groups))
     if len(prober.findings.add_page(response)) != groups:
         return
-    cursor = next_cursor_of(response)
-    if cursor is None:
+    if (cursor := next_cursor_of(response)) is None:
         prober.findings.add("end_of_list", "known")
     elif isinstance(cursor, int) or cursor.isdecimal():
         rest = await prober.send("list after all", "GET", listing_path(groups, int(cursor)))
@@ -205,8 +204,7 @@ async def _find_archived(prober: Prober, group_id: str) -> None:
             if str(group.get("id")) == group_id:
                 prober.findings.add("archived", "flagged" if group.get("deleted") is True else "listed")
                 return
-        cursor = next_cursor_of(response)
-        if cursor is None:
+        if (cursor := next_cursor_of(response)) is None:
             prober.findings.add("archived", "hidden" if succeeded(response) else None)
             return
         cursor = quote(str(cursor), safe="")
