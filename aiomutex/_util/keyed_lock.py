@@ -19,8 +19,7 @@ class KeyedLock:
 
     def acquire_now(self, key: str = "") -> bool:
         """Take the lock of a key unless all holders have it; return whether it was taken."""
-        holders = self._holders.get(key, 0)
-        if holders == self._limit:
+        if (holders := self._holders.get(key, 0)) == self._limit:
             return False
         self._holders[key] = holders + 1
         return True

@@ -289,8 +289,7 @@ class UndoJournal(Journal):
         """Entries of which only the slot is known, by position among the slots written."""
         self.displaced = {position: record for position, record in slots.items() if record.path}
         """Slots that were changed by a write to another one."""
-        special = {*self.damaged, *self.displaced}
-        self.records = {position: record for position, record in slots.items() if position not in special}
+        self.records = {at: record for at, record in slots.items() if not (record.is_damaged or record.path)}
         """The slots that can be undone, by position."""
         self._in_order = list(self.records.values())
 

@@ -72,8 +72,7 @@ class DailyBudget:
         and never shows a day that has not begun. If it did show one, the limiter may hold back more than necessary,
         but only until the second midnight: a clock that was set back a day ago and not changed since is believed.
         """
-        today = self._today()
-        if today == self.day:
+        if (today := self._today()) == self.day:
             return
         if today > self._latest_day or (today > self.day and time.monotonic() >= self._trusted_at):
             self._previous = (self.day, self.used)

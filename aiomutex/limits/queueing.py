@@ -216,8 +216,7 @@ class QueueingLimiter(RateLimiter):
         loop = self._loop
         if loop is not None and not loop.is_closed():
             now = loop.time()
-            due = self._grant_due(loop, now)
-            if due < math.inf:
+            if (due := self._grant_due(loop, now)) < math.inf:
                 self._timer = loop.call_later(max(due - now, _MIN_TIMER), self._serve)
 
     def _grant(self, priority: Priority, due: float, now: float) -> None:

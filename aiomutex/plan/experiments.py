@@ -60,8 +60,7 @@ def state_of(experiment: Mapping[str, Any] | APIError) -> tuple[ExperimentState,
         return "unknown", f"could not be read ({experiment})"
     if is_archived(experiment):
         return "stopped", "is archived"
-    word = state_word(experiment)
-    if word in _RUNNING | _STOPPED:
+    if (word := state_word(experiment)) in _RUNNING | _STOPPED:
         return "running" if word in _RUNNING else "stopped", f"is {word}"
     if experiment.get("enabled") is False:
         return "stopped", "is disabled"

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 Value = str | int | bool
 
-_FILE: Final = Path(__file__).with_name("reasons.json")
-REASONS: Final = msgspec.json.decode(_FILE.read_bytes(), type=dict[str, str])
+REASONS: Final = msgspec.json.decode(Path(__file__).with_name("reasons.json").read_bytes(), type=dict[str, str])
 """Every knob of a dialect, and why it is undetermined as long as no response shows it."""
 
 _BODY_CUT: Final = 4096
