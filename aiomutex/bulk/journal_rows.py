@@ -83,10 +83,9 @@ class JournalRows(JournalFile):
 
     def _set_fact(self, name: str, value: int) -> None:
         self._facts[name] = value
-        row = name.encode(), value
-        self._record(
-            lambda: self._open.execute("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", (*row, checksum(*row)))
-        )
+        key = name.encode()
+        row = key, value, checksum(key, value)
+        self._record(lambda: self._open.execute("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", row))
 
     def _edits_from(self, start: int) -> Iterator[tuple[int, int, Progress]]:
         """The recorded edits from a position on: position, digest and progress of each."""
@@ -98,9 +97,8 @@ class JournalRows(JournalFile):
 
     def _put_edits(self, items: Sequence[Item], progress: Progress) -> None:
         rows = [(item.position, digest_of(item.edit), _PROGRESS.index(progress)) for item in items]
-        self._open.executemany(
-            "INSERT OR REPLACE INTO edits VALUES (?, ?, ?, ?)", [(*row, checksum(*row)) for row in rows]
-        )
+        with_sums = ((*row, checksum(*row)) for row in rows)
+        self._open.executemany("INSERT OR REPLACE INTO edits VALUES (?, ?, ?, ?)", with_sums)
 
     def _slot(self, group_id: str, slot_index: int) -> SlotRecord | None:
         rows = self._open.execute(f"{_SELECT_SLOT} WHERE group_id = ? AND slot = ?", (group_id.encode(), slot_index))
