@@ -99,6 +99,7 @@ class Engine(Run):
         self._waiting: dict[str, GroupQueue] = {}  # the groups that wait to be read together with others
         self._unread: dict[str, None] = {}  # the groups with something written and not read back
         self._read_now = asyncio.Event()
+        self._put_off: dict[str, GroupQueue] = {}  # the groups whose next request waits for the next day
         self._busy = 0  # the number of groups that workers serve now
         self._stretch = Stretch()
         self._moved_at = 0.0  # when a worker last finished with a group, on the event loop's clock
@@ -175,8 +176,9 @@ class Engine(Run):
                     return
             # At once: after a turn of all other groups, what was read might be too old.
             if group.items and not group.wants_read:
-                # A new stretch begins with a read of what was written in the one before.
-                is_due = bool(group.written) and group.stretch < self._stretch.number
+                # A new stretch begins with a read of what was written in the one before, once that is of use.
+                is_past = group.stretch < self._stretch.number
+                is_due = bool(group.written) and is_past and self._writer.readable_in(group) <= 0
                 group.needs_before = await self._writer.needs_reading(group)
                 group.wants_read = is_due or group.needs_before
                 if not group.wants_read and self._wants_canary(group):
@@ -192,7 +194,9 @@ class Engine(Run):
         if self.stopped.is_set() and not group.written:
             group.wants_read = False  # its edits are skipped
             group.read_again.clear()
-        if group.items and not group.wants_read:
+        if group.group_id in self._put_off:
+            group.is_parked = True
+        elif group.items and not group.wants_read:
             self._ready.put_nowait(group)
         elif group.wants_read or group.written:
             if (delay := self._writer.readable_in(group)) > 0:
@@ -251,7 +255,8 @@ class Engine(Run):
 
     async def _write_next(self, group: GroupQueue) -> None:
         batch = group.take()
-        self.in_flight.update((item.position, item) for item in batch)
+        new = [item for item in batch if item.position not in self.in_flight]  # the others may have been sent
+        self.in_flight.update((item.position, item) for item in new)
         try:
             self._allowance.check(self._reads_owed())
             results = await self._writer.write(group, batch)
@@ -264,13 +269,15 @@ class Engine(Run):
             if error.maybe_applied:
                 self._writer.expect_again(group, batch)
             else:
-                for item in batch:
+                for item in new:
                     del self.in_flight[item.position]
             group.items.extendleft(reversed(batch))
-            if group.written and self._writer.readable_in(group) <= 0 and not is_last:
-                group.wants_read = True  # today, as that was reserved
-            else:
-                await self._out_of_budget(error)
+            if is_last or not group.written:
+                self._out_of_budget(error, group)
+            else:  # it is read back today, for which requests were reserved
+                if self._writer.readable_in(group) > 0:
+                    group.read_again = dict.fromkeys((each.slot_index for each in group.written), 0.0)
+                group.wants_read = True
         else:
             self._stretch.writes += 1
             if group.written:
@@ -283,8 +290,10 @@ class Engine(Run):
         """The number of requests that reading back what was written, and this write, may take."""
         if not self.settings.verify:
             return 0
-        groups = len(self._unread) + self._busy
-        return groups if groups <= MAX_SINGLE else min(groups, 2 * (self._reader.pages or groups) + self._busy)
+        # On its own, a group may be about to be written, and is read back with one request more.
+        busy = self._busy * (2 if self.settings.reads == "groups" else 1)
+        groups = len(self._unread) + busy
+        return groups if groups <= MAX_SINGLE else min(groups, 2 * (self._reader.pages or groups) + busy)
 
     # ------------------------------------------------------------------ reads
 
@@ -317,7 +326,7 @@ class Engine(Run):
         try:
             readings = await self._reader.read(ids)
         except MutexError as error:
-            failed = await self._failed_reading(error)
+            failed = self._failed_reading(error, *groups)
             readings = dict.fromkeys(ids, failed) if failed else {}
         self._stretch.resize(self._reader.pages or 1)
         results: list[WriteResult] = []
@@ -335,16 +344,18 @@ class Engine(Run):
 
     async def _read_singly(self, group: GroupQueue) -> None:
         try:
+            if not (group.written or group.read_again):
+                self._allowance.check(self._reads_owed())  # without a write to follow, it would be in vain
             reading: Reading | None = await self._reader.read_one(group.group_id)
         except MutexError as error:
-            reading = await self._failed_reading(error)
+            reading = self._failed_reading(error, group)
         if reading is not None:
             await self._conclude(*self._judge(group, reading))
 
-    async def _failed_reading(self, error: MutexError) -> Reading | None:
+    def _failed_reading(self, error: MutexError, *groups: GroupQueue) -> Reading | None:
         """What a read comes to that failed as any further one would; ``None`` if it is to be tried on the next day."""
         if isinstance(error, DailyBudgetExhaustedError):
-            await self._out_of_budget(error)
+            self._out_of_budget(error, *groups)
             if not self.stopped.is_set():
                 return None
         return Reading(error, from_page=False)
@@ -355,13 +366,21 @@ class Engine(Run):
             self._unread.pop(group.group_id, None)
         return results
 
-    async def _out_of_budget(self, error: DailyBudgetExhaustedError) -> None:
+    def _out_of_budget(self, error: DailyBudgetExhaustedError, *groups: GroupQueue) -> None:
+        """Stop the run, or put groups off until the next day. Others may be read back meanwhile."""
         if self.settings.on_budget == "stop":
             self.stop(error)
-        else:
-            self._busy -= 1  # what was written can be read back meanwhile, as that was reserved
-            await self._allowance.wait_for_reset(error)
-            self._busy += 1
+        elif not self.stopped.is_set():
+            if not self._put_off:
+                self._tasks.start_soon(self._wait_for_reset, error)
+            self._put_off.update((group.group_id, group) for group in groups)
+
+    async def _wait_for_reset(self, error: DailyBudgetExhaustedError) -> None:
+        await self._allowance.wait_for_reset(error)
+        groups = [*self._put_off.values()]
+        self._put_off.clear()
+        for group in groups:
+            self._wake(group)
 
     async def _conclude(self, *results: WriteResult) -> None:
         if self._journal is not None and results:

@@ -74,10 +74,10 @@ class Run(abc.ABC):
         self._feeder = asyncio.create_task(self._feed(edits), name=f"{self.task_name}, input")
         try:
             with collapse_exception_group():
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._read_groups)
+                async with anyio.create_task_group() as self._tasks:
+                    self._tasks.start_soon(self._read_groups)
                     for _ in range(self.settings.concurrency):
-                        tasks.start_soon(self._work)
+                        self._tasks.start_soon(self._work)
         finally:
             self._has_ended = True
             if not self._feeder.done():

@@ -92,7 +92,10 @@ class SlotWriter:
         item = group.items[0]
         is_bound = _is_bound(item)
         if group.before is not None and _now() - group.read_at <= _MAX_AGE:
-            return is_bound and item.edit.slot_index in group.doubtful
+            index = item.edit.slot_index
+            if is_doubtful := is_bound and index in group.doubtful:
+                group.read_again[index] = self._slot_readable_at(group, index)  # before that, the doubt would stay
+            return is_doubtful
         if is_bound or group.written or self._late is not None or self._skips:
             return True
         slots = {item.edit.slot_index for item in group.items}

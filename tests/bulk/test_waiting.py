@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import timed_service
-from bulk_support import commit_inline
+from bulk_support import commit_inline, in_seconds
 from simulation.clock import MIDNIGHT, SimulationLoop, simulated_time
 from timed_service import Failure, TimedService, unanswered, unavailable
 from virtual_time import run
 
-from aiomutex import BadRequestError, LimiterUnavailableError, LocalRateLimiter, SlotChange, SlotEdit, VerificationError
+from aiomutex import (
+    BadRequestError,
+    DailyBudgetExhaustedError,
+    LimiterUnavailableError,
+    LocalRateLimiter,
+    SlotChange,
+    SlotEdit,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -306,6 +314,77 @@ def test_each_day_of_a_run_is_used_up_and_what_was_written_on_it_is_read_back_on
 
     with asyncio.Runner(loop_factory=lambda: loop) as runner, simulated_time(loop, seed=1):
         runner.run(main())
+
+
+def test_more_groups_than_workers_are_read_back_on_the_day_on_which_they_were_written() -> None:
+    loop = SimulationLoop()
+    loop.wall_offset = MIDNIGHT - loop.time()
+
+    async def main() -> None:
+        service = DailyService(groups=5, per_day=40)
+        edits = [SlotEdit(1 + n % 5, 1 + n % 3, experiments=[n]) for n in range(60)]
+        started = loop.time()
+        first_day = wrote = 0
+        stream = service.stream(edits, verify=True, on_budget="wait", reads="groups", concurrency=2)
+        async with asyncio.timeout(10 * DAY), stream as outcomes:
+            async for _ in outcomes:
+                if loop.time() - started < DAY / 2:
+                    first_day += 1
+                    wrote = service.methods()["PATCH"]
+        assert first_day == wrote
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner, simulated_time(loop, seed=1):
+        runner.run(main())
+
+
+def test_an_edit_in_doubt_that_finds_no_budget_on_the_next_day_stays_in_doubt() -> None:
+    loop = SimulationLoop()
+    loop.wall_offset = MIDNIGHT - loop.time()
+
+    async def main() -> None:
+        service = TimedService()
+        used_up, again = (
+            DailyBudgetExhaustedError("used up", resets_at=in_seconds(DAY), used=1, limit=1, suspected=True)
+            for _ in range(2)
+        )
+        service.failures = {
+            "PATCH": [Failure(used_up.with_attempts(1, maybe_applied=True)), *[Failure(again) for _ in range(99)]]
+        }
+        stream = service.stream([SlotEdit(1, 1, experiments=[7])], on_budget="wait")
+        async with stream as outcomes:
+            loop.call_later(70, outcomes.stop)
+            assert [outcome.status async for outcome in outcomes] == ["unknown"]
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner, simulated_time(loop, seed=1):
+        runner.run(main())
+
+
+class RetryingService(TimedService):
+    """A service that confirms its first write after an attempt without a response."""
+
+    async def send(self, request: Request[Any]) -> CallResult[Any]:
+        is_first = request.method == "PATCH" and not self.methods()["PATCH"]
+        result = await super().send(request)
+        return result._replace(attempts=2, earlier=(unanswered().error,)) if is_first else result
+
+
+@pytest.mark.parametrize("is_in_doubt", [False, True])
+def test_a_group_that_waits_for_a_late_write_is_not_read_meanwhile(is_in_doubt: bool) -> None:
+    service = RetryingService()
+    if is_in_doubt:
+        service.failures = {"PATCH": [None, None, unanswered()]}
+    edits: list[AnyEdit] = [SlotEdit(1, 1, experiments=[1]), SlotEdit(1, 1, experiments=[2])]
+    edits += [SlotEdit(1, 1, experiments=[3])] if is_in_doubt else [SlotEdit(2, 1, experiments=[9])]
+    edits += [SlotChange(1, 1, add_experiments=[4]) if is_in_doubt else SlotEdit(1, 2, experiments=[5])]
+
+    async def source() -> AsyncIterator[AnyEdit]:
+        for edit in edits[:-1]:
+            yield edit
+        await asyncio.sleep(3)
+        yield edits[-1]
+
+    run(service.edit(source(), verify=True))
+    assert service.methods()["GET"] <= 6
 
 
 # ---------------------------------------------------------------------------------------------- other lists
