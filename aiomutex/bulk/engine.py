@@ -201,7 +201,8 @@ class Engine(Run):
         elif group.wants_read or group.written:
             if (delay := self._writer.readable_in(group)) > 0:
                 group.is_parked = True
-                asyncio.get_running_loop().call_later(delay, self._wake, group)
+                # Timers may fire slightly early, which must not be a busy loop.
+                asyncio.get_running_loop().call_later(max(delay, 0.001), self._wake, group)
             elif group.read_again or self.settings.reads == "groups":
                 group.wants_read = True
                 self._ready.put_nowait(group)
