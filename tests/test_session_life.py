@@ -38,6 +38,25 @@ async def test_a_session_can_be_opened_and_closed_without_a_block(emulator: Mute
         await session.get_group("1")
 
 
+class ClosableLimiter(LocalRateLimiter):
+    """A limiter that counts how often it was closed."""
+
+    closed = 0
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+async def test_a_limiter_that_was_passed_in_is_not_closed_with_the_session(emulator: MutexEmulator) -> None:
+    limiter = ClosableLimiter()
+    async with session_for(emulator.url, rate_limiter=limiter) as session, session_for(emulator.url) as other:
+        await session.get_group("1")
+        other.rate_limiter = limiter
+        await session.aclose()
+        await other.get_group("1")
+    assert not limiter.closed
+
+
 async def test_draining_lets_calls_finish_with_their_retries_and_accepts_no_new_ones(emulator: MutexEmulator) -> None:
     emulator.fail_next(2, status=503)
     session = await session_for(emulator.url).open()
