@@ -419,7 +419,7 @@ async def test_leaving_a_listing_early_leaves_no_task_behind(raw: RawServer, way
         if way == "find_group":
             assert await session.find_group("mutex-key")
         elif way == "create_group":
-            slots = [NewSlot(percentage=95), NewSlot(percentage=5)]
+            slots = [NewSlot(percentage=95, experiments=[123], holdouts=[456]), NewSlot(percentage=5)]
             raw.answer(http(500), http(200, b'{"mutexes":[%s],"nextCursor":1}' % GROUP))
             await session.create_group(NewGroup(project_id=1, name="mutex name", key="mutex-key", slots=slots))
         else:

@@ -106,6 +106,6 @@ def _matches(found: MutexGroup, group: NewGroup) -> bool:
 
 
 def _slot_matches(found: Slot, slot: NewSlot) -> bool:
-    return found.percentage == slot.percentage and all(
-        getattr(slot, field) is UNSET or set(getattr(found, field)) == set(getattr(slot, field)) for field in SLOT_LISTS
-    )
+    # A list that was not given is created empty.
+    same = (set(getattr(found, field)) == set(getattr(slot, field) or ()) for field in SLOT_LISTS)
+    return found.percentage == slot.percentage and all(same)

@@ -124,7 +124,7 @@ async def test_an_invalid_page_is_an_unexpected_response(raw: RawServer, body: b
 
 @pytest.mark.parametrize("response", [b"{}", b"", b"null", b'{"id": null}', b'{"id": ""}', b"OK", b"[]"])
 async def test_a_create_whose_response_has_no_id_is_looked_up(raw: RawServer, response: bytes) -> None:
-    found = GROUP.replace(b'"mutex name"', b'"Example"')
+    found = GROUP.replace(b'"mutex name"', b'"Example"').replace(b"[123]", b"[]").replace(b"[456]", b"[]")
     raw.answer(http(200, response), http(200, b'{"mutexes":[%s],"nextCursor":null}' % found))
     async with session_for(raw.url) as session:
         created = await session.create_group(NEW)

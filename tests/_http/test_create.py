@@ -43,7 +43,7 @@ NEW = NewGroup(
     project_id=1,
     name="mutex name",
     key="mutex-key",
-    slots=[NewSlot(percentage=95, experiments=[123]), NewSlot(percentage=5)],
+    slots=[NewSlot(percentage=95, experiments=[123], holdouts=[456]), NewSlot(percentage=5)],
 )
 NO_GROUPS = http(200, b'{"mutexes":[],"nextCursor":null}')
 LISTED = http(200, b'{"mutexes":[%s]}' % GROUP)
@@ -221,9 +221,10 @@ async def test_attempts_and_earlier_cover_every_request_of_a_create(emulator: Mu
         {"bucketing_key": "user_id"},
         {"evaluation_mode": "remote"},
         {"description": "another"},
-        {"slots": [NewSlot(percentage=95, experiments=[124]), NewSlot(percentage=5)]},
-        {"slots": [NewSlot(percentage=95, holdouts=[]), NewSlot(percentage=5)]},
-        {"slots": [NewSlot(percentage=95), NewSlot(percentage=5, individuals=["u"])]},
+        {"slots": [NewSlot(percentage=95, experiments=[124], holdouts=[456]), NewSlot(percentage=5)]},
+        {"slots": [NewSlot(percentage=95, experiments=[123], holdouts=[]), NewSlot(percentage=5)]},
+        {"slots": [NewSlot(percentage=95, experiments=[123]), NewSlot(percentage=5)]},
+        {"slots": [NEW.slots[0], NewSlot(percentage=5, individuals=["u"])]},
     ],
     ids=str,
 )
