@@ -132,7 +132,10 @@ async def test_a_create_whose_response_has_no_id_is_looked_up(raw: RawServer, re
     assert [request.line.split()[0] for request in raw.requests] == ["POST", "GET"]
 
 
-@pytest.mark.parametrize("body", [b"", b"OK", b"null", b"{}", b"[]", b'"<html>"', b"  ", b"\xff", GROUP[:30]])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"OK", b"null", b"{}", b"[]", b'"<html>"', b'\xef\xbb\xbf {"n":"<p>"}', b"  ", b"\xff", b"1<2", GROUP[:30]],
+)
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
 async def test_any_body_but_a_page_is_a_success_of_a_patch(raw: RawServer, body: bytes, status: int) -> None:
     raw.answer(b"HTTP/1.1 204 No Content\r\n\r\n" if status == 204 else http(status, body, content_type="text/html"))
@@ -157,7 +160,15 @@ async def test_a_redirect_is_an_error_and_its_target_gets_no_request(raw: RawSer
     assert len(raw.requests) == 1
 
 
-PAGES = [b"<!DOCTYPE html><title>Maintenance</title>", b"\xef\xbb\xbf <html></html>", b"\n<?xml version='1.0'?>"]
+PAGES = [
+    b"<!DOCTYPE html><title>Maintenance</title>",
+    b"\xef\xbb\xbf <html></html>",
+    b"\n<?xml version='1.0'?>",
+    b"<p>Maintenance",
+    b"Maintenance\n<HTML>",
+    b"\f\v\0<body>",
+    *("\xa0\u200b<head>".encode(name) for name in ("utf-8", "utf-16", "utf-16-be")),
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
