@@ -125,7 +125,7 @@ class JournalFile:
             for statement in _SCHEMA.split(";"):
                 db.execute(statement)
         db.execute("COMMIT")
-        if (problem := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+        if (problem := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
             raise JournalError(f"journal {self.path} is damaged: {problem}")
 
     def _is_new(self, db: sqlite3.Connection) -> bool:

@@ -1,4 +1,4 @@
-"""Random bits of a journal are flipped. An undo or a resumed run writes nothing else, and says what it left out."""
+"""Bits and pages of a journal are changed. An undo or a resumed run writes nothing else, and says what it left out."""
 
 from __future__ import annotations
 
@@ -104,3 +104,24 @@ async def test_a_resumed_run_with_a_flipped_bit_writes_nothing_but_its_edits(fol
         assert {outcome.status for outcome in report.outcomes} <= {"applied", "skipped"}, where
         assert after.contents == wanted, where
     assert rejected
+
+
+async def test_an_undo_with_a_page_overwritten_by_another_is_an_error_or_reports_what_it_left_out(folder: Path) -> None:
+    service = Service(GROUPS)
+    await edit_slots(service, folder / "kept.db", EDITS)
+    data = (folder / "kept.db").read_bytes()
+    pages = [data[start : start + 4096] for start in range(0, len(data), 4096)]
+    original = Service(GROUPS).contents
+    for lost in range(1, len(pages)):
+        for kept in {lost - 1, lost + 1} & {*range(1, len(pages))}:
+            path = folder / f"{lost}-{kept}.db"
+            path.write_bytes(b"".join([*pages[:lost], pages[kept], *pages[lost + 1 :]]))
+            after = Service(GROUPS)
+            after.contents = {place: dict(lists) for place, lists in service.contents.items()}
+            try:
+                report = await undo(cast("Any", after), path)
+            except JournalError:
+                assert not after.writes, path.name
+                continue
+            assert len({(each.edit.group_id, each.edit.slot_index) for each in report.outcomes}) == len(PLACES), path
+            assert report.failed or after.contents == original, path.name
