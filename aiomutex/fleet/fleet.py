@@ -69,7 +69,7 @@ class Fleet:
         max_jobs: Jobs queued or running, at most.
         session: Makes each worker's session. By default it takes key, region and address from the worker's
             environment, and a ``RedisRateLimiter`` of this name with its ``safe`` margin. A session of your own must
-            share its limiter with the other workers.
+            share its limiter's budget with the other workers. The worker closes the session and its limiter.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -98,11 +98,12 @@ class Fleet:
             )
         if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance]  # users err
             raise ConfigurationError(f"name must be a non-empty string, not {describe(name)}")
-        self._url = redis_url
         self._name = name
         self._batch_size = check_integer("batch_size", batch_size, least=1, error=ConfigurationError)
         self._max_jobs = check_integer("max_jobs", max_jobs, least=1, error=ConfigurationError)
-        self._make_session = session
+        self._make_session = session or (
+            lambda: MutexSession(rate_limiter=RedisRateLimiter(redis_url, name=name, safe=True))
+        )
         self._is_open = False
         self.broker = FleetBroker(redis_url, name, claim_timeout)
         """The taskiq broker, for ``taskiq worker module:broker``."""
@@ -163,13 +164,9 @@ class Fleet:
     # The worker's side
 
     async def _open_worker(self, state: TaskiqState) -> None:
-        if self._make_session is not None:
-            state.session = self._make_session()
-        else:
-            state.limiter = RedisRateLimiter(self._url, name=self._name, safe=True)
-            state.session = MutexSession(rate_limiter=state.limiter)
-        inside: Any = state.session
-        inside.rate_limiter = LeasedLimiter(inside.rate_limiter, self.broker.time_left)
+        inside: Any = self._make_session()
+        state.session, state.limiter = inside, inside.rate_limiter
+        inside.rate_limiter = LeasedLimiter(state.limiter, self.broker.time_left)
         await inside.__aenter__()
         state.send, _ = inside._bulk_calls()  # noqa: SLF001  # nothing public sends requests as a run does
         state.keeping = asyncio.create_task(self.broker.keep_jobs(), name="aiomutex fleet worker")
@@ -179,8 +176,8 @@ class Fleet:
             keeping.cancel()
             await asyncio.wait([keeping])
         for name in ("session", "limiter"):
-            if (opened := getattr(state, name, None)) is not None:
-                await opened.aclose()
+            if (close := getattr(getattr(state, name, None), "aclose", None)) is not None:
+                await close()
 
     async def _do(self, text: str) -> str:
         state = self.broker.state

@@ -21,7 +21,7 @@ from aiomutex.fleet import Fleet
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from aiomutex import LocalRateLimiter
+    from aiomutex.limits import RateLimiter
     from aiomutex.testing import MutexEmulator
 
 HERE: Final = Path(__file__).parent
@@ -35,7 +35,7 @@ def redis_of(url: str) -> Any:
 
 @contextlib.asynccontextmanager
 async def worker(
-    emulator: MutexEmulator, redis_url: str, limiter: LocalRateLimiter | None = None, **options: Any
+    emulator: MutexEmulator, redis_url: str, limiter: RateLimiter | None = None, **options: Any
 ) -> AsyncGenerator[Fleet]:
     """Run a worker in this process."""
     more = {} if limiter is None else {"rate_limiter": limiter}

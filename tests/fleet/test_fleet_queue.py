@@ -16,6 +16,7 @@ from taskiq.message import TaskiqMessage
 
 from aiomutex import ConfigurationError, LocalRateLimiter, SlotEdit
 from aiomutex.fleet import Fleet
+from aiomutex.limits.redis import RedisRateLimiter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -197,6 +198,16 @@ async def test_a_worker_frozen_while_it_waited_for_a_permit_does_not_use_it(
     written = [body["experiments"][0] for _, _, body in landed(emulator)]
     assert before >= 5
     assert written == [*range(1, 12)]
+
+
+async def test_a_worker_that_ends_closes_the_limiter_of_its_session(
+    emulator: MutexEmulator, redis_server: RedisServer
+) -> None:
+    limiter = RedisRateLimiter(redis_server.url, name=NAME)
+    async with worker(emulator, redis_server.url, limiter) as fleet:
+        await fleet.broker.state.session.get_group("1")
+    with pytest.raises(ConfigurationError, match="this RedisRateLimiter is closed"):
+        await limiter.acquire()
 
 
 async def test_a_run_that_waits_for_another_can_be_stopped(redis_server: RedisServer, redis: Any) -> None:
