@@ -23,14 +23,13 @@ from aiomutex._http.context import AttemptContext, connection_failed, current_at
 from aiomutex._http.deadlines import DeadlineTimer
 from aiomutex._http.pool import CLOSED_ERROR, NETRC_ERROR, borrowed_headers, check_borrowed, create_http
 from aiomutex._util.keyed_lock import KeyedLock
-from aiomutex.errors import ConfigurationError, SessionClosedError, UnexpectedResponseError
+from aiomutex.errors import ConfigurationError, MutexError, SessionClosedError, UnexpectedResponseError
 
 if TYPE_CHECKING:
     from aiomutex._api.requests import Request
     from aiomutex._http.call import CallOptions
     from aiomutex._http.direct import DirectClient, DirectResponse
     from aiomutex._http.observer import Observer
-    from aiomutex.errors import MutexError
     from aiomutex.events import Hooks
     from aiomutex.limits import RateLimiter
 
@@ -222,9 +221,9 @@ class Transport:
             failure = interrupted(request, context, is_closed=self._is_closed)
         except (aiohttp.ClientError, OSError) as error:
             failure = connection_failed(request, context, error)
-        except ValueError:
-            if self._borrowed is None or not http.trust_env:
-                raise  # for example by a middleware of a borrowed session
+        except ValueError as error:
+            if self._borrowed is None or not http.trust_env or isinstance(error, MutexError):
+                raise  # for example by a middleware of a borrowed session, or by the limiter
             failure = ConfigurationError(NETRC_ERROR)
         except RuntimeError:
             if not http.closed:

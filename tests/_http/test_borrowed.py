@@ -28,6 +28,7 @@ from aiomutex import (
     LocalRateLimiter,
     NotFoundError,
 )
+from aiomutex.limits.machine import MachineRateLimiter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -161,6 +162,17 @@ async def test_the_key_is_not_sent_through_a_proxy_in_clear(
     assert (caught.value.attempts, caught.value.maybe_applied) == (0, False)
     assert not raw.requests
     assert not emulator.requests
+
+
+async def test_an_error_of_the_limiter_is_not_taken_for_one_of_netrc(emulator: MutexEmulator, tmp_path: Path) -> None:
+    limiter = MachineRateLimiter(tmp_path / "budget.db")
+    await limiter.aclose()
+    async with (
+        aiohttp.ClientSession(trust_env=True) as mine,
+        session_for(emulator.url, http=mine, rate_limiter=limiter) as session,
+    ):
+        with pytest.raises(ConfigurationError, match="this MachineRateLimiter is closed"):
+            await session.get_group("1")
 
 
 @pytest.mark.parametrize("how", ["https_proxy", "http_proxy"])
