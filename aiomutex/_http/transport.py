@@ -170,8 +170,6 @@ class Transport:
         """Send ``request`` once in a call that must end at ``ends_at``, and read the response, whatever its status."""
         http, timer = self.check_open()
         headers: dict[str, str] | None = None  # those of the pool
-        if self._borrowed is not None:
-            headers = borrowed_headers(http, self.base_url, self._headers, request.body)
         context = AttemptContext(self.limiter, options, ends_at, timer, observer)
         token = current_attempt.set(context)
         response: aiohttp.ClientResponse | DirectResponse | None = None
@@ -180,8 +178,11 @@ class Transport:
             if request.group is not None:
                 # First, so that what waits for the lock of a group keeps nothing from the writes of other groups.
                 await context.enter(self.group_locks, request.group)
-            if headers is not None:
+            if self._borrowed is not None:
+                headers = {}
                 await context.take_permit(headers)
+                # Only now, because a proxy may be set while the call waits.
+                headers |= borrowed_headers(http, self.base_url, self._headers, request.body)
             else:
                 if options.priority:
                     await context.enter(self._bulk_slots)

@@ -28,6 +28,7 @@ from aiomutex import (
     LocalRateLimiter,
     NotFoundError,
 )
+from aiomutex.limits import Priority
 from aiomutex.limits.machine import MachineRateLimiter
 
 if TYPE_CHECKING:
@@ -162,6 +163,23 @@ async def test_the_key_is_not_sent_through_a_proxy_in_clear(
     assert (caught.value.attempts, caught.value.maybe_applied) == (0, False)
     assert not raw.requests
     assert not emulator.requests
+
+
+async def test_the_key_is_not_sent_through_a_proxy_that_is_set_while_the_call_waits(
+    emulator: MutexEmulator, raw: RawServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Setting(LocalRateLimiter):
+        async def acquire(self, priority: Priority = Priority.INTERACTIVE) -> float:
+            monkeypatch.setenv("HTTP_PROXY", raw.url)
+            return await super().acquire(priority)
+
+    async with (
+        aiohttp.ClientSession(trust_env=True) as mine,
+        session_for(emulator.url, http=mine, rate_limiter=Setting()) as session,
+    ):
+        with pytest.raises(ConfigurationError, match="a proxy, which would see the API key"):
+            await session.get_group("1")
+    assert not raw.requests
 
 
 async def test_an_error_of_the_limiter_is_not_taken_for_one_of_netrc(emulator: MutexEmulator, tmp_path: Path) -> None:
