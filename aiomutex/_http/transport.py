@@ -226,7 +226,7 @@ class Transport:
             if self._borrowed is None or not http.trust_env or isinstance(error, MutexError):
                 raise  # for example by a middleware of a borrowed session, or by the limiter
             failure = ConfigurationError(NETRC_ERROR)
-        except RuntimeError:
+        except (RuntimeError, AttributeError):  # the latter after ``detach``
             if not http.closed:
                 raise
             failure = ConfigurationError(CLOSED_ERROR)

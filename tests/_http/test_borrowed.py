@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import TYPE_CHECKING
 
@@ -191,6 +192,24 @@ async def test_an_error_of_the_limiter_is_not_taken_for_one_of_netrc(emulator: M
     ):
         with pytest.raises(ConfigurationError, match="this MachineRateLimiter is closed"):
             await session.get_group("1")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # aiohttp's
+@pytest.mark.parametrize("iterations", range(12))
+async def test_detaching_a_borrowed_session_during_a_call_raises_only_errors_of_this_library(
+    emulator: MutexEmulator, iterations: int
+) -> None:
+    mine = aiohttp.ClientSession()
+    connector = mine.connector
+    assert connector is not None
+    async with session_for(emulator.url, http=mine, retry=ONCE) as session:
+        call = asyncio.ensure_future(session.get_group("1"))
+        for _ in range(iterations):
+            await asyncio.sleep(0)
+        mine.detach()
+        with contextlib.suppress(ConfigurationError, ConnectionFailedError):
+            await call
+    await connector.close()
 
 
 @pytest.mark.parametrize("how", ["https_proxy", "http_proxy"])
