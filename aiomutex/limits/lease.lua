@@ -47,7 +47,8 @@ local log = redis.call('LRANGE', KEYS[1], 0, -1)
 for i = 1, #log do
     log[i] = tonumber(log[i])
 end
-local rewrite, was_empty = false, #log == 0
+-- Either key may be evicted without the other.
+local rewrite, was_empty = false, #log == 0 or state.run_id ~= run_id
 
 -- Permits in a window: fewer after a 429, then one more after each `raise_wait`, as in margin.py.
 local permits = request.max_permits
@@ -70,7 +71,7 @@ used = used + request.unreported
 -- If the log may be incomplete, assume that the last window was full up to the latest time that any worker may have
 -- been granted. So nothing is granted for one window.
 local last = log[#log] or 0
-if #log == 0 or state.run_id ~= run_id or last > now + MAX_AHEAD or request.uncertain then
+if was_empty or last > now + MAX_AHEAD or request.uncertain then
     if last <= now + horizon + latency or last > now + MAX_AHEAD then
         last = now + horizon + latency + microseconds(request.fallback_grace)
     end

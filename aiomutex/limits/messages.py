@@ -53,7 +53,7 @@ class Lease(msgspec.Struct, kw_only=True):
     now: str = "0"  # the Redis server's time in microseconds since 1970
     wait: float  # when to ask again
     next_free: float = 0.0  # when the next send time is free; only Redis says so
-    was_empty: bool  # nothing was known of earlier send times
+    was_empty: bool  # nothing was known for sure of earlier send times
     day: int
     used: int
     recovery: Recovery  # its time is relative to the exchange

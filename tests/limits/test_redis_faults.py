@@ -51,15 +51,16 @@ async def test_a_hanging_server_is_an_error_within_the_timeout_until_it_responds
     assert after - before > 1.02  # the lease of the failed exchange counts as used
 
 
+@pytest.mark.parametrize("command", ["FLUSHALL", "DEL '{aiomutex:project 1}:state'"])
 async def test_a_server_that_evicts_the_budget_is_an_error_instead_of_an_endless_wait(
-    own_server: RedisServer, make: Make
+    own_server: RedisServer, make: Make, command: str
 ) -> None:
     limiter = make(own_server)
     await limiter.acquire()
 
     async def evict() -> None:
         while True:
-            own_server.send("FLUSHALL")
+            own_server.send(command)
             await asyncio.sleep(0.02)
 
     eviction = asyncio.ensure_future(evict())
