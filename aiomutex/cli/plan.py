@@ -30,7 +30,7 @@ _no_split_option = click.option("--no-split", is_flag=True, help="Do not split s
 @click.argument("file", type=FilePath(), required=False)
 @click.option("--project", "projects", multiple=True, help="Only groups of this project. Can be repeated.")
 @click.option("--archived", is_flag=True, help="Include archived groups.")
-@click.option("--overwrite", is_flag=True, help="Overwrite FILE even if it has comments, which are lost.")
+@click.option("--overwrite", is_flag=True, help="Overwrite a file with comments, or a module that was not pulled.")
 @click.option("--python", "module", type=FilePath(), help="Write keys, slots and experiments to this Python module.")
 @click.option("--check", is_flag=True, help="Write nothing. Exit with 4 if the file differs from the live groups.")
 def pull(file: str | None, projects: tuple[str, ...], module: str | None, **flags: bool) -> None:
@@ -64,10 +64,11 @@ def pull(file: str | None, projects: tuple[str, ...], module: str | None, **flag
         return
     if flags["check"]:
         fail(f"{path} does not describe the {count}", _CHANGES)
+    if module and exists and not flags["overwrite"] and not path.read_text("utf-8").startswith(text.partition("\n")[0]):
+        fail(f"{path} was not written by this command; pass --overwrite to replace it", _BLOCKED)
     # A "#" inside a string counts as a comment, to be on the safe side.
     if existing and not flags["overwrite"] and format_ == "yaml" and re.search(r"(^|\s)#", path.read_text("utf-8")):
-        problem = "differs from the live groups and has comments, which would be lost; pass --overwrite to lose them"
-        fail(f"{path} {problem}", _BLOCKED)
+        fail(f"{path} has comments, which would be lost; pass --overwrite to lose them", _BLOCKED)
     with open_private(path) as opened:
         opened.write(text)
     echo(f"Wrote {count} to {path}")
