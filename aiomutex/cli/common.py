@@ -90,12 +90,22 @@ def call_on(group: str, work: Callable[[Session, str], Awaitable[T]]) -> T:
     """Run ``work`` with the ID of a group that is given by its ID or key."""
 
     async def resolved(session: Session) -> T:
-        if group.isdecimal() or "/" in group:
-            return await work(session, group)
-        found = await session.find_group(normalize("NFC", group))
-        return await work(session, found.id if found else fail(f"there is no group with the key {group}"))
+        is_id = not group or group.isdecimal() or "/" in group
+        group_id, problem = (group, "") if is_id else await id_of(group, session, {})
+        return await work(session, fail(problem) if problem else group_id)
 
     return call(resolved)
+
+
+async def id_of(key: str, session: Session, ids: dict[tuple[str, bool], list[str]]) -> tuple[str, str]:
+    """The ID of the group with a key, or a problem. ``ids``, filled once, are by key and whether archived."""
+    if not ids:
+        for each in await session.list_groups().collect():
+            ids.setdefault((normalize("NFC", each.key), bool(each.deleted)), []).append(each.id)
+    name = normalize("NFC", key)
+    found = ids.setdefault((name, False), []) or ids.setdefault((name, True), [])
+    problem = "several groups have" if found else "there is no group with"
+    return (found[0], "") if len(found) == 1 else ("", f"{problem} the key {key}")
 
 
 def complete_key(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:

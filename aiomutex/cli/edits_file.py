@@ -18,7 +18,6 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Itera
 from functools import cache, partial
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar, cast
-from unicodedata import normalize
 
 import click
 import msgspec
@@ -29,6 +28,7 @@ from aiomutex._util.checks import describe
 from aiomutex._util.files import MAX_LINE, LineTooLongError, lines_of, open_private
 from aiomutex._util.wording import counted
 from aiomutex.bulk.options import AnyEdit, freeze, request_of
+from aiomutex.cli.common import id_of
 from aiomutex.models import SLOT_LISTS
 
 T = TypeVar("T")
@@ -52,15 +52,13 @@ class Line(NamedTuple):
     edit: AnyEdit | None
     error: str = ""
 
-    async def with_id(self, session: aiomutex.MutexSession, ids: dict[str, str]) -> Line:
-        """Return the line with the ID that belongs to its key; the first one lists all groups, to fill ``ids``."""
+    async def with_id(self, session: aiomutex.MutexSession, ids: dict[tuple[str, bool], list[str]]) -> Line:
+        """Return the line with the ID that belongs to its key."""
         if self.edit is None or "group_key" not in self.fields:
             return self
-        if not ids:
-            ids |= {"": ""} | {normalize("NFC", each.key): each.id for each in await session.list_groups().collect()}
-        if (group_id := ids.get(normalize("NFC", self.fields["group_key"]))) is None:
-            return self._replace(edit=None, error=f"there is no group with the key {self.fields['group_key']}")
-        return self._replace(edit=msgspec.structs.replace(self.edit, group_id=group_id))
+        group_id, problem = await id_of(self.fields["group_key"], session, ids)
+        edit = None if problem else msgspec.structs.replace(self.edit, group_id=group_id)
+        return self._replace(edit=edit, error=problem)
 
 
 def read_file(path: str, format_: str) -> Generator[Line]:

@@ -129,7 +129,7 @@ def _preview(lines: list[Line], options: dict[str, Any], *, offline: bool) -> No
         return
 
     async def work(session: aiomutex.MutexSession) -> aiomutex.bulk.Preview:
-        ids: dict[str, str] = {}
+        ids: dict[tuple[str, bool], list[str]] = {}
         edits: list[Any] = []
         for line in lines:
             known = await line.with_id(session, ids)
@@ -166,7 +166,7 @@ def _run(file: str, format_: str, *, failures: str | None, report: str | None, *
     lines: dict[int, Line] = {}  # those without an outcome, by the positions of their edits
 
     async def edits(session: aiomutex.MutexSession) -> AsyncGenerator[Any]:
-        ids: dict[str, str] = {}
+        ids: dict[tuple[str, bool], list[str]] = {}
         positions = itertools.count()
         async with contextlib.aclosing(read_in_thread(read_file(file, format_))) as items:
             async for item in items:

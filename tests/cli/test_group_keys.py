@@ -31,6 +31,27 @@ def test_commands_take_a_key(key: str, service: MutexEmulator, aiomutex: Aiomute
     assert service.groups["2"].deleted
 
 
+@pytest.mark.parametrize("key", ["caf\u00e9", "cafe\u0301"])
+def test_a_key_that_the_service_has_in_another_spelling_is_found(
+    key: str, service: MutexEmulator, aiomutex: Aiomutex
+) -> None:
+    service.groups["2"].key = "cafe\u0301"
+    assert json.loads(aiomutex("groups", "get", key, "--json").stdout)["id"] == "2"
+
+
+@pytest.mark.parametrize("archived", [True, False])
+def test_a_key_of_two_groups_is_that_of_the_live_one_or_an_error(
+    archived: bool, service: MutexEmulator, aiomutex: Aiomutex, tmp_path: Path
+) -> None:
+    service.groups["3"].key, service.groups["3"].deleted = "cafe\u0301", archived
+    (tmp_path / "e.jsonl").write_text('{"group_key": "caf\u00e9", "slot_index": 1, "experiments": [5]}\n', "utf-8")
+    for words in (["groups", "get", "caf\u00e9"], ["slots", "bulk", "e.jsonl"]):
+        done = aiomutex(*words)
+        assert done.exit_code == (0 if archived else 1)
+        assert ("several groups have the key caf\u00e9" in done.stderr) is not archived
+    assert [commit.group_id for commit in service.commits] == ["2"] * archived
+
+
 def test_an_unknown_key_is_an_error(service: MutexEmulator, aiomutex: Aiomutex) -> None:
     done = aiomutex("slots", "edit", "nope", "1", "--experiments", "9")
     assert (done.exit_code, done.stderr) == (1, "aiomutex: there is no group with the key nope\n")
