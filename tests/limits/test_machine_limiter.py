@@ -33,11 +33,27 @@ from aiomutex.limits.messages import Lease, LeaseRequest
 from aiomutex.testing import MutexEmulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from multiprocessing.queues import Queue
     from pathlib import Path
 
 spawn = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture(autouse=True)
+def close_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close the files of all limiters of a test, as Python 3.13 and later warn of those that are dropped."""
+    opened: list[sqlite3.Connection] = []
+    connect: Any = sqlite3.connect
+
+    def recorded(*args: Any, **options: Any) -> sqlite3.Connection:
+        opened.append(connect(*args, **options | {"check_same_thread": False}))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", recorded)
+    yield
+    for connection in opened:
+        connection.close()
 
 
 @pytest.fixture
