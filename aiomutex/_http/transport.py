@@ -179,10 +179,10 @@ class Transport:
                 # First, so that what waits for the lock of a group keeps nothing from the writes of other groups.
                 await context.enter(self.group_locks, request.group)
             if self._borrowed is not None:
-                headers = {}
+                headers = borrowed_headers(http, self.base_url, self._headers, request.body)
                 await context.take_permit(headers)
-                # Only now, because a proxy may be set while the call waits.
-                headers |= borrowed_headers(http, self.base_url, self._headers, request.body)
+                # Once more, because a proxy may be set while the call waits.
+                borrowed_headers(http, self.base_url, self._headers, request.body)
             else:
                 if options.priority:
                     await context.enter(self._bulk_slots)
