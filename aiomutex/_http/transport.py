@@ -220,11 +220,13 @@ class Transport:
                 error.__traceback__ = None
                 raise
             failure = interrupted(request, context, is_closed=self._is_closed)
+        except MutexError:
+            raise  # by the limiter; some of these errors are an OSError or a ValueError, too
         except (aiohttp.ClientError, OSError) as error:
             failure = connection_failed(request, context, error)
-        except ValueError as error:
-            if self._borrowed is None or not http.trust_env or isinstance(error, MutexError):
-                raise  # for example by a middleware of a borrowed session, or by the limiter
+        except ValueError:
+            if self._borrowed is None or not http.trust_env:
+                raise  # for example by a middleware of a borrowed session
             failure = ConfigurationError(NETRC_ERROR)
         except (RuntimeError, AttributeError):  # the latter after ``detach``
             if not http.closed:
