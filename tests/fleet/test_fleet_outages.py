@@ -168,7 +168,7 @@ async def test_edits_that_may_have_been_queued_when_redis_went_away_are_unknown(
 
 
 async def test_a_job_that_redis_rejects_is_skipped(redis_url: str) -> None:
-    async with redis_of(redis_url) as redis, Fleet(redis_url, name=NAME, claim_timeout=0.2) as fleet:
+    async with redis_of(redis_url) as redis, Fleet(redis_url, name=NAME, claim_timeout=1.0) as fleet:
         await redis.delete(f"aiomutex:{NAME}:jobs")
         await redis.set(f"aiomutex:{NAME}:jobs", "not a stream")
         report = await fleet.edit_slots(edits_for(1))
