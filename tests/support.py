@@ -107,7 +107,7 @@ def assert_only_our_errors(error: BaseException) -> None:
 
 async def failure_of(session: MutexSession) -> MutexError:
     """The error of a GET. It must fail well before the session's deadline, and leave nothing behind."""
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(20):
         with pytest.raises(MutexError) as caught:
             await session.get_group("7")
     assert_only_our_errors(caught.value)

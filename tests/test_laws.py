@@ -147,7 +147,7 @@ async def test_no_error_log_or_traceback_shows_the_key(
         async with session:
             for call in (session.get_group("7"), session.edit_slot("7", 1, experiments=[1]), session.create_group(NEW)):
                 try:
-                    await asyncio.wait_for(call, 5)
+                    await asyncio.wait_for(call, 20)
                 except (MutexError, TimeoutError) as error:
                     errors.append(error)
             inside: Any = session
@@ -607,7 +607,7 @@ async def test_a_timeout_of_the_session_does_not_cancel_the_users_task(raw: RawS
     raw.answer(say_nothing)
     task = asyncio.current_task()
     assert task is not None
-    async with session_for(raw.url, attempt_timeout=0.02, retry=ONCE) as session, asyncio.timeout(5):
+    async with session_for(raw.url, attempt_timeout=0.02, retry=ONCE) as session, asyncio.timeout(20):
         for _ in range(3):
             with pytest.raises(AttemptTimeoutError):
                 await session.get_group("7")

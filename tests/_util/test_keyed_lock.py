@@ -45,7 +45,7 @@ def test_a_key_has_one_holder_at_a_time_and_is_forgotten_when_nobody_wants_it(
                 running.append(asyncio.ensure_future(cancel_after(task, cancelled_after)))
         for task in running:
             with suppress(asyncio.CancelledError):
-                await asyncio.wait_for(task, 5)
+                await asyncio.wait_for(task, 20)
 
     asyncio.run(main())
     assert not locks._waiters  # pyright: ignore[reportPrivateUsage]  # nothing is left

@@ -50,7 +50,7 @@ def test_the_next_waiter_gets_the_connection_when_the_first_gives_up(way: Way, l
             others = calls(3, lambda: session.get_group(7))
             await run_ready()
             go.set()
-            await asyncio.wait_for(asyncio.gather(holder, *others), 5)
+            await asyncio.wait_for(asyncio.gather(holder, *others), 20)
             await first
             assert watch.interrupted
             assert idle(session)
@@ -130,7 +130,7 @@ def test_a_probe_cancelled_in_flight_is_followed_by_another() -> None:
             # No other request is sent before the response to the probe, unless that takes long.
             others[0].cancel()
             loop.advance(PROBE_TIMEOUT)
-            done = await asyncio.wait_for(asyncio.gather(first, *others, return_exceptions=True), 5)
+            done = await asyncio.wait_for(asyncio.gather(first, *others, return_exceptions=True), 20)
             assert [isinstance(each, asyncio.CancelledError) for each in done] == [False, True, False]
 
     run_with_fake_clock(main)
@@ -198,7 +198,7 @@ def test_an_interrupted_change_releases_the_lock_of_its_group(late: bool, stage:
             first = asyncio.create_task(watched(cancel(change(902), watch), watch))
             await asyncio.sleep(0)
             others = [asyncio.create_task(change(903 + number)) for number in range(2)]
-            await asyncio.wait_for(asyncio.gather(*others, *([holder] if holder else [])), 5)
+            await asyncio.wait_for(asyncio.gather(*others, *([holder] if holder else [])), 20)
             assert await first
             held = emulator.groups["1"].slots[0].experiments
             assert held == [*before, *([901] if holder else []), 903, 904]

@@ -69,7 +69,7 @@ async def test_a_run_that_exceeds_the_daily_budget_waits_for_the_next_day(
 async def test_stopping_a_run_ends_its_wait_for_the_next_day_at_once(emulator: MutexEmulator) -> None:
     limiter = BudgetLimiter(30, in_seconds(3_600))
     reported: list[str] = []
-    async with asyncio.timeout(5), session_for(emulator.url, rate_limiter=limiter) as session:
+    async with asyncio.timeout(20), session_for(emulator.url, rate_limiter=limiter) as session:
         async with session.stream_slot_edits(edits_for(100), on_budget="wait", canary=False) as outcomes:
             async for outcome in outcomes:
                 reported.append(outcome.status)
@@ -142,7 +142,7 @@ async def test_a_suspected_exhaustion_waits_a_minute_and_a_known_one_until_the_r
 
 
 async def test_a_suspected_exhaustion_waits_no_longer_than_until_the_reset() -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await Allowance(LocalRateLimiter(), 0, asyncio.Event()).wait_for_reset(gone(in_seconds(0.01), suspected=True))
 
 
@@ -150,7 +150,7 @@ async def test_a_stopped_run_does_not_wait_for_the_next_day() -> None:
     stopped = asyncio.Event()
     stopped.set()
     budget = Allowance(LocalRateLimiter(), 0, stopped)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await budget.wait_for_reset(gone(in_seconds(3_600), suspected=False))
     assert budget.waiting_until is None
 

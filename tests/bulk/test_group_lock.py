@@ -115,7 +115,7 @@ async def test_nothing_is_locked_during_a_back_off(emulator: MutexEmulator) -> N
         emulator.fail_next(status=503, path="/api/1/mutexes/1/*")
         waiting = asyncio.ensure_future(session.with_options(deadline=100.0).edit_slot(1, 1, experiments=[1]))
         await until(lambda: emulator.requests)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await session.edit_slot(1, 1, experiments=[2])
             await session.change_slot(1, 2, add_experiments=[3])
         waiting.cancel()

@@ -86,7 +86,7 @@ async def test_the_deadline_of_an_edit_counts_from_its_permit(emulator: MutexEmu
 async def test_a_stopped_run_waits_for_permits_no_longer_than_the_deadline(emulator: MutexEmulator, times: int) -> None:
     async with session_for(emulator.url, deadline=0.2, rate_limiter=LocalRateLimiter(per_second=100)) as session:
         emulator.fail_next(status=429, retry_after=60, method="PATCH")
-        async with asyncio.timeout(5), session.stream_slot_edits(edits_for(100)) as outcomes:
+        async with asyncio.timeout(20), session.stream_slot_edits(edits_for(100)) as outcomes:
             await until(lambda: session.rate_limiter.state().paused_for)
             for _ in range(times):
                 outcomes.stop()

@@ -209,7 +209,7 @@ async def test_an_input_that_swallows_cancellations_ends_with_the_run(
     assert task is not None
     raised: BaseException | None = None
     outcomes = editor.stream_slot_edits(source.edits())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         try:
             async with outcomes:
                 async for _ in outcomes:
@@ -307,7 +307,7 @@ async def test_an_item_that_is_not_an_edit_ends_the_run(
         for edit in wrong:
             yield edit
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with pytest.raises(InvalidRequestError, match="str"):
             await editor.edit_slots(source() if asynchronous else iter(wrong))
     assert sum(emulator.writes.values()) <= 5
@@ -315,7 +315,7 @@ async def test_an_item_that_is_not_an_edit_ends_the_run(
 
 async def test_an_input_that_raises_cancelled_error_ends_the_run(emulator: MutexEmulator, editor: Editor) -> None:
     source = Source(fails_at=10, error=asyncio.CancelledError())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with pytest.raises(asyncio.CancelledError):
             await editor.edit_slots(source.edits())
     assert source.closed

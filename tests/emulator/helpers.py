@@ -61,7 +61,7 @@ class Api:
         await asyncio.wait([request])
 
     async def send(
-        self, method: str, path: str, *, key: str | None = "key", timeout: float = 5, **options: Any
+        self, method: str, path: str, *, key: str | None = "key", timeout: float = 20, **options: Any
     ) -> Reply:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         headers.update(options.pop("headers", {}))

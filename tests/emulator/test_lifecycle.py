@@ -33,7 +33,7 @@ REQUEST = b"GET /api/1/mutexes HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bea
 
 def fetch(url: str) -> Any:
     request = urllib.request.Request(url + PATH, headers={"Authorization": "Bearer key"})
-    with urllib.request.urlopen(request, timeout=5) as response:
+    with urllib.request.urlopen(request, timeout=20) as response:
         return json.load(response)
 
 

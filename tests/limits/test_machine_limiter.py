@@ -327,7 +327,7 @@ async def test_a_file_that_is_not_a_budget_is_an_error(
     limiter = MachineRateLimiter(path)
     for _ in range(2):
         with pytest.raises(ConfigurationError, match=rf"{path}.*{message}"):
-            await asyncio.wait_for(limiter.acquire(), 5)
+            await asyncio.wait_for(limiter.acquire(), 20)
 
 
 @pytest.mark.parametrize("state", ["{}", "[1]", '{"clock":1,"state":{"used":-1}}', '{"clock":1,"state":{"log":"x"}}'])
@@ -335,14 +335,14 @@ async def test_a_damaged_budget_is_an_error(path: Path, state: str) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE budget SET state = ?", (state.encode(),))
     with pytest.raises(ConfigurationError, match="is damaged"):
-        await asyncio.wait_for(MachineRateLimiter(path).acquire(), 5)
+        await asyncio.wait_for(MachineRateLimiter(path).acquire(), 20)
 
 
 async def test_a_file_dated_far_ahead_is_an_error(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("""UPDATE budget SET state = json_set(CAST(state AS TEXT), '$.state.day', 99999)""")
     with pytest.raises(ConfigurationError, match="days ahead of this machine's clock"):
-        await asyncio.wait_for(MachineRateLimiter(path).acquire(), 5)
+        await asyncio.wait_for(MachineRateLimiter(path).acquire(), 20)
 
 
 async def test_a_lock_that_is_held_is_an_error_after_half_a_second_and_the_event_loop_goes_on(path: Path) -> None:
@@ -360,11 +360,11 @@ async def test_a_lock_that_is_held_is_an_error_after_half_a_second_and_the_event
 
         ticker = asyncio.ensure_future(tick())
         with pytest.raises(LimiterUnavailableError, match=r"locked by another process for 0\.5 s"):
-            await asyncio.wait_for(limiter.acquire(), 5)
+            await asyncio.wait_for(limiter.acquire(), 20)
         assert ticks > 5
         ticker.cancel()
         holder.execute("ROLLBACK")
-    await asyncio.wait_for(limiter.acquire(), 5)
+    await asyncio.wait_for(limiter.acquire(), 20)
 
 
 async def test_a_full_disk_is_an_error_and_counts_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +380,7 @@ async def test_a_full_disk_is_an_error_and_counts_nothing(path: Path, monkeypatc
 
     monkeypatch.setattr("aiomutex.limits.machine._encode", encode)
     with pytest.raises(LimiterUnavailableError, match="cannot be read or written"):
-        await asyncio.wait_for(limiter.acquire(), 5)
+        await asyncio.wait_for(limiter.acquire(), 20)
     monkeypatch.undo()
     connection.execute("PRAGMA max_page_count = 10000")
     await limiter.acquire()

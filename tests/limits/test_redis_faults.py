@@ -67,9 +67,9 @@ async def test_a_server_that_evicts_the_budget_is_an_error_instead_of_an_endless
     with pytest.raises(LimiterUnavailableError, match="loses the shared budget again and again; are its keys evicted"):
         await asyncio.wait_for(limiter.acquire(), 20)
     eviction.cancel()
-    await asyncio.wait_for(limiter.acquire(), 5)
+    await asyncio.wait_for(limiter.acquire(), 20)
     own_server.send("FLUSHALL")
-    await asyncio.wait_for(limiter.acquire(), 5)  # losing it once is no error
+    await asyncio.wait_for(limiter.acquire(), 20)  # losing it once is no error
 
 
 async def test_a_killed_server_is_an_error_and_after_its_restart_the_limiter_waits_a_window(
@@ -141,7 +141,7 @@ async def test_after_the_servers_clock_was_set_back_an_hour_the_limiter_waits_on
     client = redis.asyncio.Redis(port=server.port)
     await client.rpush("{aiomutex:project 1}:log", int((time.time() + 3600) * 1e6))
     await client.aclose()
-    assert await asyncio.wait_for(limiter.acquire(), 5) - before > 1.02
+    assert await asyncio.wait_for(limiter.acquire(), 20) - before > 1.02
 
 
 async def test_a_slow_server_wastes_no_permits(server: RedisServer, make: Make) -> None:
