@@ -16,6 +16,7 @@ from aiomutex._api import requests
 from aiomutex.bulk.canary import displaced_slot, find_misreading
 from aiomutex.bulk.group_queues import Item, Written
 from aiomutex.bulk.late_writes import is_unanswered
+from aiomutex.bulk.options import FATAL
 from aiomutex.bulk.reads import MAX_LAG
 from aiomutex.bulk.recent_writes import RecentWrites
 from aiomutex.bulk.slot_lists import (
@@ -244,9 +245,11 @@ class SlotWriter:
         """
         now = _now()
         readable = [index for index in group.desired() if self._slot_readable_at(group, index) <= now]
+        group.read_again = {index: at for index, at in group.read_again.items() if at > now}
+        if isinstance(actual, FATAL):  # a later read would fail as well
+            readable, group.read_again = [*group.desired()], {}
         if isinstance(actual, MutexError):
             return self._unread(group, readable, actual)
-        group.read_again = {index: at for index, at in group.read_again.items() if at > now}
         group.needs_before = group.needs_before and bool(group.read_again)
         results: list[WriteResult] = []
         for index in readable:
@@ -341,8 +344,7 @@ class SlotWriter:
             for index in readable
             for batch, attempts, _, cause in group.take_written(index)
         ]
-        group.read_again.clear()
-        group.wants_read = False
+        group.wants_read = bool(group.read_again)  # of other slots, which are not readable yet
         if group.items and group.needs_before and not isinstance(error, DailyBudgetExhaustedError):
             # If there is no such group, none of its edits can be made.
             batches = [group.take()]

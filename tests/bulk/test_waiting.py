@@ -387,6 +387,20 @@ def test_a_group_that_waits_for_a_late_write_is_not_read_meanwhile(is_in_doubt: 
     assert service.methods()["GET"] <= 6
 
 
+def test_a_read_for_one_slot_that_fails_decides_nothing_about_an_edit_of_another() -> None:
+    service = RetryingService()
+    service.failures = {"PATCH": [None, None, unavailable()], "GET": [None, None, unavailable()]}
+
+    async def edits() -> AsyncIterator[AnyEdit]:
+        yield SlotEdit(1, 1, experiments=[1])  # its first attempt may arrive within 30 s
+        yield SlotEdit(1, 1, experiments=[2])
+        await asyncio.sleep(25.0)
+        yield SlotEdit(1, 2, experiments=[3])  # is read again after 10 s
+        yield SlotEdit(1, 2, experiments=[4])
+
+    assert statuses(run(service.edit(edits(), verify=True))) == ["unknown", "unknown", "failed", "applied"]
+
+
 # ---------------------------------------------------------------------------------------------- other lists
 
 
