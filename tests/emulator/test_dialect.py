@@ -181,7 +181,7 @@ async def test_slot_numbers(start: Start, value: Any, first: int) -> None:
 @pytest.mark.parametrize(("value", "lost"), [("atomic", 0), ("racy", 1)])
 async def test_slot_writes(start: Start, value: Any, lost: int) -> None:
     api = await start(groups=1, dialect=Dialect(slot_writes=value))
-    held: list[list[int]] = []
+    held, number = list[list[int]](), 0
     for number in range(20):  # on a busy machine, one may end before the other begins
         edits = [api.edit_slot("1", index, {"experiments": [number]}) for index in (1, 2)]
         assert [reply.status for reply in await asyncio.gather(*edits)] == [200, 200]
