@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 import trustme
 from aiohttp import web
+from support import until
 
 from aiomutex.emulator import Group, MutexEmulator, Slot, serve
 
@@ -80,8 +81,7 @@ async def test_a_port_in_use_is_an_error(tmp_path: Path) -> None:
         assert second.url == f"http://127.0.0.1:{second.port}"
 
 
-@pytest.mark.parametrize("threaded", [False, True])
-async def test_it_stops_at_once_with_open_connections(threaded: bool) -> None:
+async def seconds_to_stop(*, threaded: bool) -> float:
     emulator = MutexEmulator(handshake_delay=0.05, groups=1)
     if threaded:
         emulator.__enter__()
@@ -94,17 +94,25 @@ async def test_it_stops_at_once_with_open_connections(threaded: bool) -> None:
     stalled = [socket.create_connection((emulator.host, emulator.port)) for _ in range(2)]
     for connection in stalled:
         connection.sendall(REQUEST)
-    await asyncio.sleep(0.15)
+    await until(lambda: len(emulator.requests) == 2)
     waiting = socket.create_connection((emulator.host, emulator.port))
-    assert len(emulator.requests) == 2
     started = perf_counter()
     if threaded:
         emulator.__exit__(None, None, None)
     else:
         await emulator.__aexit__(None, None, None)
-    assert perf_counter() - started < 0.2
+    ended = perf_counter()
     for connection in (idle, half, *stalled, waiting):
         connection.close()
+    return ended - started
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+async def test_it_stops_at_once_with_open_connections(threaded: bool) -> None:
+    for _ in range(5):  # a busy machine may take longer now and then
+        if await seconds_to_stop(threaded=threaded) < 0.2:
+            return
+    pytest.fail("it waits for its connections")
 
 
 async def test_it_stops_at_once_during_a_slow_and_a_large_response() -> None:
