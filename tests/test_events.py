@@ -50,7 +50,7 @@ async def test_the_wait_for_a_permit_is_not_part_of_the_duration(emulator: Mutex
         await session.get_group("1")
         await session.get_group("1")
     assert attempts[1].permit_wait > 0.9
-    assert attempts[1].duration < 0.5
+    assert attempts[1].duration < attempts[1].permit_wait
 
 
 async def test_a_final_error_is_reported_without_a_retry(raw: RawServer) -> None:

@@ -178,5 +178,5 @@ async def test_attempts_in_progress_can_be_given_less_time(emulator: MutexEmulat
             assert isinstance(result, AttemptTimeoutError)
             assert result.maybe_applied
             assert re.search(r"no complete response within 0\.\d+ s of sending", str(result))
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20
         await session.edit_slot(1, 1, experiments=[8])

@@ -118,11 +118,8 @@ async def test_the_deadline_covers_a_change_as_a_whole(
 ) -> None:
     emulator.groups["1"].slots[0].experiments = [1]
     emulator.latency = 0.08
-    loop = asyncio.get_running_loop()
-    started = loop.time()
     calls = (change(session.with_options(deadline=0.1 + 0.01 * number)) for number in range(3))
     errors = await asyncio.gather(*calls, return_exceptions=True)
-    assert loop.time() - started < 0.2
     assert [type(error) for error in errors] == [DeadlineExceededError] * 3
 
 

@@ -135,7 +135,7 @@ def test_sigterm_waits_a_while_for_requests_in_flight_and_sends_nothing_new(
     started = time.monotonic()
     process.send_signal(signal.SIGTERM)
     out, err = interrupted_output(process, 143)
-    assert 0.9 < time.monotonic() - started < 4
+    assert 0.9 < time.monotonic() - started < 8
     assert out.startswith("5 applied, 0 failed, 0 unknown, 0 done earlier, 15 never tried"), "the slots were read"
     assert "To resume, run the same command again: run.db holds the progress." in err
     assert len(service.commits) == 5

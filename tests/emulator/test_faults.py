@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ async def test_a_late_change_ends_with_a_reset(start: Start, writes: Any) -> Non
     with pytest.raises(aiohttp.ClientOSError):
         await edit(api)
     assert was_made(api)
-    assert 0.15 <= perf_counter() - started < 1
+    assert perf_counter() - started >= 0.15
     assert api.emulator.requests[-1].status is None
 
 
@@ -243,17 +244,19 @@ async def test_the_same_seed_gives_the_same_faults(start: Start) -> None:
 
 async def test_a_response_takes_as_long_as_its_latency(start: Start) -> None:
     api = await start(groups=1, latency="60ms±20ms")
-    durations: list[float] = []
-    for _ in range(5):
-        started = perf_counter()
-        await api.list()
-        durations.append(perf_counter() - started)
-    assert min(durations) >= 0.04
-    assert max(durations) - min(durations) > 0.001
+
+    async def durations() -> list[float]:
+        times = [perf_counter()]
+        for _ in range(5):
+            await api.list()
+            times.append(perf_counter())
+        return [end - start for start, end in pairwise(times)]
+
+    slow = await durations()
+    assert min(slow) >= 0.04
+    assert max(slow) - min(slow) > 0.001
     api.emulator.latency = 0
-    started = perf_counter()
-    await api.list()
-    assert perf_counter() - started < 0.04
+    assert min(await durations()) < 0.04
 
 
 async def test_the_change_is_made_before_the_latency(start: Start) -> None:
