@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-READMES = [README, *sorted(ROOT.glob("aiomutex/*/README.md")), *sorted(ROOT.glob("*/README.md"))]
+READMES = [README, *sorted(ROOT.glob("aiomutex/*/README.md")), *sorted(ROOT.glob("[!.]*/README.md"))]
 
 
 class Snippet(NamedTuple):
