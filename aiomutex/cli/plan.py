@@ -45,8 +45,8 @@ def pull(file: str | None, projects: tuple[str, ...], module: str | None, **flag
     format_ = FORMATS.get(path.suffix.lower(), "")
     if file and not format_:
         fail(f"{path}: the name must end in one of {', '.join(FORMATS)}", 2)
-    exists = path.exists() and path.stat().st_size > 0
-    existing = aiomutex.plan.load_desired(path) if file and exists else None
+    held = path.read_text("utf-8", errors="replace") if path.exists() else ""
+    existing = aiomutex.plan.load_desired(path) if file and held else None
     known = {group.identity for group in existing.groups} if existing else set[tuple[str, str]]()
     groups = [
         group
@@ -59,15 +59,15 @@ def pull(file: str | None, projects: tuple[str, ...], module: str | None, **flag
     desired = aiomutex.plan.desired_from(groups, settings=existing)
     count = counted(len(desired.groups), "live group")
     text = aiomutex.plan.dump_desired(desired, format_) if file else aiomutex.plan.dump_constants(groups)
-    if same_content(existing, desired) if existing else exists and path.read_text("utf-8") == text:
+    if same_content(existing, desired) if existing else held == text:
         echo(f"{path} already describes the {count}")
         return
     if flags["check"]:
         fail(f"{path} does not describe the {count}", _CHANGES)
-    if module and exists and not flags["overwrite"] and not path.read_text("utf-8").startswith(text.partition("\n")[0]):
+    if module and held and not flags["overwrite"] and not held.startswith(text.partition("\n")[0]):
         fail(f"{path} was not written by this command; pass --overwrite to replace it", _BLOCKED)
     # A "#" inside a string counts as a comment, to be on the safe side.
-    if existing and not flags["overwrite"] and format_ == "yaml" and re.search(r"(^|\s)#", path.read_text("utf-8")):
+    if existing and not flags["overwrite"] and format_ == "yaml" and re.search(r"(^|\s)#", held):
         fail(f"{path} has comments, which would be lost; pass --overwrite to lose them", _BLOCKED)
     with open_private(path) as opened:
         opened.write(text)

@@ -93,9 +93,10 @@ def test_a_module_is_written_once_and_checked(
     assert command_line.run(*words, "--project", "2").output == "Wrote 1,500 live groups to constants.py\n"
     assert command_line.run("pull").exit_code == 2
     assert command_line.run("pull", "g.yaml", "--python", "h.py").exit_code == 2
-    (tmp_path / "own.py").write_text("mine = 1\n")
+    own = "# latin-1: ä\n".encode("latin-1")
+    (tmp_path / "own.py").write_bytes(own)
     kept = command_line.run("pull", "--python", "own.py")
-    assert (kept.exit_code, (tmp_path / "own.py").read_text()) == (3, "mine = 1\n")
+    assert (kept.exit_code, (tmp_path / "own.py").read_bytes()) == (3, own)
     assert command_line.run("pull", "--python", "own.py", "--overwrite").exit_code == 0
     assert command_line.run("pull", "g.json").exit_code == 0
     assert command_line.run("pull", "g.json", "--check").exit_code == 0
