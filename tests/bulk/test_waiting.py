@@ -27,7 +27,7 @@ from aiomutex import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Coroutine
     from pathlib import Path
 
     from aiomutex import BulkReport
@@ -293,11 +293,16 @@ class DailyService(TimedService):
         return await super().send(request)
 
 
-def test_each_day_of_a_run_is_used_up_and_what_was_written_on_it_is_read_back_on_it() -> None:
+def run_from_midnight(work: Coroutine[Any, Any, None]) -> None:
     loop = SimulationLoop()
     loop.wall_offset = MIDNIGHT - loop.time()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner, simulated_time(loop, seed=1):
+        runner.run(work)
 
+
+def test_each_day_of_a_run_is_used_up_and_what_was_written_on_it_is_read_back_on_it() -> None:
     async def main() -> None:
+        loop = asyncio.get_running_loop()
         service = DailyService(groups=5, per_day=40)
         edits = [SlotEdit(1 + n % 5, 1 + n % 3, experiments=[n]) for n in range(120)]
         started = loop.time()
@@ -312,15 +317,12 @@ def test_each_day_of_a_run_is_used_up_and_what_was_written_on_it_is_read_back_on
         assert all(by_day[day] >= 28 for day in range(4))  # 30 writes a day, or a few less
         assert sum(by_day.values()) == 120
 
-    with asyncio.Runner(loop_factory=lambda: loop) as runner, simulated_time(loop, seed=1):
-        runner.run(main())
+    run_from_midnight(main())
 
 
 def test_more_groups_than_workers_are_read_back_on_the_day_on_which_they_were_written() -> None:
-    loop = SimulationLoop()
-    loop.wall_offset = MIDNIGHT - loop.time()
-
     async def main() -> None:
+        loop = asyncio.get_running_loop()
         service = DailyService(groups=5, per_day=40)
         edits = [SlotEdit(1 + n % 5, 1 + n % 3, experiments=[n]) for n in range(60)]
         started = loop.time()
@@ -333,15 +335,12 @@ def test_more_groups_than_workers_are_read_back_on_the_day_on_which_they_were_wr
                     wrote = service.methods()["PATCH"]
         assert first_day == wrote
 
-    with asyncio.Runner(loop_factory=lambda: loop) as runner, simulated_time(loop, seed=1):
-        runner.run(main())
+    run_from_midnight(main())
 
 
 def test_an_edit_in_doubt_that_finds_no_budget_on_the_next_day_stays_in_doubt() -> None:
-    loop = SimulationLoop()
-    loop.wall_offset = MIDNIGHT - loop.time()
-
     async def main() -> None:
+        loop = asyncio.get_running_loop()
         service = TimedService()
         used_up, again = (
             DailyBudgetExhaustedError("used up", resets_at=in_seconds(DAY), used=1, limit=1, suspected=True)
@@ -355,8 +354,7 @@ def test_an_edit_in_doubt_that_finds_no_budget_on_the_next_day_stays_in_doubt() 
             loop.call_later(70, outcomes.stop)
             assert [outcome.status async for outcome in outcomes] == ["unknown"]
 
-    with asyncio.Runner(loop_factory=lambda: loop) as runner, simulated_time(loop, seed=1):
-        runner.run(main())
+    run_from_midnight(main())
 
 
 class RetryingService(TimedService):
